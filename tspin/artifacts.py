@@ -1,0 +1,363 @@
+"""What a run leaves behind: the name, schema and completeness of every file. No torch.
+
+A file that exists is complete: everything is written under a temporary name in the same folder,
+flushed to disk and renamed. Progress is read from the directory, never from counters.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+from filelock import FileLock, Timeout
+
+PROMPTS = pa.schema(
+    [
+        ("id", pa.string()),
+        ("split", pa.string()),  # train | heldout
+        ("prompt", pa.string()),
+        ("annotated", pa.string()),
+        ("prompt_ids", pa.list_(pa.int32())),  # what every stage conditions on
+        ("annotated_ids", pa.list_(pa.int32())),  # EOS included unless truncated
+    ]
+)
+RESPONSES = pa.schema(
+    [
+        ("id", pa.string()),
+        ("response", pa.string()),  # for people; the ids are what is scored
+        ("response_ids", pa.list_(pa.int32())),  # as sampled, EOS only where the model stopped
+        ("num_tokens", pa.int32()),
+        ("finish_reason", pa.string()),  # stop | length
+    ]
+)
+SCORES = pa.schema(
+    [
+        ("id", pa.string()),
+        ("split", pa.string()),
+        ("source", pa.int32()),  # iteration whose synthetic set the triplet was joined with
+        ("role", pa.string()),
+        ("logp", pa.float64()),  # nats, summed over the response
+        ("num_tokens", pa.int32()),
+        ("ref_logp", pa.float64()),  # under the policy at the start of the iteration, or null
+        ("reward", pa.float64()),  # as the objective defines it, or null
+    ]
+)
+ANSWERS = pa.schema(
+    [
+        ("id", pa.string()),
+        ("decoding", pa.string()),  # greedy | sampled
+        ("response", pa.string()),
+        ("correct", pa.bool_()),
+    ]
+)
+
+
+# --- writing ---------------------------------------------------------------------------------
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` to write a file or a folder to; renamed on success.
+
+    Flushed to disk before the rename. On failure the temporary is removed and `path` is as it
+    was; a temporary left by a killed process is overwritten by the next writer.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    _remove(temporary)
+    try:
+        yield temporary
+        for file in [temporary] if temporary.is_file() else sorted(temporary.rglob("*")):
+            if file.is_file():
+                with file.open("rb") as f:
+                    os.fsync(f.fileno())
+        if temporary.is_dir():
+            _remove(path)
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except BaseException:
+        _remove(temporary)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_rows(path: Path, rows: Iterable[dict[str, Any]], schema: pa.Schema) -> None:
+    """Rows to one parquet file; columns a row lacks become null."""
+    table = pa.Table.from_pylist(list(rows), schema=schema)
+    with atomic(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+def link(source: Path, target: Path) -> None:
+    """The complete folder `source` once more as `target`, by hard links where the disk can."""
+    with atomic(target) as temporary:
+        temporary.mkdir()
+        for file in sorted(source.iterdir()):
+            if not file.name.startswith("."):
+                try:
+                    os.link(file, temporary / file.name)
+                except OSError:  # another file system, or one without hard links
+                    shutil.copy2(file, temporary / file.name)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    return pq.read_table(path).to_pylist()
+
+
+def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
+    write_text(path, "".join(lines))
+
+
+def digest(value: Any) -> str:
+    """sha256 of a JSON-serialisable value, in hex."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_digest(*paths: Path) -> str:
+    """sha256 over the contents of the files, in the order given, in hex."""
+    sha = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as f:
+            while block := f.read(1 << 22):
+                sha.update(block)
+    return sha.hexdigest()
+
+
+# --- the run directory -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Responses:
+    """A folder of sampled responses: part-*.parquet, then manifest.json, written last."""
+
+    path: Path
+
+    @property
+    def manifest(self) -> Path:
+        return self.path / "manifest.json"
+
+    def part(self, index: int) -> Path:
+        return self.path / f"part-{index:05d}.parquet"
+
+    def exists(self) -> bool:
+        return self.manifest.exists()
+
+    def facts(self) -> dict[str, Any]:
+        """The manifest: what the samples were made from, and counts."""
+        return read_json(self.manifest)
+
+    def rows(self) -> list[dict[str, Any]]:
+        return [row for i in range(self.facts()["num_parts"]) for row in read_rows(self.part(i))]
+
+    def ids(self) -> dict[str, list[int]]:
+        """Prompt id -> sampled token ids."""
+        return {row["id"]: row["response_ids"] for row in self.rows()}
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """The files of iteration t."""
+
+    path: Path
+
+    @property
+    def synthetic(self) -> Responses:
+        return Responses(self.path / "synthetic")
+
+    @property
+    def ref_scores(self) -> Path:
+        return self.path / "ref_scores.parquet"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def train_state(self) -> Path:
+        return self.path / "train_state" / "state.safetensors"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / "checkpoint"
+
+    @property
+    def scores(self) -> Path:
+        return self.path / "scores.parquet"
+
+    @property
+    def contingency(self) -> Path:
+        return self.path / "contingency.json"
+
+    @property
+    def samples(self) -> Path:
+        return self.path / "samples.jsonl"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.path / "eval.json"
+
+    @property
+    def answers(self) -> Path:
+        return self.path / "answers.parquet"
+
+    @property
+    def stages(self) -> Path:
+        """Seconds of each finished stage, by name; becomes part of done.json."""
+        return self.path / "stages.json"
+
+    @property
+    def done(self) -> Path:
+        return self.path / "done.json"
+
+    def clear_train_state(self) -> None:
+        """Removes what only an unfinished training needs."""
+        _remove(self.train_state.parent)
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """One run's folder, runs/<name>."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def provenance(self) -> Path:
+        return self.path / "provenance.json"
+
+    @property
+    def prompts(self) -> Path:
+        return self.path / "prompts.parquet"
+
+    @property
+    def data(self) -> Path:
+        """Digest of the data, counts of rows skipped, dropped and truncated."""
+        return self.path / "data.json"
+
+    @property
+    def initial(self) -> Path:
+        """What the run began from: digests of the initial weights and of the prompts."""
+        return self.path / "initial.json"
+
+    @property
+    def proto(self) -> Responses:
+        """Proto-synthetic responses, linked from the folder that runs share."""
+        return Responses(self.path / "proto")
+
+    @property
+    def base(self) -> Iteration:
+        """Evaluation of the initial policy, linked from the folder that runs share."""
+        return Iteration(self.path / "base")
+
+    @property
+    def tracking(self) -> Path:
+        """Id of the run in the tracker, kept over restarts."""
+        return self.path / "tracking.json"
+
+    def iteration(self, t: int) -> Iteration:
+        return Iteration(self.path / f"iter_{t}")
+
+    def first_metrics(self) -> Path:
+        """metrics.jsonl of the earliest iteration: where the run began."""
+        found = self.path.glob("iter_*/metrics.jsonl")
+        return min(found, key=lambda path: int(path.parent.name.removeprefix("iter_")))
+
+    def iterations(self) -> list[int]:
+        """Indices of the iterations that are complete."""
+        found = [p.parent.name.removeprefix("iter_") for p in self.path.glob("iter_*/done.json")]
+        return sorted(int(t) for t in found)
+
+    def claim(self, config: dict[str, Any], *, free: Sequence[str]) -> None:
+        """Writes config.yaml once; refuses a folder that holds another configuration.
+
+        free  dotted keys (or prefixes, "track.") that may differ: they change no number.
+        """
+        if not self.config.exists():
+            write_text(self.config, yaml.safe_dump(config, sort_keys=False))
+            return
+        old = flatten(yaml.safe_load(self.config.read_text(encoding="utf-8")))
+        new = flatten(config)
+        differs = [
+            f"{key} (there {old.get(key, 'absent')!r}, here {new.get(key, 'absent')!r})"
+            for key in sorted(old.keys() | new.keys())
+            if old.get(key, "absent") != new.get(key, "absent") and not key.startswith(tuple(free))
+        ]
+        if differs:
+            raise ValueError(
+                f"{self.path} holds a run with another configuration: {'; '.join(differs)}. "
+                "Give this one a name of its own (name=...), or remove the folder"
+            )
+
+
+@contextmanager
+def owner(folder: Path, *, wait: bool = False) -> Iterator[None]:
+    """Holds `folder` for this process; the kernel lets go when the process dies.
+
+    Raises ValueError when another process holds it, or waits for it with `wait`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=-1 if wait else 0)
+    except Timeout:
+        raise ValueError(
+            f"{folder} is in use by another process; wait for it, or give this run a name of "
+            "its own (name=...)"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}; lists are leaves."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

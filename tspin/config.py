@@ -1,0 +1,291 @@
+"""The typed configuration of a run. DictConfig stops at main.py; this is what the rest sees.
+
+Every field is set in conf/; there is no second default here. `load` checks names, types and
+choices (pydantic) and the rules between fields, and names the key in every error.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
+from pydantic_core import ErrorDetails
+
+from tspin import losses
+from tspin.artifacts import digest, flatten
+from tspin.losses import LinkName, Loss
+
+STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+Schedule = float | list[float]  # one value, or one per iteration; the last repeats
+LossName = Literal["sft", "spin", "tspin", "tspin_ref", "wo_ha"]
+TemplateName = Literal["alpaca", "alpaca_space", "chat", "none"]
+
+IDENTITY_FREE = (
+    "track.wandb",
+    "track.project",
+    "track.entity",
+    "track.group",
+    "track.tags",
+    "track.progress_seconds",
+    "compute.save_seconds",
+    "compute.threads",
+    "runs_dir",
+)
+"""Keys that change no number of a run, so that a relaunch may set them otherwise."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class ModelConfig:
+    name: str
+    path: str  # folder, GGUF file, or hub id
+    package: str | None  # Python package that carries the model as GGUF, used when installed
+    revision: str | None
+    template: TemplateName
+    max_length: int = Field(ge=2)  # tokens of prompt and response
+    max_prompt_length: int | None = Field(ge=1)  # None: max_length - decoding.max_new_tokens
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class LossConfig:
+    name: LossName
+    label: str  # as the tables print it
+    link: LinkName
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class CoefConfig:
+    alpha: Schedule
+    beta: Schedule
+    lam: Schedule = Field(alias="lambda")
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class DataConfig:
+    name: str
+    path: str  # file, folder, hub id, or "micro"
+    split: str
+    revision: str | None
+    size: int | None = Field(ge=1)
+    heldout: int = Field(ge=0)
+    seed: int
+    skip_bad_rows: bool
+    mix_last_two: bool
+    eval_split: Literal["validation", "test"]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class OptimConfig:
+    name: Literal["rmsprop", "adamw"]
+    lr: Schedule
+    schedule: Literal["linear", "cosine", "constant"]
+    warmup: float = Field(ge=0, lt=1)  # share of the scheduled steps
+    epochs: int = Field(ge=1)
+    schedule_epochs: int | None = Field(ge=1)  # None: epochs
+    batch_size: int = Field(ge=1)  # examples per optimiser step
+    max_grad_norm: float | None = Field(gt=0)  # None: no clipping
+    weight_decay: float = Field(ge=0)
+    eps: float = Field(gt=0)
+    rms_alpha: float = Field(ge=0, lt=1)
+    momentum: float = Field(ge=0, lt=1)
+    betas: tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class DecodingConfig:
+    name: str
+    sample: bool  # False: greedy
+    temperature: float = Field(gt=0)
+    top_k: int | None = Field(ge=1)
+    top_p: float | None = Field(gt=0, le=1)
+    min_p: float | None = Field(ge=0, le=1)
+    max_new_tokens: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class ComputeConfig:
+    device: str  # auto | cpu | cuda | cuda:N
+    dtype: Literal["auto", "float32", "bfloat16", "float64"]  # of the arithmetic
+    micro_batch: int = Field(ge=1)  # triplets per forward and backward pass
+    score_batch: int = Field(ge=1)  # triplets per forward pass of held-out scoring
+    gradient_checkpointing: bool
+    threads: int | None = Field(ge=1)
+    save_seconds: float = Field(ge=0)  # between two saves of the training state; 0: every step
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class TrackConfig:
+    wandb: Literal["online", "offline", "none"]
+    project: str
+    entity: str | None
+    group: str | None
+    tags: list[str]
+    diagnostics: bool  # sft too: sample and score what its loss does not need
+    num_samples: int = Field(ge=0)  # rows of samples.jsonl
+    progress_seconds: float = Field(gt=0)
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class SelfPlayConfig:
+    iterations: int = Field(ge=1)
+    start_from: str | None  # an iteration folder of another run
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Run:
+    name: str
+    runs_dir: str
+    seed: int
+    model: ModelConfig
+    loss: LossConfig
+    coef: CoefConfig
+    data: DataConfig
+    optim: OptimConfig
+    decoding: DecodingConfig
+    compute: ComputeConfig
+    track: TrackConfig
+    selfplay: SelfPlayConfig
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.runs_dir).expanduser() / self.name
+
+    @property
+    def max_prompt_length(self) -> int:
+        """Tokens of a prompt: its end is kept, so that max_new_tokens always fit behind it."""
+        limit = self.model.max_length - self.decoding.max_new_tokens
+        return self.model.max_prompt_length or limit
+
+    @property
+    def samples(self) -> bool:
+        """Whether responses are sampled at all: the loss compares them, or diagnostics do."""
+        return self.track.diagnostics or len(self.loss_at(1).roles) > 1
+
+    def loss_at(self, t: int) -> Loss:
+        """The objective of iteration t.
+
+        At iteration 0 the synthetic response IS the proto-synthetic one, h is exactly 0 and its
+        term has no gradient: beta is 0 there whatever the schedule says from iteration 1 on.
+        """
+        link, coef = self.loss.link, self.coef
+        alpha, beta, lam = at(coef.alpha, t), at(coef.beta, t), at(coef.lam, t)
+        beta = 0.0 if t == 0 else beta
+        build: dict[LossName, Loss] = {
+            "sft": losses.SFT(),
+            "spin": losses.SPIN(lam=lam, link=link),
+            "tspin": losses.TSPIN(alpha=alpha, beta=beta, link=link),
+            "tspin_ref": losses.TSPINRef(alpha=alpha, beta=beta, link=link),
+            "wo_ha": losses.WithoutHA(alpha=alpha, link=link),
+        }
+        return build[self.loss.name]
+
+    @model_validator(mode="after")
+    def _rules_between_fields(self) -> Run:
+        limit = self.model.max_length - self.decoding.max_new_tokens
+        if not 1 <= self.max_prompt_length <= limit:
+            raise ValueError(
+                f"model.max_prompt_length={self.max_prompt_length} + decoding.max_new_tokens="
+                f"{self.decoding.max_new_tokens} must fit into model.max_length="
+                f"{self.model.max_length}, with at least one prompt token"
+            )
+        for key, schedule, low in [
+            ("coef.alpha", self.coef.alpha, False),
+            ("coef.beta", self.coef.beta, True),
+            ("coef.lambda", self.coef.lam, False),
+            ("optim.lr", self.optim.lr, False),
+        ]:
+            values = schedule if isinstance(schedule, list) else [schedule]
+            if not values or min(values) < 0 or (not low and min(values) == 0):
+                rule = "at least 0" if low else "above 0"
+                raise ValueError(f"{key}={schedule} must be {rule}, one value or one per iteration")
+        if isinstance(self.coef.beta, list) and len(self.coef.beta) > 1 and self.coef.beta[0]:
+            raise ValueError(
+                f"coef.beta={self.coef.beta} must begin with 0: at iteration 0 the synthetic "
+                "response is the proto-synthetic one and the historical term has no gradient"
+            )
+        if (self.optim.schedule_epochs or self.optim.epochs) < self.optim.epochs:
+            raise ValueError(
+                f"optim.schedule_epochs={self.optim.schedule_epochs} is below optim.epochs="
+                f"{self.optim.epochs}: the learning rate would be 0 for the rest"
+            )
+        if not re.fullmatch(r"[\w.,=+@-]+", self.name) or self.name.startswith("."):
+            raise ValueError(
+                f"name={self.name!r} must be one folder name of letters, digits and . , = + @ - _"
+            )
+        return self
+
+
+def at(schedule: Schedule, t: int) -> float:
+    """The value for iteration t; beyond the end of a list its last value repeats."""
+    return schedule[min(t, len(schedule) - 1)] if isinstance(schedule, list) else schedule
+
+
+_RUN = TypeAdapter(Run)
+
+
+def load(tree: dict[str, Any]) -> Run:
+    """A resolved tree of plain values -> Run. ValueError names each key and what it may be."""
+    try:
+        return _RUN.validate_python(tree)
+    except ValidationError as error:
+        raise ValueError("; ".join(_explain(e) for e in error.errors())) from None
+
+
+def dump(run: Run) -> dict[str, Any]:
+    """The inverse of load: plain values, by the names a user types."""
+    return _RUN.dump_python(run, mode="json", by_alias=True)
+
+
+def run_name(tree: dict[str, Any], default: dict[str, Any]) -> str:
+    """MODEL-LOSS-DATA-sSEED and what else changes numbers, e.g. "micro-tspin-micro-s0-alpha=0.3".
+
+    tree     plain values of the run
+    default  the same with nothing chosen but model, loss and data
+    """
+    values, usual = flatten(tree), flatten(default)
+    parts = [f"{tree[group]['name']}" for group in ("model", "loss", "data")]
+    parts.append(f"s{tree['seed']}")
+    apart = ("name", "seed", "data.seed", *IDENTITY_FREE)
+    differs = [
+        f"{key.rsplit('.', 1)[-1]}={_short(value)}"
+        for key, value in sorted(values.items())
+        if value != usual.get(key) and not key.startswith(apart)
+    ]
+    # A long list makes an unreadable name; a digest of it is still a function of the values.
+    if len(", ".join(differs)) > 80:
+        differs = [digest(sorted(differs))[:8]]
+    return re.sub(r"[^\w.,=+@-]+", "_", "-".join([*parts, *differs]))
+
+
+def unknown_key(key: str, choices: list[str]) -> str:
+    """One sentence for a misspelt key: the key, the nearest match, the choices."""
+    near = difflib.get_close_matches(key.rsplit(".", 1)[-1], choices, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"unknown key {key}{hint} (choices: {', '.join(choices)})"
+
+
+def _short(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _explain(error: ErrorDetails) -> str:
+    path = [str(part) for part in error["loc"] if part not in {"float", "list[float]"}]
+    key = ".".join(path)
+    match error["type"]:
+        case "unexpected_keyword_argument":
+            section = _RUN.json_schema()
+            fields = section["properties"]
+            for part in path[:-1]:
+                reference = fields[part]["$ref"].rsplit("/", 1)[-1]
+                fields = section["$defs"][reference]["properties"]
+            return unknown_key(key, sorted(fields))
+        case "missing":
+            return f"{key} is not set"
+        case "value_error" if not key:
+            return error["msg"].removeprefix("Value error, ")
+        case _:
+            return f"{key}={error['input']!r}: {error['msg']}"

@@ -1,0 +1,203 @@
+"""What a person at the terminal sees: progress of a stage, and the table at the end of a run.
+
+Nothing here is a record: the numbers live in the files of the run (see `tracking.StepLog`).
+"""
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from io import StringIO
+from typing import Any, Protocol
+
+from rich.box import Box
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+log = logging.getLogger("tspin")
+
+# The order of the table's columns; each is named in the README's glossary.
+RESULT_COLUMNS = (
+    "iteration",
+    "loss",
+    *("rewards_annotated", "rewards_synthetic", "rewards_proto"),
+    *("logps_annotated", "logps_synthetic", "logps_proto"),
+    *("both", "reward_only", "logp_only", "neither", "tied_reward", "tied_logp"),
+    *("accuracy_greedy", "accuracy_sampled"),
+    *("seconds_generate", "seconds_score", "seconds_train", "seconds_evaluate"),
+)
+
+# Rich's SIMPLE box in ASCII: a rule below the header, nothing else.
+_HEADER_RULE = Box("    \n    \n -- \n    \n    \n -- \n    \n    \n", ascii=True)
+
+
+class Progress(Protocol):
+    def update(self, n: int = 1, **postfix: float | str) -> None:
+        """Count n more units as done and show `postfix` (name=value) beside them."""
+
+
+@contextmanager
+def progress(
+    total: int,
+    desc: str,
+    unit: str,
+    *,
+    initial: int = 0,
+    every: float = 30.0,
+    show: bool = True,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[Progress]:
+    """Progress of one stage: a bar on a terminal, otherwise a log line every `every` seconds.
+
+    initial  units done before this process began: they count as done, not towards the rate.
+    show     False on every process but the first.
+    clock    seconds, monotonic; the log lines read it (the bar keeps tqdm's own).
+    """
+    if not show:
+        yield _Silent()
+    elif sys.stderr.isatty():
+        # Log lines of the stage go above the bar instead of through it.
+        with (
+            logging_redirect_tqdm(),
+            tqdm(total=total, desc=desc, unit=unit, initial=initial, dynamic_ncols=True) as bar,
+        ):
+            yield _Bar(bar)
+    else:
+        lines = _Lines(total, desc, unit, initial=initial, every=every, clock=clock)
+        yield lines
+        lines.finish()  # not reached when the stage raises: it did not finish
+
+
+def results_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The table at the end of a run: one row per iteration, RESULT_COLUMNS first."""
+    return table("Iterations", rows, first=RESULT_COLUMNS)
+
+
+def table(title: str, rows: Sequence[Mapping[str, Any]], *, first: Sequence[str] = ()) -> str:
+    """Rows as plain ASCII text, never cut and never wrapped.
+
+    rows   column -> value. A nested mapping gives one column per entry, and `/` reads as `_`:
+           {"seconds": {"train": 2}}, {"seconds/train": 2} and {"seconds_train": 2} are one column.
+    first  columns that lead, in this order; the others follow as they appear.
+    A missing value (absent or None) is "-"; a column missing in every row is left out.
+    """
+    flat = [dict(_flatten(row)) for row in rows]
+    present = dict.fromkeys(name for row in flat for name in row if row[name] is not None)
+    columns = [name for name in first if name in present]
+    columns += [name for name in present if name not in first]
+
+    grid = Table(title=title, title_justify="left", box=_HEADER_RULE, show_edge=False)
+    for name in columns:
+        is_text = any(isinstance(row.get(name), str) for row in flat)
+        header = name.replace("_", "\n", 1)  # the group above the name
+        grid.add_column(header, justify="left" if is_text else "right", no_wrap=True)
+    for row in flat:
+        grid.add_row(*(_show(row.get(name)) for name in columns))
+
+    out = StringIO()
+    # Plain text whatever the surroundings: cells are data, not rich markup, and a width that no
+    # table reaches, because rich cuts what does not fit.
+    Console(
+        file=out,
+        width=100_000,
+        color_system=None,
+        markup=False,
+        emoji=False,
+        highlight=False,
+        legacy_windows=False,
+    ).print(grid)
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+
+
+class _Silent:
+    def update(self, n: int = 1, **postfix: float | str) -> None:
+        pass
+
+
+class _Bar:
+    def __init__(self, bar: tqdm):
+        self._bar = bar
+
+    def update(self, n: int = 1, **postfix: float | str) -> None:
+        if postfix:
+            # refresh=False: the bar redraws at its own pace, not once per step
+            self._bar.set_postfix_str(_pairs(postfix), refresh=False)
+        self._bar.update(n)
+
+
+class _Lines:
+    def __init__(
+        self,
+        total: int,
+        desc: str,
+        unit: str,
+        *,
+        initial: int,
+        every: float,
+        clock: Callable[[], float],
+    ):
+        self._total, self._desc, self._unit = total, desc, unit
+        self._initial, self._done = initial, initial
+        self._every, self._clock = every, clock
+        self._start = self._last = clock()
+        self._postfix: dict[str, float | str] = {}
+
+    def update(self, n: int = 1, **postfix: float | str) -> None:
+        self._done += n
+        self._postfix |= postfix
+        now = self._clock()
+        # The last unit is reported by finish().
+        if self._done < self._total and now - self._last >= self._every:
+            self._last = now
+            self._log(now)
+
+    def finish(self) -> None:
+        now = self._clock()
+        if now - self._start > self._every:
+            self._log(now)
+
+    def _log(self, now: float) -> None:
+        seconds = now - self._start
+        rate = (self._done - self._initial) / seconds if seconds > 0 else 0.0
+        left = self._total - self._done
+        if left <= 0:
+            timing = f"took {tqdm.format_interval(seconds)}"
+        elif rate > 0:
+            timing = f"{tqdm.format_interval(left / rate)} left"
+        else:
+            timing = "time left unknown"
+        share = self._done / self._total if self._total else 1.0
+        parts = [f"{self._done}/{self._total} ({share:.1%})", _rate(rate, self._unit), timing]
+        if self._postfix:
+            parts.append(_pairs(self._postfix))
+        log.info("%s: %s", self._desc, ", ".join(parts))
+
+
+def _rate(rate: float, unit: str) -> str:
+    """Units per second, or seconds per unit for what is slower than that."""
+    return f"{1 / rate:.3g} s/{unit}" if 0 < rate < 1 else f"{rate:.3g} {unit}/s"
+
+
+def _pairs(values: Mapping[str, float | str]) -> str:
+    return ", ".join(f"{name} {_show(value)}" for name, value in values.items())
+
+
+def _flatten(row: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in row.items():
+        name = prefix + key.replace("/", "_")
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{name}_")
+        else:
+            yield name, value
+
+
+def _show(value: Any) -> str:
+    """Four significant digits for a float; a whole number, however large, keeps all of its."""
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.0f}" if 1e3 <= abs(value) < 1e7 else f"{value:.4g}"
+    return str(value)

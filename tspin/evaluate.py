@@ -1,0 +1,92 @@
+"""Stage: what a policy's answers are worth, where the data can tell.
+
+Held-out prompts of a task that checks its own answers are answered greedily and at temperature 1
+with the sampling numbers of the next iteration, so that policies compare on the same prompts and
+the same luck.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tspin.artifacts import ANSWERS, Iteration, write_json, write_rows
+from tspin.config import DataConfig, DecodingConfig
+from tspin.console import progress
+from tspin.data import MICRO
+from tspin.generate import respond, uniforms
+from tspin.model import Policy
+
+Check = Callable[[str, str], bool | None]  # prompt, response -> right, wrong or unknown
+
+
+def checker(data: DataConfig) -> Check | None:
+    """The program that checks answers to this data's prompts, where there is one."""
+    if data.path != MICRO:
+        return None
+    from tspin.micro import task
+
+    return task.check
+
+
+def evaluate(
+    policy: Policy,
+    prompts: Sequence[dict[str, Any]],
+    check: Check,
+    out: Iteration,
+    *,
+    task: str,
+    how: DecodingConfig,
+    seed: int,
+    t: int,
+    label: str,
+) -> None:
+    """Leaves answers.parquet (per prompt) and eval.json (task -> metric -> value, stderr, n).
+
+    prompts  held-out rows of prompts.parquet
+    t        the iteration that this policy samples for next
+    """
+    order = sorted(prompts, key=lambda row: (-len(row["prompt_ids"]), row["id"]))
+    rows: list[dict[str, Any]] = []
+    with progress(2 * len(order), label, "answer") as bar:
+        for decoding in ("greedy", "sampled"):
+            for i in range(0, len(order), how.batch_size):
+                batch = order[i : i + how.batch_size]
+                ids = [row["id"] for row in batch]
+                numbers = (
+                    uniforms(seed, t, ids, how.max_new_tokens) if decoding == "sampled" else None
+                )
+                responses = respond(policy, [row["prompt_ids"] for row in batch], numbers, how)
+                for row, response_ids in zip(batch, responses, strict=True):
+                    response = policy.renderer.text(response_ids)
+                    stopped = response_ids[-1] in policy.renderer.stop_ids
+                    right = bool(stopped and check(row["prompt"], response))
+                    rows.append(
+                        {
+                            "id": row["id"],
+                            "decoding": decoding,
+                            "response": response,
+                            "correct": right,
+                        }
+                    )
+                bar.update(len(batch))
+    write_rows(out.answers, rows, ANSWERS)
+    write_json(
+        out.evaluation,
+        {
+            task: {
+                f"exact_match,{decoding}": proportion(
+                    [row["correct"] for row in rows if row["decoding"] == decoding]
+                )
+                for decoding in ("greedy", "sampled")
+            }
+        },
+    )
+
+
+def proportion(hits: Sequence[bool]) -> dict[str, float]:
+    """Share of hits with its binomial standard error over the prompts."""
+    n = len(hits)
+    value = sum(hits) / n
+    return {"value": value, "stderr": math.sqrt(value * (1 - value) / n), "n": n}

@@ -1,0 +1,230 @@
+"""The policy: where its weights are, loading, the device it runs on, saving.
+
+A policy is loaded from a folder (a checkpoint, a hub snapshot, or a GGUF file that is converted
+once) and saved as a plain transformers folder. Weights are held in float32 at least: at a
+learning rate of 5e-7 an update of a bfloat16 weight is below its rounding step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from tspin import micro
+from tspin.artifacts import atomic, file_digest, owner
+from tspin.config import ComputeConfig, ModelConfig
+from tspin.logps import Logps, Role, sequence_logps
+from tspin.tokens import Renderer
+from tspin.triplets import Triplet, collate
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+log = logging.getLogger("tspin")
+WAY_OUT = "give a local folder with model.path=FOLDER"
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A language model, how its text becomes ids, and how it computes."""
+
+    model: PreTrainedModel
+    renderer: Renderer
+    device: torch.device
+    autocast: torch.dtype | None  # None: compute in the dtype of the weights
+
+    def arithmetic(self) -> contextlib.AbstractContextManager[Any]:
+        if self.autocast is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=self.autocast)
+
+    def logps(self, triplets: list[Triplet], roles: tuple[Role, ...]) -> Logps:
+        """log pi(z | x) of the triplets' responses in one padded forward pass, by role."""
+        batch = collate(triplets, roles, pad_id=self.renderer.pad_id).to(self.device)
+        with self.arithmetic():
+            logps = sequence_logps(
+                self.model, batch.input_ids, batch.attention_mask, batch.response_mask
+            )
+        return Logps(**dict(zip(roles, logps.chunk(len(roles)), strict=True)))
+
+    def save(self, folder: Path) -> None:
+        """A plain transformers folder: loads in transformers, vLLM, lm-eval."""
+        with atomic(folder) as temporary:
+            self.model.save_pretrained(temporary)
+            self.renderer.tokenizer.save_pretrained(temporary)
+
+
+def check_reachable(model: ModelConfig) -> None:
+    """ValueError, within seconds and before anything is loaded, if the weights cannot be had."""
+    if _local(model) is None and _cached(model) is None:
+        _ask_hub(model)
+
+
+def fetch(model: ModelConfig) -> Path:
+    """The folder with the model's weights and tokenizer; downloads from the hub if it must."""
+    local = _local(model)
+    if local is not None:
+        return _convert(local) if local.suffix == ".gguf" else local
+    cached = _cached(model)
+    if cached is not None:
+        return cached
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(model.path, revision=model.revision, ignore_patterns=_UNUSED))
+
+
+def weight_files(folder: Path) -> list[Path]:
+    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    if not files:
+        raise ValueError(f"{folder} holds no *.safetensors; {WAY_OUT}")
+    return files
+
+
+def weight_digest(folder: Path) -> str:
+    """sha256 of the weight files, in hex: what a policy IS, whatever it is called."""
+    return file_digest(*weight_files(folder))
+
+
+def load(folder: Path, *, template: str, compute: ComputeConfig) -> Policy:
+    """The policy in `folder`, in evaluation mode, without dropout."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+    _quiet()
+    device, autocast = _device(compute)
+    dtype = torch.float64 if compute.dtype == "float64" else torch.float32
+    config = AutoConfig.from_pretrained(folder)
+    for name in vars(config):
+        if "dropout" in name and isinstance(getattr(config, name), float):
+            setattr(config, name, 0.0)
+    model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=dtype)
+    model.to(device)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    renderer = Renderer(tokenizer, template)
+    model.generation_config = GenerationConfig(
+        eos_token_id=renderer.stop_ids,
+        pad_token_id=renderer.pad_id,
+        bos_token_id=tokenizer.bos_token_id,
+    )
+    if compute.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    # Checkpointing only acts in training mode; with dropout 0 the two modes compute alike.
+    model.train(compute.gradient_checkpointing)
+    return Policy(model, renderer, device, autocast)
+
+
+class Policies:
+    """Loads policies by folder and keeps the last one: stages that follow share it."""
+
+    def __init__(self, read: Callable[[Path], Policy]) -> None:
+        self._read = read
+        self._folder: Path | None = None
+        self._policy: Policy | None = None
+
+    def __call__(self, folder: Path) -> Policy:
+        if self._policy is None or self._folder != folder:
+            self._policy = None  # never two in memory
+            self._policy, self._folder = self._read(folder), folder
+        return self._policy
+
+    def forget(self) -> None:
+        """The policy in memory no longer is what any folder holds."""
+        self._policy = None
+
+    def hold(self, policy: Policy, folder: Path) -> None:
+        """`policy` has been saved to `folder` and need not be loaded from there."""
+        self._policy, self._folder = policy, folder
+
+
+_UNUSED = ["*.bin", "*.pth", "*.gguf", "*.onnx", "*.msgpack", "*.h5", "original/*"]
+_SUFFIXES = (".gguf", ".safetensors")
+
+
+def _local(model: ModelConfig) -> Path | None:
+    """The folder or GGUF file on this disk, or None for a hub id."""
+    if model.path.startswith("micro:"):
+        return micro.folder(model.path.removeprefix("micro:"))
+    path = Path(model.path).expanduser()
+    if path.exists():
+        return path
+    if model.package and (spec := importlib.util.find_spec(model.package)) and spec.origin:
+        return next(iter(Path(spec.origin).parent.glob("*.gguf")), None)
+    if model.path.count("/") != 1 or model.path.startswith(("/", ".", "~")):
+        raise ValueError(f"model.path={model.path}: no such folder, and not a hub id OWNER/NAME")
+    return None
+
+
+def _cached(model: ModelConfig) -> Path | None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = snapshot_download(
+            model.path, revision=model.revision, local_files_only=True, ignore_patterns=_UNUSED
+        )
+    except LocalEntryNotFoundError:
+        return None
+    return Path(folder) if any(Path(folder).glob("*.safetensors")) else None
+
+
+def _ask_hub(model: ModelConfig) -> None:
+    import httpx2 as httpx
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    try:
+        HfApi().model_info(model.path, revision=model.revision, timeout=5)
+    except (HfHubHTTPError, httpx.HTTPError, OfflineModeIsEnabled, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"the model {model.path} cannot be reached on the hub ({reason}); {WAY_OUT}"
+        ) from None
+
+
+def _convert(gguf: Path) -> Path:
+    """A GGUF file as a transformers folder of float32 safetensors, made once per file."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    root = Path(os.environ.get("TSPIN_CACHE", "~/.cache/tspin")).expanduser()
+    folder = root / f"{gguf.stem}-{file_digest(gguf)[:12]}"
+    with owner(root, wait=True):
+        if folder.exists():
+            return folder
+        log.info("converting %s to safetensors in %s (once, about a minute)", gguf.name, folder)
+        source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
+        quantized = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+        # A model loaded from GGUF refuses to be saved: its weights go into one that was not.
+        config = quantized.config
+        del config.quantization_config
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model.load_state_dict(quantized.state_dict())
+        with atomic(folder) as temporary:
+            model.save_pretrained(temporary)
+            AutoTokenizer.from_pretrained(**source).save_pretrained(temporary)
+    return folder
+
+
+def _quiet() -> None:
+    """Stages have progress bars of their own; reading and writing weights needs none."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+
+
+def _device(compute: ComputeConfig) -> tuple[torch.device, torch.dtype | None]:
+    name = compute.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"compute.device={name}, but torch finds no CUDA device; use cpu or auto")
+    dtype = compute.dtype
+    if dtype == "auto":
+        dtype = "bfloat16" if name.startswith("cuda") else "float32"
+    return torch.device(name), torch.bfloat16 if dtype == "bfloat16" else None

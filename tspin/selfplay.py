@@ -1,0 +1,383 @@
+"""Algorithm 1: sample, score, train, score, evaluate, and again from the new policy.
+
+Stages talk through files only, and a stage whose file is there is not run again: that is all that
+resuming is. The folder is the state; this module reads it from top to bottom.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tspin import data, health, model, provenance, report
+from tspin.artifacts import (
+    Iteration,
+    Responses,
+    RunDir,
+    digest,
+    link,
+    owner,
+    read_json,
+    read_rows,
+    write_json,
+)
+from tspin.config import IDENTITY_FREE, Run, dump
+from tspin.evaluate import Check, checker, evaluate
+from tspin.generate import generate
+from tspin.logps import ROLES, Role
+from tspin.model import Policies
+from tspin.prepare import prepare, prompts_digest
+from tspin.score import keyed, score, write_contingency, write_scores
+from tspin.tracking import StepLog, Tracker
+from tspin.train import train
+from tspin.triplets import Triplet, epoch, join, micro_batches
+
+log = logging.getLogger("tspin")
+
+
+def run(cfg: Run, *, command: list[str]) -> list[dict[str, Any]]:
+    """Runs or resumes self-play in cfg.folder. -> one row of results per iteration
+
+    Raises ValueError for what a user can mend: unreachable model or data, a folder in use or with
+    another configuration.
+    """
+    model.check_reachable(cfg.model)
+    data.check_reachable(cfg.data.path, revision=cfg.data.revision)
+    folder = RunDir(cfg.folder)
+    with owner(folder.path):
+        folder.claim(dump(cfg), free=IDENTITY_FREE)
+        if len(folder.iterations()) < cfg.selfplay.iterations - _first(cfg):
+            if cfg.compute.threads is not None:
+                torch.set_num_threads(cfg.compute.threads)
+            _SelfPlay(cfg, folder).run(command)
+        else:
+            log.info("%s is complete: nothing to do", folder.path)
+        return report.results(folder)
+
+
+class _SelfPlay:
+    """One run in progress: its configuration, its folder and the policy in memory."""
+
+    def __init__(self, cfg: Run, folder: RunDir) -> None:
+        self.cfg = cfg
+        self.folder = folder
+        self.initial = model.fetch(cfg.model)
+        self.policies = Policies(
+            partial(model.load, template=cfg.model.template, compute=cfg.compute)
+        )
+
+    def run(self, command: list[str]) -> None:
+        cfg, folder = self.cfg, self.folder
+        log.info("%s", folder.path)
+        if not folder.prompts.exists():
+            prepare(cfg, folder, self.policies(self.initial).renderer)
+        self.prompts = read_rows(folder.prompts)
+        self._same_beginning()
+        provenance.record(
+            folder, command=command, config=dump(cfg), **read_json(folder.initial),
+            data=read_json(folder.data),
+        )  # fmt: skip
+        with Tracker(
+            cfg.track,
+            folder=folder.path,
+            run_id=report.tracking_id(folder),
+            name=cfg.name,
+            config=dump(cfg),
+        ) as tracker:
+            self.tracker = tracker
+            if cfg.samples:
+                self._proto()
+            self._base()
+            for t in range(_first(cfg), cfg.selfplay.iterations):
+                if not folder.iteration(t).done.exists():
+                    self._iterate(t)
+
+    def _iterate(self, t: int) -> None:
+        """From theta_t to theta_t+1."""
+        cfg, out = self.cfg, self.folder.iteration(t)
+        loss = cfg.loss_at(t)
+        start = self._start_of(t)
+        if cfg.samples and not out.synthetic.exists():
+            self._synthesise(t, start)
+        triplets = self._triplets(t)
+        trained = [x for x in triplets if x.split == "train"]
+        reference = None
+        if loss.needs_reference:
+            if not out.ref_scores.exists():
+                with self._stage(t, "score"):
+                    self._score_reference(t, start, triplets)
+            reference = keyed(read_rows(out.ref_scores))
+        if not out.checkpoint.exists():
+            with self._stage(t, "train"):
+                policy = self.policies(start)
+                # From here on the weights in memory are no folder's until they are saved.
+                self.policies.forget()
+                train(
+                    policy,
+                    trained,
+                    out,
+                    loss=loss,
+                    reference=reference,
+                    optim=cfg.optim,
+                    compute=cfg.compute,
+                    tracker=self.tracker,
+                    seed=cfg.seed,
+                    t=t,
+                    steps_before=self._steps_before(t),
+                    label=f"iteration {t}: train",
+                )
+                self.policies.hold(policy, out.checkpoint)
+        if not out.scores.exists():
+            with self._stage(t, "score"):
+                self._score_update(t, [x for x in triplets if x.source == t], reference)
+        summary = write_contingency(out.contingency, read_rows(out.scores))
+        if self._check is not None and self._heldout and not out.evaluation.exists():
+            with self._stage(t, "evaluate"):
+                self._evaluate(out.checkpoint, out, t + 1, f"iteration {t}: evaluate")
+        report.samples(self.folder, t, self.prompts, self.tracker, count=cfg.track.num_samples)
+        for message in report.iteration(self.folder, t, summary, self.tracker):
+            self._warn(t, message)
+        write_json(
+            out.done,
+            {
+                "seconds": read_json(out.stages),
+                "weights": model.weight_digest(out.checkpoint),
+                "initial_weights": read_json(self.folder.initial)["weights"],
+            },
+        )
+        out.clear_train_state()
+
+    # --- the stages, with their place in the run ------------------------------------------
+
+    def _proto(self) -> None:
+        """y0 for every prompt, from the initial policy, once for all runs that share its key."""
+        cfg, own = self.cfg, self.folder.proto
+        if own.exists():
+            return
+        key = {
+            **read_json(self.folder.initial),
+            "decoding": dump(cfg)["decoding"],
+            "dtype": cfg.compute.dtype,
+            "seed": cfg.seed,
+        }
+        shared = self._shared("proto", cfg.decoding.name, key)
+        with owner(shared, wait=True):
+            samples = Responses(shared)
+            if not samples.exists():
+                self._generate(self.initial, samples, 0, "proto: generate", {"key": key})
+            elif samples.facts()["key"] != key:
+                raise ValueError(f"{shared} holds samples of another policy, data or decoding")
+            link(shared, own.path)
+
+    def _base(self) -> None:
+        """What the initial policy's answers are worth, once for all runs that share its key."""
+        if self._check is None or not self._heldout or self.folder.base.evaluation.exists():
+            return
+        heldout = digest([[row["id"], row["prompt_ids"]] for row in self._heldout])
+        key = {
+            "weights": read_json(self.folder.initial)["weights"],
+            "prompts": heldout,
+            "decoding": dump(self.cfg)["decoding"],
+            "dtype": self.cfg.compute.dtype,
+            "seed": self.cfg.seed,
+        }
+        shared = self._shared("base", self.cfg.decoding.name, key)
+        with owner(shared, wait=True):
+            out = Iteration(shared)
+            if not out.evaluation.exists():
+                self._evaluate(self.initial, out, 0, "base: evaluate")
+            link(shared, self.folder.base.path)
+
+    def _synthesise(self, t: int, start: Path) -> None:
+        """y' for every prompt, from the policy at the start of iteration t; at t = 0 it is y0."""
+        out = self.folder.iteration(t)
+        if t == 0:
+            link(self.folder.proto.path, out.synthetic.path)
+        else:
+            with self._stage(t, "generate"):
+                self._generate(start, out.synthetic, t, f"iteration {t}: generate", {"t": t})
+        rows = out.synthetic.rows()
+        self._warn(t, health.cut([row["finish_reason"] for row in rows]))
+        annotated = {row["id"]: row["annotated_ids"] for row in self.prompts}
+        same = sum(row["response_ids"] == annotated[row["id"]] for row in rows)
+        self._warn(t, health.identical(same, len(rows)))
+
+    def _generate(self, start: Path, out: Responses, t: int, label: str, facts: dict) -> None:
+        generate(
+            self.policies(start),
+            {row["id"]: row["prompt_ids"] for row in self.prompts},
+            out,
+            how=self.cfg.decoding,
+            seed=self.cfg.seed,
+            t=t,
+            label=label,
+            facts=facts,
+        )
+
+    def _score_reference(self, t: int, start: Path, triplets: Sequence[Triplet]) -> None:
+        """log pi_theta_t over the batches that training begins with, then over the held-out."""
+        cfg, roles = self.cfg, self.cfg.loss_at(t).roles
+        trained = [x for x in triplets if x.split == "train"]
+        heldout = [x for x in triplets if x.split == "heldout"]
+        batches = epoch(trained, batch_size=cfg.optim.batch_size, seed=cfg.seed, t=t, epoch=0)
+        logps = score(
+            self.policies(start),
+            [
+                *(
+                    m
+                    for b in batches
+                    for m in micro_batches(b, roles, size=cfg.compute.micro_batch)
+                ),
+                *micro_batches(heldout, roles, size=cfg.compute.score_batch),
+            ],
+            roles,
+            total=len(triplets),
+            label=f"iteration {t}: score reference",
+        )
+        write_scores(self.folder.iteration(t).ref_scores, triplets, logps)
+
+    def _score_update(self, t: int, triplets: Sequence[Triplet], reference: dict | None) -> None:
+        """log pi_theta_t+1 of all roles there are; at t = 0 y0 is y' and needs no third pass."""
+        out = self.folder.iteration(t)
+        there = tuple(role for role in ROLES if role in triplets[0].responses)
+        roles: tuple[Role, ...] = tuple(r for r in there if t > 0 or r != "proto")
+        logps = score(
+            self.policies(out.checkpoint),
+            micro_batches(triplets, roles, size=self.cfg.compute.score_batch),
+            roles,
+            total=len(triplets),
+            label=f"iteration {t}: score",
+        )
+        if roles != there:
+            logps |= {(i, s, "proto"): v for (i, s, r), v in logps.items() if r == "synthetic"}
+        loss = self.cfg.loss_at(t)
+        write_scores(out.scores, triplets, logps, reference=reference, loss=loss)
+
+    def _evaluate(self, policy: Path, out: Iteration, t: int, label: str) -> None:
+        assert self._check is not None
+        evaluate(
+            self.policies(policy),
+            self._heldout,
+            self._check,
+            out,
+            task=self.cfg.data.name,
+            how=self.cfg.decoding,
+            seed=self.cfg.seed,
+            t=t,
+            label=label,
+        )
+
+    # --- what the stages read ---------------------------------------------------------------
+
+    @property
+    def _check(self) -> Check | None:
+        return checker(self.cfg.data)
+
+    @property
+    def _heldout(self) -> list[dict[str, Any]]:
+        return [row for row in self.prompts if row["split"] == "heldout"]
+
+    def _start_of(self, t: int) -> Path:
+        """The folder of theta_t."""
+        if t == 0:
+            return self.initial
+        if t == _first(self.cfg):
+            return _start_from(self.cfg).checkpoint
+        return self.folder.iteration(t - 1).checkpoint
+
+    def _synthetic(self, t: int) -> Responses:
+        if t < _first(self.cfg):
+            return _start_from(self.cfg).synthetic
+        return self.folder.iteration(t).synthetic
+
+    def _triplets(self, t: int) -> list[Triplet]:
+        """This iteration's training rows (and, with mix_last_two, the last one's) and held-out."""
+        if not self.cfg.samples:
+            return join(self.prompts, {}, {})
+        proto = self.folder.proto.ids()
+        triplets = join(self.prompts, {t: self._synthetic(t).ids()}, proto)
+        if self.cfg.data.mix_last_two and t > 0:
+            before = [row for row in self.prompts if row["split"] == "train"]
+            triplets += join(before, {t - 1: self._synthetic(t - 1).ids()}, proto)
+        return triplets
+
+    def _steps_before(self, t: int) -> int:
+        """Optimiser steps of the iterations before t: the tracker's axis goes on over them."""
+        done = [self.folder.iteration(k).metrics for k in range(_first(self.cfg), t)]
+        return sum(len(StepLog.read(path)) for path in done)
+
+    def _same_beginning(self) -> None:
+        """Refuses to go on from other weights or prompts than the run began with."""
+        now = {
+            "weights": model.weight_digest(self.initial),
+            "prompts": prompts_digest(self.folder),
+        }
+        if not self.folder.initial.exists():
+            write_json(self.folder.initial, now)
+        then = read_json(self.folder.initial)
+        for key in now:
+            if now[key] != then[key]:
+                raise ValueError(
+                    f"{self.folder.path} began with other {key} (digest {then[key][:12]}, now "
+                    f"{now[key][:12]}); give this run a name of its own (name=...)"
+                )
+        if self.cfg.selfplay.start_from is not None:
+            theirs = read_json(_start_from(self.cfg).done)["initial_weights"]
+            if theirs != now["weights"]:
+                raise ValueError(
+                    f"selfplay.start_from={self.cfg.selfplay.start_from} descends from another "
+                    f"initial policy (digest {theirs[:12]}) than model.path={self.cfg.model.path} "
+                    f"({now['weights'][:12]}): y0 would not be its past"
+                )
+
+    def _shared(self, kind: str, label: str, key: dict[str, Any]) -> Path:
+        cfg = self.cfg
+        name = f"{cfg.model.name}-{cfg.data.name}-{label}-s{cfg.seed}-{digest(key)[:8]}"
+        return Path(cfg.runs_dir).expanduser() / kind / name
+
+    # --- bookkeeping --------------------------------------------------------------------------
+
+    @contextmanager
+    def _stage(self, t: int, name: str) -> Iterator[None]:
+        """Adds the seconds of a stage that finishes to stages.json."""
+        out = self.folder.iteration(t)
+        started = time.monotonic()
+        yield
+        seconds = read_json(out.stages) if out.stages.exists() else {}
+        seconds[name] = round(seconds.get(name, 0.0) + time.monotonic() - started, 3)
+        write_json(out.stages, seconds)
+
+    def _warn(self, t: int, message: str | None) -> None:
+        if message is not None:
+            log.warning("iteration %d: %s", t, message)
+
+
+def _start_from(cfg: Run) -> Iteration:
+    assert cfg.selfplay.start_from is not None
+    found = Iteration(Path(cfg.selfplay.start_from).expanduser())
+    if not found.done.exists():
+        raise ValueError(
+            f"selfplay.start_from={cfg.selfplay.start_from} is no finished iteration of a run "
+            "(RUN/iter_T with done.json); to begin with other weights use model.path=FOLDER"
+        )
+    return found
+
+
+def _first(cfg: Run) -> int:
+    """The iteration the run begins with: 0, or the one after selfplay.start_from."""
+    if cfg.selfplay.start_from is None:
+        return 0
+    first = int(_start_from(cfg).path.resolve().name.removeprefix("iter_")) + 1
+    if first >= cfg.selfplay.iterations:
+        raise ValueError(
+            f"selfplay.iterations={cfg.selfplay.iterations} leaves nothing to do after "
+            f"selfplay.start_from={cfg.selfplay.start_from}; it counts from 0, use {first + 1}"
+        )
+    return first

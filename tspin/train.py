@@ -1,0 +1,213 @@
+"""Stage: from theta_t and its triplets to theta_t+1.
+
+One optimiser step: token ids -> log-probs -> loss -> gradient, accumulated over micro-batches and
+divided by the examples of the whole batch, so that the cut never changes the gradient. Optimiser
+and learning-rate schedule are new in every iteration. The learning rate is a function of the step
+and dropout is off, so weights, optimiser tensors and the step are the whole state: a run that was
+killed goes on from the last save and ends with the same bits.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from tspin.artifacts import Iteration, atomic
+from tspin.config import ComputeConfig, OptimConfig, at
+from tspin.console import progress
+from tspin.logps import Logps
+from tspin.losses import Loss, mean_metrics
+from tspin.model import Policy
+from tspin.score import Key, reference_logps
+from tspin.tracking import StepLog, Tracker
+from tspin.triplets import Triplet, epoch, micro_batches, num_tokens
+
+log = logging.getLogger("tspin")
+
+
+def train(
+    policy: Policy,
+    triplets: Sequence[Triplet],
+    out: Iteration,
+    *,
+    loss: Loss,
+    reference: dict[Key, float] | None,
+    optim: OptimConfig,
+    compute: ComputeConfig,
+    tracker: Tracker,
+    seed: int,
+    t: int,
+    steps_before: int,
+    label: str,
+) -> None:
+    """Updates the policy in place and leaves metrics.jsonl and checkpoint/ in `out`.
+
+    reference  stored log-probs of theta_t, for a loss that needs them
+    Raises FloatingPointError at a loss or gradient that is not finite, before it is applied.
+    """
+    per_epoch = len(epoch(triplets, batch_size=optim.batch_size, seed=seed, t=t, epoch=0))
+    num_steps = optim.epochs * per_epoch
+    scheduled = (optim.schedule_epochs or optim.epochs) * per_epoch
+    optimizer = build_optimizer(policy, optim)
+    first = load_state(out.train_state, policy, optimizer) if out.train_state.exists() else 0
+    saved = time.monotonic()
+    batches: list[list[Triplet]] = []
+    with (
+        StepLog(out.metrics, resume_from=first) as record,
+        progress(num_steps, label, "step", initial=first) as bar,
+    ):
+        for step in range(first, num_steps):
+            if step == first or step % per_epoch == 0:
+                batches = epoch(
+                    triplets,
+                    batch_size=optim.batch_size,
+                    seed=seed,
+                    t=t,
+                    epoch=step // per_epoch,
+                )
+            batch = batches[step % per_epoch]
+            started = time.monotonic()
+            for group in optimizer.param_groups:
+                group["lr"] = at(optim.lr, t) * lr_factor(step, scheduled, optim)
+            metrics = gradient_step(
+                policy, optimizer, batch, loss, reference, optim, compute, where=f"{label} {step}"
+            )
+            seconds = time.monotonic() - started
+            row = {
+                "iteration": t,
+                "step": step,
+                "epoch": step / per_epoch,
+                "progress": (step + 1) / num_steps,
+                **metrics,
+                "lr": optimizer.param_groups[0]["lr"],
+                "tokens_per_second": metrics["num_tokens"] / seconds,
+                "seconds": seconds,
+            }
+            record.append(row)
+            tracker.log_step({**row, "global_step": steps_before + step})
+            bar.update(1, loss=metrics["loss"])
+            if step + 1 < num_steps and time.monotonic() - saved >= compute.save_seconds:
+                save_state(out.train_state, policy, optimizer, step + 1)
+                saved = time.monotonic()
+    policy.save(out.checkpoint)
+
+
+def gradient_step(
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    batch: Sequence[Triplet],
+    loss: Loss,
+    reference: dict[Key, float] | None,
+    optim: OptimConfig,
+    compute: ComputeConfig,
+    *,
+    where: str,
+) -> dict[str, float]:
+    """One optimiser step on `batch`; the gradient is the mean over its examples. -> metrics"""
+    optimizer.zero_grad(set_to_none=True)
+    losses, found = [], []
+    for micro in micro_batches(batch, loss.roles, size=compute.micro_batch):
+        logps = policy.logps(micro, loss.roles)
+        ref = None
+        if loss.needs_reference:
+            assert reference is not None
+            ref = reference_logps(reference, micro, loss.roles, logps.annotated)
+        values, metrics = loss(logps, ref)
+        (values.sum() / len(batch)).backward()
+        losses.append(values.detach())
+        found.append(metrics | _per_token(logps, micro))
+    value = float(torch.cat(losses).double().mean())
+    limit = math.inf if optim.max_grad_norm is None else optim.max_grad_norm
+    grad_norm = float(torch.nn.utils.clip_grad_norm_(policy.model.parameters(), limit))
+    if not (math.isfinite(value) and math.isfinite(grad_norm)):
+        raise FloatingPointError(
+            f"{where}: loss {value} and gradient norm {grad_norm} must be finite; batch of "
+            f"prompts {', '.join(t.id for t in batch)}. Try a smaller optim.lr or coef.alpha, "
+            "optim.max_grad_norm=1.0, or compute.dtype=float32; nothing of this step was applied"
+        )
+    optimizer.step()
+    return {
+        "loss": value,
+        **mean_metrics(found),
+        "grad_norm": grad_norm,
+        "num_examples": len(batch),
+        "num_tokens": num_tokens(batch, loss.roles),
+    }
+
+
+def build_optimizer(policy: Policy, optim: OptimConfig) -> torch.optim.Optimizer:
+    """A new optimiser. RMSprop has no bias correction: its first steps want a warm-up."""
+    parameters = [p for p in policy.model.parameters() if p.requires_grad]
+    if optim.name == "rmsprop":
+        return torch.optim.RMSprop(
+            parameters,
+            lr=0.0,
+            alpha=optim.rms_alpha,
+            eps=optim.eps,
+            momentum=optim.momentum,
+            weight_decay=optim.weight_decay,
+        )
+    return torch.optim.AdamW(
+        parameters, lr=0.0, betas=optim.betas, eps=optim.eps, weight_decay=optim.weight_decay
+    )
+
+
+def lr_factor(step: int, num_steps: int, optim: OptimConfig) -> float:
+    """Share of the peak learning rate at a step: linear warm-up, then decay to 0 at num_steps."""
+    warmup = round(optim.warmup * num_steps)
+    if step < warmup:
+        return (step + 1) / warmup
+    left = (num_steps - step) / max(1, num_steps - warmup)
+    return {
+        "constant": 1.0,
+        "linear": left,
+        "cosine": 0.5 * (1 + math.cos(math.pi * (1 - left))),
+    }[optim.schedule]
+
+
+def save_state(
+    path: Path, policy: Policy, optimizer: torch.optim.Optimizer, next_step: int
+) -> None:
+    """Weights, optimiser tensors and the next step as one safetensors file."""
+    tensors = {f"model/{name}": p.detach() for name, p in policy.model.named_parameters()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer/{index}/{name}": value for name, value in state.items()}
+    with atomic(path) as temporary:
+        save_file(
+            {name: tensor.contiguous() for name, tensor in tensors.items()},
+            temporary,
+            metadata={"next_step": str(next_step)},
+        )
+
+
+def load_state(path: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> int:
+    """The inverse of save_state, in place. -> the next step"""
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    with safe_open(path, framework="pt") as file, torch.no_grad():
+        for name, parameter in policy.model.named_parameters():
+            parameter.copy_(file.get_tensor(f"model/{name}"))
+        for name in file.keys():
+            kind, _, rest = name.partition("/")
+            if kind == "optimizer":
+                index, _, key = rest.partition("/")
+                state.setdefault(int(index), {})[key] = file.get_tensor(name)
+        next_step = int(file.metadata()["next_step"])
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    return next_step
+
+
+def _per_token(logps: Logps, micro: Sequence[Triplet]) -> dict[str, torch.Tensor]:
+    """log pi(z | x) / number of response tokens, by role, each (batch,) in nats."""
+    result = {}
+    for role in logps.present():
+        lengths = [len(t.responses[role]) for t in micro]
+        value = logps[role].detach()
+        result[f"logps_per_token/{role}"] = value / torch.tensor(lengths, device=value.device)
+    return result

@@ -1,0 +1,126 @@
+"""Triplets {annotated y, synthetic y', proto-synthetic y0} as ids: join, order, batches, tensors.
+
+Batches are formed here from the data and a seed alone, before anybody deals them out, so that
+training, scoring, restarts and the cut into micro-batches all see the same ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tspin.logps import Role
+from tspin.seeds import seed_for
+
+
+@dataclass(frozen=True)
+class Triplet:
+    """One prompt and its responses, as ids.
+
+    source  iteration whose policy sampled the synthetic response.
+
+    Example: Triplet("9f", 1, [1, 5], {"annotated": [7, 2], "synthetic": [8, 2], "proto": [9]})
+    """
+
+    id: str
+    split: str
+    source: int
+    prompt_ids: Sequence[int]
+    responses: dict[Role, Sequence[int]]
+
+    def length(self, roles: Sequence[Role]) -> int:
+        """Tokens of its longest sequence among `roles`."""
+        return len(self.prompt_ids) + max(len(self.responses[role]) for role in roles)
+
+
+def join(
+    prompts: Sequence[dict[str, Any]],
+    synthetic: dict[int, dict[str, list[int]]],
+    proto: dict[str, list[int]],
+) -> list[Triplet]:
+    """Prompt rows with the responses sampled for them: one triplet per prompt and source.
+
+    prompts    rows of prompts.parquet
+    synthetic  iteration -> prompt id -> response ids; empty for a loss that compares none
+    proto      prompt id -> response ids
+
+    Raises ValueError naming the first prompt that a set lacks.
+    """
+    triplets = []
+    for source, responses in synthetic.items() or [(0, None)]:
+        for row in prompts:
+            by_role: dict[Role, Sequence[int]] = {"annotated": row["annotated_ids"]}
+            if responses is not None:
+                missing = [
+                    s for s, d in (("synthetic", responses), ("proto", proto)) if row["id"] not in d
+                ]
+                if missing:
+                    raise ValueError(f"prompt {row['id']} has no {missing[0]} response")
+                by_role |= {"synthetic": responses[row["id"]], "proto": proto[row["id"]]}
+            triplets.append(Triplet(row["id"], row["split"], source, row["prompt_ids"], by_role))
+    return triplets
+
+
+def epoch(
+    triplets: Sequence[Triplet], *, batch_size: int, seed: int, t: int, epoch: int
+) -> list[list[Triplet]]:
+    """One pass over the triplets in a seeded order, cut into optimiser batches.
+
+    The last batch may be short: its gradient is the mean over what it holds.
+    """
+    order = np.random.default_rng(seed_for(seed, "order", t, epoch)).permutation(len(triplets))
+    shuffled = [triplets[i] for i in order]
+    return [shuffled[i : i + batch_size] for i in range(0, len(shuffled), batch_size)]
+
+
+def micro_batches(
+    batch: Sequence[Triplet], roles: Sequence[Role], *, size: int
+) -> Iterator[list[Triplet]]:
+    """A batch cut for the device, longest triplets first so that like sits with like."""
+    ordered = sorted(batch, key=lambda t: (-t.length(roles), t.id, t.source))
+    for i in range(0, len(ordered), size):
+        yield ordered[i : i + size]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Padded sequences, role-major: all rows of roles[0], then of roles[1], ...
+
+    All tensors (len(roles) * batch, length); masks are boolean.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    response_mask: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(
+            self.input_ids.to(device),
+            self.attention_mask.to(device),
+            self.response_mask.to(device),
+        )
+
+
+def collate(triplets: Sequence[Triplet], roles: Sequence[Role], *, pad_id: int) -> Batch:
+    """prompt ids + response ids per row, padded on the right, masked by length, not by pad id."""
+    rows = [(t.prompt_ids, t.responses[role]) for role in roles for t in triplets]
+    length = max(len(prompt) + len(response) for prompt, response in rows)
+    input_ids = torch.full((len(rows), length), pad_id, dtype=torch.long)
+    attention_mask = torch.zeros(len(rows), length, dtype=torch.bool)
+    response_mask = torch.zeros(len(rows), length, dtype=torch.bool)
+    for i, (prompt, response) in enumerate(rows):
+        end = len(prompt) + len(response)
+        input_ids[i, :end] = torch.tensor([*prompt, *response])
+        attention_mask[i, :end] = True
+        response_mask[i, len(prompt) : end] = True
+    return Batch(input_ids, attention_mask, response_mask)
+
+
+def num_tokens(triplets: Sequence[Triplet], roles: Sequence[Role]) -> int:
+    """Prompt and response tokens that the sequences of `roles` hold, padding left out."""
+    return sum(len(t.prompt_ids) + len(t.responses[r]) for t in triplets for r in roles)
