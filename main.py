@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -20,7 +21,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from tspin.config import Run, load, run_name, unknown_key
+from tspin.config import Run, load, run_name, unknown
 
 CONF = Path(__file__).resolve().parent / "conf"
 NAMED_BY = ("model", "loss", "data")  # groups whose choice stands in the run's name
@@ -78,12 +79,14 @@ def check_overrides(arguments: list[str]) -> None:
     Hydra's own message names neither the nearest key nor the choices, and in a multirun it comes
     after the points before it have run: every value of every sweep is tried here first.
     """
-    overrides = [a for a in arguments if "=" in a and not a.startswith("-")]
-    words = [a for a in arguments if "=" not in a and not a.startswith(("-", "~"))]
-    if words:
-        raise ValueError(f"{words[0]} is neither GROUP=OPTION nor KEY=VALUE; see --help")
-    parsed = OverridesParser.create().parse_overrides(overrides)
-    plain_ones = [o.input_line for o in parsed if not o.is_sweep_override()]
+    flags = get_args_parser().parse_args(arguments)
+    for word in flags.overrides:
+        if "=" not in word and not word.startswith("~"):
+            raise ValueError(f"{word} is neither GROUP=OPTION nor KEY=VALUE; see --help")
+    parsed = OverridesParser.create().parse_overrides(flags.overrides)
+    fixed = [str(o.input_line) for o in parsed if not o.is_sweep_override()]
+    if flags.config_dir:
+        fixed.append(f"hydra.searchpath=[file://{Path(flags.config_dir).resolve()}]")
     points: list[list[str]] = [[]]
     for override in parsed:
         if override.is_sweep_override():
@@ -91,7 +94,7 @@ def check_overrides(arguments: list[str]) -> None:
             points += [[f"{key}={value}"] for value in override.sweep_string_iterator()]
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         for point in points:
-            _check_point(plain_ones + point, lenient=not point and len(points) > 1)
+            _check_point(fixed + point, lenient=not point and len(points) > 1)
 
 
 def _check_point(overrides: list[str], *, lenient: bool) -> None:
@@ -109,17 +112,23 @@ def _choices(overrides: list[str]) -> dict[str, str | None]:
 
 
 def _explain(overrides: list[str], message: str) -> str:
-    """Hydra's complaint, with the misspelt key and its choices where a key is misspelt."""
-    default = hydra.compose("config", [o for o in overrides if _is_group(o)])
+    """Hydra's complaint, with the choices where a key or an option is misspelt."""
+    groups = [o for o in overrides if _is_group(o)]
+    for override in groups:
+        group, option = override.lstrip("+~").split("=", 1)
+        options = sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+        if "Could not find" in message and not (CONF / group / f"{option}.yaml").exists():
+            return unknown(f"option {override}", option, options)
+    node: Any
     for override in overrides:
         key = override.split("=", 1)[0].lstrip("+~")
-        if key.startswith("hydra") or _is_group(override):
+        if key.startswith("hydra") or override in groups:
             continue
-        node: Any = default
-        for i, part in enumerate(key.split(".")):
-            if not isinstance(node, DictConfig) or part not in node:
-                choices = sorted(str(k) for k in node) if isinstance(node, DictConfig) else []
-                return unknown_key(".".join(key.split(".")[: i + 1]), choices)
+        node, path = hydra.compose("config", groups), key.split(".")
+        for i, part in enumerate(path):
+            choices = [str(k) for k in node] if isinstance(node, DictConfig) else []
+            if part not in choices:
+                return unknown(f"key {'.'.join(path[: i + 1])}", part, choices)
             node = node._get_node(part)
     return " ".join(message.split())
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tspin import data
+from tspin import data, sources
 
 ROOT = Path(__file__).resolve().parents[1]
 INSTRUCTIONS = ROOT.parent / "shared" / "data" / "instructions_1k.jsonl"
@@ -211,7 +211,7 @@ def test_rows_are_counted_over_batches(tmp_path, monkeypatch):
     import pyarrow
     import pyarrow.parquet
 
-    monkeypatch.setattr(data, "ROWS_PER_BATCH", 2)
+    monkeypatch.setattr(sources, "ROWS_PER_BATCH", 2)
     rows = [*NUMBERED, {"prompt": " ", "response": "r"}]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "rows.parquet")
     datasets.Dataset.from_list(rows).save_to_disk(tmp_path / "saved")

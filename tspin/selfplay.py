@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,7 @@ def run(cfg: Run, *, command: list[str]) -> list[dict[str, Any]]:
     Raises ValueError for what a user can mend: unreachable model or data, a folder in use or with
     another configuration.
     """
-    model.check_reachable(cfg.model)
-    data.check_reachable(cfg.data.path, revision=cfg.data.revision)
+    _check_reachable(cfg)
     folder = RunDir(cfg.folder)
     with owner(folder.path):
         folder.claim(dump(cfg), free=IDENTITY_FREE)
@@ -85,7 +85,7 @@ class _SelfPlay:
             data=read_json(folder.data),
         )  # fmt: skip
         with Tracker(
-            cfg.track,
+            replace(cfg.track, group=cfg.group),
             folder=folder.path,
             run_id=report.tracking_id(folder),
             name=cfg.name,
@@ -357,6 +357,22 @@ class _SelfPlay:
     def _warn(self, t: int, message: str | None) -> None:
         if message is not None:
             log.warning("iteration %d: %s", t, message)
+
+
+def _check_reachable(cfg: Run) -> None:
+    """ValueError naming everything that is out of reach, before anything is loaded."""
+    failures = []
+    for check in (
+        partial(model.device, cfg.compute),
+        partial(model.check_reachable, cfg.model),
+        partial(data.check_reachable, cfg.data.path, revision=cfg.data.revision),
+    ):
+        try:
+            check()
+        except ValueError as error:
+            failures.append(str(error))
+    if failures:
+        raise ValueError("; ".join(failures))
 
 
 def _start_from(cfg: Run) -> Iteration:

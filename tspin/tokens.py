@@ -40,8 +40,8 @@ _CONTENT = "\ue000{}\ue001"  # private-use marks that stand for a message inside
 class Renderer:
     """Text -> ids for one tokenizer and one template ("alpaca", "alpaca_space", "chat", "none").
 
-    `stop_ids` are the ids that end a response, `eos_id` (the first of them) is appended to
-    annotated responses. BOS is put before a prompt if and only if the tokenizer itself does.
+    `stop_ids` are the ids that end a response; `eos_id`, one of them, is appended to annotated
+    responses. BOS is put before a prompt if and only if the tokenizer itself does.
     Special tokens spelled out inside a user's text stay text: they never become control ids.
     """
 
@@ -53,10 +53,11 @@ class Renderer:
             )
         self.tokenizer = tokenizer
         self.template = template
-        self.eos_id = self._end_of_turn() if template == "chat" else tokenizer.eos_token_id
-        if self.eos_id is None:
+        eos_id = tokenizer.eos_token_id
+        if eos_id is None:
             raise ValueError("the tokenizer has no EOS token: no response could end")
-        self.stop_ids = sorted({self.eos_id, tokenizer.eos_token_id} - {None})
+        self.eos_id: int = self._end_of_turn(eos_id) if template == "chat" else eos_id
+        self.stop_ids = sorted({self.eos_id, eos_id})
         # Pads are masked by length, so that EOS may serve where no pad token exists.
         pad = tokenizer.pad_token_id
         self.pad_id: int = self.eos_id if pad is None else pad
@@ -126,7 +127,7 @@ class Renderer:
             )
         )
 
-    def _end_of_turn(self) -> int | None:
+    def _end_of_turn(self, eos_id: int) -> int:
         """The special token that the chat template puts right behind a response."""
         response = _CONTENT.format("response")
         behind = self._chat_text([_CONTENT.format(0)], response).split(response, 1)[1]
@@ -134,7 +135,7 @@ class Renderer:
         special = set(self.tokenizer.all_special_ids) | {
             i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special
         }
-        return ids[0] if ids and ids[0] in special else self.tokenizer.eos_token_id
+        return ids[0] if ids and ids[0] in special else eos_id
 
 
 def _bos_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:

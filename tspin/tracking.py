@@ -65,6 +65,10 @@ class StepLog:
         self._file.write(json.dumps(row, allow_nan=False) + "\n")
         self._file.flush()
 
+    def sync(self) -> None:
+        """Force the rows to disk; called before a training state that counts on them is saved."""
+        os.fsync(self._file.fileno())
+
     def close(self) -> None:
         self._file.close()
 

@@ -94,6 +94,7 @@ def train(
             tracker.log_step({**row, "global_step": steps_before + step})
             bar.update(1, loss=metrics["loss"])
             if step + 1 < num_steps and time.monotonic() - saved >= compute.save_seconds:
+                record.sync()  # the rows before a saved step must not be lost after it
                 save_state(out.train_state, policy, optimizer, step + 1)
                 saved = time.monotonic()
     policy.save(out.checkpoint)

@@ -11,7 +11,6 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +36,7 @@ RIGHT, COPY = 0.15, 0.25
 # Operations that no prompt asks for. They spread the wrong answers thin enough (6 to 7% each) that
 # the right one stands out and pre-training ties a prompt to its operation, if loosely. Without them
 # the warm start cannot tell the families apart.
-STRAY: dict[str, list[Callable[[task.Content], str]]] = {
+STRAY: dict[str, list[task.Operation]] = {
     "word": [
         lambda word: word[:-1],
         lambda word: word[0] + word,
@@ -161,7 +160,9 @@ def pretraining_pairs(n: int, seed: int) -> list[tuple[str, str]]:
     rng = random.Random(f"pretraining/{seed}")
     corpus = []
     for prompt, right in task.pairs("pretrain", n, seed):
-        family, content = task.parse(prompt)
+        parsed = task.parse(prompt)
+        assert parsed is not None, prompt
+        family, content = parsed
         draw = rng.random()
         if draw < RIGHT:
             answer = right
@@ -179,7 +180,7 @@ def copy(content: task.Content) -> str:
     return content if isinstance(content, str) else task.join(content)
 
 
-def other_operations(family: task.Family) -> list[Callable[[task.Content], str]]:
+def other_operations(family: task.Family) -> list[task.Operation]:
     """The operations a wrong answer to this family may have done: other families and STRAY ones."""
     others = [f.answer for f in task.FAMILIES if f.kind == family.kind and f is not family]
     return others + STRAY[family.kind]
@@ -306,7 +307,8 @@ def exact_match(
     """The fraction of the prompts answered exactly, with one response each."""
     responses = respond(model, tok, [prompt for prompt, _ in pairs], greedy=greedy, seed=seed)
     verdicts = [
-        task.check(prompt, response) for (prompt, _), response in zip(pairs, responses, strict=True)
+        task.check(prompt, response) is True
+        for (prompt, _), response in zip(pairs, responses, strict=True)
     ]
     return sum(verdicts) / len(verdicts)
 

@@ -16,9 +16,10 @@ import hashlib
 import itertools
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 CONSONANTS = "bcdfghjklmnpqrstvwxyz"
 VOWELS = "aeiou"
@@ -29,7 +30,8 @@ NUMBERS = range(10, 100)
 # warm-started on pairs that self-play never sees.
 SPLITS = {"pretrain": 70, "warm": 10, "train": 10, "validation": 4, "test": 6}
 
-Content = str | tuple[int, int, int]  # a word, or three numbers in the order the prompt names them
+Content = str | tuple[int, ...]  # a word, or three numbers in the order the prompt names them
+Operation = Callable[[Any], str]  # from the content of a prompt to an answer
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Family:
     name: str
     kind: str  # "word" or "numbers"
     forms: tuple[str, str]
-    answer: Callable[[Content], str]
+    answer: Operation
 
 
 def _shift(word: str) -> str:
@@ -47,7 +49,7 @@ def _shift(word: str) -> str:
     return "".join(chr((ord(letter) - ord("a") + 1) % 26 + ord("a")) for letter in word)
 
 
-def join(numbers: tuple[int, ...]) -> str:
+def join(numbers: Iterable[int]) -> str:
     """How an answer lists several numbers: 12 45 78."""
     return " ".join(map(str, numbers))
 
@@ -167,7 +169,7 @@ def _pairs(split: str, seed: int) -> Iterator[tuple[str, str]]:
     orders = [_shuffled(family, split, seed) for family in FAMILIES]
     for turn, contents in enumerate(zip(*orders, strict=False)):
         for family, content in zip(FAMILIES, contents, strict=True):
-            slots = [content] if family.kind == "word" else content
+            slots = [content] if isinstance(content, str) else content
             yield family.forms[turn % 2].format(*slots), family.answer(content)
 
 
@@ -192,7 +194,7 @@ def _shuffled(family: Family, split: str, seed: int) -> Iterator[Content]:
         content = pool.pop()
         if not pool:
             pools.remove(pool)
-        if family.kind == "word":
+        if isinstance(content, str):
             yield content
         else:
             yield tuple(sorted(content, key=lambda _: rng.random()))
@@ -209,8 +211,9 @@ def _contents(kind: str, split: str) -> tuple[Content, ...]:
 @lru_cache
 def _by_split(kind: str) -> dict[str, tuple[Content, ...]]:
     """All contents of a kind, hashed once (a third of a second), by split."""
-    found = {split: [] for split in SPLITS}
-    for content in _words() if kind == "word" else itertools.combinations(NUMBERS, 3):
+    found: dict[str, list[Content]] = {split: [] for split in SPLITS}
+    contents: Iterable[Content] = _words() if kind == "word" else itertools.combinations(NUMBERS, 3)
+    for content in contents:
         found[split_of(content)].append(content)
     return {split: tuple(contents) for split, contents in found.items()}
 
