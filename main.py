@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import logging
 import sys
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from tspin.config import Run, load, run_name, unknown
+from tspin.config import Run, dump, load, run_name, unknown
 
 CONF = Path(__file__).resolve().parent / "conf"
 NAMED_BY = ("model", "loss", "data")  # groups whose choice stands in the run's name
@@ -35,7 +38,7 @@ def job(cfg: DictConfig) -> None:
     hydra_cfg = HydraConfig.get()
     single = hydra_cfg.mode == RunMode.RUN
     try:
-        run = typed(cfg, chosen=dict(hydra_cfg.runtime.choices))
+        run = typed(cfg, hydra_cfg)
         if not single:
             log.info("--- %s", run.name)
         from tspin import selfplay  # torch and transformers: not before the configuration is right
@@ -50,16 +53,19 @@ def job(cfg: DictConfig) -> None:
         raise  # Hydra goes on with the other points and exits with 1 in the end
 
 
-def typed(cfg: DictConfig, *, chosen: dict[str, str | None]) -> Run:
+def typed(cfg: DictConfig, hydra_cfg: Any) -> Run:
     """The composed tree as a Run, named for what differs from its model's, loss's and data's own.
 
-    chosen  group -> option, as composed
+    hydra_cfg  Hydra's node of the same composition: which options were chosen, where from
     """
     tree = plain(cfg)
-    if tree["name"] is None:
-        own = [f"{group}={chosen[group]}" for group in NAMED_BY]
-        tree["name"] = run_name(tree, plain(hydra.compose("config", own), partial=True))
-    return load(tree)
+    if tree["name"] is not None:
+        return load(tree)
+    run = load(tree | {"name": "unnamed"})
+    own = [o for o in hydra_cfg.overrides.hydra if o.startswith("hydra.searchpath")]
+    own += [f"{group}={hydra_cfg.runtime.choices[group]}" for group in NAMED_BY]
+    default = hydra.compose("config", [*own, f"seed={run.seed}"])
+    return replace(run, name=run_name(dump(run), plain(default, partial=True)))
 
 
 def plain(cfg: DictConfig, *, partial: bool = False) -> dict[str, Any]:
@@ -73,79 +79,93 @@ def plain(cfg: DictConfig, *, partial: bool = False) -> dict[str, Any]:
     return {str(key): value for key, value in tree.items()}
 
 
-def check_overrides(arguments: list[str]) -> None:
-    """ValueError, in one line with the choices, for an override that does not compose.
+def check(arguments: list[str]) -> list[str]:
+    """The command line in the order Hydra reads, once every point of it is known to be a Run.
 
-    Hydra's own message names neither the nearest key nor the choices, and in a multirun it comes
-    after the points before it have run: every value of every sweep is tried here first.
+    ValueError, in one line with the choices, for what is not. Hydra's own message names neither
+    the nearest key nor the choices, and in a multirun it comes after the points before it ran.
     """
-    flags = get_args_parser().parse_args(arguments)
-    for word in flags.overrides:
-        if "=" not in word and not word.startswith("~"):
+    flags = get_args_parser().parse_intermixed_args(arguments)
+    words = flags.overrides
+    for word in words:
+        if word.startswith("~"):
+            raise ValueError(f"{word}: nothing can be left out; KEY=null is for what may be empty")
+        if "=" not in word:
             raise ValueError(f"{word} is neither GROUP=OPTION nor KEY=VALUE; see --help")
-    parsed = OverridesParser.create().parse_overrides(flags.overrides)
-    fixed = [str(o.input_line) for o in parsed if not o.is_sweep_override()]
-    if flags.config_dir:
-        fixed.append(f"hydra.searchpath=[file://{Path(flags.config_dir).resolve()}]")
-    points: list[list[str]] = [[]]
-    for override in parsed:
-        if override.is_sweep_override():
-            key = override.get_key_element()
-            points += [[f"{key}={value}"] for value in override.sweep_string_iterator()]
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        for point in points:
-            _check_point(fixed + point, lenient=not point and len(points) > 1)
+        parser = OverridesParser.create(GlobalHydra.instance().config_loader())
+        parsed = parser.parse_overrides(words)
+        fixed = [str(o.input_line) for o in parsed if not o.is_sweep_override()]
+        if flags.config_dir:
+            fixed.append(f"hydra.searchpath=[file://{Path(flags.config_dir).resolve()}]")
+        swept = []
+        for override in parsed:
+            if override.is_sweep_override():
+                if not flags.multirun:
+                    raise ValueError(f"{override.input_line} is a sweep: add -m (a list is [A,B])")
+                key = override.get_key_element()
+                swept.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+        runs: dict[Path, Run] = {}
+        for point in product(*swept):
+            run = compose([*fixed, *point])
+            if runs.setdefault(run.folder, run) != run:
+                raise ValueError(f"name={run.name} is one name for different runs; leave it out")
+    return [*words, *(a for a in arguments if a not in words)]
 
 
-def _check_point(overrides: list[str], *, lenient: bool) -> None:
+def compose(overrides: list[str]) -> Run:
+    """One point as a Run, inside a hydra.initialize_*. ValueError says what is misspelt."""
     try:
-        cfg = hydra.compose("config", overrides)
-        if not lenient:
-            typed(cfg, chosen=_choices(overrides))
-    except (HydraException, OmegaConfBaseException) as error:
+        cfg = hydra.compose("config", overrides, return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ValueError(_explain(overrides, str(error))) from None
-
-
-def _choices(overrides: list[str]) -> dict[str, str | None]:
-    cfg = hydra.compose("config", overrides, return_hydra_config=True)
-    return dict(cfg.hydra.runtime.choices)
+    ours = [str(key) for key in cfg if key != "hydra"]
+    return typed(OmegaConf.masked_copy(cfg, ours), cfg.hydra)
 
 
 def _explain(overrides: list[str], message: str) -> str:
     """Hydra's complaint, with the choices where a key or an option is misspelt."""
     groups = [o for o in overrides if _is_group(o)]
     for override in groups:
-        group, option = override.lstrip("+~").split("=", 1)
-        options = sorted(file.stem for file in (CONF / group).glob("*.yaml"))
-        if "Could not find" in message and not (CONF / group / f"{option}.yaml").exists():
-            return unknown(f"option {override}", option, options)
+        group, option = override.lstrip("+").split("=", 1)
+        if override.startswith("+"):
+            return f"{override}: every group is there already; write {group}={option}"
+        folder = CONF / group
+        options = [str(f.relative_to(folder).with_suffix("")) for f in folder.rglob("*.yaml")]
+        for word in option.strip("[]").split(","):
+            refused = f"'{group}/{word}'" in message or "override must be a string" in message
+            if refused and word not in options:
+                return unknown(f"option {group}={word}", word, options)
     node: Any
     for override in overrides:
-        key = override.split("=", 1)[0].lstrip("+~")
+        key = override.split("=", 1)[0].lstrip("+")
         if key.startswith("hydra") or override in groups:
             continue
         node, path = hydra.compose("config", groups), key.split(".")
         for i, part in enumerate(path):
-            choices = [str(k) for k in node] if isinstance(node, DictConfig) else []
-            if part not in choices:
+            if isinstance(node, ListConfig):
+                break
+            if not isinstance(node, DictConfig):
+                return f"unknown key {key}: {'.'.join(path[:i])} is a single value"
+            if part not in node:
+                choices = [str(k) for k in node]
                 return unknown(f"key {'.'.join(path[: i + 1])}", part, choices)
             node = node._get_node(part)
-    return " ".join(message.split())
+    return message
 
 
 def _is_group(override: str) -> bool:
-    key = override.split("=", 1)[0].lstrip("+~")
-    return (CONF / key).is_dir()
+    key, value = override.split("=", 1)
+    return (CONF / key.lstrip("+")).is_dir() and not value.startswith("{")
 
 
 def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     log.setLevel(logging.INFO)
-    OmegaConf.register_new_resolver("choose", lambda key, table: table[key], replace=True)
     try:
-        check_overrides(sys.argv[1:])
-    except (ValueError, HydraException) as error:
-        log.error("error: %s", error)
+        sys.argv[1:] = check(sys.argv[1:])
+    except (ValueError, HydraException, OmegaConfBaseException) as error:
+        log.error("error: %s", " ".join(str(error).split()))
         sys.exit(2)
     job()
 

@@ -11,6 +11,7 @@ from transformers import AutoTokenizer
 from tspin import micro
 from tspin.micro import build, task, tokenizer
 from tspin.micro.__main__ import main
+from tspin.tokens import Renderer
 
 TRICKY = ["", " ", "zimom", " lead", "a\r\n\tb", "Caf\u00e9 \u65e5\u672c \U0001f600 e\u0301", "the"]
 
@@ -97,7 +98,6 @@ def test_a_split_gives_all_it_holds_and_no_more():
         ('Write "ace" without its first letter.', "ce", "ac"),
         ('Double the last letter of "zimom".', "zimomm", "zzimom"),
         ('Write "ace" with its last letter twice.', "acee", "ace"),
-        ('Shift every letter of "zimom".', None, None),
         ('Shift every letter of "zimom" by one.', "ajnpn", "zimom"),
         ('Replace every letter of "ace" by the next.', "bdf", "bde"),
         ("Give the largest of 12, 78, 45.", "78", "45"),
@@ -105,6 +105,7 @@ def test_a_split_gives_all_it_holds_and_no_more():
         ("Order the numbers 45, 12, 78.", "12 45 78", "45 12 78"),
         ("Put the numbers 99, 98, 10 in order.", "10 98 99", "10, 98, 99"),
         ("What is the capital of France?", None, None),
+        ('Shift every letter of "zimom".', None, None),
         ('Please reverse the word "zimom".', None, None),
     ],
 )
@@ -147,6 +148,14 @@ def test_one_id_a_letter(tok):
         assert len(ids) == len(answer)
         longest = max(longest, len(ids) + 1)
     assert longest == 9 <= build.MAX_NEW_TOKENS  # "12 45 78" and EOS
+
+
+def test_the_project_renders_what_the_policies_were_trained_on(tok):
+    """tspin.micro imports nothing of the project, so the template is written twice."""
+    renderer = Renderer(tok, "alpaca_space")
+    pairs = task.pairs("test", 16, 0)
+    ids = [(renderer.prompt_ids(prompt), renderer.response_ids(answer)) for prompt, answer in pairs]
+    assert ids == build.encode(tok, pairs)
 
 
 def test_special_tokens(tok):

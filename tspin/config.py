@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from tspin.losses import Loss
 
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*$", max_length=64)]  # in paths
+Place = Annotated[str, Field(min_length=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 Schedule = float | list[float]  # one value, or one per iteration; the last repeats
 LossName = Literal["sft", "spin", "tspin", "tspin_ref", "wo_ha"]
 LinkName = Literal["logistic", "exponential"]
@@ -42,8 +46,8 @@ IDENTITY_FREE = (
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class ModelConfig:
-    name: str
-    path: str  # folder, GGUF file, or hub id
+    name: Name
+    path: Place  # folder, GGUF file, or hub id
     package: str | None  # Python package that carries the model as GGUF, used when installed
     revision: str | None
     template: TemplateName
@@ -67,8 +71,8 @@ class CoefConfig:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class DataConfig:
-    name: str
-    path: str  # file, folder, hub id, or "micro"
+    name: Name
+    path: Place  # file, folder, hub id, or "micro"
     split: str
     revision: str | None
     size: int | None = Field(ge=1)
@@ -91,14 +95,14 @@ class OptimConfig:
     max_grad_norm: float | None = Field(gt=0)  # None: no clipping
     weight_decay: float = Field(ge=0)
     eps: float = Field(gt=0)
-    rms_alpha: float = Field(ge=0, lt=1)
-    momentum: float = Field(ge=0, lt=1)
-    betas: tuple[float, float]
+    rms_alpha: Decay
+    momentum: Decay
+    betas: tuple[Decay, Decay]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class DecodingConfig:
-    name: str
+    name: Name
     sample: bool  # False: greedy
     temperature: float = Field(gt=0)
     top_k: int | None = Field(ge=1)
@@ -110,7 +114,7 @@ class DecodingConfig:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class ComputeConfig:
-    device: str  # auto | cpu | cuda | cuda:N
+    device: str = Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     dtype: Literal["auto", "float32", "bfloat16", "float64"]  # of the arithmetic
     micro_batch: int = Field(ge=1)  # triplets per forward and backward pass
     score_batch: int = Field(ge=1)  # triplets per forward pass of held-out scoring
@@ -139,8 +143,8 @@ class SelfPlayConfig:
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Run:
     name: str
-    runs_dir: str
-    seed: int
+    runs_dir: Place
+    seed: int = Field(ge=0, lt=2**32)
     model: ModelConfig
     loss: LossConfig
     coef: CoefConfig
@@ -220,9 +224,10 @@ class Run:
                 f"optim.schedule_epochs={self.optim.schedule_epochs} is below optim.epochs="
                 f"{self.optim.epochs}: the learning rate would be 0 for the rest"
             )
-        if not re.fullmatch(r"[\w.,=+@-]+", self.name) or self.name.startswith("."):
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.,=+@-]{,249}", self.name):
             raise ValueError(
-                f"name={self.name!r} must be one folder name of letters, digits and . , = + @ - _"
+                f"name={self.name!r} must be one folder name: at most 250 letters, digits and "
+                ". , = + @ - _, the first a letter, a digit or _"
             )
         return self
 
@@ -238,6 +243,9 @@ _UNION_TAGS = ("float", "list[float]")  # pydantic names the branch of a Schedul
 
 def load(tree: dict[str, Any]) -> Run:
     """A resolved tree of plain values -> Run. ValueError names each key and what it may be."""
+    for key, value in flatten(tree).items():
+        if value == "None":  # what a sweep agent or a Python habit writes, and a valid string
+            raise ValueError(f"{key}=None is the word None; write {key}=null for no value")
     try:
         return _RUN.validate_python(tree)
     except ValidationError as error:
@@ -256,22 +264,21 @@ def dump(run: Run) -> dict[str, Any]:
 def run_name(tree: dict[str, Any], default: dict[str, Any]) -> str:
     """MODEL-LOSS-DATA-sSEED and what else changes numbers, e.g. "micro-tspin-micro-s0-alpha=0.3".
 
-    tree     plain values of the run
-    default  the same with nothing chosen but model, loss and data
+    tree     plain values of the run, as dump gives them
+    default  the same with nothing chosen but model, loss, data and seed
     """
     values, usual = flatten(tree), flatten(default)
-    parts = [f"{tree[group]['name']}" for group in ("model", "loss", "data")]
-    parts.append(f"s{tree['seed']}")
-    apart = ("name", "seed", "data.seed", *IDENTITY_FREE)
-    differs = [
-        f"{key.rsplit('.', 1)[-1]}={_short(value)}"
-        for key, value in sorted(values.items())
-        if value != usual.get(key) and not key.startswith(apart)
-    ]
+    last = Counter(key.rsplit(".", 1)[-1] for key in values)
+    differs = []
+    for key, value in sorted(values.items()):
+        if value != usual.get(key) and key not in ("name", "seed", *IDENTITY_FREE):
+            word = key.rsplit(".", 1)[-1]
+            differs.append(f"{word if last[word] == 1 else key}={_short(value)}")
     # A long list makes an unreadable name; a digest of it is still a function of the values.
-    if len(", ".join(differs)) > 80:
-        differs = [digest(sorted(differs))[:8]]
-    return re.sub(r"[^\w.,=+@-]+", "_", "-".join([*parts, *differs]))
+    if len("-".join(differs)) > 80:
+        differs = [digest(differs)[:8]]
+    names = [tree[group]["name"] for group in ("model", "loss", "data")]
+    return "-".join([*names, f"s{tree['seed']}", *differs])
 
 
 def unknown(what: str, word: str, choices: Iterable[str]) -> str:
@@ -283,7 +290,14 @@ def unknown(what: str, word: str, choices: Iterable[str]) -> str:
 
 
 def _short(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    """A word for a file name; no two values of a key have the same."""
+    if isinstance(value, list) and len(value) > 1:
+        return ",".join(map(str, value))
+    text = str(value)
+    if not isinstance(value, str | list) or re.fullmatch(r"[A-Za-z0-9_.]{1,24}", text):
+        return text
+    readable = re.sub(r"[^A-Za-z0-9_]+", "_", text.rsplit("/", 1)[-1]).strip("_")
+    return f"{readable[:16]}.{digest(value)[:8]}"
 
 
 def _explain(key: str, error: ErrorDetails) -> str:

@@ -49,7 +49,10 @@ class SampleByNumber(LogitsProcessor):
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         step = input_ids.shape[1] - self.prompt_length
         cumulative = scores.double().softmax(-1).cumsum(-1)
-        target = self.uniforms[:, step, None] * cumulative[:, -1:]
+        total = cumulative[:, -1:]
+        # u * total may round up to total, behind the last token that has any mass.
+        below = torch.nextafter(total, torch.zeros_like(total))
+        target = torch.minimum(self.uniforms[:, step, None] * total, below)
         token = torch.searchsorted(cumulative, target, right=True)
         return torch.full_like(scores, -torch.inf).scatter_(1, token, 0.0)
 

@@ -300,12 +300,12 @@ class _SelfPlay:
     def _triplets(self, t: int) -> list[Triplet]:
         """This iteration's training rows (and, with mix_last_two, the last one's) and held-out."""
         if not self.cfg.samples:
-            return join(self.prompts, {}, {})
+            return join(self.prompts, t)
         proto = self.folder.proto.ids()
-        triplets = join(self.prompts, {t: self._synthetic(t).ids()}, proto)
+        triplets = join(self.prompts, t, self._synthetic(t).ids(), proto)
         if self.cfg.data.mix_last_two and t > 0:
-            before = [row for row in self.prompts if row["split"] == "train"]
-            triplets += join(before, {t - 1: self._synthetic(t - 1).ids()}, proto)
+            trained = [row for row in self.prompts if row["split"] == "train"]
+            triplets += join(trained, t - 1, self._synthetic(t - 1).ids(), proto)
         return triplets
 
     def _steps_before(self, t: int) -> int:

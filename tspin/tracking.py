@@ -39,13 +39,14 @@ _FINISH_TIMEOUT = 300.0
 class StepLog:
     """metrics.jsonl of one iteration: one JSON object per optimiser step, in order.
 
-    path         the file; its folder exists.
+    path         the file; its folder is made if it is not there.
     resume_from  the step (0-based) that is appended next. Rows from it on are cut away first, so
                  that a run killed and resumed leaves the same file as one never interrupted.
                  0 starts afresh.
     """
 
     def __init__(self, path: Path, *, resume_from: int = 0):
+        path.parent.mkdir(parents=True, exist_ok=True)
         _cut_back(path, resume_from)
         self._file = path.open("a", encoding="utf-8")
 

@@ -40,29 +40,28 @@ class Triplet:
 
 def join(
     prompts: Sequence[dict[str, Any]],
-    synthetic: dict[int, dict[str, list[int]]],
-    proto: dict[str, list[int]],
+    source: int,
+    synthetic: dict[str, list[int]] | None = None,
+    proto: dict[str, list[int]] | None = None,
 ) -> list[Triplet]:
-    """Prompt rows with the responses sampled for them: one triplet per prompt and source.
+    """Prompt rows with the responses sampled for them, joined on the prompt's id.
 
-    prompts    rows of prompts.parquet
-    synthetic  iteration -> prompt id -> response ids; empty for a loss that compares none
-    proto      prompt id -> response ids
+    prompts           rows of prompts.parquet
+    source            iteration whose policy sampled `synthetic`
+    synthetic, proto  prompt id -> response ids; None where none were sampled
 
     Raises ValueError naming the first prompt that a set lacks.
     """
+    sets: dict[Role, dict[str, list[int]] | None] = {"synthetic": synthetic, "proto": proto}
     triplets = []
-    for source, responses in synthetic.items() or [(0, None)]:
-        for row in prompts:
-            by_role: dict[Role, Sequence[int]] = {"annotated": row["annotated_ids"]}
-            if responses is not None:
-                missing = [
-                    s for s, d in (("synthetic", responses), ("proto", proto)) if row["id"] not in d
-                ]
-                if missing:
-                    raise ValueError(f"prompt {row['id']} has no {missing[0]} response")
-                by_role |= {"synthetic": responses[row["id"]], "proto": proto[row["id"]]}
-            triplets.append(Triplet(row["id"], row["split"], source, row["prompt_ids"], by_role))
+    for row in prompts:
+        responses: dict[Role, Sequence[int]] = {"annotated": row["annotated_ids"]}
+        for role, by_id in sets.items():
+            if by_id is not None:
+                if row["id"] not in by_id:
+                    raise ValueError(f"prompt {row['id']} has no {role} response")
+                responses[role] = by_id[row["id"]]
+        triplets.append(Triplet(row["id"], row["split"], source, row["prompt_ids"], responses))
     return triplets
 
 

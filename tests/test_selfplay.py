@@ -1,0 +1,250 @@
+"""Algorithm 1 on the embedded model: what a run leaves, what it shares, what it never does twice."""
+
+import json
+import logging
+from collections import Counter
+
+import pytest
+import torch
+from tiny import compose
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tspin import selfplay
+from tspin.artifacts import RunDir, read_json, read_rows
+from tspin.model import Policy
+from tspin.tracking import StepLog
+
+SMALL = ["data.size=24", "data.heldout=16", "selfplay.iterations=2", "optim.batch_size=8",
+         "optim.epochs=1", "decoding.batch_size=16"]  # fmt: skip
+EOS = 1  # of the embedded tokenizer
+LOSSES = ("sft", "spin", "tspin", "tspin_ref", "wo_ha")
+
+
+def play(root, loss, *overrides, name=None):
+    run = compose(f"loss={loss}", f"name={name or loss}", f"runs_dir={root}", *SMALL, *overrides)
+    rows = selfplay.run(run, command=["test"])
+    return RunDir(run.folder), rows
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """One run of each loss in one runs_dir: loss -> (folder, rows of the table)."""
+    root = tmp_path_factory.mktemp("runs")
+    return {loss: play(root, loss) for loss in LOSSES}
+
+
+def weights(folder, t):
+    return (folder.iteration(t).checkpoint / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_run_leaves_the_files_of_the_contract(runs, loss):
+    folder, _ = runs[loss]
+    names = {p.name for p in folder.path.iterdir()}
+    assert {"config.yaml", "provenance.json", "prompts.parquet", "data.json", "base"} <= names
+    for t in (0, 1):
+        found = {p.name for p in folder.iteration(t).path.iterdir()}
+        expected = {"metrics.jsonl", "checkpoint", "scores.parquet", "samples.jsonl", "eval.json",
+                    "answers.parquet", "contingency.json", "stages.json", "done.json"}  # fmt: skip
+        expected |= {"synthetic"} if loss != "sft" else set()
+        expected |= {"ref_scores.parquet"} if loss in ("spin", "tspin_ref") else set()
+        assert found == expected
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_checkpoint_is_a_plain_transformers_folder(runs, loss):
+    folder, _ = runs[loss]
+    model = AutoModelForCausalLM.from_pretrained(folder.iteration(1).checkpoint)
+    tokenizer = AutoTokenizer.from_pretrained(folder.iteration(1).checkpoint)
+    assert model.dtype == torch.float32 and tokenizer.eos_token_id is not None
+    assert model.generation_config.eos_token_id == [tokenizer.eos_token_id]
+
+
+def test_proto_samples_and_base_evaluation_are_made_once_for_all_losses(runs):
+    root = runs["tspin"][0].path.parent
+    assert len(list((root / "proto").iterdir())) == 1 == len(list((root / "base").iterdir()))
+    bits = {runs[loss][0].proto.part(0).read_bytes() for loss in LOSSES if loss != "sft"}
+    assert len(bits) == 1
+    assert not runs["sft"][0].proto.path.exists()
+
+
+@pytest.mark.parametrize("loss", [x for x in LOSSES if x != "sft"])
+def test_at_iteration_0_the_synthetic_response_is_the_proto_one(runs, loss):
+    """Trap 12: not sampled again, and not again different; at iteration 1 it is."""
+    folder, _ = runs[loss]
+    assert folder.iteration(0).synthetic.rows() == folder.proto.rows()
+    assert folder.iteration(1).synthetic.rows() != folder.proto.rows()
+    rows = read_rows(folder.iteration(0).scores)
+    by_role = {r: {x["id"]: x["logp"] for x in rows if x["role"] == r} for r in ("synthetic", "proto")}
+    assert by_role["synthetic"] == by_role["proto"]
+
+
+def test_tspin_and_wo_ha_share_iteration_0_bit_for_bit_and_part_at_iteration_1(runs):
+    tspin, without = runs["tspin"][0], runs["wo_ha"][0]
+    assert weights(tspin, 0) == weights(without, 0)
+    assert weights(tspin, 1) != weights(without, 1)
+
+
+def test_no_third_forward_at_iteration_0(tmp_path, monkeypatch):
+    asked = Counter()
+    forward = Policy.logps
+
+    def counted(self, triplets, roles):
+        asked["train" if torch.is_grad_enabled() else "score", roles] += 1
+        return forward(self, triplets, roles)
+
+    monkeypatch.setattr(Policy, "logps", counted)
+    pair, three = ("annotated", "synthetic"), ("annotated", "synthetic", "proto")
+    play(tmp_path, "tspin", "selfplay.iterations=1")
+    assert set(asked) == {("train", pair), ("score", pair)}
+    asked.clear()
+    play(tmp_path, "tspin", name="two")
+    assert set(asked) == {(what, roles) for what in ("train", "score") for roles in (pair, three)}
+
+
+def test_sft_samples_nothing_unless_diagnostics_are_asked_for(runs, tmp_path):
+    folder, _ = runs["sft"]
+    assert {row["role"] for row in read_rows(folder.iteration(1).scores)} == {"annotated"}
+    asked, _ = play(tmp_path, "sft", "track.diagnostics=true")
+    assert len({row["role"] for row in read_rows(asked.iteration(1).scores)}) == 3
+    assert weights(asked, 1) == weights(folder, 1)  # looking changes nothing
+
+
+@pytest.mark.parametrize("loss", ["spin", "tspin"])
+def test_rewards_and_the_contingency_table_can_be_recounted(runs, loss):
+    """Figure 3 from scores.parquet by hand: spin's reward is 0.1 (logp - ref), tspin's is logp."""
+    folder, rows = runs[loss]
+    out = folder.iteration(1)
+    scores = read_rows(out.scores)
+    value = {(r["id"], r["role"]): r for r in scores}
+    for r in scores:
+        if loss == "spin" and r["role"] != "proto":
+            assert r["reward"] == pytest.approx(0.1 * (r["logp"] - r["ref_logp"]), rel=1e-12)
+        if loss == "tspin":
+            assert r["reward"] == r["logp"] and r["ref_logp"] is None
+    for split in ("train", "heldout"):
+        counts = Counter()
+        for i in {r["id"] for r in scores if r["split"] == split}:
+            y, s = value[i, "annotated"], value[i, "synthetic"]
+            counts[y["reward"] > s["reward"], y["logp"] > s["logp"]] += 1
+        told = read_json(out.contingency)[split]["contingency"]
+        cells = {"both": (True, True), "reward_only": (True, False),
+                 "logp_only": (False, True), "neither": (False, False)}  # fmt: skip
+        assert {c: told[c] for c in cells} == {c: counts[side] for c, side in cells.items()}
+        assert sum(told[c] for c in cells) == (24 if split == "train" else 16)
+    assert loss == "spin" or rows[-1]["reward_only"] == 0
+
+
+def test_the_reference_is_the_policy_at_the_start_of_the_iteration(runs):
+    """ref_scores of iteration 1 are the scores of the same responses under theta_1."""
+    folder, _ = runs["spin"]
+    reference = read_rows(folder.iteration(1).ref_scores)
+    annotated = {r["id"]: r["logp"] for r in reference if r["role"] == "annotated"}
+    after = read_rows(folder.iteration(0).scores)
+    for row in after:
+        if row["role"] == "annotated":
+            assert annotated[row["id"]] == pytest.approx(row["logp"], abs=1e-4)
+    first = StepLog.read(folder.iteration(1).metrics)[0]
+    assert first["advantages/current"] == 0.0  # exactly: the same batches were scored
+
+
+def test_held_out_prompts_are_never_trained_on(runs):
+    folder, _ = runs["tspin"]
+    prompts = read_rows(folder.prompts)
+    train, heldout = ({r["prompt"] for r in prompts if r["split"] == s} for s in ("train", "heldout"))
+    assert len(train) == 24 and len(heldout) == 16 and not train & heldout
+    assert [row["num_examples"] for row in StepLog.read(folder.iteration(0).metrics)] == [8, 8, 8]
+
+
+def test_accuracy_before_the_first_and_after_every_iteration(runs):
+    _, rows = runs["tspin"]
+    assert [row["iteration"] for row in rows] == ["base", 0, 1]
+    assert all({"accuracy_greedy", "accuracy_sampled"} <= set(row) for row in rows)
+    folder, _ = runs["tspin"]
+    answers = read_rows(folder.iteration(1).answers)
+    greedy = [a["correct"] for a in answers if a["decoding"] == "greedy"]
+    assert len(greedy) == 16 and rows[-1]["accuracy_greedy"] == sum(greedy) / 16
+    # what was sampled after iteration 0 is what iteration 1 starts from
+    sampled = {a["id"]: a["response"] for a in read_rows(folder.iteration(0).answers)
+               if a["decoding"] == "sampled"}  # fmt: skip
+    again = {r["id"]: r["response"] for r in folder.iteration(1).synthetic.rows()}
+    assert sampled == {i: again[i] for i in sampled}
+
+
+def test_a_complete_run_is_not_run_again(runs, monkeypatch):
+    folder, rows = runs["tspin"]
+    before = {p: p.stat().st_mtime_ns for p in folder.path.rglob("*") if p.is_file()}
+    monkeypatch.setattr("tspin.model.load", lambda *a, **k: pytest.fail("loaded a model"))
+    _, again = play(folder.path.parent, "tspin")
+    assert again == rows
+    assert {p: p.stat().st_mtime_ns for p in folder.path.rglob("*") if p.is_file()} == before
+
+
+def test_two_runs_of_one_configuration_are_bit_equal(runs, tmp_path):
+    folder, _ = play(tmp_path, "tspin")
+    for t in (0, 1):
+        assert weights(folder, t) == weights(runs["tspin"][0], t)
+
+
+def test_mixing_the_last_two_sets_doubles_the_rows_from_iteration_1_on(tmp_path):
+    folder, _ = play(tmp_path, "spin", "data.mix_last_two=true")
+    steps = [len(StepLog.read(folder.iteration(t).metrics)) for t in (0, 1)]
+    assert steps == [3, 6]
+    sources = Counter(r["source"] for r in read_rows(folder.iteration(1).ref_scores))
+    assert sources == {1: 2 * (24 + 16), 0: 2 * 24}
+    assert {r["source"] for r in read_rows(folder.iteration(1).scores)} == {1}
+
+
+def test_going_on_from_an_iteration_of_another_run(runs, tmp_path):
+    """Iteration 1 from there is iteration 1 of the run itself, with the same y0."""
+    start = runs["tspin"][0].iteration(0).path
+    folder, rows = play(tmp_path, "tspin", f"selfplay.start_from={start}")
+    assert weights(folder, 1) == weights(runs["tspin"][0], 1)
+    assert not folder.iteration(0).path.exists() and [r["iteration"] for r in rows] == ["base", 1]
+    with pytest.raises(ValueError, match="descends from another initial policy"):
+        play(tmp_path, "tspin", f"selfplay.start_from={start}", "model=micro_base", name="other")
+    with pytest.raises(ValueError, match="no finished iteration"):
+        play(tmp_path, "tspin", f"selfplay.start_from={tmp_path}", name="nowhere")
+
+
+def test_provenance_of_a_launch(runs):
+    (launch,) = read_json(runs["tspin"][0].provenance)["launches"]
+    assert launch["command"] == ["test"] and launch["versions"]["torch"] == torch.__version__
+    assert len(launch["weights"]) == 64 and launch["data"]["num_train"] == 24
+    assert launch["config"]["coef"]["lambda"] == 0.1 and launch["devices"]["threads"] == 1
+
+
+def test_samples_are_readable(runs):
+    lines = runs["tspin"][0].iteration(1).samples.read_text(encoding="utf-8").splitlines()
+    row = json.loads(lines[0])
+    assert len(lines) == 16
+    assert {"prompt", "annotated", "synthetic", "proto"} <= set(row)
+
+
+def test_a_pair_without_response_tokens_is_dropped_and_counted(tmp_path, caplog):
+    rows = [{"prompt": f"Say {i}.", "response": f"word{i}"} for i in range(30)]
+    rows += [{"prompt": "Odd one", "response": "x" * 500}, {"prompt": "p" * 500, "response": "long"}]
+    rows += [{"prompt": "same", "response": "\U0001f600 caf\u00e9 \u202e\u0633"}]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(json.dumps(r) for r in [*rows, {"prompt": "broken"}]))
+    own = [f"data.path={file}", "data.size=null", "data.heldout=2", "model.path=micro:warm"]
+    with pytest.raises(ValueError, match=r"line 34.*data.skip_bad_rows=true"):
+        play(tmp_path, "tspin", "data=file", *own, name="strict")
+    with caplog.at_level(logging.WARNING, logger="tspin"):
+        folder, result = play(
+            tmp_path, "tspin", "data=file", *own, "data.skip_bad_rows=true", name="lenient"
+        )
+    facts = read_json(folder.data)
+    assert facts["num_skipped"] == 1 and "line 34" in facts["reasons"][0]
+    assert facts["num_train"] == 31 and facts["num_responses_cut"] + facts["num_prompts_cut"] >= 1
+    for row in read_rows(folder.prompts):
+        assert len(row["prompt_ids"]) + len(row["annotated_ids"]) <= 64
+        cut = len(row["annotated"]) > 100
+        assert (row["annotated_ids"][-1] == EOS) != cut  # truncation removes EOS, nothing else does
+    assert all(torch.tensor(r["loss"]).isfinite() for r in result)
+
+
+def test_warnings_in_plain_words(tmp_path, caplog):
+    with caplog.at_level(logging.WARNING, logger="tspin"):
+        play(tmp_path, "wo_ha", "decoding.max_new_tokens=2", "selfplay.iterations=1")
+    assert "were cut at decoding.max_new_tokens" in caplog.text
