@@ -62,12 +62,14 @@ def serve() -> None:
     """
     import hydra.main  # noqa: F401  # what a child need not repeat: imports, the task's contents
     import pandas  # noqa: F401
-    import transformers.models.llama.modeling_llama  # noqa: F401
-    from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
+    import pyarrow.dataset  # noqa: F401
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from tspin import console, selfplay  # noqa: F401
+    from tspin import console, micro, selfplay  # noqa: F401
     from tspin.micro import task
 
+    for kind in (AutoModelForCausalLM, AutoTokenizer):
+        kind.from_pretrained(micro.folder("warm"))
     for split in ("train", "test"):
         task.num_available(split)
     answer = os.fdopen(os.dup(1), "w")

@@ -130,7 +130,10 @@ def load(folder: Path, *, template: str, compute: ComputeConfig) -> Policy:
         bos_token_id=tokenizer.bos_token_id,
     )
     if compute.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        # The name changes during transformers 5.
+        old = "gradient_checkpointing_enable"
+        enable = getattr(model, "activation_checkpointing_enable", None) or getattr(model, old)
+        enable({"use_reentrant": False})
     # Checkpointing only acts in training mode; with dropout 0 the two modes compute alike.
     model.train(compute.gradient_checkpointing)
     return Policy(model, renderer, where, autocast)
