@@ -32,7 +32,7 @@ NAMED_BY = ("model", "loss", "data")  # groups whose choice stands in the run's 
 log = logging.getLogger("tspin")
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def job(cfg: DictConfig) -> None:
     """One point: a single run, or one of a multirun's."""
     hydra_cfg = HydraConfig.get()

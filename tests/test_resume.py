@@ -20,10 +20,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from safetensors import safe_open
+
+from tspin.artifacts import read_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 MAIN = ROOT / "main.py"
@@ -34,7 +39,7 @@ TINY = [
 ]  # fmt: skip
 STEPS = 3  # an iteration: 24 pairs / 8
 PARTS = 3  # a set of samples: (24 + 16 prompts) / 16
-KILLS = int(os.environ.get("TSPIN_KILLS", "2"))  # per stage and loss; 9999: every event
+KILLS = int(os.environ.get("TSPIN_KILLS", "1"))  # per stage; TSPIN_KILLS=9999: at every event
 
 LOSSES = ("tspin", "spin")
 STAGES = ["start", "prepare", "proto: generate", "base: evaluate"] + [
@@ -42,12 +47,6 @@ STAGES = ["start", "prepare", "proto: generate", "base: evaluate"] + [
     for t in (0, 1)
     for stage in ("generate", "score reference", "train", "score", "evaluate", "done")
     if (t, stage) != (0, "generate")  # y' is y0 there: linked, not sampled
-]
-POINTS = [
-    pytest.param(loss, stage, id=f"{loss}-{stage}")
-    for loss in LOSSES
-    for stage in STAGES
-    if loss == "spin" or "reference" not in stage
 ]
 
 
@@ -57,7 +56,7 @@ POINTS = [
 def serve() -> None:
     """Reads jobs from stdin, one JSON object a line, and answers each in one line.
 
-    {"argv": [...], "runs": FOLDER, "log": FILE, "at": N | null, "do": "kill"} -> pid
+    {"argv": [...], "runs": FOLDER, "log": FILE, "at": N | WHAT | null, "do": "kill"} -> pid
     {"wait": PID} -> exit code, or minus the signal
     """
     import hydra.main  # noqa: F401  # what a child need not repeat: imports, the task's contents
@@ -104,7 +103,7 @@ def _child(job: dict) -> None:
 
 
 class Events:
-    """Counts what a child is about to do; at event number `at` does what it was told instead.
+    """Lists what a child is about to do; at event `at` (number or text) it does as told instead.
 
     kill  SIGKILL
     tear  SIGKILL in the middle of a write: temporaries lose half, metrics.jsonl half a row
@@ -140,7 +139,8 @@ class Events:
 
     def add(self, what: str, stage: str | None = None) -> None:
         self.seen.append((stage or self.stage, what))
-        if len(self.seen) - 1 == self.at:
+        if self.at in (len(self.seen) - 1, what):
+            self.write()
             if self.do == "tear":
                 self._tear()
             os.kill(os.getpid(), signal.SIGSTOP if self.do == "stop" else signal.SIGKILL)
@@ -192,7 +192,7 @@ class Forker:
             env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         )
 
-    def start(self, runs: Path, *argv: str, at: int | None = None, do: str = "kill") -> Child:
+    def start(self, runs: Path, *argv: str, at: int | str | None = None, do: str = "kill") -> Child:
         self._count += 1
         log = self._folder / f"{self._count}.log"
         job = {"argv": [f"runs_dir={runs}", *TINY, *argv], "runs": str(runs), "log": str(log)}
@@ -268,11 +268,23 @@ def _timeless(row: dict) -> dict:
     return {key: value for key, value in row.items() if key not in TIMES}
 
 
-def same(runs: Path, whole: Path) -> None:
-    """The two runs hold the same files with the same bits."""
+def differences(runs: Path, whole: Path) -> list[str]:
+    """The files that one of two runs lacks or that differ."""
     ours, theirs = contents(runs / "run"), contents(whole / "run")
-    assert sorted(ours) == sorted(theirs)
-    assert [name for name in ours if ours[name] != theirs[name]] == []
+    return sorted(n for n in ours.keys() | theirs.keys() if ours.get(n) != theirs.get(n))
+
+
+def own_model(folder: Path, which: str) -> Path:
+    """A copy of an embedded model. -> its weights"""
+    shutil.copytree(ROOT / "tspin/micro" / which, folder)
+    return folder / "model.safetensors"
+
+
+def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"not after {seconds} s"
+        time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")
@@ -302,7 +314,7 @@ def runs(tmp_path) -> Iterator[Path]:
 
 # --- killed ----------------------------------------------------------------------------------
 
-tried: dict[str, int] = {}  # stage -> kills, over the whole module
+tried: Counter[str] = Counter()  # stage -> kills, over the whole module
 
 
 def test_the_run_that_is_killed_has_every_stage(whole):
@@ -314,23 +326,283 @@ def test_the_run_that_is_killed_has_every_stage(whole):
             assert len((folder / f"run/iter_{t}/metrics.jsonl").read_text().splitlines()) == STEPS
 
 
-@pytest.mark.parametrize("loss, stage", POINTS)
-def test_killed_anywhere_in_a_stage_it_ends_with_the_same_bits(loss, stage, whole, forker, runs):
-    reference, events = whole[loss]
+@pytest.mark.parametrize("stage", STAGES)
+def test_killed_anywhere_in_a_stage_it_ends_with_the_same_bits(stage, whole, forker, runs):
+    reference, events = whole["spin"]
     here = [i for i, (where, _) in enumerate(events) if where == stage]
-    rng = random.Random(f"{loss} {stage}")
+    rng = random.Random(stage)
+    wrong = []
     for at in sorted(rng.sample(here, min(KILLS, len(here)))):
-        do = rng.choice(("kill", "tear"))
-        folder = runs / str(at)
-        assert forker.run(folder, f"loss={loss}", at=at, do=do).code == -signal.SIGKILL
-        child = forker.run(folder, f"loss={loss}")
+        do, folder = rng.choice(("kill", "tear")), runs / str(at)
+        assert forker.run(folder, "loss=spin", at=at, do=do).code == -signal.SIGKILL
+        child = forker.run(folder, "loss=spin")
         assert child.code == 0, f"{do} at {events[at]}:\n{child.text}"
-        try:
-            same(folder, reference)
-        except AssertionError as error:
-            raise AssertionError(f"{do} at event {at}, {events[at]}") from error
-        tried[stage] = tried.get(stage, 0) + 1
+        if differing := differences(folder, reference):
+            wrong.append(f"{do} at event {at}, {events[at][1]}: {differing}")
+        tried[stage] += 1
         shutil.rmtree(folder)
+    assert wrong == []
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_killed_again_and_again_it_ends_with_the_same_bits(seed, whole, forker, runs):
+    rng = random.Random(seed)
+    kills = 0
+    while (
+        child := forker.run(
+            runs, "loss=tspin", at=rng.randrange(35, 80), do=rng.choice(("kill", "tear"))
+        )
+    ).code:
+        assert child.code == -signal.SIGKILL, child.text
+        tried[child.events[-1][0]] += 1
+        kills += 1
+    assert kills >= 4
+    assert differences(runs, whole["tspin"][0]) == []
+
+
+def test_killed_from_outside_at_random_times_it_ends_with_the_same_bits(whole, forker, runs):
+    rng = random.Random(0)
+    for _ in range(4):
+        child = forker.start(runs, "loss=spin")
+        time.sleep(rng.uniform(0.3, 1.5))
+        child.signal(signal.SIGKILL)
+        child.wait()
+    assert forker.run(runs, "loss=spin").code == 0
+    assert differences(runs, whole["spin"][0]) == []
+
+
+def test_the_command_line_itself_killed_twice_ends_with_the_same_bits(whole, runs):
+    """The same in processes of their own, which nothing but the kernel stops."""
+    rng = random.Random(1)
+    command = [sys.executable, str(MAIN), f"runs_dir={runs}", *TINY, "loss=spin"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": ROOT}
+    for sign in ("run/config.yaml", "run/iter_0/metrics.jsonl"):
+        process = subprocess.Popen(command, **quiet)
+        until((runs / sign).exists)
+        time.sleep(rng.uniform(0, 0.5))
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    assert subprocess.run(command, **quiet).returncode == 0
+    assert differences(runs, whole["spin"][0]) == []
+
+
+def test_killed_with_nothing_saved_the_training_begins_again(whole, forker, runs):
+    rare = "compute.save_seconds=1e9"
+    assert forker.run(runs, rare, at="appended 2").code == -signal.SIGKILL
+    assert not (runs / "run/iter_0/train_state").exists()
+    assert len((runs / "run/iter_0/metrics.jsonl").read_text().splitlines()) == STEPS
+    child = forker.run(runs, rare)
+    assert child.code == 0, child.text
+    assert [what for _, what in child.events].count("step") == 2 * STEPS
+    assert differences(runs, whole["tspin"][0]) == []
+
+
+def test_killed_after_a_saved_step_only_the_rest_is_trained(whole, forker, runs):
+    assert forker.run(runs, at="appended 2", do="tear").code == -signal.SIGKILL
+    child = forker.run(runs)
+    assert [what for _, what in child.events].count("step") == 1 + STEPS
+    assert differences(runs, whole["tspin"][0]) == []
+
+
+def test_seconds_of_stages_may_be_lost_but_not_the_run(whole, forker, runs):
+    """Killed whenever it is about to note how long a stage took: there is no note at the end."""
+    note = "os.remove /run/iter_0/.stages.json.tmp"
+    for _ in ("train", "score", "evaluate"):
+        assert forker.run(runs, at=note).code == -signal.SIGKILL
+    child = forker.run(runs, at=note)
+    assert child.code == 0, child.text
+    assert differences(runs, whole["tspin"][0]) == []
+
+
+def test_every_stage_was_killed(request):
+    if KILLS and len(request.session.items) > len(STAGES):  # not when some were picked by hand
+        assert set(tried) == set(STAGES)
+        print(f"{sum(tried.values())} kills:", dict(tried))  # noqa: T201  # pytest -rP shows it
+
+
+# --- refused ---------------------------------------------------------------------------------
+
+
+def test_another_configuration_is_refused_naming_what_differs(whole, forker):
+    child = forker.run(whole["tspin"][0], "optim.lr=1e-4", "data.size=23", "data.heldout=16")
+    assert child.code == 1
+    assert "data.size (there 24, here 23)" in child.text
+    assert "optim.lr (there 3e-05, here 0.0001)" in child.text
+    assert "heldout" not in child.text and "name=" in child.text
+    assert len(child.text.splitlines()) == 1
+
+
+def test_keys_that_change_no_number_may_differ(whole, forker, runs):
+    """The folder may move too: runs_dir is one of them."""
+    shutil.copytree(whole["tspin"][0] / "run", runs / "run")
+    free = ["track.project=p", "track.entity=e", "track.group=g", "track.tags=[a]"]
+    free += ["track.wandb=offline", "compute.save_seconds=7", "compute.threads=2"]
+    child = forker.run(runs, *free)
+    assert child.code == 0, child.text
+    assert "nothing to do" in child.text
+
+
+def test_other_initial_weights_are_refused(forker, runs):
+    weights = own_model(runs / "model", "warm")
+    child = forker.run(runs, f"model.path={runs / 'model'}", at="appended 1")
+    assert child.code == -signal.SIGKILL, child.text
+    before = (runs / "run/iter_0/metrics.jsonl").read_bytes()
+    weights.write_bytes((ROOT / "tspin/micro/base/model.safetensors").read_bytes())
+    child = forker.run(runs, f"model.path={runs / 'model'}")
+    assert child.code == 1 and len(child.text.splitlines()) == 2  # the folder, the error
+    assert "began with other weights" in child.text and "name=" in child.text
+    assert (runs / "run/iter_0/metrics.jsonl").read_bytes() == before
+
+
+def test_proto_samples_of_another_key_are_refused(forker, whole, runs):
+    shutil.copytree(whole["tspin"][0] / "proto", runs / "proto")
+    (manifest,) = (runs / "proto").glob("*/manifest.json")
+    facts = json.loads(manifest.read_text())
+    facts["key"]["seed"] += 1
+    manifest.write_text(json.dumps(facts))
+    child = forker.run(runs)
+    assert child.code == 1 and not (runs / "run/proto").exists()
+    assert f"{manifest.parent} holds samples of another policy, data or decoding" in child.text
+
+
+def test_a_complete_run_is_skipped_without_its_model(forker, runs):
+    weights = own_model(runs / "model", "warm")
+    command = [f"model.path={runs / 'model'}", "selfplay.iterations=1"]
+    assert forker.run(runs, *command).code == 0
+    before = contents(runs / "run")
+    weights.write_bytes(b"")  # whoever loads or reads it now fails
+    child = forker.run(runs, *command)
+    assert child.code == 0 and "nothing to do" in child.text
+    assert contents(runs / "run") == before
+
+
+# --- two at once -----------------------------------------------------------------------------
+
+
+def test_one_folder_has_one_owner_until_it_dies(whole, forker, runs):
+    first = forker.start(runs, at="appended 1", do="stop")
+    first.until_stopped()
+    started = time.monotonic()
+    second = forker.run(runs)
+    assert second.code == 1 and time.monotonic() - started < 10
+    assert f"{runs / 'run'} is in use by another process" in second.text
+    assert len(second.text.splitlines()) == 1
+    first.signal(signal.SIGKILL)
+    assert first.wait() == -signal.SIGKILL
+    assert forker.run(runs).code == 0
+    assert differences(runs, whole["tspin"][0]) == []
+
+
+@pytest.mark.parametrize("fate", [signal.SIGCONT, signal.SIGKILL])
+def test_samples_that_two_runs_share_are_made_once(fate, whole, forker, runs):
+    """The second waits for the first; where the first dies it goes on with what there is."""
+    second_part = next(what for _, what in whole["tspin"][1] if ".part-00001" in what)
+    first = forker.start(runs, "name=first", at=second_part, do="stop")
+    first.until_stopped()
+    (part,) = (runs / "proto").glob("*/part-*")
+    made = part.stat().st_ino
+    second = forker.start(runs, "loss=spin")
+    until(lambda: (runs / "run/tracking.json").exists())
+    time.sleep(0.5)
+    assert len(list((runs / "proto").glob("*/part-*"))) == 1  # it waits
+    first.signal(fate)
+    assert first.wait() == (0 if fate == signal.SIGCONT else -signal.SIGKILL)
+    assert second.wait() == 0, second.text
+    assert part.stat().st_ino == made == (runs / "run/proto" / part.name).stat().st_ino
+    if fate == signal.SIGCONT:
+        assert (runs / "first/proto" / part.name).stat().st_ino == made
+    assert differences(runs, whole["spin"][0]) == []
+
+
+# --- no room, no right -----------------------------------------------------------------------
+
+
+@contextmanager
+def disk(folder: Path, size: str) -> Iterator[None]:
+    """A file system of its own on `folder`; skips where that is not permitted."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a small file system is not permitted here")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def remount(folder: Path, options: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("size", ["12k", "60k", "128k", "2m", "5m", "7m", "11m"])
+def test_a_full_disk_loses_nothing(size, whole, forker, runs):
+    folder = runs / "disk"
+    with disk(folder, size):
+        child = forker.run(folder, "loss=spin")
+        assert child.code == 1, child.text
+        error = child.text.splitlines()[-1]
+        assert error.startswith("error: ") and str(folder) in error
+        assert "No space left" in error and "same command" in error
+        temporary = [p for p in folder.rglob("*") if ".tmp" in p.name]
+        assert temporary == []
+        remount(folder, "size=64m")
+        child = forker.run(folder, "loss=spin")
+        assert child.code == 0, child.text
+        assert differences(folder, whole["spin"][0]) == []
+
+
+def test_a_read_only_disk_is_named(forker, runs):
+    folder = runs / "disk"
+    with disk(folder, "64m"):
+        remount(folder, "ro")
+        child = forker.run(folder)
+        assert child.code == 1 and len(child.text.splitlines()) == 1
+        assert "Read-only" in child.text and str(folder) in child.text
+
+
+def test_a_folder_below_a_file_is_named(forker, runs):
+    (runs / "file").touch()
+    for argv in ([], ["-m", "seed=0,1", "name=null"]):
+        child = forker.run(runs / "file", *argv)
+        assert child.code == 1, child.text
+        assert "Traceback" not in child.text and str(runs / "file") in child.text
+
+
+# --- diverged --------------------------------------------------------------------------------
+
+
+def test_a_diverged_training_stops_with_the_last_good_step(forker, runs):
+    """The step with lr 1e30 is the first one; the loss after it is not finite."""
+    for _ in range(2):  # and stops there again
+        child = forker.run(runs, "optim.lr=1e30")
+        error = child.text.splitlines()[-1]
+        assert child.code == 1 and error.startswith("error: iteration 0: train 1: loss nan")
+        assert "optim.lr" in error
+        trained = [r for r in read_rows(runs / "run/prompts.parquet") if r["split"] == "train"]
+        assert sum(row["id"] in error for row in trained) == 8  # the batch
+        out = runs / "run/iter_0"
+        assert sorted(p.name for p in out.iterdir()) == [
+            "metrics.jsonl",
+            "synthetic",
+            "train_state",
+        ]
+        assert [p.name for p in (out / "train_state").iterdir()] == ["state.safetensors"]
+        with safe_open(out / "train_state/state.safetensors", framework="np") as state:
+            assert state.metadata() == {"next_step": "1"}
+        assert len((out / "metrics.jsonl").read_text().splitlines()) == 1
+
+
+def test_a_point_that_fails_does_not_touch_the_others(forker, runs):
+    points = ["name=null", "selfplay.iterations=1"]
+    alone = forker.run(runs / "alone", *points, "optim.lr=1e-5")
+    assert alone.code == 0, alone.text
+    (good,) = (p for p in (runs / "alone").iterdir() if (p / "config.yaml").exists())
+    for _ in range(2):
+        child = forker.run(runs / "many", "-m", *points, "optim.lr=1e-5,1e30,3e-5")
+        assert child.code == 1 and "must be finite" in child.text
+        assert contents(runs / "many" / good.name) == contents(good)
+        assert len(list((runs / "many").glob("*/iter_0/done.json"))) == 2
+    assert child.text.count("nothing to do") == 2
 
 
 if __name__ == "__main__":

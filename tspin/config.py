@@ -28,7 +28,7 @@ Place = Annotated[str, Field(min_length=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Schedule = float | list[float]  # one value, or one per iteration; the last repeats
 LossName = Literal["sft", "spin", "tspin", "tspin_ref", "wo_ha"]
-LinkName = Literal["logistic", "exponential"]
+LinkName = Literal["logistic", "exponential"]  # losses.LINKS, unread here: it needs torch
 TemplateName = Literal["alpaca", "alpaca_space", "chat", "none"]
 
 IDENTITY_FREE = (

@@ -12,15 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from tspin.config import LinkName
 from tspin.logps import Logps, Role
 
+LinkName = Literal["logistic", "exponential"]
 Metrics = dict[str, Tensor]
 
 

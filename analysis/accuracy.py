@@ -1,0 +1,171 @@
+"""Held-out accuracy over iterations, by objective, mean and standard error over seeds.
+
+    python -m analysis.accuracy runs=RUNS out=FOLDER [metric=exact_match,greedy]
+
+Leaves accuracy.csv, accuracy.md and accuracy.png in FOLDER. Runs of one objective that differ by
+more than the seed are told apart by their names.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+import math
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from tspin.artifacts import Iteration, RunDir, read_json
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+log = logging.getLogger("tspin")
+
+# Okabe and Ito's palette, readable by colour-blind eyes; one colour per objective everywhere.
+COLOURS = {
+    "SFT": "#000000",
+    "SPIN": "#D55E00",
+    "T-SPIN": "#0072B2",
+    "T-SPIN_ref": "#56B4E9",
+    "w/o H-A": "#E69F00",
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One objective after one iteration (None: the initial policy); value in percent."""
+
+    label: str
+    iteration: int | None
+    mean: float
+    stderr: float
+    num_seeds: int
+
+
+def points(runs: Path, metric: str) -> list[Point]:
+    """Every objective and iteration of the complete runs below `runs`.
+
+    Raises ValueError where no run has the metric.
+    """
+    found: dict[tuple[str, int | None], list[float]] = {}
+    for config in sorted(runs.glob("*/config.yaml")):
+        folder = RunDir(config.parent)
+        settings = yaml.safe_load(config.read_text(encoding="utf-8"))
+        label = settings["loss"]["label"] + _apart(settings)
+        evaluated = [(None, folder.base), *((t, folder.iteration(t)) for t in folder.iterations())]
+        for t, out in evaluated:
+            value = _value(out, metric)
+            if value is not None:
+                found.setdefault((label, t), []).append(100 * value)
+    if not found:
+        raise ValueError(f"no run below {runs} has {metric} in its eval.json")
+    return [
+        Point(label, t, statistics.mean(values), _stderr(values), len(values))
+        for (label, t), values in found.items()
+    ]
+
+
+def markdown(found: Sequence[Point]) -> str:
+    """One row per objective, one column per iteration, mean +- s.e. over seeds."""
+    table = _by_label(found)
+    iterations = sorted({p.iteration for p in found if p.iteration is not None})
+    lines = [
+        "| objective | seeds | start | " + " | ".join(f"it {t}" for t in iterations) + " |",
+        "|---" * (3 + len(iterations)) + "|",
+    ]
+    for label, row in table.items():
+        cells = [f"{p.mean:.1f} +- {p.stderr:.1f}" if (p := row.get(t)) else "-"
+                 for t in (None, *iterations)]  # fmt: skip
+        seeds = max(p.num_seeds for p in row.values())
+        lines.append(f"| {label} | {seeds} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def figure(found: Sequence[Point], metric: str) -> Figure:
+    """Mean over seeds as lines, one standard error as bands; the initial policy at 0."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    drawn = Figure(figsize=(6.4, 4.0), dpi=150, layout="constrained")
+    FigureCanvasAgg(drawn)
+    axes = drawn.add_subplot()
+    for label, row in _by_label(found).items():
+        line = sorted(row.values(), key=lambda p: -1 if p.iteration is None else p.iteration)
+        x = [0 if p.iteration is None else p.iteration + 1 for p in line]
+        y, e = [p.mean for p in line], [p.stderr for p in line]
+        (drawn_line,) = axes.plot(x, y, marker="o", label=label, color=COLOURS.get(label))
+        low, high = [m - s for m, s in zip(y, e, strict=True)], [m + s for m, s in zip(y, e, strict=True)]
+        axes.fill_between(x, low, high, alpha=0.2, color=drawn_line.get_color(), linewidth=0)
+    axes.set_xlabel("iterations of self-play done")
+    axes.set_ylabel(f"held-out {metric.replace('_', ' ').replace(',', ', ')} (%)")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    return drawn
+
+
+def write(found: Sequence[Point], metric: str, out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / "accuracy.csv").open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(["objective", "iteration", "mean", "stderr", "num_seeds"])
+        for p in found:
+            t = "start" if p.iteration is None else p.iteration
+            rows.writerow([p.label, t, round(p.mean, 3), round(p.stderr, 3), p.num_seeds])
+    (out / "accuracy.md").write_text(markdown(found), encoding="utf-8")
+    figure(found, metric).savefig(out / "accuracy.png")
+
+
+def _by_label(found: Sequence[Point]) -> dict[str, dict[int | None, Point]]:
+    order = list(COLOURS)
+    table: dict[str, dict[int | None, Point]] = {}
+    for p in found:
+        table.setdefault(p.label, {})[p.iteration] = p
+    rank = {label: order.index(label) if label in order else len(order) for label in table}
+    return dict(sorted(table.items(), key=lambda item: (rank[item[0]], item[0])))
+
+
+def _apart(settings: Mapping) -> str:
+    """What a run's name says beyond model, objective, data and seed."""
+    usual = "-".join(settings[group]["name"] for group in ("model", "loss", "data"))
+    return str(settings["name"]).removeprefix(f"{usual}-s{settings['seed']}").replace("-", " ", 1)
+
+
+def _value(out: Iteration, metric: str) -> float | None:
+    if not out.evaluation.exists():
+        return None
+    for task in read_json(out.evaluation).values():
+        if metric in task:
+            return float(task[metric]["value"])
+    return None
+
+
+def _stderr(values: Sequence[float]) -> float:
+    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+
+
+def main(arguments: Sequence[str]) -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    options = {"runs": "runs", "out": "report", "metric": "exact_match,greedy"}
+    for argument in arguments:
+        key, sign, value = argument.partition("=")
+        if not sign or key not in options:
+            raise SystemExit(f"{argument}: give {', '.join(f'{k}={v}' for k, v in options.items())}")
+        options[key] = value
+    try:
+        found = points(Path(options["runs"]), options["metric"])
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from None
+    write(found, options["metric"], Path(options["out"]))
+    log.info("%s\n%s", markdown(found), options["out"])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

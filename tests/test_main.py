@@ -1,0 +1,333 @@
+"""The command line: what it refuses and how, what it prints, and the names it gives. No training.
+
+Errors come from main.main in this process; a few are asked of a real one.
+"""
+
+import logging
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+import main
+from tspin import selfplay
+
+ROOT = Path(main.__file__).parent
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """What self-play was asked to run; nothing is run."""
+    runs = []
+
+    def run(cfg, *, command):
+        runs.append(cfg)
+        return []
+
+    monkeypatch.setattr(selfplay, "run", run)
+    monkeypatch.setattr("tspin.console.results_table", lambda rows: "")
+    return runs
+
+
+@pytest.fixture
+def cli(monkeypatch, tmp_path, started):
+    """main.py WORDS, in this process and an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", [str(ROOT / "main.py"), *words])
+        main.main()
+        return started
+
+    return call
+
+
+@pytest.fixture
+def refused(cli, caplog, tmp_path, started):
+    """The one line that says why WORDS are no run."""
+
+    def call(*words):
+        caplog.clear()
+        with pytest.raises(SystemExit) as stopped:
+            cli(*words)
+        assert stopped.value.code == 2
+        assert started == [] and list(tmp_path.iterdir()) == []
+        (record,) = [r for r in caplog.records if r.levelno >= logging.ERROR]
+        line = record.getMessage()
+        assert line.startswith("error: ") and "\n" not in line
+        return line.removeprefix("error: ")
+
+    return call
+
+
+@pytest.fixture
+def point(cli, started):
+    """The Run that WORDS make."""
+
+    def call(*words):
+        started.clear()
+        cli(*words)
+        (run,) = started
+        return run
+
+    return call
+
+
+def process(*words, folder, **environment):
+    """A real one; nothing of the caller's caches, no network. -> (result, seconds)"""
+    begun = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "main.py"), *words],
+        cwd=folder,
+        env={**os.environ, "HOME": str(folder), "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    return done, time.monotonic() - begun
+
+
+# --- what is refused -----------------------------------------------------------------------------
+
+TOP = "coef, compute, data, decoding, loss, model, name, optim, runs_dir, seed, selfplay, track"
+LOSSES = "sft, spin, tspin, tspin_ref, w/o-H-A, wo_ha"
+PRESETS = "paper, quick, spin_code, spin_paper"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        # misspelt keys
+        ("sed=1", ["key sed", "did you mean seed?", TOP]),
+        ("foo=1", ["key foo", TOP]),
+        ("+foo=1", ["key foo", TOP]),
+        ("++foo=1", ["key foo", TOP]),
+        ("+foo.bar=1", ["key foo", TOP]),
+        ("coef.alhpa=1", ["key coef.alhpa", "did you mean alpha?", "alpha, beta, lambda"]),
+        ("+coef.alhpa=1", ["key coef.alhpa", "did you mean alpha?", "alpha, beta, lambda"]),
+        ("++coef.alhpa=1", ["key coef.alhpa", "did you mean alpha?", "alpha, beta, lambda"]),
+        ("coef.lam=1", ["key coef.lam", "did you mean lambda?"]),
+        ("model.path.x=1", ["model.path.x", "model.path is a single value"]),
+        ("seed=1 coef.alpha=0.3 optim.lrr=1", ["key optim.lrr", "did you mean lr?"]),
+        # misspelt groups and options
+        ("los=tspin", ["key los", "did you mean loss?", TOP]),
+        ("loss=tspn", ["loss=tspn", "did you mean tspin?", LOSSES]),
+        ("loss=w/o-HA", ["loss=w/o-HA", "did you mean w/o-H-A?", LOSSES]),
+        ("model=zephr", ["model=zephr", "did you mean zephyr?", "custom, micro, micro_base"]),
+        ("model=zephyr loss=tspn", ["loss=tspn", "did you mean tspin?", LOSSES]),
+        ("size=15k", ["size=15k", "14k, 200k, 26k, 50k, all"]),
+        ("compute=gpu", ["compute=gpu", "auto, cpu, cuda"]),
+        ("experiment=quik", ["experiment=quik", "did you mean quick?", PRESETS]),
+        ("experiment=[quick,papr]", ["experiment=papr", "did you mean paper?", PRESETS]),
+        ("experiment=null", ["experiment=null", PRESETS]),
+        ("experiment=None", ["experiment=None", PRESETS]),
+        ("experiment=", ["experiment=", PRESETS]),
+        ("model=zephyr size=null", ["size=null", "14k, 200k, 26k, 50k, all"]),
+        ("+loss=tspin", ["+loss=tspin", "write loss=tspin"]),
+        ("+experiment=quick", ["+experiment=quick", "write experiment=quick"]),
+        # wrong types, choices, words
+        ("seed=abc", ["seed='abc'", "integer"]),
+        ("seed=", ["seed=''", "integer"]),
+        ("seed=null", ["seed=None", "integer"]),
+        ("coef.alpha=x", ["coef.alpha='x'", "number", "list"]),
+        ("coef.alpha=[1,x]", ["coef.alpha.1='x'", "number"]),
+        ("track.tags=x", ["track.tags='x'", "list"]),
+        ("loss.link=logstic", ["loss.link='logstic'", "'logistic' or 'exponential'"]),
+        ("track.wandb=x", ["track.wandb='x'", "'online', 'offline' or 'none'"]),
+        ("seed=None", ["seed=None"]),
+        ("data.revision=None", ["data.revision=None", "data.revision=null"]),
+        ("name=None", ["name=None", "name=null"]),
+        ("data.path=", ["data.path=''"]),
+        ("seed=${foo}", ["foo", "seed"]),
+        ("data=file", ["data.path has to be given: data.path=VALUE"]),
+        ("model=custom data.path=x", ["model.path has to be given: model.path=VALUE"]),
+        ("model=smollm2", ["data.path has to be given"]),
+        ("tspin", ["tspin is neither GROUP=OPTION nor KEY=VALUE", "--help"]),
+        ("~loss", ["~loss"]),
+        ("~coef.alpha", ["~coef.alpha"]),
+        ("loss='a", ["loss='a"]),
+        ("optim.epochs=3 optim.schedule_epochs=2", ["optim.schedule_epochs=2", "optim.epochs=3"]),
+        # sweeps, and what looks like one
+        ("loss=tspin,spin", ["loss=tspin,spin", "-m"]),
+        ("coef.alpha=0.1,0.3", ["coef.alpha=0.1,0.3", "-m"]),
+        ("-m loss=sft,tspn", ["loss=tspn", "did you mean tspin?", LOSSES]),
+        ("-m loss=tspn,sft seed=0,1", ["loss=tspn", LOSSES]),
+        ("-m loss=sft,spin seed=0,1,x", ["seed='x'", "integer"]),
+        ("-m coef.alpha=0.1,0.3,x", ["coef.alpha='x'", "number"]),
+        ("-m seed=0,1 coef.bta=0.1,0.3", ["key coef.bta", "did you mean beta?"]),
+        ("-m seed=0,1 loss.link=logstic", ["loss.link='logstic'"]),
+        ("-m experiment=quick,quik", ["experiment=quik", PRESETS]),
+        ("-m data=micro,file", ["data.path has to be given"]),
+        ("-m model.max_length=64,20 decoding.max_new_tokens=9,30", ["=30", "model.max_length=20"]),
+        ("-m name=a seed=0,1", ["name=a", "leave it out"]),
+        ("seed=1 -m loss=sft,tspn", ["loss=tspn", LOSSES]),
+    ],
+)
+def test_one_line_names_the_key_and_the_choices(refused, words, says):
+    line = refused(*words.split())
+    assert all(word in line for word in says), line
+
+
+def test_a_real_process_says_one_line_and_exits_with_2(tmp_path):
+    done, _ = process("-m", "loss=sft,tspn", "seed=0,1", folder=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(rf"error: unknown option loss=tspn.*\(choices: {LOSSES}\)\n", done.stderr)
+    assert list(tmp_path.iterdir()) == []
+
+
+OFFLINE = {"HF_HUB_OFFLINE": "1"}
+REFUSED = {"HF_ENDPOINT": "http://127.0.0.1:9", "NO_PROXY": "*", "no_proxy": "*"}
+
+
+@pytest.mark.parametrize(("model", "hub"), [("zephyr", OFFLINE), ("mistral", REFUSED)])
+def test_without_the_hub_the_paper_run_says_what_to_give(tmp_path, model, hub):
+    """Both missing things in one line, in seconds, and nothing left behind."""
+    cache = {"HF_HOME": str(tmp_path / "hf")}
+    done, seconds = process("loss=tspin", f"model={model}", folder=tmp_path, **hub, **cache)
+    assert done.returncode == 1 and seconds < 30
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert "model.path=FOLDER" in done.stderr and "data.path=FILE" in done.stderr
+    assert not list(tmp_path.rglob("runs"))
+
+
+@pytest.mark.parametrize("reachable", ["model", "data"])
+def test_what_is_out_of_reach_is_said_before_anything_is_loaded(
+    monkeypatch, tmp_path, caplog, reachable
+):
+    def out_of_reach(*args, **kwargs):
+        raise ValueError("out of reach")
+
+    def loaded(*args, **kwargs):
+        raise AssertionError("loaded")
+
+    other = {"model": "data", "data": "model"}[reachable]
+    monkeypatch.setattr(f"tspin.selfplay.{reachable}.check_reachable", lambda *a, **k: None)
+    monkeypatch.setattr(f"tspin.selfplay.{other}.check_reachable", out_of_reach)
+    monkeypatch.setattr("tspin.selfplay.model.fetch", loaded)
+    monkeypatch.setattr("tspin.selfplay.model.load", loaded)
+    monkeypatch.setattr("tspin.selfplay.prepare", loaded)
+    monkeypatch.setattr(sys, "argv", ["main.py", "model=zephyr", f"runs_dir={tmp_path / 'runs'}"])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        main.main()
+    assert stopped.value.code == 1
+    said = [r.getMessage() for r in caplog.records if r.levelno >= logging.INFO]
+    assert said == ["error: out of reach"]
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- what is printed -----------------------------------------------------------------------------
+
+
+def test_help_lists_the_groups_and_options_that_exist(cli, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli("--help")
+    assert not stopped.value.code
+    text = capsys.readouterr().out
+    lines = text.split("Groups (")[1].split("Values (")[0].splitlines()[1:]
+    listed = {}
+    for line in filter(str.strip, lines):
+        group, options = re.split(r" {2,}", line.strip())[:2]
+        listed[group] = set(re.findall(r"[\w/-]+", options)) - {"or"}
+    there = {
+        group.name: {str(f.relative_to(group).with_suffix("")) for f in group.rglob("*.yaml")}
+        for group in main.CONF.iterdir()
+        if group.is_dir()
+    }
+    assert listed == there
+
+
+def test_every_command_that_help_shows_is_right(cli, capsys, started, tmp_path):
+    with pytest.raises(SystemExit):
+        cli("--help")
+    shown = re.findall(r"^ +python main\.py(.*?)(?:  .*)?$", capsys.readouterr().out, re.M)
+    assert len(shown) >= 6
+    for words in shown:
+        if "--hydra-help" not in words:
+            main.check(words.split())
+
+
+def test_cfg_job_prints_the_composed_configuration(cli, capsys, started):
+    cli("coef.alpha=0.3", "--cfg", "job", "loss=spin")  # flags may stand anywhere
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert shown["coef"]["alpha"] == 0.3 and shown["loss"]["name"] == "spin"
+    assert sorted(shown) == TOP.split(", ") and started == []
+
+
+def test_info_shows_the_search_path(cli, capsys, started):
+    cli("loss=spin", "--info", "searchpath")
+    assert str(main.CONF) in capsys.readouterr().out and started == []
+
+
+# --- names ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        ("", "micro-tspin-micro-s0"),
+        ("seed=3", "micro-tspin-micro-s3"),
+        ("model=zephyr", "zephyr-tspin-ultrachat-s0"),
+        ("model=mistral loss=spin", "mistral-spin-ultrachat-s0"),
+        ("coef.alpha=0.3", "micro-tspin-micro-s0-alpha=0.3"),
+        ("coef.beta=[0,0.3]", "micro-tspin-micro-s0-beta=0.0,0.3"),
+        ("optim.lr=1e-4 seed=2", "micro-tspin-micro-s2-lr=0.0001"),
+        ("optim.batch_size=8", "micro-tspin-micro-s0-optim.batch_size=8"),
+        ("model=zephyr size=14k", "zephyr-tspin-ultrachat-s0-size=14000"),
+        # what is the default anyway does not show
+        ("model=micro loss=tspin data=micro coef=paper", "micro-tspin-micro-s0"),
+        ("coef.alpha=1", "micro-tspin-micro-s0"),
+        ("coef.alpha=1.0 coef.beta=[0,0.1] seed=0", "micro-tspin-micro-s0"),
+        ("model=zephyr size=50k experiment=paper", "zephyr-tspin-ultrachat-s0"),
+        ("seed=4 data.seed=4", "micro-tspin-micro-s4"),
+        ("data.seed=4", "micro-tspin-micro-s0-data.seed=4"),
+        # nor does what changes no number
+        ("track=none runs_dir=elsewhere compute.threads=2", "micro-tspin-micro-s0"),
+        ("track.tags=[a] track.group=g track.project=p track.entity=e", "micro-tspin-micro-s0"),
+        # a name of one's own
+        ("name=mine coef.alpha=0.3", "mine"),
+        ("name=null coef.alpha=0.3", "micro-tspin-micro-s0-alpha=0.3"),
+    ],
+)
+def test_a_run_is_named_for_what_it_is(point, words, name):
+    assert point(*words.split()).name == name
+
+
+def test_the_folder_is_the_name_in_runs_dir(point):
+    assert point().folder == Path("runs/micro-tspin-micro-s0")
+    assert point("runs_dir=/x", "name=mine").folder == Path("/x/mine")
+
+
+def test_the_papers_spelling_of_without_h_a(point, cli, started):
+    assert point("loss=w/o-H-A") == point("loss=wo_ha")
+    started.clear()
+    runs = cli("-m", "loss=w/o-H-A,tspin", "seed=0,1")
+    spelt = [run for run in runs if run.loss.name == "wo_ha"]
+    assert [run.name for run in spelt] == ["micro-wo_ha-micro-s0", "micro-wo_ha-micro-s1"]
+    assert spelt[0] == point("loss=wo_ha")
+
+
+def test_a_sweep_runs_every_combination_once(cli):
+    runs = cli("loss=sft,spin", "-m", "coef.alpha=0.1,0.3", "seed=range(2)")
+    assert len({run.name for run in runs}) == len(runs) == 8
+
+
+def test_a_swept_option_may_need_another_swept_value(cli):
+    """data=file alone has no path; with the second sweep every combination has one."""
+    runs = cli("-m", "data=micro,file", "data.path=a.jsonl,b.jsonl")
+    assert len({run.name for run in runs}) == 4
+
+
+@pytest.mark.parametrize("how", ["--config-dir={}", "hydra.searchpath=[file://{}]"])
+def test_options_of_ones_own(point, tmp_path, how):
+    own = tmp_path / "own" / "model"
+    own.mkdir(parents=True)
+    text = (main.CONF / "model" / "micro.yaml").read_text().replace("name: micro", "name: mine")
+    (own / "mine.yaml").write_text(text)
+    run = point(how.format(tmp_path / "own"), "model=mine", "coef.alpha=0.3")
+    assert run.name == "mine-tspin-micro-s0-alpha=0.3"
