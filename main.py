@@ -8,8 +8,10 @@ python main.py --help
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from dataclasses import replace
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -64,8 +66,13 @@ def typed(cfg: DictConfig, hydra_cfg: Any) -> Run:
     run = load(tree | {"name": "unnamed"})
     own = [o for o in hydra_cfg.overrides.hydra if o.startswith("hydra.searchpath")]
     own += [f"{group}={hydra_cfg.runtime.choices[group]}" for group in NAMED_BY]
-    default = hydra.compose("config", [*own, f"seed={run.seed}"])
-    return replace(run, name=run_name(dump(run), plain(default, partial=True)))
+    return replace(run, name=run_name(dump(run), _alone((*own, f"seed={run.seed}"))))
+
+
+@cache
+def _alone(chosen: tuple[str, ...]) -> dict[str, Any]:
+    """What these options make with nothing else said."""
+    return plain(hydra.compose("config", list(chosen)), partial=True)
 
 
 def plain(cfg: DictConfig, *, partial: bool = False) -> dict[str, Any]:
@@ -110,6 +117,10 @@ def check(arguments: list[str]) -> list[str]:
             run = compose([*fixed, *point])
             if runs.setdefault(run.folder, run) != run:
                 raise ValueError(f"name={run.name} is one name for different runs; leave it out")
+    for folder in {run.folder.parent for run in runs.values()}:
+        there = next(p for p in [folder, *folder.absolute().parents] if p.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK):
+            raise ValueError(f"runs_dir={folder}: {there} is no folder we may write to")
     return [*words, *(a for a in arguments if a not in words)]
 
 

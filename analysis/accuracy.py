@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from tspin.artifacts import Iteration, RunDir, read_json
+from tspin.artifacts import Iteration, read_json, run_dirs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -54,9 +54,8 @@ def points(runs: Path, metric: str) -> list[Point]:
     Raises ValueError where no run has the metric.
     """
     found: dict[tuple[str, int | None], list[float]] = {}
-    for config in sorted(runs.glob("*/config.yaml")):
-        folder = RunDir(config.parent)
-        settings = yaml.safe_load(config.read_text(encoding="utf-8"))
+    for folder in run_dirs(runs):
+        settings = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
         label = settings["loss"]["label"] + _apart(settings)
         evaluated = [(None, folder.base), *((t, folder.iteration(t)) for t in folder.iterations())]
         for t, out in evaluated:

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import hydra
 import pytest
 import yaml
 
@@ -294,27 +295,27 @@ def test_info_shows_the_search_path(cli, capsys, started):
         ("name=null coef.alpha=0.3", "micro-tspin-micro-s0-alpha=0.3"),
     ],
 )
-def test_a_run_is_named_for_what_it_is(point, words, name):
-    assert point(*words.split()).name == name
+def test_a_run_is_named_for_what_it_is(words, name):
+    with hydra.initialize_config_dir(str(main.CONF), version_base="1.3"):
+        assert main.compose(words.split()).name == name
 
 
-def test_the_folder_is_the_name_in_runs_dir(point):
+def test_the_folder_is_the_name_in_runs_dir(point, tmp_path):
     assert point().folder == Path("runs/micro-tspin-micro-s0")
-    assert point("runs_dir=/x", "name=mine").folder == Path("/x/mine")
+    assert point(f"runs_dir={tmp_path}", "name=mine").folder == tmp_path / "mine"
 
 
 def test_the_papers_spelling_of_without_h_a(point, cli, started):
     assert point("loss=w/o-H-A") == point("loss=wo_ha")
     started.clear()
-    runs = cli("-m", "loss=w/o-H-A,tspin", "seed=0,1")
-    spelt = [run for run in runs if run.loss.name == "wo_ha"]
-    assert [run.name for run in spelt] == ["micro-wo_ha-micro-s0", "micro-wo_ha-micro-s1"]
-    assert spelt[0] == point("loss=wo_ha")
+    runs = list(cli("-m", "loss=w/o-H-A,tspin"))
+    assert [run.name for run in runs] == ["micro-wo_ha-micro-s0", "micro-tspin-micro-s0"]
+    assert runs[0] == point("loss=wo_ha")
 
 
 def test_a_sweep_runs_every_combination_once(cli):
-    runs = cli("loss=sft,spin", "-m", "coef.alpha=0.1,0.3", "seed=range(2)")
-    assert len({run.name for run in runs}) == len(runs) == 8
+    runs = cli("loss=sft,spin", "-m", "seed=range(2)")
+    assert len({run.name for run in runs}) == len(runs) == 4
 
 
 def test_a_swept_option_may_need_another_swept_value(cli):

@@ -20,7 +20,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,13 +40,17 @@ STEPS = 3  # an iteration: 24 pairs / 8
 PARTS = 3  # a set of samples: (24 + 16 prompts) / 16
 KILLS = int(os.environ.get("TSPIN_KILLS", "1"))  # per stage; TSPIN_KILLS=9999: at every event
 
-LOSSES = ("tspin", "spin")
+LOSSES = ("tspin", "spin")  # without and with a reference
 STAGES = ["start", "prepare", "proto: generate", "base: evaluate"] + [
     f"iteration {t}: {stage}"
     for t in (0, 1)
     for stage in ("generate", "score reference", "train", "score", "evaluate", "done")
     if (t, stage) != (0, "generate")  # y' is y0 there: linked, not sampled
 ]
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="forks with torch loaded, and reads /proc"
+)
 
 
 # --- the process that forks ------------------------------------------------------------------
@@ -72,14 +75,19 @@ def serve() -> None:
     for split in ("train", "test"):
         task.num_available(split)
     answer = os.fdopen(os.dup(1), "w")
+    alive = set()
     for line in sys.stdin:
         job = json.loads(line)
         if "wait" in job:
             result = os.waitstatus_to_exitcode(os.waitpid(job["wait"], 0)[1])
+            alive.remove(job["wait"])
         else:
             result = os.fork() or _child(job)
+            alive.add(result)
         answer.write(f"{result}\n")
         answer.flush()
+    for pid in alive:  # a test failed and left them, maybe stopped
+        os.kill(pid, signal.SIGKILL)
 
 
 def _child(job: dict) -> None:
@@ -106,7 +114,7 @@ class Events:
     """Lists what a child is about to do; at event `at` (number or text) it does as told instead.
 
     kill  SIGKILL
-    tear  SIGKILL in the middle of a write: temporaries lose half, metrics.jsonl half a row
+    tear  SIGKILL in the middle of a write: temporaries lose half, metrics.jsonl the end
     stop  SIGSTOP, until somebody continues or kills it
     """
 
@@ -163,10 +171,8 @@ class Events:
             return
         path = os.fsdecode(args[0]) if isinstance(args[0], (str, bytes, os.PathLike)) else ""
         if path.startswith(self.runs):
-            inside = path.removeprefix(self.runs)
-            done = "done.json" in path or "train_state" in path and event in ("os.rmdir",)
-            stage = f"{self.stage.split(':')[0]}: done" if done else None
-            self.add(f"{event} {inside}", stage)
+            done = f"{self.stage.split(':')[0]}: done" if "done.json" in path else None
+            self.add(f"{event} {path.removeprefix(self.runs)}", done)
 
     def _tear(self) -> None:
         for path in Path(self.runs).rglob("*"):
@@ -228,8 +234,8 @@ class Child:
         os.kill(self.pid, which)
 
     def until_stopped(self) -> None:
-        while Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "T":
-            time.sleep(0.01)
+        stat = Path(f"/proc/{self.pid}/stat")
+        until(lambda: stat.read_text().rsplit(")", 1)[1].split()[0] == "T")
 
     @property
     def text(self) -> str:
@@ -314,8 +320,6 @@ def runs(tmp_path) -> Iterator[Path]:
 
 # --- killed ----------------------------------------------------------------------------------
 
-tried: Counter[str] = Counter()  # stage -> kills, over the whole module
-
 
 def test_the_run_that_is_killed_has_every_stage(whole):
     for loss, (folder, events) in whole.items():
@@ -339,7 +343,7 @@ def test_killed_anywhere_in_a_stage_it_ends_with_the_same_bits(stage, whole, for
         assert child.code == 0, f"{do} at {events[at]}:\n{child.text}"
         if differing := differences(folder, reference):
             wrong.append(f"{do} at event {at}, {events[at][1]}: {differing}")
-        tried[stage] += 1
+        print(f"{do} at {at}: {events[at][1]}")  # noqa: T201  # pytest -rP lists what was tried
         shutil.rmtree(folder)
     assert wrong == []
 
@@ -354,7 +358,7 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(seed, whole, forker, 
         )
     ).code:
         assert child.code == -signal.SIGKILL, child.text
-        tried[child.events[-1][0]] += 1
+        print(*child.events[-1])  # noqa: T201  # as above
         kills += 1
     assert kills >= 4
     assert differences(runs, whole["tspin"][0]) == []
@@ -371,18 +375,18 @@ def test_killed_from_outside_at_random_times_it_ends_with_the_same_bits(whole, f
     assert differences(runs, whole["spin"][0]) == []
 
 
-def test_the_command_line_itself_killed_twice_ends_with_the_same_bits(whole, runs):
+def test_the_command_line_itself_killed_twice_ends_with_the_same_bits(whole, forker, runs):
     """The same in processes of their own, which nothing but the kernel stops."""
     rng = random.Random(1)
     command = [sys.executable, str(MAIN), f"runs_dir={runs}", *TINY, "loss=spin"]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": ROOT}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": runs}
     for sign in ("run/config.yaml", "run/iter_0/metrics.jsonl"):
         process = subprocess.Popen(command, **quiet)
         until((runs / sign).exists)
         time.sleep(rng.uniform(0, 0.5))
         process.kill()
         assert process.wait() == -signal.SIGKILL
-    assert subprocess.run(command, **quiet).returncode == 0
+    assert forker.run(runs, "loss=spin").code == 0
     assert differences(runs, whole["spin"][0]) == []
 
 
@@ -412,12 +416,6 @@ def test_seconds_of_stages_may_be_lost_but_not_the_run(whole, forker, runs):
     child = forker.run(runs, at=note)
     assert child.code == 0, child.text
     assert differences(runs, whole["tspin"][0]) == []
-
-
-def test_every_stage_was_killed(request):
-    if KILLS and len(request.session.items) > len(STAGES):  # not when some were picked by hand
-        assert set(tried) == set(STAGES)
-        print(f"{sum(tried.values())} kills:", dict(tried))  # noqa: T201  # pytest -rP shows it
 
 
 # --- refused ---------------------------------------------------------------------------------
@@ -534,19 +532,29 @@ def remount(folder: Path, options: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True)
 
 
-@pytest.mark.parametrize("size", ["12k", "60k", "128k", "2m", "5m", "7m", "11m"])
-def test_a_full_disk_loses_nothing(size, whole, forker, runs):
+FULL = {  # the file that finds no room, or thereabouts -> size of the disk, overrides
+    "prompts": ("12k", ()),
+    "metrics": ("60k", ()),
+    "train_state": ("2m", ()),
+    "the next train_state": ("7m", ()),
+    "checkpoint": ("1m", ("compute.save_seconds=1e9",)),
+}
+
+
+@pytest.mark.parametrize("size, argv", FULL.values(), ids=FULL)
+def test_a_full_disk_loses_nothing(size, argv, whole, forker, runs):
     folder = runs / "disk"
     with disk(folder, size):
-        child = forker.run(folder, "loss=spin")
+        child = forker.run(folder, "loss=spin", *argv)
         assert child.code == 1, child.text
         error = child.text.splitlines()[-1]
+        print(error)  # noqa: T201  # which file it was
         assert error.startswith("error: ") and str(folder) in error
         assert "No space left" in error and "same command" in error
         temporary = [p for p in folder.rglob("*") if ".tmp" in p.name]
         assert temporary == []
         remount(folder, "size=64m")
-        child = forker.run(folder, "loss=spin")
+        child = forker.run(folder, "loss=spin", *argv)
         assert child.code == 0, child.text
         assert differences(folder, whole["spin"][0]) == []
 
@@ -556,16 +564,16 @@ def test_a_read_only_disk_is_named(forker, runs):
     with disk(folder, "64m"):
         remount(folder, "ro")
         child = forker.run(folder)
-        assert child.code == 1 and len(child.text.splitlines()) == 1
-        assert "Read-only" in child.text and str(folder) in child.text
+        assert child.code == 2 and len(child.text.splitlines()) == 1
+        assert f"runs_dir={folder}: {folder} is no folder we may write to" in child.text
 
 
-def test_a_folder_below_a_file_is_named(forker, runs):
+@pytest.mark.parametrize("argv", [[], ["-m", "seed=0,1", "name=null"]], ids=["one", "many"])
+def test_a_folder_below_a_file_is_named(argv, forker, runs):
     (runs / "file").touch()
-    for argv in ([], ["-m", "seed=0,1", "name=null"]):
-        child = forker.run(runs / "file", *argv)
-        assert child.code == 1, child.text
-        assert "Traceback" not in child.text and str(runs / "file") in child.text
+    child = forker.run(runs / "file" / "runs", *argv)
+    assert child.code == 2 and len(child.text.splitlines()) == 1
+    assert f"{runs / 'file'} is no folder we may write to" in child.text
 
 
 # --- diverged --------------------------------------------------------------------------------
@@ -576,8 +584,8 @@ def test_a_diverged_training_stops_with_the_last_good_step(forker, runs):
     for _ in range(2):  # and stops there again
         child = forker.run(runs, "optim.lr=1e30")
         error = child.text.splitlines()[-1]
-        assert child.code == 1 and error.startswith("error: iteration 0: train 1: loss nan")
-        assert "optim.lr" in error
+        assert child.code == 1 and error.startswith("error: iteration 0: train 1: loss")
+        assert "nan" in error and "Try a smaller optim.lr" in error
         trained = [r for r in read_rows(runs / "run/prompts.parquet") if r["split"] == "train"]
         assert sum(row["id"] in error for row in trained) == 8  # the batch
         out = runs / "run/iter_0"
@@ -598,11 +606,11 @@ def test_a_point_that_fails_does_not_touch_the_others(forker, runs):
     assert alone.code == 0, alone.text
     (good,) = (p for p in (runs / "alone").iterdir() if (p / "config.yaml").exists())
     for _ in range(2):
-        child = forker.run(runs / "many", "-m", *points, "optim.lr=1e-5,1e30,3e-5")
+        child = forker.run(runs / "many", "-m", *points, "optim.lr=1e30,1e-5")
         assert child.code == 1 and "must be finite" in child.text
         assert contents(runs / "many" / good.name) == contents(good)
-        assert len(list((runs / "many").glob("*/iter_0/done.json"))) == 2
-    assert child.text.count("nothing to do") == 2
+        assert len(list((runs / "many").glob("*/iter_0/done.json"))) == 1
+    assert "nothing to do" in child.text
 
 
 if __name__ == "__main__":

@@ -6,9 +6,11 @@ flushed to disk and renamed. Progress is read from the directory, never from cou
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -76,18 +78,38 @@ def atomic(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.tmp")
     _remove(temporary)
     try:
-        yield temporary
-        for file in [temporary] if temporary.is_file() else sorted(temporary.rglob("*")):
-            if file.is_file():
-                with file.open("rb") as f:
-                    os.fsync(f.fileno())
-        if temporary.is_dir():
-            _remove(path)
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
+        with room_for(path):
+            yield temporary
+            for file in [temporary] if temporary.is_file() else sorted(temporary.rglob("*")):
+                if file.is_file():
+                    with file.open("rb") as f:
+                        os.fsync(f.fileno())
+            if temporary.is_dir():
+                _sync_folder(temporary)
+                _remove(path)
+            os.replace(temporary, path)
+            _sync_folder(path.parent)
     except BaseException:
         _remove(temporary)
         raise
+
+
+@contextmanager
+def room_for(path: Path) -> Iterator[None]:
+    """A full disk becomes one OSError that names `path` and the way out, whoever met it.
+
+    The writers of parquet and of safetensors name no file, and the latter raises no OSError.
+    """
+    try:
+        yield
+    except Exception as error:
+        number = getattr(error, "errno", None)
+        if number is None and (found := re.search(r"os error (\d+)", str(error))):
+            number = int(found[1])
+        if number not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        way_out = "make room and give the same command again: what is complete is kept"
+        raise OSError(number, f"{os.strerror(number)}; {way_out}", str(path)) from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -183,6 +205,10 @@ class Iteration:
     """The files of iteration t."""
 
     path: Path
+
+    @property
+    def t(self) -> int:
+        return int(self.path.resolve().name.removeprefix("iter_"))
 
     @property
     def synthetic(self) -> Responses:
@@ -287,12 +313,11 @@ class RunDir:
     def first_metrics(self) -> Path:
         """metrics.jsonl of the earliest iteration: where the run began."""
         found = self.path.glob("iter_*/metrics.jsonl")
-        return min(found, key=lambda path: int(path.parent.name.removeprefix("iter_")))
+        return min(found, key=lambda path: Iteration(path.parent).t)
 
     def iterations(self) -> list[int]:
         """Indices of the iterations that are complete."""
-        found = [p.parent.name.removeprefix("iter_") for p in self.path.glob("iter_*/done.json")]
-        return sorted(int(t) for t in found)
+        return sorted(Iteration(done.parent).t for done in self.path.glob("iter_*/done.json"))
 
     def claim(self, config: dict[str, Any], *, free: Sequence[str]) -> None:
         """Writes config.yaml once; refuses a folder that holds another configuration.
@@ -314,6 +339,11 @@ class RunDir:
                 f"{self.path} holds a run with another configuration: {'; '.join(differs)}. "
                 "Give this one a name of its own (name=...), or remove the folder"
             )
+
+
+def run_dirs(folder: Path) -> list[RunDir]:
+    """The runs in `folder`, by name."""
+    return [RunDir(config.parent) for config in sorted(folder.glob("*/config.yaml"))]
 
 
 @contextmanager

@@ -134,6 +134,7 @@ class _SelfPlay:
                     label=f"iteration {t}: train",
                 )
                 self.policies.hold(policy, out.checkpoint)
+        out.clear_train_state()
         if not out.scores.exists():
             with self._stage(t, "score"):
                 self._score_update(t, [x for x in triplets if x.source == t], reference)
@@ -147,12 +148,12 @@ class _SelfPlay:
         write_json(
             out.done,
             {
-                "seconds": read_json(out.stages),
+                # A kill between a stage's result and its seconds loses the seconds.
+                "seconds": read_json(out.stages) if out.stages.exists() else {},
                 "weights": model.weight_digest(out.checkpoint),
                 "initial_weights": read_json(self.folder.initial)["weights"],
             },
         )
-        out.clear_train_state()
 
     # --- the stages, with their place in the run ------------------------------------------
 
@@ -390,7 +391,7 @@ def _first(cfg: Run) -> int:
     """The iteration the run begins with: 0, or the one after selfplay.start_from."""
     if cfg.selfplay.start_from is None:
         return 0
-    first = int(_start_from(cfg).path.resolve().name.removeprefix("iter_")) + 1
+    first = _start_from(cfg).t + 1
     if first >= cfg.selfplay.iterations:
         raise ValueError(
             f"selfplay.iterations={cfg.selfplay.iterations} leaves nothing to do after "

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tspin.artifacts import write_text
+from tspin.artifacts import room_for, write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,6 +48,7 @@ class StepLog:
     def __init__(self, path: Path, *, resume_from: int = 0):
         path.parent.mkdir(parents=True, exist_ok=True)
         _cut_back(path, resume_from)
+        self._path = path
         self._file = path.open("a", encoding="utf-8")
 
     def append(self, row: Mapping[str, Any]) -> None:
@@ -63,15 +64,17 @@ class StepLog:
                     f"metric {key!r} is {value} at step {row['step']}; metrics must be finite: "
                     "training has diverged, resume from the last saved step with a lower optim.lr"
                 )
-        self._file.write(json.dumps(row, allow_nan=False) + "\n")
-        self._file.flush()
+        with room_for(self._path):
+            self._file.write(json.dumps(row, allow_nan=False) + "\n")
+            self._file.flush()
 
     def sync(self) -> None:
         """Force the rows to disk; called before a training state that counts on them is saved."""
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        self._file.close()
+        with room_for(self._path):  # what a full disk did not take is tried once more
+            self._file.close()
 
     def __enter__(self) -> "StepLog":
         return self

@@ -97,6 +97,7 @@ def train(
                 record.sync()  # the rows before a saved step must not be lost after it
                 save_state(out.train_state, policy, optimizer, step + 1)
                 saved = time.monotonic()
+        record.sync()  # nor the last ones after the checkpoint
     policy.save(out.checkpoint)
 
 

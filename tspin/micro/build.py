@@ -374,7 +374,7 @@ def card(
         vocab=vocab,
         command=command,
         minutes=f"{seconds / 60:.1f}",
-        versions=f"torch {torch.__version__} and transformers {transformers.__version__}",
+        versions=f"torch {torch.__version__}, transformers {transformers.__version__}",
         right=f"{RIGHT:.0%}",
         copy=f"{COPY:.0%}",
         num_warm=NUM_WARM,
@@ -403,8 +403,8 @@ Weights are stored in float16 and meant to be loaded in float32:
 
     {command} --out tspin/micro
 
-took {minutes} minutes to train with {versions}, and rewrites this file. Loss on answer
-tokens only.
+trains in {minutes} minutes and rewrites this file ({versions}). The loss is on
+answer tokens only.
 
 - pre-training: `{pretrain}`
 - warm start: `{warm}`

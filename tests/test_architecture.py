@@ -1,0 +1,364 @@
+"""What may know what: imports, file names, configuration, and the three lists of dependencies.
+
+Read from the syntax trees of the sources; only the test of torch starts a process.
+"""
+
+import ast
+import re
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from tspin import config, losses
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10, where pytest brings it
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for folder in ("tspin", "analysis")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+} | {"main": ROOT / "main.py"}
+EVERYWHERE = [*SOURCES.values(), *sorted((ROOT / "tests").rglob("*.py"))]
+
+# module -> what of ours it may import, at the top or inside a function
+MAY_IMPORT = {
+    # facts and tools: nothing, or a leaf
+    "artifacts": "",
+    "seeds": "",
+    "schemas": "",
+    "tokens": "",
+    "health": "",
+    "console": "",
+    "logps": "",
+    "sources": "schemas",
+    "triplets": "logps seeds",
+    "config": "artifacts losses",  # losses only when an objective is built: loss_at
+    "losses": "logps",
+    "data": "schemas sources micro.task",
+    "model": "artifacts config logps micro tokens triplets",
+    "tracking": "artifacts",
+    "provenance": "artifacts",
+    "report": "artifacts health logps tracking",
+    # stages
+    "prepare": "artifacts config data tokens",
+    "generate": "artifacts config console model seeds",
+    "score": "artifacts console logps losses model triplets",
+    "train": "artifacts config console logps losses model score tracking triplets",
+    "evaluate": "artifacts config console data generate micro.task model seeds",
+    # Algorithm 1
+    "selfplay": "artifacts config data evaluate generate health logps losses model prepare "
+    "provenance report score seeds tracking train triplets",
+    # the embedded model stands alone
+    "micro": "",
+    "micro.task": "",
+    "micro.tokenizer": "micro.task",
+    "micro.build": "micro.task micro.tokenizer",
+    "micro.__main__": "micro.build",
+}
+# for type checkers only, where the import itself would be a cycle
+TYPES_ONLY = {"config": "losses", "data": "config", "triplets": "config"}
+STAGES = ("prepare", "generate", "score", "train", "evaluate")
+BETWEEN_STAGES = {
+    ("train", "score"): {"Key", "reference_logps"},  # rows of ref_scores as the Logps of a batch
+    ("evaluate", "generate"): {"respond", "uniforms"},  # an answer is sampled as training data is
+}
+NO_TORCH = "artifacts config console data health schemas seeds sources tokens tracking micro.task"
+
+
+@cache
+def parsed(path):
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def walk(tree, *, types=False):
+    """Every node; those under `if TYPE_CHECKING` only with types=True, and then only those."""
+    guarded = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and getattr(node.test, "id", None) == "TYPE_CHECKING"
+        for part in node.body
+        for inner in ast.walk(part)
+    }
+    return [node for node in ast.walk(tree) if (id(node) in guarded) == types]
+
+
+def imports(module, *, types=False):
+    """(module, name or None) of every import, at the top and inside functions."""
+    for node in walk(parsed(SOURCES[module]), types=types):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, None) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: imports are absolute"
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                yield (whole, None) if whole in SOURCES else (node.module, alias.name)
+
+
+def ours(module, **options):
+    return {name for name, _ in imports(module, **options) if name in SOURCES} - {"tspin"}
+
+
+def third_party(module):
+    names = {name.split(".")[0] for t in (False, True) for name, _ in imports(module, types=t)}
+    return names - {"tspin", "analysis", *sys.stdlib_module_names}
+
+
+def literals(module):
+    """(string, line) of every literal that is no docstring; of f-strings their fixed parts."""
+    tree = parsed(SOURCES[module])
+    prose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose:
+            yield node.value, node.lineno
+
+
+def root_name(node):
+    """`cfg` of cfg.loss.name and of cfg["loss"]; the last attribute counts as a name too."""
+    names = []
+    while isinstance(node, ast.Attribute | ast.Subscript):
+        names.append(getattr(node, "attr", None))
+        node = node.value
+    return {getattr(node, "id", None), *names}
+
+
+TSPIN = [module for module in SOURCES if module.startswith("tspin.")]
+
+
+# --- who imports whom ----------------------------------------------------------------------------
+
+
+def test_the_table_is_of_the_modules_there_are():
+    assert sorted(f"tspin.{name}" for name in MAY_IMPORT) == sorted(TSPIN)
+
+
+@pytest.mark.parametrize("module", TSPIN)
+def test_import_direction(module):
+    name = module.removeprefix("tspin.")
+    found = {other.removeprefix("tspin.") for other in ours(module)}
+    assert found <= set(MAY_IMPORT[name].split())
+    typed = {other.removeprefix("tspin.") for other in ours(module, types=True)}
+    assert typed <= set(TYPES_ONLY[name].split() if name in TYPES_ONLY else [])
+
+
+def test_configuration_and_losses_name_the_same_links():
+    """Said twice so that neither has to import the other."""
+    assert get_args(config.LinkName) == get_args(losses.LinkName)
+
+
+def test_the_configuration_builds_losses_only_when_asked():
+    top = [
+        node for node in parsed(SOURCES["tspin.config"]).body if isinstance(node, ast.ImportFrom)
+    ]
+    assert "tspin.losses" not in {node.module for node in top}
+
+
+def test_stages_know_each_other_only_for_a_reason():
+    for stage in STAGES:
+        for other in STAGES:
+            found = {n for m, n in imports(f"tspin.{stage}") if m == f"tspin.{other}"}
+            allowed = BETWEEN_STAGES[stage, other] if (stage, other) in BETWEEN_STAGES else set()
+            assert found <= allowed, f"{stage} imports {found - allowed} from {other}"
+
+
+def test_only_selfplay_knows_the_stages():
+    stages = {f"tspin.{stage}" for stage in STAGES}
+    knowing = {module for module in SOURCES if ours(module) & stages}
+    assert knowing - stages == {"tspin.selfplay"}
+    assert ours("tspin.selfplay") >= stages
+    assert {module for module in SOURCES if "tspin.selfplay" in ours(module)} == {"main"}
+
+
+def test_main_sees_configuration_selfplay_and_the_console():
+    assert ours("main") == {"tspin.config", "tspin.selfplay", "tspin.console"}
+
+
+@pytest.mark.parametrize("module", [module for module in SOURCES if module.startswith("analysis")])
+def test_analysis_reads_artifacts_only(module):
+    ours_there = {name for name in ours(module) if not name.startswith("analysis")}
+    assert ours_there <= {"tspin.artifacts"}
+    assert not third_party(module) & {"torch", "transformers", "wandb", "hydra", "omegaconf"}
+
+
+@pytest.mark.parametrize(
+    ("library", "home"),
+    [
+        ("wandb", {"tspin.tracking"}),
+        ("hydra", {"main"}),
+        ("omegaconf", {"main"}),
+        ("pydantic", {"tspin.config"}),
+        ("datasets", {"tspin.sources"}),
+        ("pickle", set()),
+    ],
+)
+def test_a_library_has_one_home(library, home):
+    found = {
+        module
+        for module in SOURCES
+        for types in (False, True)
+        if library in {name.split(".")[0] for name, _ in imports(module, types=types)}
+    }
+    assert found == home
+
+
+def test_torch_stays_out_until_there_is_something_to_compute():
+    modules = [f"tspin.{name}" for name in NO_TORCH.split()]
+    code = f"import main, {', '.join(modules)}, sys\nassert not {{'torch', 'transformers'}} & {{*sys.modules}}"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+# --- who knows what ------------------------------------------------------------------------------
+
+FILE_NAME = re.compile(r"[\w-]+\.(parquet|jsonl|json|yaml|safetensors)")
+
+
+def test_only_artifacts_spells_the_files_of_a_run():
+    names = {
+        word
+        for text, _ in literals("tspin.artifacts")
+        for word in re.findall(r"[\w.-]+", text)
+        if FILE_NAME.fullmatch(word)
+    }
+    assert {"config.yaml", "metrics.jsonl", "scores.parquet", "done.json"} <= names
+    parts = {*names, "train_state", "ref_scores", "checkpoint"}
+    spelt = [
+        f"{module}:{line}: {text!r}"
+        for module in SOURCES
+        if module != "tspin.artifacts" and not module.startswith("tspin.micro")
+        for text, line in literals(module)
+        if " " not in text  # sentences are for people
+        for part in text.split("/")
+        if part in parts or part.startswith(("iter_", "part-"))
+    ]
+    assert spelt == []
+
+
+# names a part of the configuration goes by; `model` is left out: most often it is the network
+CONFIGURATION = {"cfg", "hydra_cfg", "config", "tree", "run", "loss", "coef", "data", "optim"} | {
+    *("decoding", "how", "compute", "track", "selfplay")
+}
+
+
+@pytest.mark.parametrize("module", [m for m in SOURCES if not m.startswith("analysis")])
+def test_no_second_default_for_the_configuration(module):
+    for node in ast.walk(parsed(SOURCES[module])):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            if node.func.attr == "get" and len(node.args) + len(node.keywords) > 1:
+                assert not root_name(node.func.value) & CONFIGURATION, f"line {node.lineno}"
+        if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "getattr":
+            default = len(node.args) > 2
+            assert not (default and root_name(node.args[0]) & CONFIGURATION), f"line {node.lineno}"
+
+
+@pytest.mark.parametrize("module", sorted({*TSPIN, "main"} - {"tspin.config", "tspin.losses"}))
+def test_nobody_asks_which_loss_it_is(module):
+    losses = {"sft", "spin", "tspin", "tspin_ref", "wo_ha"}
+    for node in ast.walk(parsed(SOURCES[module])):
+        if isinstance(node, ast.Attribute) and node.attr == "name":
+            assert "loss" not in root_name(node.value), f"line {node.lineno}"
+        if isinstance(node, ast.Compare | ast.Match):
+            words = {n.value for n in ast.walk(node) if isinstance(n, ast.Constant)}
+            assert not words & losses, f"line {node.lineno}"
+    taken = {name for other, name in imports(module) if other == "tspin.losses"}
+    assert not taken & {"SFT", "SPIN", "TSPIN", "TSPINRef", "WithoutHA"}
+
+
+# --- how it is written ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", EVERYWHERE, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_module_says_what_it_is_in_ascii(path):
+    assert ast.get_docstring(parsed(path))
+    assert path.read_text(encoding="utf-8").isascii()
+
+
+def test_configuration_is_ascii():
+    files = [*(ROOT / "conf").rglob("*.yaml"), ROOT / "pyproject.toml", ROOT / "environment.yml"]
+    assert [file for file in files if not file.read_text(encoding="utf-8").isascii()] == []
+
+
+@pytest.mark.parametrize("module", SOURCES)
+def test_nothing_prints_or_pickles(module):
+    for node in ast.walk(parsed(SOURCES[module])):
+        if isinstance(node, ast.Call):
+            call = ast.unparse(node.func)
+            assert call not in ("print", "torch.save", "torch.load"), f"line {node.lineno}"
+
+
+# --- dependencies --------------------------------------------------------------------------------
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+DECLARED = [Requirement(d) for d in [*PROJECT["dependencies"], *sum(EXTRAS.values(), [])]]
+IMPORTED_AS = {"yaml": "pyyaml", "hydra": "hydra-core", "pydantic_core": "pydantic"}
+
+
+def pins(lines):
+    """{name: version} of `name==version` lines."""
+    pinned = {}
+    for line in lines:
+        requirement = Requirement(line)
+        (specifier,) = requirement.specifier
+        assert specifier.operator == "==" and "*" not in specifier.version, line
+        name = canonicalize_name(requirement.name)
+        assert name not in pinned, f"{name} is pinned twice"
+        pinned[name] = Version(specifier.version)
+    return pinned
+
+
+def constraints():
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    return pins(line for line in lines if line.strip() and not line.startswith("#"))
+
+
+def environment():
+    """(dependencies of conda, lines of pip)"""
+    file = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    (pip,) = (entry["pip"] for entry in file["dependencies"] if isinstance(entry, dict))
+    return [entry for entry in file["dependencies"] if isinstance(entry, str)], pip
+
+
+@pytest.mark.parametrize("requirement", DECLARED, ids=str)
+def test_every_dependency_is_pinned_in_its_range(requirement):
+    pinned = constraints()
+    assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)])
+
+
+def test_nothing_else_is_pinned():
+    assert set(constraints()) == {canonicalize_name(r.name) for r in DECLARED}
+
+
+def test_conda_and_pip_get_the_same():
+    _, pip = environment()
+    assert pins(line for line in pip if not line.startswith("-")) == constraints()
+    assert [line for line in pip if line.startswith("-")] in (["-e ."], ["-e .[dev]"])
+
+
+def test_python():
+    """3.14 breaks every hydra 1.3; 3.10 is the oldest whose syntax the code uses."""
+    supported = SpecifierSet(PROJECT["requires-python"])
+    assert supported == SpecifierSet(">=3.10,<3.14")
+    conda, _ = environment()
+    (python,) = (entry for entry in conda if entry.startswith("python"))
+    assert supported.contains(python.removeprefix("python").lstrip("="))
+
+
+def test_every_import_is_a_declared_dependency():
+    declared = {canonicalize_name(Requirement(d).name) for d in PROJECT["dependencies"]}
+    for module in SOURCES:
+        used = third_party(module)
+        needed = {canonicalize_name(IMPORTED_AS[n] if n in IMPORTED_AS else n) for n in used}
+        assert needed <= declared, f"{module} imports {needed - declared}"
