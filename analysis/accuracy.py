@@ -99,7 +99,10 @@ def figure(found: Sequence[Point], metric: str) -> Figure:
         x = [0 if p.iteration is None else p.iteration + 1 for p in line]
         y, e = [p.mean for p in line], [p.stderr for p in line]
         (drawn_line,) = axes.plot(x, y, marker="o", label=label, color=COLOURS.get(label))
-        low, high = [m - s for m, s in zip(y, e, strict=True)], [m + s for m, s in zip(y, e, strict=True)]
+        low, high = (
+            [m - s for m, s in zip(y, e, strict=True)],
+            [m + s for m, s in zip(y, e, strict=True)],
+        )
         axes.fill_between(x, low, high, alpha=0.2, color=drawn_line.get_color(), linewidth=0)
     axes.set_xlabel("iterations of self-play done")
     axes.set_ylabel(f"held-out {metric.replace('_', ' ').replace(',', ', ')} (%)")
@@ -156,7 +159,9 @@ def main(arguments: Sequence[str]) -> None:
     for argument in arguments:
         key, sign, value = argument.partition("=")
         if not sign or key not in options:
-            raise SystemExit(f"{argument}: give {', '.join(f'{k}={v}' for k, v in options.items())}")
+            raise SystemExit(
+                f"{argument}: give {', '.join(f'{k}={v}' for k, v in options.items())}"
+            )
         options[key] = value
     try:
         found = points(Path(options["runs"]), options["metric"])

@@ -7,7 +7,8 @@ import torch
 from tiny import compose, random_policy
 
 from tspin.artifacts import Responses
-from tspin.generate import SampleByNumber, generate, respond, uniforms
+from tspin.generate import generate
+from tspin.sampling import SampleByNumber, respond, uniforms
 
 PROMPTS = {f"p{i}": list(range(3, 4 + i % 7)) for i in range(23)}
 

@@ -57,7 +57,9 @@ def test_a_sum_over_response_tokens_by_definition():
     found = logps_of(model, triplets)
     rows = [(x.prompt_ids, x.responses[r]) for r in ROLES for x in triplets]
     expected = [by_loop(model, prompt, response) for prompt, response in rows]
-    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        found, torch.tensor(expected, dtype=torch.float64), rtol=1e-6, atol=1e-6
+    )
 
 
 def test_padding_side_changes_nothing():

@@ -203,7 +203,9 @@ def test_contingency_counts_every_row_once_and_names_ties():
     cells = contingency(t(1, 1, 0, 0, 1), t(0, 0, 1, 1, 1), t(1, 0, 1, 0, 2), t(0, 1, 0, 1, 2))
     four = [cells[c].int().tolist() for c in ("both", "reward_only", "logp_only", "neither")]
     assert four == [[1, 0, 0, 0, 0], [0, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 1, 1]]
-    assert cells["tied_reward"].int().tolist() == [0, 0, 0, 0, 1] == cells["tied_logp"].int().tolist()
+    assert (
+        cells["tied_reward"].int().tolist() == [0, 0, 0, 0, 1] == cells["tied_logp"].int().tolist()
+    )
 
 
 @given(rows, st.floats(0.01, 5))

@@ -75,7 +75,9 @@ def test_at_iteration_0_the_synthetic_response_is_the_proto_one(runs, loss):
     assert folder.iteration(0).synthetic.rows() == folder.proto.rows()
     assert folder.iteration(1).synthetic.rows() != folder.proto.rows()
     rows = read_rows(folder.iteration(0).scores)
-    by_role = {r: {x["id"]: x["logp"] for x in rows if x["role"] == r} for r in ("synthetic", "proto")}
+    by_role = {
+        r: {x["id"]: x["logp"] for x in rows if x["role"] == r} for r in ("synthetic", "proto")
+    }
     assert by_role["synthetic"] == by_role["proto"]
 
 
@@ -151,7 +153,9 @@ def test_the_reference_is_the_policy_at_the_start_of_the_iteration(runs):
 def test_held_out_prompts_are_never_trained_on(runs):
     folder, _ = runs["tspin"]
     prompts = read_rows(folder.prompts)
-    train, heldout = ({r["prompt"] for r in prompts if r["split"] == s} for s in ("train", "heldout"))
+    train, heldout = (
+        {r["prompt"] for r in prompts if r["split"] == s} for s in ("train", "heldout")
+    )
     assert len(train) == 24 and len(heldout) == 16 and not train & heldout
     assert [row["num_examples"] for row in StepLog.read(folder.iteration(0).metrics)] == [8, 8, 8]
 
@@ -223,7 +227,10 @@ def test_samples_are_readable(runs):
 
 def test_a_pair_without_response_tokens_is_dropped_and_counted(tmp_path, caplog):
     rows = [{"prompt": f"Say {i}.", "response": f"word{i}"} for i in range(30)]
-    rows += [{"prompt": "Odd one", "response": "x" * 500}, {"prompt": "p" * 500, "response": "long"}]
+    rows += [
+        {"prompt": "Odd one", "response": "x" * 500},
+        {"prompt": "p" * 500, "response": "long"},
+    ]
     rows += [{"prompt": "same", "response": "\U0001f600 caf\u00e9 \u202e\u0633"}]
     file = tmp_path / "rows.jsonl"
     file.write_text("\n".join(json.dumps(r) for r in [*rows, {"prompt": "broken"}]))

@@ -11,10 +11,10 @@ from tiny import compose, random_policy, random_triplets
 
 from tspin.artifacts import Iteration, read_rows
 from tspin.losses import SFT, SPIN, TSPIN, TSPINRef, WithoutHA
-from tspin.score import keyed, score, write_scores
+from tspin.score import score, write_scores
 from tspin.tracking import StepLog, Tracker
 from tspin.train import build_optimizer, gradient_step, load_state, lr_factor, save_state, train
-from tspin.triplets import epoch, micro_batches
+from tspin.triplets import epoch, keyed, micro_batches
 
 LOSSES = {
     "sft": SFT(),

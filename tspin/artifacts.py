@@ -23,6 +23,8 @@ import pyarrow.parquet as pq
 import yaml
 from filelock import FileLock, Timeout
 
+SHARED = ("proto", "base")  # folders of runs_dir that are no runs
+
 PROMPTS = pa.schema(
     [
         ("id", pa.string()),
@@ -339,6 +341,12 @@ class RunDir:
                 f"{self.path} holds a run with another configuration: {'; '.join(differs)}. "
                 "Give this one a name of its own (name=...), or remove the folder"
             )
+
+
+def shared_folder(runs_dir: str, kind: str, name: str, key: dict[str, Any]) -> Path:
+    """Where runs share what their key alone decides. kind: one of SHARED."""
+    assert kind in SHARED
+    return Path(runs_dir).expanduser() / kind / f"{name}-{digest(key)[:8]}"
 
 
 def run_dirs(folder: Path) -> list[RunDir]:

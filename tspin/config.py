@@ -17,7 +17,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_vali
 from pydantic.dataclasses import dataclass
 from pydantic_core import ErrorDetails
 
-from tspin.artifacts import digest, flatten
+from tspin.artifacts import SHARED, digest, flatten
 
 if TYPE_CHECKING:
     from tspin.losses import Loss
@@ -160,6 +160,11 @@ class Run:
         return Path(self.runs_dir).expanduser() / self.name
 
     @property
+    def sampling_name(self) -> str:
+        """How folders of samples that runs share are called, before their key."""
+        return f"{self.model.name}-{self.data.name}-{self.decoding.name}-s{self.seed}"
+
+    @property
     def group(self) -> str:
         """What runs that differ by seed alone have in common, for the tracker."""
         return self.track.group or self.name.replace(f"-s{self.seed}", "")
@@ -229,6 +234,8 @@ class Run:
                 f"name={self.name!r} must be one folder name: at most 250 letters, digits and "
                 ". , = + @ - _, the first a letter, a digit or _"
             )
+        if self.name in (*SHARED, "multirun"):
+            raise ValueError(f"name={self.name} is the name of a folder that runs share")
         return self
 
 

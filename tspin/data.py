@@ -8,7 +8,7 @@ join with sampled responses to triplets belongs to the stages.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 MICRO = "micro"  # data.path of the built-in task; a folder of that name is spelled ./micro
 MICRO_EVAL_SEED = 0  # every run is judged on the same prompts: seeds compare paired
 NUM_REASONS = 5  # bad rows described in full; the others are only counted
+
+
+Check = Callable[[str, str], bool | None]  # prompt, response -> right, wrong or unknown
 
 
 @dataclass(frozen=True)
@@ -187,6 +190,15 @@ def micro_pairs(
         first("train", size, seed, "data.size"),
         first(eval_split, heldout, MICRO_EVAL_SEED, "data.heldout"),
     )
+
+
+def checker(data: "DataConfig") -> Check | None:
+    """The program that checks answers to this data's prompts, where there is one."""
+    if data.path != MICRO:
+        return None
+    from tspin.micro import task
+
+    return task.check
 
 
 # Identity

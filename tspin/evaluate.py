@@ -8,26 +8,15 @@ the same luck.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from tspin.artifacts import ANSWERS, Iteration, write_json, write_rows
-from tspin.config import DataConfig, DecodingConfig
+from tspin.config import DecodingConfig
 from tspin.console import progress
-from tspin.data import MICRO
-from tspin.generate import respond, uniforms
+from tspin.data import Check
 from tspin.model import Policy
-
-Check = Callable[[str, str], bool | None]  # prompt, response -> right, wrong or unknown
-
-
-def checker(data: DataConfig) -> Check | None:
-    """The program that checks answers to this data's prompts, where there is one."""
-    if data.path != MICRO:
-        return None
-    from tspin.micro import task
-
-    return task.check
+from tspin.sampling import respond, uniforms
 
 
 def evaluate(

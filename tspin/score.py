@@ -12,16 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from tspin.artifacts import SCORES, write_json, write_rows
 from tspin.console import progress
-from tspin.logps import Logps, Role
+from tspin.logps import Role
 from tspin.losses import Loss, contingency
 from tspin.model import Policy
-from tspin.triplets import Triplet
-
-Key = tuple[str, int, str]  # prompt id, source, role
+from tspin.triplets import Key, Triplet
 
 
 @torch.no_grad()
@@ -77,25 +74,6 @@ def write_scores(
                     }
                 )
     write_rows(path, rows, SCORES)
-
-
-def reference_logps(
-    stored: dict[Key, float], batch: Sequence[Triplet], roles: tuple[Role, ...], like: Tensor
-) -> Logps:
-    """The stored reference log-probs of a batch, by role, in the dtype and device of `like`."""
-    return Logps(
-        **{
-            role: torch.tensor(
-                [stored[t.id, t.source, role] for t in batch], dtype=like.dtype, device=like.device
-            )
-            for role in roles
-        }
-    )
-
-
-def keyed(rows: Iterable[dict[str, Any]]) -> dict[Key, float]:
-    """Rows of ref_scores.parquet -> (prompt id, source, role) -> logp."""
-    return {(row["id"], row["source"], row["role"]): row["logp"] for row in rows}
 
 
 def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -27,18 +27,20 @@ from tspin.artifacts import (
     owner,
     read_json,
     read_rows,
+    shared_folder,
     write_json,
 )
 from tspin.config import IDENTITY_FREE, Run, dump
-from tspin.evaluate import Check, checker, evaluate
+from tspin.evaluate import evaluate
 from tspin.generate import generate
+from tspin.inputs import Inputs, first_iteration, start_from
 from tspin.logps import ROLES, Role
 from tspin.model import Policies
 from tspin.prepare import prepare, prompts_digest
-from tspin.score import keyed, score, write_contingency, write_scores
-from tspin.tracking import StepLog, Tracker
+from tspin.score import score, write_contingency, write_scores
+from tspin.tracking import Tracker
 from tspin.train import train
-from tspin.triplets import Triplet, epoch, join, micro_batches
+from tspin.triplets import Triplet, epoch, keyed, micro_batches
 
 log = logging.getLogger("tspin")
 
@@ -53,7 +55,7 @@ def run(cfg: Run, *, command: list[str]) -> list[dict[str, Any]]:
     folder = RunDir(cfg.folder)
     with owner(folder.path):
         folder.claim(dump(cfg), free=IDENTITY_FREE)
-        if len(folder.iterations()) < cfg.selfplay.iterations - _first(cfg):
+        if len(folder.iterations()) < cfg.selfplay.iterations - first_iteration(cfg):
             if cfg.compute.threads is not None:
                 torch.set_num_threads(cfg.compute.threads)
             _SelfPlay(cfg, folder).run(command)
@@ -78,7 +80,7 @@ class _SelfPlay:
         log.info("%s", folder.path)
         if not folder.prompts.exists():
             prepare(cfg, folder, self.policies(self.initial).renderer)
-        self.prompts = read_rows(folder.prompts)
+        self.inputs = Inputs(cfg, folder, self.initial)
         self._same_beginning()
         provenance.record(
             folder, command=command, config=dump(cfg), **read_json(folder.initial),
@@ -95,7 +97,7 @@ class _SelfPlay:
             if cfg.samples:
                 self._proto()
             self._base()
-            for t in range(_first(cfg), cfg.selfplay.iterations):
+            for t in range(first_iteration(cfg), cfg.selfplay.iterations):
                 if not folder.iteration(t).done.exists():
                     self._iterate(t)
 
@@ -103,10 +105,10 @@ class _SelfPlay:
         """From theta_t to theta_t+1."""
         cfg, out = self.cfg, self.folder.iteration(t)
         loss = cfg.loss_at(t)
-        start = self._start_of(t)
+        start = self.inputs.start_of(t)
         if cfg.samples and not out.synthetic.exists():
             self._synthesise(t, start)
-        triplets = self._triplets(t)
+        triplets = self.inputs.triplets(t)
         trained = [x for x in triplets if x.split == "train"]
         reference = None
         if loss.needs_reference:
@@ -130,7 +132,7 @@ class _SelfPlay:
                     tracker=self.tracker,
                     seed=cfg.seed,
                     t=t,
-                    steps_before=self._steps_before(t),
+                    steps_before=self.inputs.steps_before(t),
                     label=f"iteration {t}: train",
                 )
                 self.policies.hold(policy, out.checkpoint)
@@ -139,10 +141,12 @@ class _SelfPlay:
             with self._stage(t, "score"):
                 self._score_update(t, [x for x in triplets if x.source == t], reference)
         summary = write_contingency(out.contingency, read_rows(out.scores))
-        if self._check is not None and self._heldout and not out.evaluation.exists():
+        if self.inputs.check is not None and self.inputs.heldout and not out.evaluation.exists():
             with self._stage(t, "evaluate"):
                 self._evaluate(out.checkpoint, out, t + 1, f"iteration {t}: evaluate")
-        report.samples(self.folder, t, self.prompts, self.tracker, count=cfg.track.num_samples)
+        report.samples(
+            self.folder, t, self.inputs.prompts, self.tracker, count=cfg.track.num_samples
+        )
         for message in report.iteration(self.folder, t, summary, self.tracker):
             self._warn(t, message)
         write_json(
@@ -164,11 +168,9 @@ class _SelfPlay:
             return
         key = {
             **read_json(self.folder.initial),
-            "decoding": dump(cfg)["decoding"],
-            "dtype": cfg.compute.dtype,
-            "seed": cfg.seed,
+            **self._sampling(),
         }
-        shared = self._shared("proto", cfg.decoding.name, key)
+        shared = shared_folder(cfg.runs_dir, "proto", cfg.sampling_name, key)
         with owner(shared, wait=True):
             samples = Responses(shared)
             if not samples.exists():
@@ -179,22 +181,30 @@ class _SelfPlay:
 
     def _base(self) -> None:
         """What the initial policy's answers are worth, once for all runs that share its key."""
-        if self._check is None or not self._heldout or self.folder.base.evaluation.exists():
+        if (
+            self.inputs.check is None
+            or not self.inputs.heldout
+            or self.folder.base.evaluation.exists()
+        ):
             return
-        heldout = digest([[row["id"], row["prompt_ids"]] for row in self._heldout])
+        heldout = digest([[row["id"], row["prompt_ids"]] for row in self.inputs.heldout])
         key = {
             "weights": read_json(self.folder.initial)["weights"],
             "prompts": heldout,
-            "decoding": dump(self.cfg)["decoding"],
-            "dtype": self.cfg.compute.dtype,
-            "seed": self.cfg.seed,
+            **self._sampling(),
         }
-        shared = self._shared("base", self.cfg.decoding.name, key)
+        shared = shared_folder(self.cfg.runs_dir, "base", self.cfg.sampling_name, key)
         with owner(shared, wait=True):
             out = Iteration(shared)
             if not out.evaluation.exists():
                 self._evaluate(self.initial, out, 0, "base: evaluate")
             link(shared, self.folder.base.path)
+
+    def _sampling(self) -> dict[str, Any]:
+        """How responses are drawn, as part of the key of what is made from them."""
+        settings = dump(self.cfg)
+        arithmetic = [settings["compute"][key] for key in ("device", "dtype")]
+        return {"decoding": settings["decoding"], "arithmetic": arithmetic, "seed": self.cfg.seed}
 
     def _synthesise(self, t: int, start: Path) -> None:
         """y' for every prompt, from the policy at the start of iteration t; at t = 0 it is y0."""
@@ -206,14 +216,14 @@ class _SelfPlay:
                 self._generate(start, out.synthetic, t, f"iteration {t}: generate", {"t": t})
         rows = out.synthetic.rows()
         self._warn(t, health.cut([row["finish_reason"] for row in rows]))
-        annotated = {row["id"]: row["annotated_ids"] for row in self.prompts}
+        annotated = {row["id"]: row["annotated_ids"] for row in self.inputs.prompts}
         same = sum(row["response_ids"] == annotated[row["id"]] for row in rows)
         self._warn(t, health.identical(same, len(rows)))
 
     def _generate(self, start: Path, out: Responses, t: int, label: str, facts: dict) -> None:
         generate(
             self.policies(start),
-            {row["id"]: row["prompt_ids"] for row in self.prompts},
+            {row["id"]: row["prompt_ids"] for row in self.inputs.prompts},
             out,
             how=self.cfg.decoding,
             seed=self.cfg.seed,
@@ -262,11 +272,11 @@ class _SelfPlay:
         write_scores(out.scores, triplets, logps, reference=reference, loss=loss)
 
     def _evaluate(self, policy: Path, out: Iteration, t: int, label: str) -> None:
-        assert self._check is not None
+        assert self.inputs.check is not None
         evaluate(
             self.policies(policy),
-            self._heldout,
-            self._check,
+            self.inputs.heldout,
+            self.inputs.check,
             out,
             task=self.cfg.data.name,
             how=self.cfg.decoding,
@@ -274,45 +284,6 @@ class _SelfPlay:
             t=t,
             label=label,
         )
-
-    # --- what the stages read ---------------------------------------------------------------
-
-    @property
-    def _check(self) -> Check | None:
-        return checker(self.cfg.data)
-
-    @property
-    def _heldout(self) -> list[dict[str, Any]]:
-        return [row for row in self.prompts if row["split"] == "heldout"]
-
-    def _start_of(self, t: int) -> Path:
-        """The folder of theta_t."""
-        if t == 0:
-            return self.initial
-        if t == _first(self.cfg):
-            return _start_from(self.cfg).checkpoint
-        return self.folder.iteration(t - 1).checkpoint
-
-    def _synthetic(self, t: int) -> Responses:
-        if t < _first(self.cfg):
-            return _start_from(self.cfg).synthetic
-        return self.folder.iteration(t).synthetic
-
-    def _triplets(self, t: int) -> list[Triplet]:
-        """This iteration's training rows (and, with mix_last_two, the last one's) and held-out."""
-        if not self.cfg.samples:
-            return join(self.prompts, t)
-        proto = self.folder.proto.ids()
-        triplets = join(self.prompts, t, self._synthetic(t).ids(), proto)
-        if self.cfg.data.mix_last_two and t > 0:
-            trained = [row for row in self.prompts if row["split"] == "train"]
-            triplets += join(trained, t - 1, self._synthetic(t - 1).ids(), proto)
-        return triplets
-
-    def _steps_before(self, t: int) -> int:
-        """Optimiser steps of the iterations before t: the tracker's axis goes on over them."""
-        done = [self.folder.iteration(k).metrics for k in range(_first(self.cfg), t)]
-        return sum(len(StepLog.read(path)) for path in done)
 
     def _same_beginning(self) -> None:
         """Refuses to go on from other weights or prompts than the run began with."""
@@ -330,18 +301,13 @@ class _SelfPlay:
                     f"{now[key][:12]}); give this run a name of its own (name=...)"
                 )
         if self.cfg.selfplay.start_from is not None:
-            theirs = read_json(_start_from(self.cfg).done)["initial_weights"]
+            theirs = read_json(start_from(self.cfg).done)["initial_weights"]
             if theirs != now["weights"]:
                 raise ValueError(
                     f"selfplay.start_from={self.cfg.selfplay.start_from} descends from another "
                     f"initial policy (digest {theirs[:12]}) than model.path={self.cfg.model.path} "
                     f"({now['weights'][:12]}): y0 would not be its past"
                 )
-
-    def _shared(self, kind: str, label: str, key: dict[str, Any]) -> Path:
-        cfg = self.cfg
-        name = f"{cfg.model.name}-{cfg.data.name}-{label}-s{cfg.seed}-{digest(key)[:8]}"
-        return Path(cfg.runs_dir).expanduser() / kind / name
 
     # --- bookkeeping --------------------------------------------------------------------------
 
@@ -374,27 +340,3 @@ def _check_reachable(cfg: Run) -> None:
             failures.append(str(error))
     if failures:
         raise ValueError("; ".join(failures))
-
-
-def _start_from(cfg: Run) -> Iteration:
-    assert cfg.selfplay.start_from is not None
-    found = Iteration(Path(cfg.selfplay.start_from).expanduser())
-    if not found.done.exists():
-        raise ValueError(
-            f"selfplay.start_from={cfg.selfplay.start_from} is no finished iteration of a run "
-            "(RUN/iter_T with done.json); to begin with other weights use model.path=FOLDER"
-        )
-    return found
-
-
-def _first(cfg: Run) -> int:
-    """The iteration the run begins with: 0, or the one after selfplay.start_from."""
-    if cfg.selfplay.start_from is None:
-        return 0
-    first = _start_from(cfg).t + 1
-    if first >= cfg.selfplay.iterations:
-        raise ValueError(
-            f"selfplay.iterations={cfg.selfplay.iterations} leaves nothing to do after "
-            f"selfplay.start_from={cfg.selfplay.start_from}; it counts from 0, use {first + 1}"
-        )
-    return first

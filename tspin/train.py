@@ -25,9 +25,8 @@ from tspin.console import progress
 from tspin.logps import Logps
 from tspin.losses import Loss, mean_metrics
 from tspin.model import Policy
-from tspin.score import Key, reference_logps
 from tspin.tracking import StepLog, Tracker
-from tspin.triplets import Triplet, epoch, micro_batches, num_tokens
+from tspin.triplets import Key, Triplet, epoch, micro_batches, num_tokens, reference_logps
 
 log = logging.getLogger("tspin")
 

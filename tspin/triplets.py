@@ -6,7 +6,7 @@ training, scoring, restarts and the cut into micro-batches all see the same ones
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tspin.logps import Role
+from tspin.logps import Logps, Role
 from tspin.seeds import seed_for
+
+Key = tuple[str, int, str]  # prompt id, source, role: one response of a triplet
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,25 @@ def collate(triplets: Sequence[Triplet], roles: Sequence[Role], *, pad_id: int) 
         attention_mask[i, :end] = True
         response_mask[i, len(prompt) : end] = True
     return Batch(input_ids, attention_mask, response_mask)
+
+
+def keyed(rows: Iterable[dict[str, Any]]) -> dict[Key, float]:
+    """Rows of ref_scores.parquet -> (prompt id, source, role) -> logp."""
+    return {(row["id"], row["source"], row["role"]): row["logp"] for row in rows}
+
+
+def reference_logps(
+    stored: dict[Key, float], batch: Sequence[Triplet], roles: tuple[Role, ...], like: Tensor
+) -> Logps:
+    """The stored reference log-probs of a batch, by role, in the dtype and device of `like`."""
+    return Logps(
+        **{
+            role: torch.tensor(
+                [stored[t.id, t.source, role] for t in batch], dtype=like.dtype, device=like.device
+            )
+            for role in roles
+        }
+    )
 
 
 def num_tokens(triplets: Sequence[Triplet], roles: Sequence[Role]) -> int:
