@@ -370,6 +370,12 @@ def test_the_decay_is_not_over_before_the_epochs_are(epochs, schedule_epochs):
         assert f"optim.epochs={epochs}:" in message
 
 
+@pytest.mark.parametrize("name", ["proto", "base", "multirun"])
+def test_names_of_shared_folders_are_taken(name):
+    with pytest.raises(ValueError, match=f"name={name} is the name of a folder that runs share"):
+        load(tree(name=name))
+
+
 @pytest.mark.parametrize(
     "name", ["", ".", "..", ".a", "-a", "a/b", "a b", "a\n", "\xe9", "a" * 251]
 )

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
@@ -216,6 +218,30 @@ def test_provenance_of_a_launch(runs):
     assert launch["command"] == ["test"] and launch["versions"]["torch"] == torch.__version__
     assert len(launch["weights"]) == 64 and launch["data"]["num_train"] == 24
     assert launch["config"]["coef"]["lambda"] == 0.1 and launch["devices"]["threads"] == 1
+
+
+def test_one_wandb_run_goes_on_under_its_id_after_a_restart(tmp_path):
+    """Offline: two folders of one id, whose steps go on over the iterations."""
+    tracked = ["track=wandb_offline", "decoding.max_new_tokens=4"]
+    folder, _ = play(tmp_path, "tspin", *tracked)
+    folder.iteration(1).done.unlink()  # as if killed before the end
+    play(tmp_path, "tspin", *tracked)
+    files = sorted(folder.path.glob("wandb/offline-run-*/*.wandb"))
+    ids = {file.stem.removeprefix("run-") for file in files}
+    assert len(files) == 2 and ids == {read_json(folder.tracking)["id"]}
+    steps = [row["step"] for t in (0, 1) for row in StepLog.read(folder.iteration(t).metrics)]
+    history = [json.loads(x) for x in inspect(files[0]) if json.loads(x)["type"] == "history"]
+    tracked_steps = [
+        row["history"]["item"]["train/step"]
+        for row in history
+        if "train/loss" in row["history"]["item"]
+    ]
+    assert steps == [0, 1, 2, 0, 1, 2] and tracked_steps == [0, 1, 2, 3, 4, 5]
+
+
+def inspect(file):
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
 def test_samples_are_readable(runs):
