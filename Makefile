@@ -10,7 +10,7 @@ run: $(READY)
 	$(VENV)/bin/python main.py
 
 test: $(READY)
-	$(VENV)/bin/python -m pytest -n 2
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 lint: $(READY)
 	$(VENV)/bin/ruff check

@@ -31,12 +31,13 @@ def test_samples_that_equal_the_annotated_response():
     assert health.identical(5, 10) is None
 
 
-def test_a_collapsing_run_says_so_once_an_iteration(tmp_path, caplog):
+def test_a_collapsing_run_says_so_once(tmp_path, caplog):
     """Trap 11: without a reference nothing holds log pi(y) up when steps are too large."""
     run = compose(
         "loss=wo_ha", f"runs_dir={tmp_path}", "data.size=48", "data.heldout=4", "optim.lr=1e-2",
-        "selfplay.iterations=1", "optim.epochs=1", "optim.max_grad_norm=null",
+        "selfplay.iterations=2", "optim.epochs=1", "optim.max_grad_norm=null",
     )  # fmt: skip
     with caplog.at_level(logging.WARNING, logger="tspin"):
-        selfplay.run(run, command=["test"])
+        rows = selfplay.run(run, command=["test"])
+    assert rows[-1]["logps_annotated"] < -20 and rows[-2]["logps_annotated"] < -20
     assert caplog.text.count("log pi(y) has fallen") == 1

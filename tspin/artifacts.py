@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -22,6 +23,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 from filelock import FileLock, Timeout
+
+log = logging.getLogger("tspin")
 
 SHARED = ("proto", "base")  # folders of runs_dir that are no runs
 
@@ -73,8 +76,8 @@ ANSWERS = pa.schema(
 def atomic(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` to write a file or a folder to; renamed on success.
 
-    Flushed to disk before the rename. On failure the temporary is removed and `path` is as it
-    was; a temporary left by a killed process is overwritten by the next writer.
+    Flushed to disk before the rename. On failure the temporary is removed and a file at `path` is
+    as it was (a folder is written once: an old one goes right before the rename); a temporary left by a killed process is overwritten by the next writer.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
@@ -363,12 +366,15 @@ def owner(folder: Path, *, wait: bool = False) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
     try:
-        lock.acquire(timeout=-1 if wait else 0)
+        lock.acquire(timeout=0)
     except Timeout:
-        raise ValueError(
-            f"{folder} is in use by another process; wait for it, or give this run a name of "
-            "its own (name=...)"
-        ) from None
+        if not wait:
+            raise ValueError(
+                f"{folder} is in use by another process; wait for it, or give this run a name of "
+                "its own (name=...)"
+            ) from None
+        log.info("waiting for %s, which another process is making", folder)
+        lock.acquire()
     try:
         yield
     finally:

@@ -41,7 +41,7 @@ IDENTITY_FREE = (
     "compute.threads",
     "runs_dir",
 )
-"""Keys that change no number of a run, so that a relaunch may set them otherwise."""
+"""Keys that a relaunch may set otherwise: none changes a number (threads, the last bits)."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -65,8 +65,8 @@ def samples(
 
 def iteration(
     folder: RunDir, t: int, summary: dict[str, dict[str, Any]], tracker: Tracker
-) -> list[str]:
-    """Shows a finished iteration in the tracker. -> warnings about it
+) -> dict[str, str | None]:
+    """Shows a finished iteration in the tracker. -> warnings about it, by kind
 
     summary  contingency.json: by split, mean log-probs and rewards and the contingency table
     """
@@ -79,11 +79,10 @@ def iteration(
     tracker.log_iteration(t, scalars | {f"heldout/{k}": v for k, v in accuracy(out).items()})
     steps = StepLog.read(out.metrics)
     start = StepLog.read(folder.first_metrics())[0]["logps/annotated"]
-    warnings = [
-        health.saturation(steps),
-        health.collapse(start, summary["train"]["logps/annotated"]),
-    ]
-    return [message for message in warnings if message is not None]
+    return {
+        "saturation": health.saturation(steps),
+        "collapse": health.collapse(start, summary["train"]["logps/annotated"]),
+    }
 
 
 def tracking_id(folder: RunDir) -> str:

@@ -71,6 +71,7 @@ class _SelfPlay:
         self.cfg = cfg
         self.folder = folder
         self.initial = model.fetch(cfg.model)
+        self.warned: set[str] = set()
         self.policies = Policies(
             partial(model.load, template=cfg.model.template, compute=cfg.compute)
         )
@@ -147,8 +148,7 @@ class _SelfPlay:
         report.samples(
             self.folder, t, self.inputs.prompts, self.tracker, count=cfg.track.num_samples
         )
-        for message in report.iteration(self.folder, t, summary, self.tracker):
-            self._warn(t, message)
+        self._warn(t, report.iteration(self.folder, t, summary, self.tracker))
         write_json(
             out.done,
             {
@@ -202,9 +202,12 @@ class _SelfPlay:
 
     def _sampling(self) -> dict[str, Any]:
         """How responses are drawn, as part of the key of what is made from them."""
-        settings = dump(self.cfg)
-        arithmetic = [settings["compute"][key] for key in ("device", "dtype")]
-        return {"decoding": settings["decoding"], "arithmetic": arithmetic, "seed": self.cfg.seed}
+        device, autocast = model.device(self.cfg.compute)
+        return {
+            "decoding": dump(self.cfg)["decoding"],
+            "arithmetic": [device.type, str(autocast or self.cfg.compute.dtype)],
+            "seed": self.cfg.seed,
+        }
 
     def _synthesise(self, t: int, start: Path) -> None:
         """y' for every prompt, from the policy at the start of iteration t; at t = 0 it is y0."""
@@ -215,10 +218,10 @@ class _SelfPlay:
             with self._stage(t, "generate"):
                 self._generate(start, out.synthetic, t, f"iteration {t}: generate", {"t": t})
         rows = out.synthetic.rows()
-        self._warn(t, health.cut([row["finish_reason"] for row in rows]))
         annotated = {row["id"]: row["annotated_ids"] for row in self.inputs.prompts}
         same = sum(row["response_ids"] == annotated[row["id"]] for row in rows)
-        self._warn(t, health.identical(same, len(rows)))
+        reasons = [row["finish_reason"] for row in rows]
+        self._warn(t, {"cut": health.cut(reasons), "same": health.identical(same, len(rows))})
 
     def _generate(self, start: Path, out: Responses, t: int, label: str, facts: dict) -> None:
         generate(
@@ -321,9 +324,12 @@ class _SelfPlay:
         seconds[name] = round(seconds.get(name, 0.0) + time.monotonic() - started, 3)
         write_json(out.stages, seconds)
 
-    def _warn(self, t: int, message: str | None) -> None:
-        if message is not None:
-            log.warning("iteration %d: %s", t, message)
+    def _warn(self, t: int, messages: dict[str, str | None]) -> None:
+        """Says each kind of warning (health) once a run, at the iteration that first deserves it."""
+        for kind, message in messages.items():
+            if message is not None and kind not in self.warned:
+                self.warned.add(kind)
+                log.warning("iteration %d: %s", t, message)
 
 
 def _check_reachable(cfg: Run) -> None:
