@@ -22,7 +22,8 @@ class Inputs:
         self.cfg, self.folder, self.initial = cfg, folder, initial
         self.prompts: list[dict[str, Any]] = read_rows(folder.prompts)
         self.heldout = [row for row in self.prompts if row["split"] == "heldout"]
-        self.check: Check | None = checker(cfg.data)
+        # The program that checks answers; None without one, or without prompts to ask.
+        self.check: Check | None = checker(cfg.data) if self.heldout else None
 
     def start_of(self, t: int) -> Path:
         """The folder of theta_t."""

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ from tspin.prepare import prepare, prompts_digest
 from tspin.score import score, write_contingency, write_scores
 from tspin.tracking import Tracker
 from tspin.train import train
-from tspin.triplets import Triplet, epoch, keyed, micro_batches
+from tspin.triplets import Key, Triplet, epoch, keyed, micro_batches
 
 log = logging.getLogger("tspin")
 
@@ -103,61 +104,22 @@ class _SelfPlay:
                     self._iterate(t)
 
     def _iterate(self, t: int) -> None:
-        """From theta_t to theta_t+1."""
-        cfg, out = self.cfg, self.folder.iteration(t)
-        loss = cfg.loss_at(t)
-        start = self.inputs.start_of(t)
-        if cfg.samples and not out.synthetic.exists():
-            self._synthesise(t, start)
+        """From theta_t to theta_t+1: sample, score, train, score, evaluate."""
+        out = self.folder.iteration(t)
+        if self.cfg.samples and not out.synthetic.exists():
+            self._synthesise(t)
         triplets = self.inputs.triplets(t)
-        trained = [x for x in triplets if x.split == "train"]
-        reference = None
-        if loss.needs_reference:
-            if not out.ref_scores.exists():
-                with self._stage(t, "score"):
-                    self._score_reference(t, start, triplets)
-            reference = keyed(read_rows(out.ref_scores))
+        if self.cfg.loss_at(t).needs_reference and not out.ref_scores.exists():
+            self._score_reference(t, triplets)
         if not out.checkpoint.exists():
-            with self._stage(t, "train"):
-                policy = self.policies(start)
-                # From here on the weights in memory are no folder's until they are saved.
-                self.policies.forget()
-                train(
-                    policy,
-                    trained,
-                    out,
-                    loss=loss,
-                    reference=reference,
-                    optim=cfg.optim,
-                    compute=cfg.compute,
-                    tracker=self.tracker,
-                    seed=cfg.seed,
-                    t=t,
-                    steps_before=self.inputs.steps_before(t),
-                    label=f"iteration {t}: train",
-                )
-                self.policies.hold(policy, out.checkpoint)
+            self._train(t, [x for x in triplets if x.split == "train"])
         out.clear_train_state()
         if not out.scores.exists():
-            with self._stage(t, "score"):
-                self._score_update(t, [x for x in triplets if x.source == t], reference)
-        summary = write_contingency(out.contingency, read_rows(out.scores))
-        if self.inputs.check is not None and self.inputs.heldout and not out.evaluation.exists():
+            self._score_update(t, [x for x in triplets if x.source == t])
+        if self.inputs.check is not None and not out.evaluation.exists():
             with self._stage(t, "evaluate"):
                 self._evaluate(out.checkpoint, out, t + 1, f"iteration {t}: evaluate")
-        report.samples(
-            self.folder, t, self.inputs.prompts, self.tracker, count=cfg.track.num_samples
-        )
-        self._warn(t, report.iteration(self.folder, t, summary, self.tracker))
-        write_json(
-            out.done,
-            {
-                # A kill between a stage's result and its seconds loses the seconds.
-                "seconds": read_json(out.stages) if out.stages.exists() else {},
-                "weights": model.weight_digest(out.checkpoint),
-                "initial_weights": read_json(self.folder.initial)["weights"],
-            },
-        )
+        self._finish(t)
 
     # --- the stages, with their place in the run ------------------------------------------
 
@@ -209,13 +171,14 @@ class _SelfPlay:
             "seed": self.cfg.seed,
         }
 
-    def _synthesise(self, t: int, start: Path) -> None:
+    def _synthesise(self, t: int) -> None:
         """y' for every prompt, from the policy at the start of iteration t; at t = 0 it is y0."""
         out = self.folder.iteration(t)
         if t == 0:
             link(self.folder.proto.path, out.synthetic.path)
         else:
             with self._stage(t, "generate"):
+                start = self.inputs.start_of(t)
                 self._generate(start, out.synthetic, t, f"iteration {t}: generate", {"t": t})
         rows = out.synthetic.rows()
         annotated = {row["id"]: row["annotated_ids"] for row in self.inputs.prompts}
@@ -235,51 +198,77 @@ class _SelfPlay:
             facts=facts,
         )
 
-    def _score_reference(self, t: int, start: Path, triplets: Sequence[Triplet]) -> None:
+    def _score_reference(self, t: int, triplets: Sequence[Triplet]) -> None:
         """log pi_theta_t over the batches that training begins with, then over the held-out."""
         cfg, roles = self.cfg, self.cfg.loss_at(t).roles
         trained = [x for x in triplets if x.split == "train"]
         heldout = [x for x in triplets if x.split == "heldout"]
-        batches = epoch(trained, batch_size=cfg.optim.batch_size, seed=cfg.seed, t=t, epoch=0)
-        logps = score(
-            self.policies(start),
-            [
-                *(
-                    m
-                    for b in batches
-                    for m in micro_batches(b, roles, size=cfg.compute.micro_batch)
+        first = epoch(trained, batch_size=cfg.optim.batch_size, seed=cfg.seed, t=t, epoch=0)
+        with self._stage(t, "score"):
+            logps = score(
+                self.policies(self.inputs.start_of(t)),
+                chain(
+                    *(micro_batches(b, roles, size=cfg.compute.micro_batch) for b in first),
+                    micro_batches(heldout, roles, size=cfg.compute.score_batch),
                 ),
-                *micro_batches(heldout, roles, size=cfg.compute.score_batch),
-            ],
-            roles,
-            total=len(triplets),
-            label=f"iteration {t}: score reference",
-        )
-        write_scores(self.folder.iteration(t).ref_scores, triplets, logps)
+                roles,
+                total=len(triplets),
+                label=f"iteration {t}: score reference",
+            )
+            write_scores(self.folder.iteration(t).ref_scores, triplets, logps)
 
-    def _score_update(self, t: int, triplets: Sequence[Triplet], reference: dict | None) -> None:
+    def _train(self, t: int, triplets: Sequence[Triplet]) -> None:
+        cfg, out = self.cfg, self.folder.iteration(t)
+        with self._stage(t, "train"):
+            policy = self.policies(self.inputs.start_of(t))
+            # From here on the weights in memory are no folder's until they are saved.
+            self.policies.forget()
+            train(
+                policy,
+                triplets,
+                out,
+                loss=cfg.loss_at(t),
+                reference=self._reference(t),
+                optim=cfg.optim,
+                compute=cfg.compute,
+                tracker=self.tracker,
+                seed=cfg.seed,
+                t=t,
+                steps_before=self.inputs.steps_before(t),
+                label=f"iteration {t}: train",
+            )
+            self.policies.hold(policy, out.checkpoint)
+
+    def _score_update(self, t: int, triplets: Sequence[Triplet]) -> None:
         """log pi_theta_t+1 of all roles there are; at t = 0 y0 is y' and needs no third pass."""
-        out = self.folder.iteration(t)
+        out, loss = self.folder.iteration(t), self.cfg.loss_at(t)
         there = tuple(role for role in ROLES if role in triplets[0].responses)
         roles: tuple[Role, ...] = tuple(r for r in there if t > 0 or r != "proto")
-        logps = score(
-            self.policies(out.checkpoint),
-            micro_batches(triplets, roles, size=self.cfg.compute.score_batch),
-            roles,
-            total=len(triplets),
-            label=f"iteration {t}: score",
-        )
-        if roles != there:
-            logps |= {(i, s, "proto"): v for (i, s, r), v in logps.items() if r == "synthetic"}
-        loss = self.cfg.loss_at(t)
-        write_scores(out.scores, triplets, logps, reference=reference, loss=loss)
+        with self._stage(t, "score"):
+            logps = score(
+                self.policies(out.checkpoint),
+                micro_batches(triplets, roles, size=self.cfg.compute.score_batch),
+                roles,
+                total=len(triplets),
+                label=f"iteration {t}: score",
+            )
+            if roles != there:
+                logps |= {(i, s, "proto"): v for (i, s, r), v in logps.items() if r == "synthetic"}
+            write_scores(out.scores, triplets, logps, reference=self._reference(t), loss=loss)
+
+    def _reference(self, t: int) -> dict[Key, float] | None:
+        """The stored log-probs of theta_t, where the objective asks for them."""
+        if not self.cfg.loss_at(t).needs_reference:
+            return None
+        return keyed(read_rows(self.folder.iteration(t).ref_scores))
 
     def _evaluate(self, policy: Path, out: Iteration, t: int, label: str) -> None:
-        assert self.inputs.check is not None
+        check = self.inputs.check
+        assert check is not None
         evaluate(
             self.policies(policy),
             self.inputs.heldout,
-            self.inputs.check,
+            check,
             out,
             task=self.cfg.data.name,
             how=self.cfg.decoding,
@@ -311,6 +300,23 @@ class _SelfPlay:
                     f"initial policy (digest {theirs[:12]}) than model.path={self.cfg.model.path} "
                     f"({now['weights'][:12]}): y0 would not be its past"
                 )
+
+    def _finish(self, t: int) -> None:
+        """What people see of the iteration, its warnings, and done.json, written last."""
+        out = self.folder.iteration(t)
+        summary = write_contingency(out.contingency, read_rows(out.scores))
+        count = self.cfg.track.num_samples
+        report.samples(self.folder, t, self.inputs.prompts, self.tracker, count=count)
+        self._warn(t, report.iteration(self.folder, t, summary, self.tracker))
+        write_json(
+            out.done,
+            {
+                # A kill between a stage's result and its seconds loses the seconds.
+                "seconds": read_json(out.stages) if out.stages.exists() else {},
+                "weights": model.weight_digest(out.checkpoint),
+                "initial_weights": read_json(self.folder.initial)["weights"],
+            },
+        )
 
     # --- bookkeeping --------------------------------------------------------------------------
 
