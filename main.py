@@ -33,6 +33,9 @@ NAMED_BY = ("model", "loss", "data")  # groups whose choice stands in the run's 
 
 log = logging.getLogger("tspin")
 
+# ${choose:KEY, {a: 1, b: 2}} in conf/: a value that depends on another one.
+OmegaConf.register_new_resolver("choose", lambda key, table: table[key], replace=True)
+
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def job(cfg: DictConfig) -> None:

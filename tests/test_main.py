@@ -253,6 +253,28 @@ def test_every_command_that_help_shows_is_right(cli, capsys, started, tmp_path):
             main.check(words.split())
 
 
+@pytest.mark.parametrize(
+    "page", ["README.md", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs").rglob("*.md"))]
+)
+def test_every_command_of_a_page_is_right(page):
+    """Blocks and backticks alike; what stands for a user's own file composes as it stands."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    shown = re.findall(r"python main\.py((?: [^\s`#]+)*)", text)
+    assert shown or page != "README.md"
+    for words in shown:
+        if words.strip() not in ("--help", "--cfg job"):
+            main.check(words.split())
+
+
+def test_the_tests_that_the_method_page_names_are_there():
+    text = (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(test_\w+\.py)(?:::(test_\w+?)(\.\.\.)?)?`", text)
+    assert len(named) >= 10
+    for file, start, cut in named:
+        source = (ROOT / "tests" / file).read_text(encoding="utf-8")
+        assert f"def {start}" + ("" if cut or not start else "(") in source
+
+
 def test_cfg_job_prints_the_composed_configuration(cli, capsys, started):
     cli("coef.alpha=0.3", "--cfg", "job", "loss=spin")  # flags may stand anywhere
     shown = yaml.safe_load(capsys.readouterr().out)

@@ -14,10 +14,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tspin import selfplay
 from tspin.artifacts import RunDir, read_json, read_rows
 from tspin.model import Policy
+from tspin.tokens import Renderer
 from tspin.tracking import StepLog
 
 SMALL = ["data.size=24", "data.heldout=16", "selfplay.iterations=2", "optim.batch_size=8",
-         "optim.epochs=1", "decoding.batch_size=16"]  # fmt: skip
+         "optim.epochs=1", "decoding.batch_size=16", "coef.lambda=0.1"]  # fmt: skip
 EOS = 1  # of the embedded tokenizer
 LOSSES = ("sft", "spin", "tspin", "tspin_ref", "wo_ha")
 
@@ -150,6 +151,27 @@ def test_the_reference_is_the_policy_at_the_start_of_the_iteration(runs):
             assert annotated[row["id"]] == pytest.approx(row["logp"], abs=1e-4)
     first = StepLog.read(folder.iteration(1).metrics)[0]
     assert first["advantages/current"] == 0.0  # exactly: the same batches were scored
+
+
+def test_a_prompt_is_encoded_once(tmp_path, monkeypatch):
+    """Trap 1: one renderer. Every stage conditions on the ids in prompts.parquet."""
+    encoded = Counter()
+    encode = Renderer.prompt_ids
+
+    def counted(self, prompt, system=None):
+        encoded[prompt] += 1
+        return encode(self, prompt, system)
+
+    monkeypatch.setattr(Renderer, "prompt_ids", counted)
+    folder, _ = play(tmp_path, "tspin")
+    prompts = read_rows(folder.prompts)
+    assert encoded == Counter(row["prompt"] for row in prompts)
+    renderer = Renderer(
+        AutoTokenizer.from_pretrained(folder.iteration(0).checkpoint), "alpaca_space"
+    )
+    for row in prompts:
+        text = f"### Instruction: {row['prompt']}\n\n### Response: "
+        assert renderer.tokenizer.decode(row["prompt_ids"]) == text
 
 
 def test_held_out_prompts_are_never_trained_on(runs):
