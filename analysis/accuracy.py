@@ -35,6 +35,7 @@ COLOURS = {
     "T-SPIN_ref": "#56B4E9",
     "w/o H-A": "#E69F00",
 }
+STYLES = ("-", "--", ":")  # an objective, and its variants in the same colour
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,7 @@ def markdown(found: Sequence[Point]) -> str:
         "|---" * (3 + len(iterations)) + "|",
     ]
     for label, row in table.items():
-        cells = [f"{p.mean:.1f} +- {p.stderr:.1f}" if (p := row.get(t)) else "-"
-                 for t in (None, *iterations)]  # fmt: skip
+        cells = [_cell(row.get(t)) for t in (None, *iterations)]
         seeds = max(p.num_seeds for p in row.values())
         lines.append(f"| {label} | {seeds} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
@@ -91,25 +91,30 @@ def figure(found: Sequence[Point], metric: str) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    drawn = Figure(figsize=(6.4, 4.0), dpi=150, layout="constrained")
+    drawn = Figure(figsize=(8.0, 4.0), dpi=150, layout="constrained")
     FigureCanvasAgg(drawn)
     axes = drawn.add_subplot()
+    variants: dict[str, int] = {}
     for label, row in _by_label(found).items():
+        objective = next((o for o in sorted(COLOURS, key=len) if _is_variant(label, o)), label)
+        style = STYLES[variants.get(objective, 0) % len(STYLES)]
+        variants[objective] = variants.get(objective, 0) + 1
         line = sorted(row.values(), key=lambda p: -1 if p.iteration is None else p.iteration)
         x = [0 if p.iteration is None else p.iteration + 1 for p in line]
-        y, e = [p.mean for p in line], [p.stderr for p in line]
-        (drawn_line,) = axes.plot(x, y, marker="o", label=label, color=COLOURS.get(label))
-        low, high = (
-            [m - s for m, s in zip(y, e, strict=True)],
-            [m + s for m, s in zip(y, e, strict=True)],
-        )
-        axes.fill_between(x, low, high, alpha=0.2, color=drawn_line.get_color(), linewidth=0)
+        low, mean, high = ([p.mean + side * p.stderr for p in line] for side in (-1, 0, 1))
+        (curve,) = axes.plot(
+            x, mean, marker="o", markersize=4, linestyle=style, label=label,
+            color=COLOURS.get(objective),
+        )  # fmt: skip
+        axes.fill_between(x, low, high, alpha=0.15, color=curve.get_color(), linewidth=0)
     axes.set_xlabel("iterations of self-play done")
     axes.set_ylabel(f"held-out {metric.replace('_', ' ').replace(',', ', ')} (%)")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_xticks(
+        range(2 + max((p.iteration for p in found if p.iteration is not None), default=0))
+    )
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return drawn
 
 
@@ -125,6 +130,13 @@ def write(found: Sequence[Point], metric: str, out: Path) -> None:
     figure(found, metric).savefig(out / "accuracy.png")
 
 
+def _cell(point: Point | None) -> str:
+    if point is None:
+        return "-"
+    error = f" +- {point.stderr:.1f}" if point.num_seeds > 1 else ""  # one seed has none to show
+    return f"{point.mean:.1f}{error}"
+
+
 def _by_label(found: Sequence[Point]) -> dict[str, dict[int | None, Point]]:
     order = list(COLOURS)
     table: dict[str, dict[int | None, Point]] = {}
@@ -132,6 +144,10 @@ def _by_label(found: Sequence[Point]) -> dict[str, dict[int | None, Point]]:
         table.setdefault(p.label, {})[p.iteration] = p
     rank = {label: order.index(label) if label in order else len(order) for label in table}
     return dict(sorted(table.items(), key=lambda item: (rank[item[0]], item[0])))
+
+
+def _is_variant(label: str, objective: str) -> bool:
+    return label == objective or label.startswith(f"{objective} ")
 
 
 def _apart(settings: Mapping) -> str:
