@@ -56,6 +56,9 @@ def job(cfg: DictConfig) -> None:
         if single:
             sys.exit(1)
         raise  # Hydra goes on with the other points and exits with 1 in the end
+    except KeyboardInterrupt:
+        log.error("interrupted; the same command goes on from here")
+        sys.exit(130)  # of a multirun too
 
 
 def typed(cfg: DictConfig, hydra_cfg: Any) -> Run:

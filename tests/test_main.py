@@ -225,6 +225,21 @@ def test_what_is_out_of_reach_is_said_before_anything_is_loaded(
 # --- what is printed -----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("words", [[], ["-m", "seed=0,1"]])
+def test_an_interrupt_ends_the_command_in_one_line(cli, monkeypatch, caplog, words):
+    points = []
+
+    def interrupted(cfg, *, command):
+        points.append(cfg)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(selfplay, "run", interrupted)
+    with pytest.raises(SystemExit) as stopped:
+        cli(*words)
+    assert stopped.value.code == 130 and len(points) == 1  # the points behind it are not begun
+    assert "the same command goes on" in caplog.messages[-1]
+
+
 def test_help_lists_the_groups_and_options_that_exist(cli, capsys):
     with pytest.raises(SystemExit) as stopped:
         cli("--help")
