@@ -209,15 +209,15 @@ class Run:
                 f"{self.decoding.max_new_tokens} must fit into model.max_length="
                 f"{self.model.max_length}, with at least one prompt token"
             )
-        for key, schedule, low in [
+        for key, schedule, may_be_0 in [
             ("coef.alpha", self.coef.alpha, False),
             ("coef.beta", self.coef.beta, True),
             ("coef.lambda", self.coef.lam, False),
             ("optim.lr", self.optim.lr, False),
         ]:
             values = schedule if isinstance(schedule, list) else [schedule]
-            if not values or min(values) < 0 or (not low and min(values) == 0):
-                rule = "at least 0" if low else "above 0"
+            if not values or min(values) < 0 or (min(values) == 0 and not may_be_0):
+                rule = "at least 0" if may_be_0 else "above 0"
                 raise ValueError(f"{key}={schedule} must be {rule}, one value or one per iteration")
         if isinstance(self.coef.beta, list) and len(self.coef.beta) > 1 and self.coef.beta[0]:
             raise ValueError(

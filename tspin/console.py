@@ -3,6 +3,8 @@
 Nothing here is a record: the numbers live in the files of the run (see `tracking.StepLog`).
 """
 
+from __future__ import annotations
+
 import logging
 import sys
 import time

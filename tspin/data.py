@@ -5,6 +5,8 @@ task "micro". Text is taken as it is: nothing is stripped, normalised or tokeniz
 join with sampled responses to triplets belongs to the stages.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 from collections import Counter
@@ -66,7 +68,7 @@ class Dataset:
     digest: str
 
 
-def load(data: "DataConfig") -> Dataset:
+def load(data: DataConfig) -> Dataset:
     """The train and held-out pairs that the `data` section of a run asks for."""
     num_skipped = 0
     reasons: tuple[str, ...] = ()
@@ -192,7 +194,7 @@ def micro_pairs(
     )
 
 
-def checker(data: "DataConfig") -> Check | None:
+def checker(data: DataConfig) -> Check | None:
     """The program that checks answers to this data's prompts, where there is one."""
     if data.path != MICRO:
         return None

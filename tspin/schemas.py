@@ -3,6 +3,8 @@
 Text is taken as it is: nothing is stripped or normalised.
 """
 
+from __future__ import annotations
+
 import reprlib
 from collections.abc import Mapping
 

@@ -3,6 +3,8 @@
 Knows containers and where they are, not what a row means.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import re
@@ -115,7 +117,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, object]]:
         raise ValueError(f"{path}, after row {number}: unreadable parquet: {error}") from error
 
 
-def _batch_rows(batch: "pyarrow.RecordBatch") -> list[object]:
+def _batch_rows(batch: pyarrow.RecordBatch) -> list[object]:
     try:
         return batch.to_pylist()
     except UnicodeDecodeError as error:
@@ -124,7 +126,7 @@ def _batch_rows(batch: "pyarrow.RecordBatch") -> list[object]:
     return [row for i in range(batch.num_rows) for row in _batch_rows(batch.slice(i, 1))]
 
 
-def _dataset_rows(dataset: "datasets.Dataset") -> Iterator[tuple[str, object]]:
+def _dataset_rows(dataset: datasets.Dataset) -> Iterator[tuple[str, object]]:
     # Through `datasets` and not its Arrow table, which may hold encoded columns
     for start in range(0, len(dataset), ROWS_PER_BATCH):
         stop = min(start + ROWS_PER_BATCH, len(dataset))
@@ -139,7 +141,7 @@ def _dataset_rows(dataset: "datasets.Dataset") -> Iterator[tuple[str, object]]:
         yield from ((f"row {start + i}", row) for i, row in enumerate(rows, start=1))
 
 
-def _dataset_row(dataset: "datasets.Dataset", index: int) -> object:
+def _dataset_row(dataset: datasets.Dataset, index: int) -> object:
     try:
         return dataset[index]
     except UnicodeDecodeError as error:
@@ -149,7 +151,7 @@ def _dataset_row(dataset: "datasets.Dataset", index: int) -> object:
 # `datasets` folders and the hub
 
 
-def _folder_dataset(path: Path, *, split: str) -> "datasets.Dataset":
+def _folder_dataset(path: Path, *, split: str) -> datasets.Dataset:
     """A folder written by save_to_disk, or one of data files; a lone Dataset has no splits."""
     import datasets
 
@@ -169,7 +171,7 @@ def _folder_dataset(path: Path, *, split: str) -> "datasets.Dataset":
         ) from error
 
 
-def _hub_dataset(path: str, *, split: str, revision: str | None) -> "datasets.Dataset":
+def _hub_dataset(path: str, *, split: str, revision: str | None) -> datasets.Dataset:
     import datasets
     from datasets.packaged_modules.cache.cache import Cache
 

@@ -4,6 +4,8 @@ The only importer of wandb, and only when it is asked for. A failure of W&B neve
 everything it shows can be rebuilt from the files of the run.
 """
 
+from __future__ import annotations
+
 import json
 import logging
 import math
@@ -76,7 +78,7 @@ class StepLog:
         with room_for(self._path):  # what a full disk did not take is tried once more
             self._file.close()
 
-    def __enter__(self) -> "StepLog":
+    def __enter__(self) -> StepLog:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -146,7 +148,7 @@ class Tracker:
         self._failed = False
         self._set_variables: list[str] = []
 
-    def __enter__(self) -> "Tracker":
+    def __enter__(self) -> Tracker:
         if self._track.wandb != "none":
             with self._never_stop_training():
                 self._start()
@@ -287,7 +289,7 @@ class Tracker:
             self._failed, self._live = True, False
 
 
-def contingency_figure(counts: Mapping[str, int], title: str) -> "Figure":
+def contingency_figure(counts: Mapping[str, int], title: str) -> Figure:
     """Heat map of CELLS: reward in rows, log-likelihood in columns, count and share in each cell.
 
     Built without pyplot: no global state, nothing to close, no display needed.
@@ -323,7 +325,7 @@ def contingency_figure(counts: Mapping[str, int], title: str) -> "Figure":
     return figure
 
 
-def _pixels(figure: "Figure") -> Any:
+def _pixels(figure: Figure) -> Any:
     """-> (height, width, 4) uint8. wandb.Image takes a Figure only where pyplot is imported."""
     import numpy as np
 

@@ -4,6 +4,8 @@
 nothing, README.md is their model card. Importing this package or `task` does not import torch.
 """
 
+from __future__ import annotations
+
 from pathlib import Path
 
 

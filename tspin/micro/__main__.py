@@ -1,5 +1,7 @@
 """`python -m tspin.micro`: rebuild the micro policies from nothing."""
 
+from __future__ import annotations
+
 import argparse
 import logging
 from pathlib import Path

@@ -4,6 +4,8 @@ Pre-training teaches the form of an answer and every operation, but hardly which
 base policy can do the task and rarely does what it is told. That is left to teach.
 """
 
+from __future__ import annotations
+
 import hashlib
 import logging
 import math

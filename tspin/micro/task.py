@@ -12,6 +12,8 @@ A content (the word, or the unordered set of numbers) belongs to exactly one spl
 family, wording or order of the numbers: no prompt, and no word, is in two splits.
 """
 
+from __future__ import annotations
+
 import hashlib
 import itertools
 import random

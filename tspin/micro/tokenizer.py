@@ -5,6 +5,8 @@ nothing is unknown. There is no BOS: every text starts with the same template pi
 work.
 """
 
+from __future__ import annotations
+
 import re
 
 import tokenizers
