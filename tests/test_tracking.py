@@ -251,6 +251,21 @@ def of(records, kind):
     return [record[kind] for record in records if record["type"] == kind]
 
 
+def test_offline_means_that_wandb_reports_to_nobody(tmp_path, home):
+    """Read where wandb reads it, in a process that has not imported it before."""
+    code = (
+        "import sys; from pathlib import Path; from types import SimpleNamespace as Track\n"
+        "from tspin.tracking import Tracker\n"
+        "track = Track(wandb='offline', project='p', entity=None, group=None, tags=[])\n"
+        "with Tracker(track, folder=Path(sys.argv[1]), run_id='a', name='a', config={}):\n"
+        "    from wandb import env\n"
+        "    assert not env.error_reporting_enabled()\n"
+        "assert env.error_reporting_enabled()\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    subprocess.run(command, check=True, cwd=Path(__file__).parents[1])
+
+
 def test_offline_run_reads_back(tmp_path, home):
     folder = tmp_path / "run"
     with tracker(folder) as view:

@@ -219,15 +219,18 @@ class Tracker:
         self._folder.mkdir(parents=True, exist_ok=True)
         if not os.access(self._folder, os.W_OK):  # else wandb goes to the system's temporary folder
             raise PermissionError(f"{self._folder} is not writable")
-        # Staged tables and service logs go to the home directory unless told otherwise.
-        for variable in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):
-            if variable not in os.environ:
-                os.environ[variable] = str(self._folder / "wandb")
-                self._set_variables.append(variable)
+        online = self._track.wandb == "online"
+        # Staged tables and service logs go to the home directory unless told otherwise, and
+        # reports on wandb itself to its makers, offline too.
+        below = str(self._folder / "wandb")
+        variables = {"WANDB_DATA_DIR": below, "WANDB_CACHE_DIR": below}
+        if not online:
+            variables["WANDB_ERROR_REPORTING"] = "false"
+        self._set_variables = [name for name in variables if name not in os.environ]
+        os.environ.update({name: variables[name] for name in self._set_variables})
 
         import wandb
 
-        online = self._track.wandb == "online"
         # init() would ask on a terminal, and wait for ever where nobody reads it.
         if online and wandb.run is None and not wandb.login(prompt=False, verify=False):
             raise PermissionError("no API key; run `wandb login`, or set track.wandb=offline")
