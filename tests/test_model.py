@@ -106,6 +106,8 @@ def test_gradient_checkpointing_changes_no_gradient():
     gradients = []
     for checkpointing in (False, True):
         policy = load_micro(micro.folder("warm"), gradient_checkpointing=checkpointing)
+        assert not policy.model.training  # else it would sample without a cache
+        policy.model.train()
         loss, _ = SFT()(policy.logps(random_triplets(4), ("annotated",)))
         loss.sum().backward()
         gradients.append([p.grad for p in policy.model.parameters()])

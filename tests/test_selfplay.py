@@ -8,6 +8,7 @@ from collections import Counter
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny import compose
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -212,6 +213,25 @@ def test_two_runs_of_one_configuration_are_bit_equal(runs, tmp_path):
     folder, _ = play(tmp_path, "tspin")
     for t in (0, 1):
         assert weights(folder, t) == weights(runs["tspin"][0], t)
+
+
+def test_gradient_checkpointing_changes_memory_alone(runs, tmp_path, monkeypatch):
+    """It acts while training and nowhere else: sampling would lose its cache, and time."""
+    modes = set()
+    forward = Policy.logps
+
+    def watched(self, triplets, roles):
+        modes.add((torch.is_grad_enabled(), self.model.training))
+        return forward(self, triplets, roles)
+
+    monkeypatch.setattr(Policy, "logps", watched)
+    folder, _ = play(tmp_path, "tspin", "compute.gradient_checkpointing=true")
+    assert modes == {(True, True), (False, False)}
+    plain = runs["tspin"][0]
+    assert folder.iteration(1).synthetic.rows() == plain.iteration(1).synthetic.rows()
+    one, two = (load_file(f.iteration(1).checkpoint / "model.safetensors") for f in (folder, plain))
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], rtol=1e-4, atol=1e-6)
 
 
 def test_mixing_the_last_two_sets_doubles_the_rows_from_iteration_1_on(tmp_path):

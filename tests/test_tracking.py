@@ -188,11 +188,11 @@ def test_results_table_with_missing_values():
     assert text.isascii()
     assert [re.sub("--+", "rule", line).split() for line in text.splitlines()] == [
         ["Iterations"],
-        ["rewards", "logps", "accuracy", "seconds"],
-        ["iteration", "loss", "annotated", "annotated", "both", "greedy", "train"],
+        ["accuracy", "rewards", "logps", "seconds"],
+        ["iteration", "loss", "greedy", "both", "annotated", "annotated", "train"],
         ["rule"],
-        ["0", "0.6931", "-", "-1235", "12345", "-", "2.5"],
-        ["1", "1e-07", "-0.25", "-", "-", "0.5", "3"],
+        ["0", "0.6931", "-", "12345", "-", "-1235", "2.5"],
+        ["1", "1e-07", "0.5", "-", "-0.25", "-", "3"],
     ]
 
 
@@ -201,6 +201,18 @@ def test_table_never_cuts_a_column_and_shows_text_as_it_is():
     text = table("wide", [wide])
     assert "[bold]x[/bold] :smile: " + "y" * 300 in text
     assert re.findall(r"\d+", text.splitlines()[-1]) == [str(i) for i in range(60)]
+
+
+def test_columns_that_do_not_fit_follow_in_blocks_below():
+    rows = [{"t": t, "alpha": 1.5, "beta": 2.5, "gamma": 3.5} for t in (0, 1)]
+    text = table("narrow", rows, width=24)
+    blocks = [[line.split() for line in block.splitlines()] for block in text.split("\n\n")]
+    assert blocks[0][1] == ["t", "alpha", "beta"] and blocks[0][3:] == [
+        ["0", "1.5", "2.5"],
+        ["1", "1.5", "2.5"],
+    ]
+    assert blocks[1][0] == ["t", "gamma"] and blocks[1][2:] == [["0", "3.5"], ["1", "3.5"]]
+    assert max(map(len, text.splitlines())) <= 24
 
 
 # --- W&B -------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ Nothing here is a record: the numbers live in the files of the run (see `trackin
 from __future__ import annotations
 
 import logging
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,15 +21,16 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 log = logging.getLogger("tspin")
+WIDE = 100_000  # characters: wider than any table
 
 # The order of the table's columns; each is named in the README's glossary.
 RESULT_COLUMNS = (
     "iteration",
     "loss",
+    *("accuracy_greedy", "accuracy_sampled"),
+    *("both", "reward_only", "logp_only", "neither", "tied_reward", "tied_logp"),
     *("rewards_annotated", "rewards_synthetic", "rewards_proto"),
     *("logps_annotated", "logps_synthetic", "logps_proto"),
-    *("both", "reward_only", "logp_only", "neither", "tied_reward", "tied_logp"),
-    *("accuracy_greedy", "accuracy_sampled"),
     *("seconds_generate", "seconds_score", "seconds_train", "seconds_evaluate"),
 )
 
@@ -74,37 +76,71 @@ def progress(
 
 
 def results_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The table at the end of a run: one row per iteration, RESULT_COLUMNS first."""
-    return table("Iterations", rows, first=RESULT_COLUMNS)
+    """The table at the end of a run: one row per iteration, RESULT_COLUMNS first.
+
+    Cut into blocks of columns where the terminal is too narrow for it, whole elsewhere.
+    """
+    width = shutil.get_terminal_size((WIDE, 24)).columns
+    return table("Iterations", rows, first=RESULT_COLUMNS, width=width)
 
 
-def table(title: str, rows: Sequence[Mapping[str, Any]], *, first: Sequence[str] = ()) -> str:
+def table(
+    title: str,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    first: Sequence[str] = (),
+    width: int = WIDE,
+) -> str:
     """Rows as plain ASCII text, never cut and never wrapped.
 
     rows   column -> value. A nested mapping gives one column per entry, and `/` reads as `_`:
            {"seconds": {"train": 2}}, {"seconds/train": 2} and {"seconds_train": 2} are one column.
     first  columns that lead, in this order; the others follow as they appear.
+    width  in characters; columns that do not fit follow in blocks below, each block beginning
+           with the first column again.
     A missing value (absent or None) is "-"; a column missing in every row is left out.
     """
     flat = [dict(_flatten(row)) for row in rows]
     present = dict.fromkeys(name for row in flat for name in row if row[name] is not None)
     columns = [name for name in first if name in present]
     columns += [name for name in present if name not in first]
+    # The group stands above the name: "rewards" above "annotated".
+    cells = {
+        name: [*name.replace("_", "\n", 1).split("\n"), *(_show(row.get(name)) for row in flat)]
+        for name in columns
+    }
+    blocks = [_grid(flat, block) for block in _blocks(cells, width)]
+    return "\n\n".join([f"{title}\n{blocks[0]}" if blocks else title, *blocks[1:]])
 
-    grid = Table(title=title, title_justify="left", box=_HEADER_RULE, show_edge=False)
+
+def _blocks(cells: Mapping[str, Sequence[str]], width: int) -> list[list[str]]:
+    """The columns cut into blocks that fit, the first column in each."""
+    room = {name: max(map(len, column)) + 3 for name, column in cells.items()}  # 3: between
+    blocks: list[list[str]] = []
+    for name in cells:
+        if not blocks:
+            blocks.append([name])
+        elif sum(room[column] for column in (*blocks[-1], name)) <= width:
+            blocks[-1].append(name)
+        else:
+            blocks.append([blocks[0][0], name])
+    return blocks
+
+
+def _grid(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    grid = Table(box=_HEADER_RULE, show_edge=False)
     for name in columns:
-        is_text = any(isinstance(row.get(name), str) for row in flat)
-        header = name.replace("_", "\n", 1)  # the group above the name
+        is_text = any(isinstance(row.get(name), str) for row in rows)
+        header = name.replace("_", "\n", 1)
         grid.add_column(header, justify="left" if is_text else "right", no_wrap=True)
-    for row in flat:
+    for row in rows:
         grid.add_row(*(_show(row.get(name)) for name in columns))
-
     out = StringIO()
     # Plain text whatever the surroundings: cells are data, not rich markup, and a width that no
     # table reaches, because rich cuts what does not fit.
     Console(
         file=out,
-        width=100_000,
+        width=WIDE,
         color_system=None,
         markup=False,
         emoji=False,

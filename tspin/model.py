@@ -134,8 +134,7 @@ def load(folder: Path, *, template: str, compute: ComputeConfig) -> Policy:
         old = "gradient_checkpointing_enable"
         enable = getattr(model, "activation_checkpointing_enable", None) or getattr(model, old)
         enable({"use_reentrant": False})
-    # Checkpointing only acts in training mode; with dropout 0 the two modes compute alike.
-    model.train(compute.gradient_checkpointing)
+    model.eval()  # train() alone turns training mode on, for checkpointing
     return Policy(model, renderer, where, autocast)
 
 

@@ -56,6 +56,9 @@ def train(
     scheduled = (optim.schedule_epochs or optim.epochs) * per_epoch
     optimizer = build_optimizer(policy, optim)
     first = load_state(out.train_state, policy, optimizer) if out.train_state.exists() else 0
+    # Checkpointing acts in training mode only, where transformers drops the cache that sampling
+    # needs. Dropout is 0: the two modes compute alike.
+    policy.model.train(compute.gradient_checkpointing)
     saved = time.monotonic()
     batches: list[list[Triplet]] = []
     with (
@@ -97,6 +100,7 @@ def train(
                 save_state(out.train_state, policy, optimizer, step + 1)
                 saved = time.monotonic()
         record.sync()  # nor the last ones after the checkpoint
+    policy.model.eval()
     policy.save(out.checkpoint)
 
 
