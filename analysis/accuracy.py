@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from tspin.artifacts import Iteration, read_json, run_dirs
+from tspin.artifacts import Iteration, run_dirs
+from tspin.files import read_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from analysis.accuracy import COLOURS, figure, markdown, points, write
-from tspin.artifacts import RunDir, write_json
+from tspin.artifacts import RunDir
+from tspin.files import write_json
 
 METRIC = "exact_match,greedy"
 

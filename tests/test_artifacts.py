@@ -13,13 +13,8 @@ import pytest
 import yaml
 
 from tspin import artifacts
-from tspin.artifacts import (
-    PROMPTS,
-    RESPONSES,
-    SCORES,
-    Iteration,
-    Responses,
-    RunDir,
+from tspin.artifacts import PROMPTS, RESPONSES, SCORES, Iteration, Responses, RunDir
+from tspin.files import (
     atomic,
     digest,
     file_digest,
@@ -37,7 +32,8 @@ from tspin.artifacts import (
 from tspin.tracking import StepLog
 
 ROW = {
-    "id": "a", "split": "train", "prompt": "Gr\u00fc\u00dfe, \u4f60\u597d \U0001f600\n", "annotated": "",
+    "id": "a", "split": "train", "annotated": "",
+    "prompt": "Gr\u00fc\u00dfe, \u4f60\u597d \U0001f600\n",
     "prompt_ids": [0, 2**31 - 1], "annotated_ids": [],
 }  # fmt: skip
 
@@ -339,7 +335,7 @@ def test_another_configuration_is_refused_with_both_values(tmp_path, other, mess
 # --- owner -----------------------------------------------------------------------------------
 
 HOLD = (
-    "import sys, time; from pathlib import Path; from tspin.artifacts import owner\n"
+    "import sys, time; from pathlib import Path; from tspin.files import owner\n"
     "with owner(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
 )
 

@@ -1,4 +1,4 @@
-"""conf/ against the paper, and what config.load lets through. No model and no torch but for loss_at.
+"""conf/ against the paper, and what config.load lets through. No model; torch for loss_at alone.
 
 Every option is composed by main.compose, the road of the command line.
 """
@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import main
-from tspin.artifacts import flatten
 from tspin.config import IDENTITY_FREE, at, dump, load, run_name
+from tspin.files import flatten
 
 OPTIONS = {
     group.name: sorted(str(f.relative_to(group).with_suffix("")) for f in group.rglob("*.yaml"))

@@ -27,7 +27,7 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from tspin.artifacts import read_rows
+from tspin.files import read_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 MAIN = ROOT / "main.py"

@@ -1,4 +1,4 @@
-"""Algorithm 1 on the embedded model: what a run leaves, what it shares, what it never does twice."""
+"""Algorithm 1 on the embedded model: what a run leaves and shares, and never does twice."""
 
 import json
 import logging
@@ -13,7 +13,8 @@ from tiny import compose
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tspin import selfplay
-from tspin.artifacts import RunDir, read_json, read_rows
+from tspin.artifacts import RunDir
+from tspin.files import read_json, read_rows
 from tspin.model import Policy
 from tspin.tokens import Renderer
 from tspin.tracking import StepLog

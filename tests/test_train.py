@@ -9,7 +9,8 @@ import pytest
 import torch
 from tiny import compose, random_policy, random_triplets
 
-from tspin.artifacts import Iteration, read_rows
+from tspin.artifacts import Iteration
+from tspin.files import read_rows
 from tspin.losses import SFT, SPIN, TSPIN, TSPINRef, WithoutHA
 from tspin.score import score, write_scores
 from tspin.tracking import StepLog, Tracker

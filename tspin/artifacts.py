@@ -1,30 +1,20 @@
 """What a run leaves behind: the name, schema and completeness of every file. No torch.
 
-A file that exists is complete: everything is written under a temporary name in the same folder,
-flushed to disk and renamed. Progress is read from the directory, never from counters.
+A file that exists is complete (tspin.files): progress is read from the directory, never from
+counters.
 """
 
 from __future__ import annotations
 
-import errno
-import hashlib
-import json
-import logging
-import os
-import re
-import shutil
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
-from filelock import FileLock, Timeout
 
-log = logging.getLogger("tspin")
+from tspin.files import digest, flatten, read_json, read_rows, remove, write_text
 
 SHARED = ("proto", "base")  # folders of runs_dir that are no runs
 
@@ -67,114 +57,6 @@ ANSWERS = pa.schema(
         ("correct", pa.bool_()),
     ]
 )
-
-
-# --- writing ---------------------------------------------------------------------------------
-
-
-@contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` to write a file or a folder to; renamed on success.
-
-    Flushed to disk before the rename. On failure the temporary is removed and a file at `path` is
-    as it was (a folder is written once: an old one goes right before the rename); a temporary left by a killed process is overwritten by the next writer.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    _remove(temporary)
-    try:
-        with room_for(path):
-            yield temporary
-            for file in [temporary] if temporary.is_file() else sorted(temporary.rglob("*")):
-                if file.is_file():
-                    with file.open("rb") as f:
-                        os.fsync(f.fileno())
-            if temporary.is_dir():
-                _sync_folder(temporary)
-                _remove(path)
-            os.replace(temporary, path)
-            _sync_folder(path.parent)
-    except BaseException:
-        _remove(temporary)
-        raise
-
-
-@contextmanager
-def room_for(path: Path) -> Iterator[None]:
-    """A full disk becomes one OSError that names `path` and the way out, whoever met it.
-
-    The writers of parquet and of safetensors name no file, and the latter raises no OSError.
-    """
-    try:
-        yield
-    except Exception as error:
-        number = getattr(error, "errno", None)
-        if number is None and (found := re.search(r"os error (\d+)", str(error))):
-            number = int(found[1])
-        if number not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        way_out = "make room and give the same command again: what is complete is kept"
-        raise OSError(number, f"{os.strerror(number)}; {way_out}", str(path)) from error
-
-
-def write_text(path: Path, text: str) -> None:
-    with atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def write_rows(path: Path, rows: Iterable[dict[str, Any]], schema: pa.Schema) -> None:
-    """Rows to one parquet file; columns a row lacks become null."""
-    table = pa.Table.from_pylist(list(rows), schema=schema)
-    with atomic(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
-
-
-def link(source: Path, target: Path) -> None:
-    """The complete folder `source` once more as `target`, by hard links where the disk can."""
-    with atomic(target) as temporary:
-        temporary.mkdir()
-        for file in sorted(source.iterdir()):
-            if not file.name.startswith("."):
-                try:
-                    os.link(file, temporary / file.name)
-                except OSError:  # another file system, or one without hard links
-                    shutil.copy2(file, temporary / file.name)
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    return pq.read_table(path).to_pylist()
-
-
-def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
-    write_text(path, "".join(lines))
-
-
-def digest(value: Any) -> str:
-    """sha256 of a JSON-serialisable value, in hex."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def file_digest(*paths: Path) -> str:
-    """sha256 over the contents of the files, in the order given, in hex."""
-    sha = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as f:
-            while block := f.read(1 << 22):
-                sha.update(block)
-    return sha.hexdigest()
-
-
-# --- the run directory -----------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -266,7 +148,7 @@ class Iteration:
 
     def clear_train_state(self) -> None:
         """Removes what only an unfinished training needs."""
-        _remove(self.train_state.parent)
+        remove(self.train_state.parent)
 
 
 @dataclass(frozen=True)
@@ -355,53 +237,3 @@ def shared_folder(runs_dir: str, kind: str, name: str, key: dict[str, Any]) -> P
 def run_dirs(folder: Path) -> list[RunDir]:
     """The runs in `folder`, by name."""
     return [RunDir(config.parent) for config in sorted(folder.glob("*/config.yaml"))]
-
-
-@contextmanager
-def owner(folder: Path, *, wait: bool = False) -> Iterator[None]:
-    """Holds `folder` for this process; the kernel lets go when the process dies.
-
-    Raises ValueError when another process holds it, or waits for it with `wait`.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        if not wait:
-            raise ValueError(
-                f"{folder} is in use by another process; wait for it, or give this run a name of "
-                "its own (name=...)"
-            ) from None
-        log.info("waiting for %s, which another process is making", folder)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}; lists are leaves."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -17,7 +17,8 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_vali
 from pydantic.dataclasses import dataclass
 from pydantic_core import ErrorDetails
 
-from tspin.artifacts import SHARED, digest, flatten
+from tspin.artifacts import SHARED
+from tspin.files import digest, flatten
 
 if TYPE_CHECKING:
     from tspin.losses import Loss

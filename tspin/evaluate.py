@@ -11,10 +11,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from tspin.artifacts import ANSWERS, Iteration, write_json, write_rows
+from tspin.artifacts import ANSWERS, Iteration
 from tspin.config import DecodingConfig
 from tspin.console import progress
 from tspin.data import Check
+from tspin.files import write_json, write_rows
 from tspin.model import Policy
 from tspin.sampling import respond, uniforms
 

@@ -11,9 +11,10 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from tspin.artifacts import RESPONSES, Responses, write_json, write_rows
+from tspin.artifacts import RESPONSES, Responses
 from tspin.config import DecodingConfig
 from tspin.console import progress
+from tspin.files import write_json, write_rows
 from tspin.model import Policy
 from tspin.sampling import respond, uniforms
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tspin.artifacts import Iteration, Responses, RunDir, read_rows
+from tspin.artifacts import Iteration, Responses, RunDir
 from tspin.config import Run
 from tspin.data import Check, checker
+from tspin.files import read_rows
 from tspin.tracking import StepLog
 from tspin.triplets import Triplet, join
 
@@ -51,7 +52,7 @@ class Inputs:
         return triplets
 
     def steps_before(self, t: int) -> int:
-        """Optimiser steps of the run's iterations before t: the tracker's axis goes on over them."""
+        """Optimiser steps of the run's iterations before t: the tracker's axis goes on there."""
         done = [self.folder.iteration(k).metrics for k in range(first_iteration(self.cfg), t)]
         return sum(len(StepLog.read(path)) for path in done)
 

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tspin import micro
-from tspin.artifacts import atomic, file_digest, owner
 from tspin.config import ComputeConfig, ModelConfig
+from tspin.files import atomic, file_digest, owner
 from tspin.logps import Logps, Role, sequence_logps
 from tspin.tokens import Renderer
 from tspin.triplets import Triplet, collate

@@ -9,8 +9,9 @@ import logging
 from typing import Any
 
 from tspin import data
-from tspin.artifacts import PROMPTS, RunDir, digest, read_rows, write_json, write_rows
+from tspin.artifacts import PROMPTS, RunDir
 from tspin.config import Run
+from tspin.files import digest, read_rows, write_json, write_rows
 from tspin.tokens import Renderer
 
 log = logging.getLogger("tspin")

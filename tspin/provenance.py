@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from tspin.artifacts import RunDir, read_json, write_json
+from tspin.artifacts import RunDir
+from tspin.files import read_json, write_json
 
 PACKAGES = (
     "tspin",

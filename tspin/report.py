@@ -1,4 +1,4 @@
-"""What a run tells people: its table, its samples, its warnings. Reads files, computes nothing new."""
+"""What a run tells people: its table, samples and warnings. Reads files, computes nothing new."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from tspin import health
-from tspin.artifacts import Iteration, RunDir, read_json, write_json, write_jsonl
+from tspin.artifacts import Iteration, RunDir
+from tspin.files import read_json, write_json, write_jsonl
 from tspin.logps import ROLES
 from tspin.tracking import StepLog, Tracker
 

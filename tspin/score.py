@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 
-from tspin.artifacts import SCORES, write_json, write_rows
+from tspin.artifacts import SCORES
 from tspin.console import progress
+from tspin.files import write_json, write_rows
 from tspin.logps import Role
 from tspin.losses import Loss, contingency
 from tspin.model import Policy

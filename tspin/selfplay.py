@@ -19,20 +19,10 @@ from typing import Any
 import torch
 
 from tspin import data, health, model, provenance, report
-from tspin.artifacts import (
-    Iteration,
-    Responses,
-    RunDir,
-    digest,
-    link,
-    owner,
-    read_json,
-    read_rows,
-    shared_folder,
-    write_json,
-)
+from tspin.artifacts import Iteration, Responses, RunDir, shared_folder
 from tspin.config import IDENTITY_FREE, Run, dump
 from tspin.evaluate import evaluate
+from tspin.files import digest, link, owner, read_json, read_rows, write_json
 from tspin.generate import generate
 from tspin.inputs import Inputs, first_iteration, start_from
 from tspin.logps import ROLES, Role
@@ -331,7 +321,7 @@ class _SelfPlay:
         write_json(out.stages, seconds)
 
     def _warn(self, t: int, messages: dict[str, str | None]) -> None:
-        """Says each kind of warning (health) once a run, at the iteration that first deserves it."""
+        """Says each kind of warning (health) once, at the iteration that first deserves it."""
         for kind, message in messages.items():
             if message is not None and kind not in self.warned:
                 self.warned.add(kind)

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tspin.artifacts import room_for, write_text
+from tspin.files import room_for, write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -206,7 +206,7 @@ class Tracker:
                 self._log({"iteration": t, "samples/rows": _wandb_table(rows)})
 
     def finish(self, exit_code: int) -> None:
-        """End the W&B run; an exit code other than 0 marks it failed. A second call does nothing."""
+        """End the W&B run, failed unless the exit code is 0. A second call does nothing."""
         run, self._run, self._live = self._run, None, False
         if run is not None:
             with self._never_stop_training():

@@ -19,9 +19,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from tspin.artifacts import Iteration, atomic
+from tspin.artifacts import Iteration
 from tspin.config import ComputeConfig, OptimConfig, at
 from tspin.console import progress
+from tspin.files import atomic
 from tspin.logps import Logps
 from tspin.losses import Loss, mean_metrics
 from tspin.model import Policy
