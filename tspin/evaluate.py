@@ -17,7 +17,7 @@ from tspin.console import progress
 from tspin.data import Check
 from tspin.files import write_json, write_rows
 from tspin.model import Policy
-from tspin.sampling import respond, uniforms
+from tspin.sampling import batches, respond, uniforms
 
 
 def evaluate(
@@ -37,30 +37,29 @@ def evaluate(
     prompts  held-out rows of prompts.parquet
     t        the iteration that this policy samples for next
     """
-    order = sorted(prompts, key=lambda row: (-len(row["prompt_ids"]), row["id"]))
+    by_id = {row["id"]: row for row in prompts}
+    prompt_ids = {i: row["prompt_ids"] for i, row in by_id.items()}
     rows: list[dict[str, Any]] = []
-    with progress(2 * len(order), label, "answer") as bar:
+    with progress(2 * len(prompts), label, "answer") as bar:
         for decoding in ("greedy", "sampled"):
-            for i in range(0, len(order), how.batch_size):
-                batch = order[i : i + how.batch_size]
-                ids = [row["id"] for row in batch]
+            for ids in batches(prompt_ids, how.batch_size):
                 numbers = (
                     uniforms(seed, t, ids, how.max_new_tokens) if decoding == "sampled" else None
                 )
-                responses = respond(policy, [row["prompt_ids"] for row in batch], numbers, how)
-                for row, response_ids in zip(batch, responses, strict=True):
+                responses = respond(policy, [prompt_ids[i] for i in ids], numbers, how)
+                for i, response_ids in zip(ids, responses, strict=True):
                     response = policy.renderer.text(response_ids)
                     stopped = response_ids[-1] in policy.renderer.stop_ids
-                    right = bool(stopped and check(row["prompt"], response))
+                    right = bool(stopped and check(by_id[i]["prompt"], response))
                     rows.append(
                         {
-                            "id": row["id"],
+                            "id": i,
                             "decoding": decoding,
                             "response": response,
                             "correct": right,
                         }
                     )
-                bar.update(len(batch))
+                bar.update(len(ids))
     write_rows(out.answers, rows, ANSWERS)
     write_json(
         out.evaluation,

@@ -16,7 +16,7 @@ from tspin.config import DecodingConfig
 from tspin.console import progress
 from tspin.files import write_json, write_rows
 from tspin.model import Policy
-from tspin.sampling import respond, uniforms
+from tspin.sampling import batches, respond, uniforms
 
 MAX_PARTS = 50  # a restart repeats at most one of them
 
@@ -37,12 +37,10 @@ def generate(
     facts  what the samples are made from; written into the manifest with the counts.
     """
     started = time.monotonic()
-    # Longest first: the largest batch comes first, and rows of a batch are alike.
-    order = sorted(prompts, key=lambda i: (-len(prompts[i]), i))
-    batches = [order[i : i + how.batch_size] for i in range(0, len(order), how.batch_size)]
-    per_part = -(-len(batches) // MAX_PARTS)
-    parts = [batches[i : i + per_part] for i in range(0, len(batches), per_part)]
-    with progress(len(order), label, "prompt") as bar:
+    all_batches = batches(prompts, how.batch_size)
+    per_part = -(-len(all_batches) // MAX_PARTS)
+    parts = [all_batches[i : i + per_part] for i in range(0, len(all_batches), per_part)]
+    with progress(len(prompts), label, "prompt") as bar:
         for index, part in enumerate(parts):
             if not out.part(index).exists():
                 rows = []
@@ -59,7 +57,7 @@ def generate(
         {
             **facts,
             "num_parts": len(parts),
-            "num_prompts": len(order),
+            "num_prompts": len(prompts),
             "seconds": round(time.monotonic() - started, 3),
         },
     )

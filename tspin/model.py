@@ -162,7 +162,6 @@ class Policies:
 
 
 _UNUSED = ["*.bin", "*.pth", "*.gguf", "*.onnx", "*.msgpack", "*.h5", "original/*"]
-_SUFFIXES = (".gguf", ".safetensors")
 
 
 def _local(model: ModelConfig) -> Path | None:

@@ -6,12 +6,13 @@ Leaves prompts.parquet (train and held-out prompts) and data.json (digest and co
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import Any
 
 from tspin import data
 from tspin.artifacts import PROMPTS, RunDir
 from tspin.config import Run
-from tspin.files import digest, read_rows, write_json, write_rows
+from tspin.files import digest, write_json, write_rows
 from tspin.tokens import Renderer
 
 log = logging.getLogger("tspin")
@@ -68,7 +69,6 @@ def prepare(run: Run, folder: RunDir, renderer: Renderer) -> None:
     write_rows(folder.prompts, rows, PROMPTS)
 
 
-def prompts_digest(folder: RunDir) -> str:
-    """What sampling conditions on: every prompt's id and token ids."""
-    rows = read_rows(folder.prompts)
+def prompts_digest(rows: Iterable[dict[str, Any]]) -> str:
+    """What sampling conditions on: id and token ids of rows of prompts.parquet."""
     return digest([[row["id"], row["prompt_ids"]] for row in rows])

@@ -6,7 +6,7 @@ sample depends neither on the rows beside it nor on restarts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -48,6 +48,15 @@ class SampleByNumber(LogitsProcessor):
         target = torch.minimum(self.uniforms[:, step, None] * total, below)
         token = torch.searchsorted(cumulative, target, right=True)
         return torch.full_like(scores, -torch.inf).scatter_(1, token, 0.0)
+
+
+def batches(prompts: Mapping[str, Sequence[int]], size: int) -> list[list[str]]:
+    """The ids of the prompts (id -> prompt ids) in batches, which depend on nothing else.
+
+    Longest first: the largest batch comes first, and rows of a batch are alike.
+    """
+    order = sorted(prompts, key=lambda i: (-len(prompts[i]), i))
+    return [order[i : i + size] for i in range(0, len(order), size)]
 
 
 def uniforms(seed: int, t: int, ids: Sequence[str], length: int) -> Tensor:

@@ -22,7 +22,7 @@ from tspin import data, health, model, provenance, report
 from tspin.artifacts import Iteration, Responses, RunDir, shared_folder
 from tspin.config import IDENTITY_FREE, Run, dump
 from tspin.evaluate import evaluate
-from tspin.files import digest, link, owner, read_json, read_rows, write_json
+from tspin.files import link, owner, read_json, read_rows, write_json
 from tspin.generate import generate
 from tspin.inputs import Inputs, first_iteration, start_from
 from tspin.logps import ROLES, Role
@@ -118,10 +118,7 @@ class _SelfPlay:
         cfg, own = self.cfg, self.folder.proto
         if own.exists():
             return
-        key = {
-            **read_json(self.folder.initial),
-            **self._sampling(),
-        }
+        key = read_json(self.folder.initial) | self._sampling()
         shared = shared_folder(cfg.runs_dir, "proto", cfg.sampling_name, key)
         with owner(shared, wait=True):
             samples = Responses(shared)
@@ -133,16 +130,11 @@ class _SelfPlay:
 
     def _base(self) -> None:
         """What the initial policy's answers are worth, once for all runs that share its key."""
-        if (
-            self.inputs.check is None
-            or not self.inputs.heldout
-            or self.folder.base.evaluation.exists()
-        ):
+        if self.inputs.check is None or self.folder.base.evaluation.exists():
             return
-        heldout = digest([[row["id"], row["prompt_ids"]] for row in self.inputs.heldout])
         key = {
             "weights": read_json(self.folder.initial)["weights"],
-            "prompts": heldout,
+            "prompts": prompts_digest(self.inputs.heldout),
             **self._sampling(),
         }
         shared = shared_folder(self.cfg.runs_dir, "base", self.cfg.sampling_name, key)
@@ -271,7 +263,7 @@ class _SelfPlay:
         """Refuses to go on from other weights or prompts than the run began with."""
         now = {
             "weights": model.weight_digest(self.initial),
-            "prompts": prompts_digest(self.folder),
+            "prompts": prompts_digest(self.inputs.prompts),
         }
         if not self.folder.initial.exists():
             write_json(self.folder.initial, now)

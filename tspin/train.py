@@ -9,7 +9,6 @@ killed goes on from the last save and ends with the same bits.
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import Sequence
@@ -28,8 +27,6 @@ from tspin.losses import Loss, mean_metrics
 from tspin.model import Policy
 from tspin.tracking import StepLog, Tracker
 from tspin.triplets import Key, Triplet, epoch, micro_batches, num_tokens, reference_logps
-
-log = logging.getLogger("tspin")
 
 
 def train(
