@@ -138,6 +138,19 @@ class Iteration:
         return self.path / "answers.parquet"
 
     @property
+    def benchmarks(self) -> Path:
+        """A folder: one file per benchmark task, and what the harness said meanwhile."""
+        return self.path / "benchmarks"
+
+    def benchmark(self, task: str, key: str) -> Path:
+        """Results of one task. key: digest of what decides them beside the weights."""
+        return self.benchmarks / f"{task}-{key[:8]}.json"
+
+    @property
+    def benchmarks_log(self) -> Path:
+        return self.benchmarks / "log.txt"
+
+    @property
     def stages(self) -> Path:
         """Seconds of each finished stage, by name; becomes part of done.json."""
         return self.path / "stages.json"

@@ -38,11 +38,13 @@ IDENTITY_FREE = (
     "track.entity",
     "track.group",
     "track.tags",
+    "evals.",
     "compute.save_seconds",
     "compute.threads",
     "runs_dir",
 )
-"""Keys that a relaunch may set otherwise: none changes a number (threads, the last bits)."""
+"""Keys, or sections, that a relaunch may set otherwise: none changes what is trained (threads, the
+last bits). Benchmarks are of a policy, not of its training: each result file says how it was made."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -125,6 +127,24 @@ class ComputeConfig:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
+class EvalTask:
+    shots: int | None = Field(ge=0)  # few-shot examples; None: what the task itself says
+    metric: str | None  # its number in the average, METRIC,FILTER; None: not part of one
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class EvalsConfig:
+    name: Name
+    tasks: dict[str, EvalTask]  # of lm-eval, or of tasks_dir: a task or a group of tasks
+    data_root: str | None  # folder that mirrors the hub: OWNER/DATASET/...; None: hub or cache
+    tasks_dir: str | None  # folder of task files of one's own; without `tasks`, all of them
+    template: Literal["none", "run"]  # around a prompt: nothing, or the run's own model.template
+    limit: int | None = Field(ge=1)  # documents per task, the first ones; None: all
+    batch_size: int = Field(ge=1)
+    max_length: int | None = Field(ge=2)  # tokens; None: the model's own limit
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class TrackConfig:
     wandb: Literal["online", "offline", "none"]
     project: str
@@ -153,6 +173,7 @@ class Run:
     optim: OptimConfig
     decoding: DecodingConfig
     compute: ComputeConfig
+    evals: EvalsConfig
     track: TrackConfig
     selfplay: SelfPlayConfig
 
@@ -279,7 +300,7 @@ def run_name(tree: dict[str, Any], default: dict[str, Any]) -> str:
     last = Counter(key.rsplit(".", 1)[-1] for key in values)
     differs = []
     for key, value in sorted(values.items()):
-        if value != usual.get(key) and key not in ("name", "seed", *IDENTITY_FREE):
+        if value != usual.get(key) and not key.startswith(("name", "seed", *IDENTITY_FREE)):
             word = key.rsplit(".", 1)[-1]
             differs.append(f"{word if last[word] == 1 else key}={_short(value)}")
     # A long list makes an unreadable name; a digest of it is still a function of the values.
