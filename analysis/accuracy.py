@@ -1,6 +1,6 @@
 """Held-out accuracy over iterations, by objective, mean and standard error over seeds.
 
-    python -m analysis.accuracy runs=RUNS out=FOLDER [metric=exact_match,greedy]
+    python -m analysis accuracy runs=RUNS out=FOLDER [metric=exact_match,greedy]
 
 Leaves accuracy.csv, accuracy.md and accuracy.png in FOLDER. Runs of one objective that differ by
 more than the seed are told apart by their names.
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from analysis.options import command
 from tspin.artifacts import Iteration, run_dirs
 from tspin.files import read_json
 
@@ -160,10 +161,8 @@ def _apart(settings: Mapping) -> str:
 def _value(out: Iteration, metric: str) -> float | None:
     if not out.evaluation.exists():
         return None
-    for task in read_json(out.evaluation).values():
-        if metric in task:
-            return float(task[metric]["value"])
-    return None
+    heldout = read_json(out.evaluation).get("heldout", {})
+    return float(heldout[metric]["value"]) if metric in heldout else None
 
 
 def _stderr(values: Sequence[float]) -> float:
@@ -171,21 +170,12 @@ def _stderr(values: Sequence[float]) -> float:
 
 
 def main(arguments: Sequence[str]) -> None:
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    options = {"runs": "runs", "out": "report", "metric": "exact_match,greedy"}
-    for argument in arguments:
-        key, sign, value = argument.partition("=")
-        if not sign or key not in options:
-            raise SystemExit(
-                f"{argument}: give {', '.join(f'{k}={v}' for k, v in options.items())}"
-            )
-        options[key] = value
-    try:
+    with command(
+        __doc__, arguments, runs="runs", out="report", metric="exact_match,greedy"
+    ) as options:
         found = points(Path(options["runs"]), options["metric"])
-    except ValueError as error:
-        raise SystemExit(f"error: {error}") from None
-    write(found, options["metric"], Path(options["out"]))
-    log.info("%s\n%s", markdown(found), options["out"])
+        write(found, options["metric"], Path(options["out"]))
+        log.info("%s\n%s", markdown(found), options["out"])
 
 
 if __name__ == "__main__":

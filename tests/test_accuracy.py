@@ -22,7 +22,7 @@ def run_folder(root, name, seed, values, *, label="T-SPIN", loss="tspin"):
     folder.config.write_text(yaml.safe_dump(settings))
     for t, value in enumerate(values):
         out = folder.base if t == 0 else folder.iteration(t - 1)
-        write_json(out.evaluation, {"micro": {METRIC: {"value": value}}})
+        write_json(out.evaluation, {"heldout": {METRIC: {"value": value}}})
         if t:
             write_json(out.done, {})
 

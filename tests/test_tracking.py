@@ -10,14 +10,14 @@ import struct
 import subprocess
 import sys
 import termios
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import wandb
 
 from tspin.console import progress, results_table, table
-from tspin.tracking import CELLS, StepLog, Tracker, contingency_figure
+from tspin.tracking import CELLS, AlreadyThere, Identity, StepLog, Tracker, contingency_figure
 
 COUNTS = {"both": 6, "reward_only": 3, "logp_only": 1, "neither": 2, "tied_reward": 1}
 
@@ -196,6 +196,31 @@ def test_results_table_with_missing_values():
     ]
 
 
+def test_benchmarks_stand_in_a_table_of_their_own():
+    """A policy without a number (the run was asked for benchmarks later) leaves its place empty."""
+    rows = [
+        {"iteration": "base"},
+        {"iteration": 0, "loss": 1.0}
+        | {"benchmarks": {"mmlu acc,none": {"value": 0.25, "stderr": 0.03125}}},
+        {"iteration": 1, "loss": 0.5}
+        | {"benchmarks": {"mmlu acc,none": {"value": 0.5, "stderr": None}}},
+    ]
+    iterations, found = results_table(rows).split("\n\n")
+    assert "benchmarks" not in iterations
+    assert [line.split() for line in found.splitlines()][1:3] == [
+        ["after", "after"],
+        ["benchmark", "0", "1"],
+    ]
+    assert found.splitlines()[-1].split() == [
+        "mmlu",
+        "acc,none",
+        "0.2500",
+        "+-",
+        "0.0312",
+        "0.5000",
+    ]
+
+
 def test_table_never_cuts_a_column_and_shows_text_as_it_is():
     wide = {f"column_{i}": i for i in range(60)} | {"text": "[bold]x[/bold] :smile: " + "y" * 300}
     text = table("wide", [wide])
@@ -218,13 +243,15 @@ def test_columns_that_do_not_fit_follow_in_blocks_below():
 # --- W&B -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Track:
-    wandb: str = "offline"
-    project: str = "tspin-test"
-    entity: str | None = None
-    group: str | None = "a group"
-    tags: tuple[str, ...] = ("one", "two")
+IDENTITY = Identity(
+    project="tspin-test",
+    entity=None,
+    name="a name",
+    group="a group",
+    job_type="T-SPIN",
+    tags=("one", "two"),
+    config={"optim.lr": 5e-7, "seed": 0},
+)
 
 
 @pytest.fixture(autouse=True)
@@ -239,14 +266,9 @@ def home(tmp_path, monkeypatch):
     return folder
 
 
-def tracker(folder, run_id="run-a", *, track=None, config=None):
-    return Tracker(
-        track or Track(),
-        folder=folder,
-        run_id=run_id,
-        name=f"name of {run_id}",
-        config=config or {"optim": {"lr": 5e-7}},
-    )
+def tracker(folder, run_id="run-a", *, mode="offline", seed=0, **options):
+    identity = replace(IDENTITY, name=f"name of {run_id}", config=IDENTITY.config | {"seed": seed})
+    return Tracker(identity, mode=mode, folder=folder, run_id=run_id, **options)
 
 
 def recorded(folder):
@@ -263,19 +285,32 @@ def of(records, kind):
     return [record[kind] for record in records if record["type"] == kind]
 
 
-def test_offline_means_that_wandb_reports_to_nobody(tmp_path, home):
-    """Read where wandb reads it, in a process that has not imported it before."""
-    code = (
-        "import sys; from pathlib import Path; from types import SimpleNamespace as Track\n"
-        "from tspin.tracking import Tracker\n"
-        "track = Track(wandb='offline', project='p', entity=None, group=None, tags=[])\n"
-        "with Tracker(track, folder=Path(sys.argv[1]), run_id='a', name='a', config={}):\n"
+SCRIPT = """
+import sys
+from pathlib import Path
+from tspin.tracking import Identity, Tracker
+about = dict(project="p", entity=None, name="a", group="a", job_type="a", tags=(), config={})
+def tracker(mode):
+    return Tracker(Identity(**about), mode=mode, folder=Path(sys.argv[1]), run_id="a")
+"""
+
+
+def script(code, folder):
+    """Runs the code after SCRIPT, in a process that has not imported wandb before."""
+    command = [sys.executable, "-c", SCRIPT + code, str(folder)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+
+
+def test_offline_means_that_wandb_reports_to_nobody(tmp_path):
+    """Read where wandb reads it."""
+    done = script(
+        "with tracker('offline'):\n"
         "    from wandb import env\n"
         "    assert not env.error_reporting_enabled()\n"
-        "assert env.error_reporting_enabled()\n"
+        "assert env.error_reporting_enabled()\n",
+        tmp_path,
     )
-    command = [sys.executable, "-c", code, str(tmp_path)]
-    subprocess.run(command, check=True, cwd=Path(__file__).parents[1])
+    assert done.returncode == 0, done.stderr
 
 
 def test_offline_run_reads_back(tmp_path, home):
@@ -285,20 +320,23 @@ def test_offline_run_reads_back(tmp_path, home):
         view.log_iteration(1, {"loss": 0.5, "accuracy/greedy": 0.25})
         view.log_contingency(1, "train", COUNTS)
         view.log_samples(1, [{"prompt": "x", "annotated": "y"}, {"prompt": "x2", "proto": "y0"}])
+        view.log_evaluation(2, {"heldout/perplexity": 1.5})
     [records] = recorded(folder)
 
     [run] = of(records, "run")
     assert run["run_id"] == "run-a" and run["display_name"] == "name of run-a"
     assert run["run_group"] == "a group" and run["tags"] == ["one", "two"]
-    assert run["job_type"] == "selfplay" and run["config"]["update"]["optim"] == {"lr": 5e-7}
+    assert run["job_type"] == "T-SPIN" and run["config"]["update"]["optim.lr"] == 5e-7
     assert not {"host", "git"} & run.keys()
     assert of(records, "exit")[-1].get("exit_code", 0) == 0
 
     axes = {m["glob_name"]: m["step_metric"] for m in of(records, "metric") if "glob_name" in m}
     per_iteration = ("iteration/*", "contingency/*", "samples/*")
-    assert axes == {"train/*": "train/step"} | dict.fromkeys(per_iteration, "iteration")
+    assert axes == {"train/*": "train/step", "eval/*": "eval/iterations"} | dict.fromkeys(
+        per_iteration, "iteration"
+    )
 
-    step, iteration, contingency, samples = (h["item"] for h in of(records, "history"))
+    step, iteration, contingency, samples, evaluation = (h["item"] for h in of(records, "history"))
     assert without_private(step) == {
         **{"train/step": 32, "train/iteration_step": 0, "train/iteration": 1},
         "train/rewards/annotated": -2.5,
@@ -308,6 +346,7 @@ def test_offline_run_reads_back(tmp_path, home):
     assert contingency["contingency/train/table.nrows"] == 4
     assert contingency["contingency/train/heat_map.format"] == "png"
     assert samples["samples/rows.ncols"] == 3 and samples["iteration"] == 1
+    assert without_private(evaluation) == {"eval/iterations": 2, "eval/heldout/perplexity": 1.5}
 
     outside = [path for path in home.rglob("*") if path.is_file() and "matplotlib" not in str(path)]
     assert outside == []
@@ -320,9 +359,9 @@ def without_private(item):
 
 def test_two_runs_in_one_process_stay_apart(tmp_path):
     """As in a Hydra multirun whose first job left its W&B run open."""
-    first = tracker(tmp_path / "a", "run-a", config={"seed": 1}).__enter__()
+    first = tracker(tmp_path / "a", "run-a", seed=1).__enter__()
     first.log_iteration(0, {"loss": 1.0})
-    with tracker(tmp_path / "b", "run-b", config={"seed": 2}) as second:
+    with tracker(tmp_path / "b", "run-b", seed=2) as second:
         second.log_iteration(0, {"loss": 2.0})
     first.finish(exit_code=0)
     for folder, run_id, seed in (("a", "run-a", 1), ("b", "run-b", 2)):
@@ -353,6 +392,7 @@ def log_everything(view):
     view.log_iteration(0, {"loss": 1.0})
     view.log_contingency(0, "train", COUNTS)
     view.log_samples(0, [{"prompt": "x"}])
+    view.log_evaluation(0, {"average": 0.5})
 
 
 @pytest.mark.parametrize("where", ["init", "Run.log", "Run.finish", "Table", "Image"])
@@ -370,9 +410,35 @@ def test_wandb_that_fails_gives_one_warning_and_never_stops(tmp_path, monkeypatc
     wandb.finish()  # what a broken finish() left open
 
 
+@pytest.mark.parametrize("where", ["init", "Run.define_metric", "Run.log", "Run.finish"])
+def test_where_wandb_is_all_there_is_to_do_its_failures_travel(tmp_path, monkeypatch, where):
+    owner = wandb.Run if where.startswith("Run.") else wandb
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, where.removeprefix("Run."), broken)
+        with pytest.raises(ConnectionResetError):
+            with tracker(tmp_path, strict=True) as view:
+                log_everything(view)
+    assert not any(name.startswith("WANDB_") and "DIR" in name for name in os.environ)
+    wandb.finish()
+
+
+def test_a_run_that_the_server_has_is_not_continued_unasked(tmp_path, monkeypatch):
+    """The server's words, as wandb 0.31 passes them on."""
+    words = "Run (run-a) already exists, but your `resume` setting does not allow resuming"
+
+    def refused(**options):
+        assert options["resume"] == "never" and options["id"] == "run-a"
+        raise wandb.errors.UsageError(words)
+
+    monkeypatch.setattr(wandb, "init", refused)
+    with pytest.raises(AlreadyThere, match="run-a"):
+        with tracker(tmp_path, resume="never", strict=True):
+            pass
+
+
 def test_online_without_a_key_says_so_at_once_and_never_asks(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(wandb, "login", lambda **_: False)
-    with tracker(tmp_path, track=replace(Track(), wandb="online")) as view:
+    with tracker(tmp_path, mode="online") as view:
         log_everything(view)
     assert "wandb login" in caplog.text and "track.wandb=offline" in caplog.text
 
@@ -390,25 +456,19 @@ def test_an_error_of_ours_is_not_swallowed(tmp_path):
         view.log_contingency(0, "train", {"both": 1})
 
 
-def test_track_none_does_nothing_and_imports_no_wandb(tmp_path):
-    code = f"""
-import sys
-from pathlib import Path
-from types import SimpleNamespace
-from tspin.tracking import Tracker
-track = SimpleNamespace(wandb="none", project="p", entity=None, group=None, tags=[])
-folder = Path({str(tmp_path / "run")!r})
-with Tracker(track, folder=folder, run_id="a", name="a", config={{}}) as view:
-    view.log_step({{"step": 0, "global_step": 0, "loss": 1.0}})
-    view.log_iteration(0, {{"loss": 1.0}})
-    view.log_contingency(0, "train", {COUNTS!r})
-    view.log_samples(0, [{{"prompt": "x"}}])
-assert not folder.exists()
-print(sorted(sys.modules.keys() & {{"wandb", "torch", "matplotlib"}}))
-"""
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+def test_mode_none_does_nothing_and_imports_no_wandb(tmp_path):
+    done = script(
+        "with tracker('none') as view:\n"
+        "    view.log_step({'step': 0, 'global_step': 0, 'loss': 1.0})\n"
+        "    view.log_iteration(0, {'loss': 1.0})\n"
+        f"    view.log_contingency(0, 'train', {COUNTS!r})\n"
+        "    view.log_samples(0, [{'prompt': 'x'}])\n"
+        "    view.log_evaluation(0, {'average': 0.5})\n"
+        "print(sorted(sys.modules.keys() & {'wandb', 'torch', 'matplotlib'}))\n",
+        tmp_path / "run",
+    )
     assert (done.stdout, done.stderr) == ("[]\n", "")
+    assert not (tmp_path / "run").exists()
 
 
 # --- the contingency table -------------------------------------------------------------------

@@ -27,7 +27,7 @@ WIDE = 100_000  # characters: wider than any table
 RESULT_COLUMNS = (
     "iteration",
     "loss",
-    *("accuracy_greedy", "accuracy_sampled"),
+    *("average", "accuracy_greedy", "accuracy_sampled", "perplexity"),
     *("both", "reward_only", "logp_only", "neither", "tied_reward", "tied_logp"),
     *("rewards_annotated", "rewards_synthetic", "rewards_proto"),
     *("logps_annotated", "logps_synthetic", "logps_proto"),
@@ -76,12 +76,35 @@ def progress(
 
 
 def results_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The table at the end of a run: one row per iteration, RESULT_COLUMNS first.
+    """The tables at the end of a run: one row per iteration, RESULT_COLUMNS first, then benchmarks.
 
     Cut into blocks of columns where the terminal is too narrow for it, whole elsewhere.
     """
     width = shutil.get_terminal_size((WIDE, 24)).columns
-    return table("Iterations", rows, first=RESULT_COLUMNS, width=width)
+    plain = [{key: row[key] for key in row if key != "benchmarks"} for row in rows]
+    found = benchmark_rows(rows)
+    tables = [table("Iterations", plain, first=RESULT_COLUMNS, width=width)]
+    return "\n\n".join(tables + ([table("Benchmarks", found, width=width)] if found else []))
+
+
+def benchmark_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """One row per task and metric, one column per policy: value +- standard error."""
+    names = dict.fromkeys(name for row in rows for name in row.get("benchmarks", {}))
+    return [
+        {"benchmark": name}
+        | {
+            f"after_{row['iteration']}": _estimate(row["benchmarks"][name])
+            for row in rows
+            if name in row.get("benchmarks", {})
+        }
+        for name in names
+    ]
+
+
+def _estimate(estimate: Mapping[str, float | None]) -> str:
+    """Four decimals for what is between 0 and 1; the error where it is known."""
+    value, stderr = estimate["value"], estimate["stderr"]
+    return f"{value:.4f}" + ("" if stderr is None else f" +- {stderr:.4f}")
 
 
 def table(

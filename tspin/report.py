@@ -10,13 +10,20 @@ from tspin import health
 from tspin.artifacts import Iteration, RunDir
 from tspin.files import read_json, write_json, write_jsonl
 from tspin.logps import ROLES
-from tspin.tracking import StepLog, Tracker
+from tspin.tracking import StepLog
+
+# Column of the table -> metric of eval.json's held-out part.
+HELDOUT_COLUMNS = {
+    "accuracy_greedy": "exact_match,greedy",
+    "accuracy_sampled": "exact_match,sampled",
+    "perplexity": "perplexity",
+}
 
 
 def results(folder: RunDir) -> list[dict[str, Any]]:
     """One row per complete iteration, the initial policy first where it was evaluated."""
     rows: list[dict[str, Any]] = []
-    base = accuracy(folder.base)
+    base = worth(folder.base)
     if base:
         rows.append({"iteration": "base"} | base)
     for t in folder.iterations():
@@ -27,26 +34,39 @@ def results(folder: RunDir) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"iteration": t, "loss": sum(last) / len(last)}
         for kind in ("rewards", "logps"):
             row |= {f"{kind}_{role}": facts.get(f"{kind}/{role}") for role in ROLES}
-        row |= facts["contingency"] | accuracy(out)
+        row |= facts["contingency"] | worth(out)
         row |= {f"seconds_{k}": v for k, v in read_json(out.done)["seconds"].items()}
         rows.append(row)
     return rows
 
 
-def accuracy(out: Iteration) -> dict[str, float]:
-    """{"accuracy_greedy": share right, "accuracy_sampled": ...} where answers can be checked."""
+def worth(out: Iteration) -> dict[str, Any]:
+    """HELDOUT_COLUMNS, the benchmarks and their average, as far as eval.json has them.
+
+    benchmarks  "TASK METRIC" -> value, stderr
+    """
     if not out.evaluation.exists():
         return {}
-    return {
-        "accuracy_" + key.removeprefix("exact_match,"): metric["value"]
-        for task in read_json(out.evaluation).values()
-        for key, metric in task.items()
+    found = read_json(out.evaluation)
+    heldout = found.get("heldout", {})
+    row: dict[str, Any] = {
+        column: heldout[metric]["value"]
+        for column, metric in HELDOUT_COLUMNS.items()
+        if metric in heldout
     }
+    if "benchmarks" in found:
+        row["benchmarks"] = {
+            f"{task} {metric}": estimate
+            for task, result in found["benchmarks"].items()
+            for metric, estimate in result["metrics"].items()
+        }
+    if "average" in found:
+        row["average"] = found["average"]["value"]
+        row["benchmarks"]["average"] = found["average"]
+    return row
 
 
-def samples(
-    folder: RunDir, t: int, prompts: Sequence[dict[str, Any]], tracker: Tracker, *, count: int
-) -> None:
+def samples(folder: RunDir, t: int, prompts: Sequence[dict[str, Any]], *, count: int) -> None:
     """samples.jsonl: a few prompts with their responses, held-out first, for reading."""
     out = folder.iteration(t)
     chosen = sorted(prompts, key=lambda row: (row["split"] != "heldout", row["id"]))[:count]
@@ -61,28 +81,16 @@ def samples(
         for row in chosen
     ]
     write_jsonl(out.samples, rows)
-    tracker.log_samples(t, rows)
 
 
-def iteration(
-    folder: RunDir, t: int, summary: dict[str, dict[str, Any]], tracker: Tracker
-) -> dict[str, str | None]:
-    """Shows a finished iteration in the tracker. -> warnings about it, by kind
-
-    summary  contingency.json: by split, mean log-probs and rewards and the contingency table
-    """
+def warnings(folder: RunDir, t: int) -> dict[str, str | None]:
+    """What is wrong with a finished iteration, in plain words, by kind; None where nothing is."""
     out = folder.iteration(t)
-    scalars: dict[str, float] = {}
-    for split, facts in summary.items():
-        scalars |= {f"{split}/{k}": v for k, v in facts.items() if isinstance(v, float)}
-        if facts["contingency"]:
-            tracker.log_contingency(t, split, facts["contingency"])
-    tracker.log_iteration(t, scalars | {f"heldout/{k}": v for k, v in accuracy(out).items()})
     steps = StepLog.read(out.metrics)
     start = StepLog.read(folder.first_metrics())[0]["logps/annotated"]
     return {
         "saturation": health.saturation(steps),
-        "collapse": health.collapse(start, summary["train"]["logps/annotated"]),
+        "collapse": health.collapse(start, read_json(out.contingency)["train"]["logps/annotated"]),
     }
 
 

@@ -12,9 +12,10 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from tspin.files import room_for, write_text
 
@@ -33,6 +34,13 @@ CELLS = {
 }
 # Rows with equal values. They are in the cells too, as "not higher".
 TIES = ("tied_reward", "tied_logp")
+
+# The axis of each group of keys, GROUP/KEY.
+AXES = {
+    "train/step": ("train",),
+    "iteration": ("iteration", "contingency", "samples"),
+    "eval/iterations": ("eval",),
+}
 
 # How long the end of a run waits for uploads (s); `wandb sync` sends what is left.
 _FINISH_TIMEOUT = 300.0
@@ -104,55 +112,79 @@ def _complete_lines(path: Path) -> list[str]:
         return [line for line in file if line.endswith("\n")]
 
 
-class TrackConfig(Protocol):
-    """What the tracker reads of the `track` section of the config."""
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """What W&B is told about a run as a whole, so that a list of many runs is readable.
 
-    @property
-    def wandb(self) -> str: ...  # online, offline or none
-    @property
-    def project(self) -> str: ...
-    @property
-    def entity(self) -> str | None: ...
-    @property
-    def group(self) -> str | None: ...
-    @property
-    def tags(self) -> Sequence[str]: ...
+    group     what runs that differ by seed alone have in common
+    job_type  the objective, as the tables print it
+    config    dotted key -> value
+    """
+
+    project: str
+    entity: str | None
+    name: str
+    group: str
+    job_type: str
+    tags: tuple[str, ...]
+    config: dict[str, Any]
+
+
+class View(Protocol):
+    """What a run's numbers are told to; the same numbers in the same order, live or replayed."""
+
+    def log_step(self, row: Mapping[str, Any]) -> None: ...
+    def log_iteration(self, t: int, scalars: Mapping[str, Any]) -> None: ...
+    def log_contingency(self, t: int, split: str, counts: Mapping[str, int]) -> None: ...
+    def log_samples(self, t: int, rows: Sequence[Mapping[str, Any]]) -> None: ...
+    def log_evaluation(self, num_iterations: int, scalars: Mapping[str, Any]) -> None: ...
+
+
+class AlreadyThere(ValueError):
+    """W&B has a run of this id, and it was not to be continued."""
 
 
 class Tracker:
-    """One W&B run for one run of ours; with `track.wandb: none` it does nothing at all.
+    """The View that is W&B: one W&B run for one run of ours; mode "none" does nothing at all.
 
     Axes, never `step=` (W&B drops a row that goes backwards, and a resumed run does):
         train/*                                against train/step, counted over all iterations
         iteration/*, contingency/*, samples/*  against iteration
+        eval/*                                 against eval/iterations: done before it, 0 at first
 
     folder  everything W&B writes stays below it, in `wandb/`.
     run_id  W&B's id of the run: the same id continues the same run after a restart.
+    resume  "never": an id that the server has is refused (AlreadyThere) instead of continued.
+    strict  failures travel. Otherwise one warning, and W&B is off: it never stops training.
     """
 
     def __init__(
         self,
-        track: TrackConfig,
+        identity: Identity,
         *,
+        mode: Literal["online", "offline", "none"],
         folder: Path,
         run_id: str,
-        name: str,
-        config: dict[str, Any],
-        job_type: str = "selfplay",
+        resume: Literal["allow", "never"] = "allow",
+        strict: bool = False,
     ):
-        self._track, self._folder = track, folder.absolute()
-        self._id, self._name, self._job_type = run_id, name, job_type
-        self._config = config
+        self._identity, self._mode = identity, mode
+        self._folder, self._id = folder.absolute(), run_id
+        self._resume, self._strict = resume, strict
         self._run: Any = None
         self._live = False  # whether W&B still gets what is logged
         self._failed = False
         self._set_variables: list[str] = []
 
     def __enter__(self) -> Tracker:
-        if self._track.wandb != "none":
-            with self._never_stop_training():
-                self._start()
-                self._live = True
+        if self._mode != "none":
+            try:
+                with self._never_stop_training():
+                    self._start()
+                    self._live = True
+            except BaseException:
+                self.finish(exit_code=1)  # what was begun of it
+                raise
         return self
 
     def __exit__(
@@ -205,21 +237,29 @@ class Tracker:
             with self._never_stop_training():
                 self._log({"iteration": t, "samples/rows": _wandb_table(rows)})
 
+    def log_evaluation(self, num_iterations: int, scalars: Mapping[str, Any]) -> None:
+        """What the policy after that many iterations is worth, as eval/<key>."""
+        if self._live:
+            axis = {"eval/iterations": num_iterations}
+            self._log(axis | {f"eval/{key}": value for key, value in scalars.items()})
+
     def finish(self, exit_code: int) -> None:
         """End the W&B run, failed unless the exit code is 0. A second call does nothing."""
         run, self._run, self._live = self._run, None, False
-        if run is not None:
-            with self._never_stop_training():
-                run.finish(exit_code=exit_code)
-        for variable in self._set_variables:
-            os.environ.pop(variable, None)
-        self._set_variables = []
+        try:
+            if run is not None:
+                with self._never_stop_training():
+                    run.finish(exit_code=exit_code)
+        finally:
+            for variable in self._set_variables:
+                os.environ.pop(variable, None)
+            self._set_variables = []
 
     def _start(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         if not os.access(self._folder, os.W_OK):  # else wandb goes to the system's temporary folder
             raise PermissionError(f"{self._folder} is not writable")
-        online = self._track.wandb == "online"
+        online = self._mode == "online"
         # Staged tables and service logs go to the home directory unless told otherwise, and
         # reports on wandb itself to its makers, offline too.
         below = str(self._folder / "wandb")
@@ -232,41 +272,46 @@ class Tracker:
         import wandb
 
         # init() would ask on a terminal, and wait for ever where nobody reads it.
-        if online and wandb.run is None and not wandb.login(prompt=False, verify=False):
+        if online and wandb.run is None and not logged_in():
             raise PermissionError("no API key; run `wandb login`, or set track.wandb=offline")
-        self._run = wandb.init(
-            mode="online" if online else "offline",
-            dir=self._folder,
-            id=self._id,
-            resume="allow",
-            # By default a second init() in this process (Hydra multirun) returns the first run,
-            # if that was left open, with the first run's config.
-            reinit="finish_previous",
-            project=self._track.project,
-            entity=self._track.entity,
-            group=self._track.group,
-            tags=list(self._track.tags),
-            name=self._name,
-            job_type=self._job_type,
-            config=self._config,
-            settings=wandb.Settings(
-                silent=True,
-                console="off",
-                # The run's own files say which code, versions and devices made it. W&B gets no
-                # code, git remote, host name, user name, path or command line.
-                save_code=False,
-                disable_code=True,
-                disable_git=True,
-                x_disable_meta=True,
-                host="",
-                finish_timeout=_FINISH_TIMEOUT,
-            ),
-        )
-        self._run.define_metric("train/step")
-        self._run.define_metric("train/*", step_metric="train/step")
-        self._run.define_metric("iteration")
-        for group in ("iteration", "contingency", "samples"):
-            self._run.define_metric(f"{group}/*", step_metric="iteration")
+        about = self._identity
+        try:
+            self._run = wandb.init(
+                mode="online" if online else "offline",
+                dir=self._folder,
+                id=self._id,
+                resume=self._resume,
+                # By default a second init() in this process (Hydra multirun) returns the first run,
+                # if that was left open, with the first run's config.
+                reinit="finish_previous",
+                project=about.project,
+                entity=about.entity,
+                name=about.name,
+                group=about.group,
+                job_type=about.job_type,
+                tags=about.tags,
+                config=about.config,
+                settings=wandb.Settings(
+                    silent=True,
+                    console="off",
+                    # Beyond the configuration W&B gets no code, git remote, host name, user
+                    # name, path or command line: the run's own files say what made it.
+                    save_code=False,
+                    disable_code=True,
+                    disable_git=True,
+                    x_disable_meta=True,
+                    host="",
+                    finish_timeout=_FINISH_TIMEOUT,
+                ),
+            )
+        except wandb.Error as error:
+            if self._resume == "never" and "already exists" in str(error):
+                raise AlreadyThere(f"W&B has run {self._id} already") from error
+            raise
+        for axis, groups in AXES.items():
+            self._run.define_metric(axis)
+            for group in groups:
+                self._run.define_metric(f"{group}/*", step_metric=axis)
         where = Path(self._run.dir).parent
         log.info("W&B: %s", self._run.url if online else f"offline; to upload: wandb sync {where}")
 
@@ -277,6 +322,9 @@ class Tracker:
     @contextmanager
     def _never_stop_training(self) -> Iterator[None]:
         """Turn any failure inside into one warning and switch W&B off for the rest of the run."""
+        if self._strict:
+            yield
+            return
         try:
             yield
         # The one broad except: the view may fail in any way (network, login, full disk, service
@@ -290,6 +338,13 @@ class Tracker:
                     error,
                 )
             self._failed, self._live = True, False
+
+
+def logged_in() -> bool:
+    """Whether there is a key for W&B's server; asks nobody for one."""
+    import wandb
+
+    return bool(wandb.login(prompt=False, verify=False))
 
 
 def contingency_figure(counts: Mapping[str, int], title: str) -> Figure:
