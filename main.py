@@ -2,6 +2,7 @@
 
 python main.py [GROUP=OPTION ...] [KEY=VALUE ...]        one run
 python main.py -m loss=sft,tspin seed=0,1,2              every combination
+python main.py -m sweep=alpha_beta                       the grids of sweeps/alpha_beta.yaml
 python main.py --help
 """
 
@@ -10,31 +11,45 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from tspin import sweep, words
 from tspin.config import Run, dump, load, run_name, unknown
 
-CONF = Path(__file__).resolve().parent / "conf"
+ROOT = Path(__file__).resolve().parent
+CONF, SWEEPS = ROOT / "conf", ROOT / "sweeps"
 NAMED_BY = ("model", "loss", "data")  # groups whose choice stands in the run's name
+OURS = "hydra/sweeper=points"
+DRY_RUN = "--dry-run"
 
 log = logging.getLogger("tspin")
 
-# ${choose:KEY, {a: 1, b: 2}} in conf/: a value that depends on another one.
-OmegaConf.register_new_resolver("choose", lambda key, table: table[key], replace=True)
+
+def choose(key: str, table: DictConfig) -> Any:
+    """${choose:KEY, {a: 1, *: 2}} in conf/: a value that depends on another; * is the rest."""
+    choices = [str(k) for k in table]
+    if key not in choices and "*" not in choices:
+        raise ValueError(unknown(f"entry {key} of a choose", key, choices))
+    return table[key if key in choices else "*"]
+
+
+OmegaConf.register_new_resolver("choose", choose, replace=True)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -49,7 +64,8 @@ def job(cfg: DictConfig) -> None:
         from tspin import selfplay  # torch and transformers: not before the configuration is right
         from tspin.console import results_table
 
-        rows = selfplay.run(run, command=sys.argv)
+        words_here = list(hydra_cfg.overrides.task)
+        rows = selfplay.run(run, command=sys.argv if single else [sys.argv[0], *words_here])
         log.info("\n%s\nfiles: %s", results_table(rows), run.folder)
     except (ValueError, OSError, FloatingPointError) as error:
         log.error("error: %s", error)
@@ -59,6 +75,10 @@ def job(cfg: DictConfig) -> None:
     except KeyboardInterrupt:
         log.error("interrupted; the same command goes on from here")
         sys.exit(130)  # of a multirun too
+    except Exception as error:  # a fault of ours; of a single run Hydra shows the traceback
+        if not single:
+            log.error("error: %s", error, exc_info=error)
+        raise
 
 
 def typed(cfg: DictConfig, hydra_cfg: Any) -> Run:
@@ -92,100 +112,127 @@ def plain(cfg: DictConfig, *, partial: bool = False) -> dict[str, Any]:
     return {str(key): value for key, value in tree.items()}
 
 
-def check(arguments: list[str]) -> list[str]:
-    """The command line in the order Hydra reads, once every point of it is known to be a Run.
+@dataclass(frozen=True)
+class Command:
+    """A command line, once every point of it is known to be a Run.
 
-    ValueError, in one line with the choices, for what is not. Hydra's own message names neither
-    the nearest key nor the choices, and in a multirun it comes after the points before it ran.
+    arguments  as Hydra reads them
+    points     each once; none where another hydra/sweeper makes them
+    name       how the points are called together
     """
+
+    arguments: list[str]
+    points: list[sweep.Point]
+    name: str
+    multirun: bool
+    dry_run: bool
+
+
+def check(arguments: list[str]) -> Command:
+    """Composes every point. ValueError, in one line with the choices, for what is no Run.
+
+    Hydra's own message names neither the nearest key nor the choices, and in a multirun it comes
+    after the points before it ran.
+    """
+    dry_run = DRY_RUN in arguments
+    arguments = [argument for argument in arguments if argument != DRY_RUN]
     flags = get_args_parser().parse_intermixed_args(arguments)
-    words = flags.overrides
-    for word in words:
-        if word.startswith("~"):
-            raise ValueError(f"{word}: nothing can be left out; KEY=null is for what may be empty")
-        if "=" not in word:
-            raise ValueError(f"{word} is neither GROUP=OPTION nor KEY=VALUE; see --help")
+    words.check(flags.overrides)
+    options = [argument for argument in arguments if argument not in flags.overrides]
+    name, lines = words.sweep(flags.overrides, SWEEPS)
+    lines = [words.tasks(line, CONF) for line in lines]
+    if name and not flags.multirun:
+        raise ValueError(f"sweep={name} makes several runs: add -m")
+    hydras = [word for word in flags.overrides if word.startswith("hydra")]
+    foreign = [word for word in hydras if word.startswith("hydra/sweeper=") and word != OURS]
+    if flags.multirun and foreign:
+        if name or dry_run:
+            raise ValueError(f"{foreign[0]} has no plan and knows no sweep=NAME: leave it out")
+        return Command([*lines[0], *options], [], "", multirun=True, dry_run=False)
+    if flags.config_dir:
+        hydras.append(f"hydra.searchpath=[file://{Path(flags.config_dir).resolve()}]")
+    points = []
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        parser = OverridesParser.create(GlobalHydra.instance().config_loader())
-        parsed = parser.parse_overrides(words)
-        fixed = [str(o.input_line) for o in parsed if not o.is_sweep_override()]
-        if flags.config_dir:
-            fixed.append(f"hydra.searchpath=[file://{Path(flags.config_dir).resolve()}]")
-        swept = []
-        for override in parsed:
-            if override.is_sweep_override():
-                if not flags.multirun:
-                    raise ValueError(f"{override.input_line} is a sweep: add -m (a list is [A,B])")
-                key = override.get_key_element()
-                swept.append([f"{key}={value}" for value in override.sweep_string_iterator()])
-        runs: dict[Path, Run] = {}
-        for point in product(*swept):
-            run = compose([*fixed, *point])
-            if runs.setdefault(run.folder, run) != run:
-                raise ValueError(f"name={run.name} is one name for different runs; leave it out")
-    for folder in {run.folder.parent for run in runs.values()}:
+        for line in lines:
+            for chosen in _grid(line, multirun=flags.multirun):
+                points.append(sweep.Point(tuple(chosen), compose([*hydras, *chosen])))
+    points = sweep.distinct(points, name)
+    for folder in {point.run.folder.parent for point in points}:
         there = next(p for p in [folder, *folder.absolute().parents] if p.exists())
         if not there.is_dir() or not os.access(there, os.W_OK):
             raise ValueError(f"runs_dir={folder}: {there} is no folder we may write to")
-    return [*words, *(a for a in arguments if a not in words)]
+    common = [word for word in lines[0] if all(word in line for line in lines)]
+    name = name or ("multirun" if flags.multirun else "run")
+    return Command([*common, *options], points, name, multirun=flags.multirun, dry_run=dry_run)
 
 
-def compose(overrides: list[str]) -> Run:
-    """One point as a Run, inside a hydra.initialize_*. ValueError says what is misspelt."""
-    try:
-        cfg = hydra.compose("config", overrides, return_hydra_config=True)
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise ValueError(_explain(overrides, str(error))) from None
-    ours = [str(key) for key in cfg if key != "hydra"]
-    return typed(OmegaConf.masked_copy(cfg, ours), cfg.hydra)
-
-
-def _explain(overrides: list[str], message: str) -> str:
-    """Hydra's complaint, with the choices where a key or an option is misspelt."""
-    groups = [o for o in overrides if _is_group(o)]
-    for override in groups:
-        group, option = override.lstrip("+").split("=", 1)
-        if override.startswith("+"):
-            return f"{override}: every group is there already; write {group}={option}"
-        folder = CONF / group
-        options = [str(f.relative_to(folder).with_suffix("")) for f in folder.rglob("*.yaml")]
-        for word in option.strip("[]").split(","):
-            refused = f"'{group}/{word}'" in message or "override must be a string" in message
-            if refused and word not in options:
-                return unknown(f"option {group}={word}", word, options)
-    node: Any
-    for override in overrides:
-        key = override.split("=", 1)[0].lstrip("+")
-        if key.startswith("hydra") or override in groups:
+def _grid(line: words.Words, *, multirun: bool) -> Iterator[words.Words]:
+    """The points of a line: every combination of its alternatives, Hydra's own settings aside."""
+    parser = OverridesParser.create(GlobalHydra.instance().config_loader())
+    alternatives = []
+    for override in parser.parse_overrides([w for w in line if not w.startswith("hydra")]):
+        if not override.is_sweep_override():
+            alternatives.append([str(override.input_line)])
             continue
-        node, path = hydra.compose("config", groups), key.split(".")
-        for i, part in enumerate(path):
-            if isinstance(node, ListConfig):
-                break
-            if not isinstance(node, DictConfig):
-                return f"unknown key {key}: {'.'.join(path[:i])} is a single value"
-            if part not in node:
-                choices = [str(k) for k in node]
-                return unknown(f"key {'.'.join(path[: i + 1])}", part, choices)
-            node = node._get_node(part)
-    return message
+        if not multirun:
+            raise ValueError(f"{override.input_line} is a sweep: add -m (a list is [A,B])")
+        key = str(override.input_line).split("=", 1)[0]
+        alternatives.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+    yield from map(list, product(*alternatives))
 
 
-def _is_group(override: str) -> bool:
-    key, value = override.split("=", 1)
-    return (CONF / key.lstrip("+")).is_dir() and not value.startswith("{")
+def compose(overrides: words.Words) -> Run:
+    """One point as a Run, inside a hydra.initialize_*. ValueError says what is misspelt."""
+    values = [word for word in overrides if words.is_value(word)]
+    try:
+        whole = _composed(tuple(word for word in overrides if word not in values))
+        cfg = OmegaConf.masked_copy(whole, [str(key) for key in whole if key != "hydra"])
+        OmegaConf.set_struct(cfg, True)
+        parser = OverridesParser.create(GlobalHydra.instance().config_loader())
+        ConfigLoaderImpl._apply_overrides_to_config(parser.parse_overrides(values), cfg)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise ValueError(words.explain(overrides, str(error), CONF, _unresolved)) from None
+    return typed(cfg, whole.hydra)
+
+
+@cache
+def _composed(options: tuple[str, ...]) -> DictConfig:
+    """What these words make: most of the time a point takes, so once for all that differ in values.
+
+    Hydra's node is in it.
+    """
+    return hydra.compose("config", list(options), return_hydra_config=True)
+
+
+def _unresolved(options: words.Words) -> dict[str, Any]:
+    tree = OmegaConf.to_container(hydra.compose("config", options), resolve=False)
+    assert isinstance(tree, dict)
+    return {str(key): value for key, value in tree.items()}
 
 
 def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     log.setLevel(logging.INFO)
     try:
-        sys.argv[1:] = check(sys.argv[1:])
+        command = check(sys.argv[1:])
+        if command.points and (command.dry_run or command.multirun):
+            plan = sweep.plan(command.name, command.points)
     except (ValueError, HydraException, OmegaConfBaseException) as error:
         log.error("error: %s", " ".join(str(error).split()))
         sys.exit(2)
+    if command.dry_run:
+        log.info("%s", plan.describe())
+        return
+    if command.multirun and command.points:
+        # Not at the top: when Hydra first looks for plugins (in check) it executes them anew.
+        from hydra_plugins.tspin import Points
+
+        Points.plan = plan
+    sys.argv[1:] = command.arguments
     job()
 
 
 if __name__ == "__main__":
-    main()
+    from main import main as by_name  # launchers pickle `job` for workers, which import `main`
+
+    by_name()

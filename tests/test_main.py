@@ -95,7 +95,15 @@ def process(*words, folder, **environment):
 
 # --- what is refused -----------------------------------------------------------------------------
 
-TOP = "coef, compute, data, decoding, loss, model, name, optim, runs_dir, seed, selfplay, track"
+# the keys of a run, and what may be typed
+TOP = (
+    "coef, compute, data, decoding, evals, loss, model, name, optim, runs_dir, seed, "
+    "selfplay, track"
+)
+TYPED = (
+    "coef, compute, data, decoding, evals, experiment, loss, model, name, optim, runs_dir, seed, "
+    "selfplay, size, sweep, track"
+)
 LOSSES = "sft, spin, tspin, tspin_ref, w/o-H-A, wo_ha"
 PRESETS = "paper, quick, spin_code, spin_paper"
 
@@ -104,8 +112,8 @@ PRESETS = "paper, quick, spin_code, spin_paper"
     ("words", "says"),
     [
         # misspelt keys
-        ("sed=1", ["key sed", "did you mean seed?", TOP]),
-        ("foo=1", ["key foo", TOP]),
+        ("sed=1", ["key sed", "did you mean seed?", TYPED]),
+        ("foo=1", ["key foo", TYPED]),
         ("+foo=1", ["key foo", TOP]),
         ("++foo=1", ["key foo", TOP]),
         ("+foo.bar=1", ["key foo", TOP]),
@@ -116,7 +124,7 @@ PRESETS = "paper, quick, spin_code, spin_paper"
         ("model.path.x=1", ["model.path.x", "model.path is a single value"]),
         ("seed=1 coef.alpha=0.3 optim.lrr=1", ["key optim.lrr", "did you mean lr?"]),
         # misspelt groups and options
-        ("los=tspin", ["key los", "did you mean loss?", TOP]),
+        ("los=tspin", ["key los", "did you mean loss?", TYPED]),
         ("loss=tspn", ["loss=tspn", "did you mean tspin?", LOSSES]),
         ("loss=w/o-HA", ["loss=w/o-HA", "did you mean w/o-H-A?", LOSSES]),
         ("model=zephr", ["model=zephr", "did you mean zephyr?", "custom, micro, micro_base"]),
@@ -166,6 +174,26 @@ PRESETS = "paper, quick, spin_code, spin_paper"
         ("-m data=micro,file", ["data.path has to be given"]),
         ("-m model.max_length=64,20 decoding.max_new_tokens=9,30", ["=30", "model.max_length=20"]),
         ("-m name=a seed=0,1", ["name=a", "leave it out"]),
+        ("-m evals=none,quick", ["evals.name", "no run of its own", "micro-tspin-micro-s0"]),
+        ("-m seed=0,1 hydra/sweeper=basic --dry-run", ["hydra/sweeper=basic has no plan"]),
+        # sweeps by name
+        ("swep=table1", ["key swep", "did you mean sweep?"]),
+        ("sweep=table1", ["sweep=table1 makes several runs: add -m"]),
+        ("-m sweep=tabel1", ["sweep tabel1", "did you mean table1?", "alpha_beta, figure3"]),
+        ("-m sweep=none.yaml", ["sweep none.yaml", "FILE.yaml"]),
+        ("-m sweep=table1 +sweep=table2", ["sweep=table1 and sweep=table2", "one sweep"]),
+        ("-m sweep=table1 hydra/sweeper=basic", ["hydra/sweeper=basic", "leave it out"]),
+        ("-m sweep=table1 loss=tspn", ["loss=tspn", "did you mean tspin?", LOSSES]),
+        ("-m sweep=table1 name=x", ["name=x", "leave it out"]),
+        # benchmarks by name
+        ("evals=papr", ["evals=papr", "did you mean paper?", "TASK,TASK"]),
+        ("evals=leaderbord_v2", ["did you mean leaderboard_v2?"]),
+        ("evals=gsm8k,quik", ["evals=quik", "did you mean quick?"]),
+        ("evals=gsm8k,paper", ["paper is an option", "options or tasks"]),
+        ("evals=paper,quick", ["evals=paper,quick is a sweep: add -m"]),
+        ("evals=null", ["evals=null", "leaderboard_v2, local, none"]),
+        ("evals=gsm8k evals.limt=3", ["key evals.limt", "did you mean limit?"]),
+        ("evals.tasks.gsm8k.shots=3", ["evals.tasks.gsm8k.shots"]),
         ("seed=1 -m loss=sft,tspn", ["loss=tspn", LOSSES]),
     ],
 )
@@ -249,13 +277,16 @@ def test_help_lists_the_groups_and_options_that_exist(cli, capsys):
     listed = {}
     for line in filter(str.strip, lines):
         group, options = re.split(r" {2,}", line.strip())[:2]
-        listed[group] = set(re.findall(r"[\w/-]+", options)) - {"or"}
+        listed[group] = set(re.findall(r"[\w/-]+", options)) - {"or", "TASK"}
     there = {
         group.name: {str(f.relative_to(group).with_suffix("")) for f in group.rglob("*.yaml")}
         for group in main.CONF.iterdir()
-        if group.is_dir()
+        if group.is_dir() and group.name != "hydra"
     }
+    there["evals"].remove("tasks")  # what evals=TASK,TASK becomes
     assert listed == there
+    (sweeps,) = re.findall(r"Sweeps \(-m\): (.*)", text)
+    assert sorted(sweeps.split()) == sorted(path.stem for path in main.SWEEPS.glob("*.yaml"))
 
 
 def test_every_command_that_help_shows_is_right(cli, capsys, started, tmp_path):
@@ -300,6 +331,44 @@ def test_cfg_job_prints_the_composed_configuration(cli, capsys, started):
 def test_info_shows_the_search_path(cli, capsys, started):
     cli("loss=spin", "--info", "searchpath")
     assert str(main.CONF) in capsys.readouterr().out and started == []
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("loss=spin", "run: 1 point, 0 done, 1 to run; 5 iterations"),
+        ("-m loss=spin,tspin seed=0,1", "multirun: 4 points, 0 done, 4 to run; 20 iterations"),
+        ("-m +sweep=table1 model=micro", "table1: 3 points, 0 done, 3 to run; 11 iterations"),
+    ],
+)
+def test_a_dry_run_says_the_plan_and_starts_nothing(cli, caplog, tmp_path, words, says):
+    assert cli(*words.split(), "--dry-run") == []
+    assert caplog.messages[-1].startswith(says) and list(tmp_path.iterdir()) == []
+
+
+# --- benchmarks by name --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("word", ["evals=gsm8k,hellaswag", "evals=[gsm8k,hellaswag]"])
+def test_tasks_of_lm_eval_by_name(point, word):
+    run = point(word, "evals.limit=3", "+evals.tasks.hellaswag.shots=5")
+    named = {name: (task.shots, task.metric) for name, task in run.evals.tasks.items()}
+    assert named == {"gsm8k": (None, None), "hellaswag": (5, None)}
+    assert (run.evals.name, run.evals.limit) == ("tasks", 3)
+
+
+def test_tasks_are_no_sweep(cli):
+    """-m evals=gsm8k,hellaswag seed=0,1: two runs with two tasks each."""
+    runs = cli("-m", "evals=gsm8k,hellaswag", "seed=0,1")
+    assert [sorted(run.evals.tasks) for run in runs] == [["gsm8k", "hellaswag"]] * 2
+
+
+def test_no_task_that_we_name_ourselves_looks_like_a_misspelt_option(point):
+    files = (main.CONF / "evals").glob("*.yaml")
+    named = {t for f in files for t in yaml.safe_load(f.read_text()).get("tasks", {})}
+    named |= {"leaderboard", "leaderboard_math_algebra_hard", "arc_challenge", "ifeval", "mmlu"}
+    assert {"gsm8k", "leaderboard_bbh"} <= named
+    assert set(point("evals=" + ",".join(named)).evals.tasks) == named
 
 
 # --- names ---------------------------------------------------------------------------------------
@@ -352,6 +421,11 @@ def test_the_papers_spelling_of_without_h_a(point, cli, started):
 
 def test_a_sweep_runs_every_combination_once(cli):
     runs = cli("loss=sft,spin", "-m", "seed=range(2)")
+    assert len({run.name for run in runs}) == len(runs) == 4
+
+
+def test_another_sweeper_still_works(cli):
+    runs = cli("-m", "loss=sft,spin", "seed=0,1", "hydra/sweeper=basic")
     assert len({run.name for run in runs}) == len(runs) == 4
 
 

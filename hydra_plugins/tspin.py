@@ -1,0 +1,93 @@
+"""Hydra's way to our sweeps: gives the points that are left to a launcher, says what came of it.
+
+Planning and reading folders is tspin.sweep's; which points there are, main.py's.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from tspin import sweep as sweeps
+
+log = logging.getLogger("tspin")
+REASON = 100  # characters
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Points(Sweeper):
+    """Runs the points of `plan` that are not done yet.
+
+    plan  set by main.py, which has composed and checked every point
+    """
+
+    plan: ClassVar[sweeps.Plan]
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        self.serial = config.hydra.runtime.choices["hydra/launcher"] == "basic"
+        self.config = config
+        self.hydra_context = hydra_context
+        self.launcher: Launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Leaves with 1 if a point failed, with 130 when interrupted. arguments: see `plan`"""
+        plan = self.plan
+        todo, failed = plan.to_run(), {}
+        log.info("%s\n", plan.describe() if todo else plan.line())
+        if todo:
+            with sweeps.progress(plan):
+                failed = self._launch(todo)
+        now = sweeps.plan(plan.name, plan.points)
+        log.info("%s", now.summary(failed))
+        if failed:
+            sys.exit(1)
+
+    def _launch(self, points: Sequence[sweeps.Point]) -> dict[str, str]:
+        """-> name of the run -> why, of those that failed"""
+        # Workers begin with another search path, and neither main.py nor this is installed.
+        paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        os.environ["PYTHONPATH"] = os.pathsep.join(paths)
+        if not self.serial:
+            os.environ["TQDM_DISABLE"] = "1"  # bars of several processes would overwrite each other
+        try:
+            returns = self.launcher.launch([point.launch_words for point in points], 0)
+        except KeyboardInterrupt:  # not in a point (main.job): while other processes work
+            log.error("interrupted; the same command goes on from here")
+            sys.exit(130)
+        except Exception as error:  # a worker died: the folders say how far each point is
+            log.error("error: the launcher failed", exc_info=error)
+            now = sweeps.plan(self.plan.name, points)
+            left = {point.run.name for point in now.to_run()}
+            return dict.fromkeys(left, _reason(error))
+        return {
+            point.run.name: _reason(_error(done))
+            for point, done in zip(points, returns, strict=True)
+            if done.status != JobStatus.COMPLETED
+        }
+
+
+def _error(done: JobReturn) -> Any:
+    """What a failed point raised; the public property would raise it here."""
+    return done._return_value
+
+
+def _reason(error: Any) -> str:
+    """One line for the table; the whole was logged where it happened."""
+    said = str(error).strip() or type(error).__name__
+    return textwrap.shorten(said.splitlines()[0], REASON, placeholder=" ...")
