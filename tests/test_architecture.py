@@ -30,7 +30,7 @@ SOURCES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for folder in ("tspin", "analysis")
     for path in sorted((ROOT / folder).rglob("*.py"))
-} | {"main": ROOT / "main.py"}
+} | {"main": ROOT / "main.py", "hydra_plugins.tspin": ROOT / "hydra_plugins" / "tspin.py"}
 EVERYWHERE = [*SOURCES.values(), *sorted((ROOT / "tests").rglob("*.py"))]
 
 # module -> what of ours it may import, at the top or inside a function
@@ -53,6 +53,11 @@ MAY_IMPORT = {
     "tracking": "files",
     "provenance": "artifacts files",
     "report": "artifacts files health logps tracking",
+    "replay": "artifacts config files tracking",
+    "evaluation": "artifacts files",
+    "sharing": "artifacts config files inputs",
+    "words": "config",
+    "sweep": "artifacts benchmark config console files words",
     "sampling": "config model seeds",
     "inputs": "artifacts config data files tracking triplets",
     # stages
@@ -61,9 +66,11 @@ MAY_IMPORT = {
     "score": "artifacts console files logps losses model triplets",
     "train": "artifacts config console files logps losses model tracking triplets",
     "evaluate": "artifacts config console data files model sampling",
+    "benchmark": "artifacts config console files",  # and starts a process: the harness
+    "harness": "config files model tokens",
     # Algorithm 1
-    "selfplay": "artifacts config data evaluate files generate health inputs logps losses model "
-    "prepare provenance report score tracking train triplets",
+    "selfplay": "artifacts benchmark config data evaluate evaluation files generate health inputs "
+    "logps losses model prepare provenance replay report score sharing tracking train triplets",
     # the embedded model stands alone
     "micro": "",
     "micro.task": "",
@@ -75,7 +82,8 @@ MAY_IMPORT = {
 TYPES_ONLY = {"config": "losses", "data": "config", "triplets": "config"}
 STAGES = ("prepare", "generate", "score", "train", "evaluate")
 NO_TORCH = (
-    "artifacts files config console data health schemas seeds sources tokens tracking micro.task"
+    "artifacts benchmark config console data evaluation files health replay schemas seeds sources "
+    "sweep tokens tracking words micro.task"
 )
 
 
@@ -114,7 +122,7 @@ def ours(module, **options):
 
 def third_party(module):
     names = {name.split(".")[0] for t in (False, True) for name, _ in imports(module, types=t)}
-    return names - {"tspin", "analysis", *sys.stdlib_module_names}
+    return names - {"tspin", "analysis", "main", "hydra_plugins", *sys.stdlib_module_names}
 
 
 def literals(module):
@@ -179,14 +187,17 @@ def test_only_selfplay_knows_the_stages():
     assert {module for module in SOURCES if "tspin.selfplay" in ours(module)} == {"main"}
 
 
-def test_main_sees_configuration_selfplay_and_the_console():
-    assert ours("main") == {"tspin.config", "tspin.selfplay", "tspin.console"}
+def test_main_sees_the_command_line_and_selfplay_alone():
+    known = {f"tspin.{name}" for name in "config console selfplay sweep words".split()}
+    assert ours("main") - {"main", "hydra_plugins.tspin"} == known
+    assert ours("hydra_plugins.tspin") == {"tspin.sweep"}
 
 
 @pytest.mark.parametrize("module", [module for module in SOURCES if module.startswith("analysis")])
 def test_analysis_reads_artifacts_only(module):
     ours_there = {name for name in ours(module) if not name.startswith("analysis")}
-    assert ours_there <= {"tspin.artifacts", "tspin.files"}
+    told = {"tspin.config", "tspin.replay", "tspin.tracking"}  # to W&B, by the road of a live run
+    assert ours_there <= {"tspin.artifacts", "tspin.files"} | told
     assert not third_party(module) & {"torch", "transformers", "wandb", "hydra", "omegaconf"}
 
 
@@ -194,10 +205,12 @@ def test_analysis_reads_artifacts_only(module):
     ("library", "home"),
     [
         ("wandb", {"tspin.tracking"}),
-        ("hydra", {"main"}),
-        ("omegaconf", {"main"}),
+        ("wandb_workspaces", {"analysis.dashboard"}),
+        ("lm_eval", {"tspin.harness"}),
+        ("hydra", {"main", "hydra_plugins.tspin"}),
+        ("omegaconf", {"main", "hydra_plugins.tspin"}),
         ("pydantic", {"tspin.config"}),
-        ("datasets", {"tspin.sources"}),
+        ("datasets", {"tspin.sources", "tspin.harness"}),
         ("pickle", set()),
     ],
 )
@@ -301,7 +314,11 @@ def test_nothing_prints_or_pickles(module):
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-DECLARED = [Requirement(d) for d in [*PROJECT["dependencies"], *sum(EXTRAS.values(), [])]]
+DECLARED = [
+    requirement
+    for requirement in map(Requirement, [*PROJECT["dependencies"], *sum(EXTRAS.values(), [])])
+    if requirement.name != PROJECT["name"]  # an extra that includes others
+]
 IMPORTED_AS = {"yaml": "pyyaml", "hydra": "hydra-core", "pydantic_core": "pydantic"}
 
 
@@ -356,8 +373,12 @@ def test_python():
 
 
 def test_every_import_is_a_declared_dependency():
-    declared = {canonicalize_name(Requirement(d).name) for d in PROJECT["dependencies"]}
+    always = {canonicalize_name(Requirement(d).name) for d in PROJECT["dependencies"]}
+    extra = {"tspin.harness": "evals", "analysis.dashboard": "dashboards"}
+    brought = {"nltk", "langdetect", "sympy"}  # by extras of lm-eval and math-verify themselves
     for module in SOURCES:
-        used = third_party(module)
+        used, declared = third_party(module), always | brought if module in extra else set(always)
+        if module in extra:
+            declared |= {canonicalize_name(Requirement(d).name) for d in EXTRAS[extra[module]]}
         needed = {canonicalize_name(IMPORTED_AS[n] if n in IMPORTED_AS else n) for n in used}
         assert needed <= declared, f"{module} imports {needed - declared}"

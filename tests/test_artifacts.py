@@ -233,6 +233,16 @@ def test_a_link_shares_the_bytes_and_outlives_the_source(tmp_path):
     assert linked.facts() == {"num_parts": 2} and linked.ids() == {"a": [0], "b": [1]}
 
 
+def test_a_link_takes_folders_along_and_leaves_what_it_is_told_to(tmp_path):
+    for name in ("checkpoint/a", "checkpoint/deep/b", "done.json", ".lock"):
+        (tmp_path / "it" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "it" / name).touch()
+    link(tmp_path / "it", tmp_path / "twin", leave=("done.json",))
+    assert names(tmp_path / "twin") == ["checkpoint", "checkpoint/a", "checkpoint/deep",
+                                        "checkpoint/deep/b"]  # fmt: skip
+    assert (tmp_path / "twin/checkpoint/a").samefile(tmp_path / "it/checkpoint/a")
+
+
 def test_a_link_is_a_copy_where_the_disk_has_none(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(errno.EXDEV, "cross-device")

@@ -20,7 +20,7 @@ from tspin.files import flatten
 OPTIONS = {
     group.name: sorted(str(f.relative_to(group).with_suffix("")) for f in group.rglob("*.yaml"))
     for group in sorted(main.CONF.iterdir())
-    if group.is_dir()
+    if group.is_dir() and group.name != "hydra"
 }
 GIVEN = ["model.path=org/model", "data.path=pairs.jsonl"]  # the mandatory values
 SPIN_LR = [5e-7, 5e-7, 1e-7, 1e-7]
@@ -51,6 +51,7 @@ def over_iterations(schedule, num=5):
 @pytest.mark.parametrize("choice", [f"{g}={o}" for g, options in OPTIONS.items() for o in options])
 def test_every_option_makes_a_run(choice):
     needs = {"data=file": GIVEN[1:], "model=custom": GIVEN, "model=smollm2": GIVEN[1:]}
+    needs |= {"evals=local": ["evals.tasks_dir=FOLDER"]}
     run = composed(choice, *(needs[choice] if choice in needs else []))
     assert load(dump(run)) == run
 
@@ -177,7 +178,9 @@ def test_the_sft_baseline():
 
 
 def test_sizes_are_what_they_are_called():
-    sizes = {option: composed(f"size={option}").data.size for option in OPTIONS["size"]}
+    sizes = {
+        option: composed("data=ultrachat", f"size={option}").data.size for option in OPTIONS["size"]
+    }
     assert sizes.pop("all") is None
     assert sizes == {option: int(option.removesuffix("k")) * 1000 for option in sizes}
     assert {14_000, 26_000, 50_000, 100_000, 200_000} <= set(sizes.values())  # Figure 4a
@@ -203,9 +206,42 @@ def test_the_last_value_of_a_list_repeats(values, t):
 @pytest.mark.parametrize("beta", [0.1, [0.0, 0.1], [0.1], 0.0])
 def test_beta_is_zero_at_iteration_0_whatever_the_schedule(loss, beta):
     run = load(tree(loss__name=loss, coef__beta=beta))
-    assert run.loss_at(0).beta == 0
     assert run.loss_at(0).roles == ("annotated", "synthetic")  # no third forward
-    assert run.loss_at(1).beta == at(beta, 1)
+    for t in (0, 1):
+        _, coefficients = run.objective(t)
+        assert coefficients.get("beta", 0) == (at(beta, 1) if t else 0)
+        assert ("proto" in run.loss_at(t).roles) == (coefficients.get("beta", 0) > 0)
+
+
+def test_without_the_historical_term_an_objective_is_its_plainer_relative():
+    link = {"link": "logistic"}
+    assert load(tree(loss__name="tspin")).objective(0) == ("wo_ha", {"alpha": 1.0} | link)
+    assert load(tree(loss__name="tspin_ref")).objective(0) == ("spin", {"lam": 1.0} | link)
+    beta = {"alpha": 1.0, "beta": 0.1} | link
+    assert load(tree(loss__name="tspin")).objective(1) == ("tspin", beta)
+    assert load(tree(loss__name="tspin_ref", coef__beta=0)).objective(1)[0] == "spin"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "equal"),
+    [
+        ({"loss__name": "tspin"}, {"loss__name": "wo_ha"}, [True, False]),
+        ({"coef__beta": 0.3}, {"coef__beta": 0.5}, [True, False]),
+        ({"coef__beta": 0}, {"loss__name": "wo_ha"}, [True, True]),
+        ({"coef__alpha": 0.3}, {"coef__alpha": 0.5}, [False, False]),
+        ({"coef__alpha": [1, 0.5]}, {}, [True, False]),
+        ({"coef__lambda": 0.3}, {}, [True, True]),  # tspin does not read it
+        ({"selfplay__iterations": 2, "track__wandb": "none", "name": "x"}, {}, [True, True]),
+        ({"optim__lr": [1e-3, 1e-4]}, {"optim__lr": 1e-3}, [True, False]),
+        ({"seed": 1}, {"seed": 0}, [False, False]),
+        ({"optim__epochs": 7}, {}, [False, False]),
+        ({"decoding__temperature": 0.5}, {}, [False, False]),
+        ({"compute__micro_batch": 3}, {}, [False, False]),  # its last bits
+    ],
+)
+def test_what_is_equal_by_definition_has_equal_histories(one, other, equal):
+    mine, theirs = load(tree(**one)), load(tree(**other))
+    assert [mine.history(t) == theirs.history(t) for t in (0, 1)] == equal
 
 
 def test_each_loss_gets_its_own_coefficients():
@@ -214,7 +250,9 @@ def test_each_loss_gets_its_own_coefficients():
     assert [spin.loss_at(t).lam for t in (0, 1, 2)] == [0.7, 5, 5]
     for loss in ("tspin", "tspin_ref", "wo_ha"):
         run = load(tree(loss__name=loss, loss__link="exponential", **changes))
-        assert [run.loss_at(t).alpha for t in (0, 1, 2)] == [0.3, 0.5, 0.5]
+        assert [run.loss_at(t).alpha for t in (1, 2)] == [0.5, 0.5]
+        assert run.objective(0)[1] in ({"alpha": 0.3, "link": "exponential"},
+                                       {"lam": 0.3, "link": "exponential"})  # fmt: skip
         assert run.loss_at(1).link == "exponential"
     assert load(tree(loss__name="sft")).loss_at(1).roles == ("annotated",)
 
@@ -451,17 +489,26 @@ def test_long_differences_are_digested():
     assert re.fullmatch(r"micro-tspin-micro-s0-[0-9a-f]{8}", name)
 
 
-FREE = {"compute.save_seconds": 7.0, "compute.threads": 3, "track.tags": ["x"]}
+FREE = {"compute.save_seconds": 7.0, "compute.threads": 3, "track.tags": ["x"]} | {
+    "selfplay.share": False,
+    "evals.template": "run",
+    **dict.fromkeys(("evals.batch_size", "evals.limit", "evals.max_length"), 3),
+}
+FREE_KEYS = sorted(key for key in flatten(dump(composed())) if key.startswith(IDENTITY_FREE))
 
 
-@pytest.mark.parametrize("key", IDENTITY_FREE)
+def test_every_free_key_or_section_is_there():
+    assert all(any(key.startswith(free) for key in FREE_KEYS) for free in IDENTITY_FREE)
+
+
+@pytest.mark.parametrize("key", FREE_KEYS)
 def test_free_keys_do_not_change_the_name(key):
     value = FREE.get(key, "online" if key == "track.wandb" else "elsewhere")
     assert flatten(tree())[key] != value
     assert name_of({key.replace(".", "__"): value}) == "micro-tspin-micro-s0"
 
 
-@pytest.mark.parametrize("key", sorted(set(flatten(dump(composed()))) - {*IDENTITY_FREE, "name"}))
+@pytest.mark.parametrize("key", sorted({*flatten(dump(composed()))} - {*FREE_KEYS, "name"}))
 def test_every_other_key_does(key):
     values, other = tree(), flatten(tree())[key]
     section, _, field = key.rpartition(".")

@@ -41,7 +41,7 @@ PARTS = 3  # a set of samples: (24 + 16 prompts) / 16
 KILLS = int(os.environ.get("TSPIN_KILLS", "1"))  # per stage; TSPIN_KILLS=9999: at every event
 
 LOSSES = ("tspin", "spin")  # without and with a reference
-STAGES = ["start", "prepare", "proto: generate", "base: evaluate"] + [
+STAGES = ["start", "prepare", "proto: generate", "base: score", "base: evaluate"] + [
     f"iteration {t}: {stage}"
     for t in (0, 1)
     for stage in ("generate", "score reference", "train", "score", "evaluate", "done")
@@ -248,7 +248,7 @@ class Child:
 
 # --- what a run left -------------------------------------------------------------------------
 
-TIMES = ("seconds", "tokens_per_second")
+TIMES = ("seconds", "tokens_per_second", "from")  # from: the run that an iteration is linked from
 OF_A_LAUNCH = ("provenance.json", "tracking.json", "stages.json", ".stages.json.tmp", ".lock")
 
 
@@ -406,6 +406,26 @@ def test_killed_after_a_saved_step_only_the_rest_is_trained(whole, forker, runs)
     child = forker.run(runs)
     assert [what for _, what in child.events].count("step") == 1 + STEPS
     assert differences(runs, whole["tspin"][0]) == []
+
+
+def test_killed_while_it_takes_iterations_from_another_run(whole, forker, runs):
+    """Where both have made all of it, nothing is trained, and neither loses anything."""
+    assert forker.run(runs, "name=first", "loss=spin").code == 0
+    child = forker.run(runs, "loss=spin")
+    assert child.code == 0 and "step" not in [what for _, what in child.events]
+    assert differences(runs, whole["spin"][0]) == []
+    linking = [i for i, (_, what) in enumerate(child.events) if "/run/iter_" in what]
+    rng = random.Random(0)
+    for at in sorted(rng.sample(linking, min(5 * KILLS, len(linking)))):
+        shutil.rmtree(runs / "run")
+        assert forker.run(runs, "loss=spin", at=at, do="tear").code == -signal.SIGKILL
+        print(*child.events[at])  # noqa: T201  # as above
+        assert forker.run(runs, "loss=spin").code == 0
+        assert differences(runs, whole["spin"][0]) == []
+    (runs / "first").rename(runs / "gone")
+    shutil.rmtree(runs / "run")
+    (runs / "gone").rename(runs / "run")
+    assert differences(runs, whole["spin"][0]) == ["config.yaml"]  # its name
 
 
 def test_seconds_of_stages_may_be_lost_but_not_the_run(whole, forker, runs):

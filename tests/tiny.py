@@ -8,6 +8,8 @@ from omegaconf import OmegaConf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from tspin import selfplay
+from tspin.artifacts import RunDir
 from tspin.config import Run
 from tspin.micro import folder
 from tspin.model import Policy
@@ -73,6 +75,17 @@ def random_triplets(num, *, seed=0, low=1, high=9, vocab_size=294):
         return torch.randint(3, vocab_size, (length,), generator=generator).tolist()
 
     return [triplet(i, ids(), ids(), ids(), ids()) for i in range(num)]
+
+
+SMALL = ["data.size=24", "data.heldout=16", "selfplay.iterations=2", "optim.batch_size=8",
+         "optim.epochs=1", "decoding.batch_size=16", "coef.lambda=0.1"]  # fmt: skip
+
+
+def play(root, loss, *overrides, name=None):
+    """A small run of the embedded model in `root`. -> its folder, the rows of its table"""
+    run = compose(f"loss={loss}", f"name={name or loss}", f"runs_dir={root}", *SMALL, *overrides)
+    rows = selfplay.run(run, command=["test"])
+    return RunDir(run.folder), rows
 
 
 def compose(*overrides: str) -> Run:

@@ -51,10 +51,9 @@ SCORES = pa.schema(
 )
 ANSWERS = pa.schema(
     [
-        ("id", pa.string()),
+        *RESPONSES,
         ("decoding", pa.string()),  # greedy | sampled
-        ("response", pa.string()),
-        ("correct", pa.bool_()),
+        ("correct", pa.bool_()),  # null where no program can tell
     ]
 )
 
@@ -245,6 +244,11 @@ def shared_folder(runs_dir: str, kind: str, name: str, key: dict[str, Any]) -> P
     """Where runs share what their key alone decides. kind: one of SHARED."""
     assert kind in SHARED
     return Path(runs_dir).expanduser() / kind / f"{name}-{digest(key)[:8]}"
+
+
+def sharing_lock(runs_dir: str, key: str) -> Path:
+    """A folder to hold while making, or looking for, the iteration with this key."""
+    return Path(runs_dir).expanduser() / ".locks" / key[:16]
 
 
 def run_dirs(folder: Path) -> list[RunDir]:

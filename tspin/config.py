@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -41,10 +41,11 @@ IDENTITY_FREE = (
     "evals.",
     "compute.save_seconds",
     "compute.threads",
+    "selfplay.share",
     "runs_dir",
 )
-"""Keys, or sections, that a relaunch may set otherwise: none changes what is trained (threads, the
-last bits). Benchmarks are of a policy, not of its training: each result file says how it was made."""
+"""Keys or sections that a relaunch may set otherwise: none changes what is trained (threads: its
+last bits). A benchmark is of a policy, not of its training, and its file says how it was made."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -159,6 +160,7 @@ class TrackConfig:
 class SelfPlayConfig:
     iterations: int = Field(ge=1)
     start_from: str | None  # an iteration folder of another run
+    share: bool  # link an iteration that another run of runs_dir has made already
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -182,6 +184,11 @@ class Run:
         return Path(self.runs_dir).expanduser() / self.name
 
     @property
+    def tags(self) -> list[str]:
+        """Words to find the run by in the tracker."""
+        return [self.model.name, self.loss.label, self.data.name, *self.track.tags]
+
+    @property
     def sampling_name(self) -> str:
         """How folders of samples that runs share are called, before their key."""
         return f"{self.model.name}-{self.data.name}-{self.decoding.name}-s{self.seed}"
@@ -202,25 +209,60 @@ class Run:
         """Whether responses are sampled at all: the loss compares them, or diagnostics do."""
         return self.track.diagnostics or len(self.loss_at(1).roles) > 1
 
-    def loss_at(self, t: int) -> Loss:
-        """The objective of iteration t.
+    def objective(self, t: int) -> tuple[LossName, dict[str, Any]]:
+        """The name and the coefficients of iteration t's objective, in their plainest form.
 
         At iteration 0 the synthetic response IS the proto-synthetic one, h is exactly 0 and its
         term has no gradient: beta is 0 there whatever the schedule says from iteration 1 on.
+        Without its historical term T-SPIN is w/o H-A, and T-SPIN_ref is SPIN with lambda = alpha.
         """
+        coef, link = self.coef, self.loss.link
+        beta = at(coef.beta, t) if t > 0 else 0.0
+        alpha: dict[str, Any] = {"alpha": at(coef.alpha, t), "link": link}
+        match self.loss.name:
+            case "tspin" if beta == 0:
+                return "wo_ha", alpha
+            case "tspin_ref" if beta == 0:
+                return "spin", {"lam": alpha["alpha"], "link": link}
+            case "tspin" | "tspin_ref":
+                return self.loss.name, alpha | {"beta": beta}
+            case "wo_ha":
+                return "wo_ha", alpha
+            case "spin":
+                return "spin", {"lam": at(coef.lam, t), "link": link}
+            case "sft":
+                return "sft", {}
+
+    def loss_at(self, t: int) -> Loss:
+        """The objective of iteration t, ready to be called."""
         from tspin import losses  # torch: not needed to check a configuration
 
-        link, coef = self.loss.link, self.coef
-        alpha, beta, lam = at(coef.alpha, t), at(coef.beta, t), at(coef.lam, t)
-        beta = 0.0 if t == 0 else beta
-        build: dict[LossName, Loss] = {
-            "sft": losses.SFT(),
-            "spin": losses.SPIN(lam=lam, link=link),
-            "tspin": losses.TSPIN(alpha=alpha, beta=beta, link=link),
-            "tspin_ref": losses.TSPINRef(alpha=alpha, beta=beta, link=link),
-            "wo_ha": losses.WithoutHA(alpha=alpha, link=link),
+        build: dict[LossName, Callable[..., Loss]] = {
+            "sft": losses.SFT,
+            "spin": losses.SPIN,
+            "tspin": losses.TSPIN,
+            "tspin_ref": losses.TSPINRef,
+            "wo_ha": losses.WithoutHA,
         }
-        return build[self.loss.name]
+        name, coefficients = self.objective(t)
+        return build[name](**coefficients)
+
+    def history(self, t: int) -> list[dict[str, Any]]:
+        """What decides iterations 0..t, beside the initial weights and the pairs themselves.
+
+        Runs that began alike and have equal histories leave the same iteration, bit for bit: so
+        tspin and wo_ha at iteration 0, or two values of a beta that is 0 there.
+        """
+        said_below = ("name", "loss.", "coef.", "optim.lr", "selfplay.iterations")
+        common = {
+            key: value
+            for key, value in flatten(dump(self)).items()
+            if not key.startswith((*said_below, *IDENTITY_FREE))
+        }
+        return [
+            common | {"objective": list(self.objective(k)), "optim.lr": at(self.optim.lr, k)}
+            for k in range(t + 1)
+        ]
 
     @model_validator(mode="after")
     def _rules_between_fields(self) -> Run:
@@ -296,11 +338,12 @@ def run_name(tree: dict[str, Any], default: dict[str, Any]) -> str:
     tree     plain values of the run, as dump gives them
     default  the same with nothing chosen but model, loss, data and seed
     """
-    values, usual = flatten(tree), flatten(default)
-    last = Counter(key.rsplit(".", 1)[-1] for key in values)
+    usual, left_out = flatten(default), ("name", "seed", *IDENTITY_FREE)
+    values = {k: v for k, v in flatten(tree).items() if not k.startswith(left_out)}
+    last = Counter(key.rsplit(".", 1)[-1] for key in (*values, "seed"))
     differs = []
     for key, value in sorted(values.items()):
-        if value != usual.get(key) and not key.startswith(("name", "seed", *IDENTITY_FREE)):
+        if value != usual.get(key):
             word = key.rsplit(".", 1)[-1]
             differs.append(f"{word if last[word] == 1 else key}={_short(value)}")
     # A long list makes an unreadable name; a digest of it is still a function of the values.

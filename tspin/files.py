@@ -12,7 +12,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -90,16 +90,26 @@ def write_rows(path: Path, rows: Iterable[dict[str, Any]], schema: pa.Schema) ->
         pq.write_table(table, temporary, compression="zstd")
 
 
-def link(source: Path, target: Path) -> None:
-    """The complete folder `source` once more as `target`, by hard links where the disk can."""
+def link(source: Path, target: Path, *, leave: Sequence[str] = ()) -> None:
+    """The complete folder `source` once more as `target`, by hard links where the disk can.
+
+    leave  names of files and folders at its top that are not taken along; hidden ones never are
+    """
     with atomic(target) as temporary:
         temporary.mkdir()
-        for file in sorted(source.iterdir()):
-            if not file.name.startswith("."):
-                try:
-                    os.link(file, temporary / file.name)
-                except OSError:  # another file system, or one without hard links
-                    shutil.copy2(file, temporary / file.name)
+        for entry in sorted(source.iterdir()):
+            if not entry.name.startswith(".") and entry.name not in leave:
+                if entry.is_dir():
+                    shutil.copytree(entry, temporary / entry.name, copy_function=_link_file)
+                else:
+                    _link_file(entry, temporary / entry.name)
+
+
+def _link_file(source: Any, target: Any) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without hard links
+        shutil.copy2(source, target)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -128,10 +138,11 @@ def file_digest(*paths: Path) -> str:
 
 
 @contextmanager
-def owner(folder: Path, *, wait: bool = False) -> Iterator[None]:
+def owner(folder: Path, *, wait: bool = False, what: str | None = None) -> Iterator[None]:
     """Holds `folder` for this process; the kernel lets go when the process dies.
 
     Raises ValueError when another process holds it, or waits for it with `wait`.
+    what  how people call what is held; None: by the folder
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
@@ -143,7 +154,7 @@ def owner(folder: Path, *, wait: bool = False) -> Iterator[None]:
                 f"{folder} is in use by another process; wait for it, or give this run a name of "
                 "its own (name=...)"
             ) from None
-        log.info("waiting for %s, which another process is making", folder)
+        log.info("waiting for %s, which another process is making", what or folder)
         lock.acquire()
     try:
         yield

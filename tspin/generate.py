@@ -16,7 +16,7 @@ from tspin.config import DecodingConfig
 from tspin.console import progress
 from tspin.files import write_json, write_rows
 from tspin.model import Policy
-from tspin.sampling import batches, respond, uniforms
+from tspin.sampling import batches, respond, response_row, uniforms
 
 MAX_PARTS = 50  # a restart repeats at most one of them
 
@@ -47,7 +47,9 @@ def generate(
                 for ids in part:
                     numbers = uniforms(seed, t, ids, how.max_new_tokens) if how.sample else None
                     responses = respond(policy, [prompts[i] for i in ids], numbers, how)
-                    rows += [_row(policy, i, r) for i, r in zip(ids, responses, strict=True)]
+                    rows += [
+                        response_row(policy, i, r) for i, r in zip(ids, responses, strict=True)
+                    ]
                     bar.update(len(ids))
                 write_rows(out.part(index), rows, RESPONSES)
             else:
@@ -61,14 +63,3 @@ def generate(
             "seconds": round(time.monotonic() - started, 3),
         },
     )
-
-
-def _row(policy: Policy, prompt_id: str, response_ids: list[int]) -> dict[str, Any]:
-    stopped = response_ids[-1] in policy.renderer.stop_ids
-    return {
-        "id": prompt_id,
-        "response": policy.renderer.text(response_ids),
-        "response_ids": response_ids,
-        "num_tokens": len(response_ids),
-        "finish_reason": "stop" if stopped else "length",
-    }

@@ -153,8 +153,10 @@ class Policies:
         return self._policy
 
     def forget(self) -> None:
-        """The policy in memory no longer is what any folder holds."""
+        """The policy in memory no longer is what any folder holds, or its memory is needed."""
         self._policy = None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()  # else another process could not have it
 
     def hold(self, policy: Policy, folder: Path) -> None:
         """`policy` has been saved to `folder` and need not be loaded from there."""

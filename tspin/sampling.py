@@ -7,6 +7,7 @@ sample depends neither on the rows beside it nor on restarts.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -97,6 +98,17 @@ def respond(
         )
     stop = set(policy.renderer.stop_ids)
     return [_until(row, stop) for row in output[:, length:].tolist()]
+
+
+def response_row(policy: Policy, prompt_id: str, response_ids: list[int]) -> dict[str, Any]:
+    """A sampled response as a row of artifacts.RESPONSES."""
+    return {
+        "id": prompt_id,
+        "response": policy.renderer.text(response_ids),
+        "response_ids": response_ids,
+        "num_tokens": len(response_ids),
+        "finish_reason": "stop" if response_ids[-1] in policy.renderer.stop_ids else "length",
+    }
 
 
 def _until(ids: list[int], stop: set[int]) -> list[int]:

@@ -99,10 +99,8 @@ def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return result
 
 
-def write_contingency(path: Path, rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    summary = summarise(rows)
-    write_json(path, summary)
-    return summary
+def write_contingency(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    write_json(path, summarise(rows))
 
 
 def _count(rows: Sequence[dict[str, Any]]) -> dict[str, int]:

@@ -10,7 +10,6 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -18,11 +17,21 @@ from typing import Any
 
 import torch
 
-from tspin import data, health, model, provenance, report
-from tspin.artifacts import Iteration, Responses, RunDir, shared_folder
+from tspin import (
+    benchmark,
+    data,
+    evaluation,
+    health,
+    model,
+    provenance,
+    replay,
+    report,
+    sharing,
+)
+from tspin.artifacts import Iteration, Responses, RunDir, shared_folder, sharing_lock
 from tspin.config import IDENTITY_FREE, Run, dump
 from tspin.evaluate import evaluate
-from tspin.files import link, owner, read_json, read_rows, write_json
+from tspin.files import digest, link, owner, read_json, read_rows, write_json
 from tspin.generate import generate
 from tspin.inputs import Inputs, first_iteration, start_from
 from tspin.logps import ROLES, Role
@@ -31,7 +40,7 @@ from tspin.prepare import prepare, prompts_digest
 from tspin.score import score, write_contingency, write_scores
 from tspin.tracking import Tracker
 from tspin.train import train
-from tspin.triplets import Key, Triplet, epoch, keyed, micro_batches
+from tspin.triplets import Key, Triplet, epoch, join, keyed, micro_batches
 
 log = logging.getLogger("tspin")
 
@@ -44,14 +53,17 @@ def run(cfg: Run, *, command: list[str]) -> list[dict[str, Any]]:
     """
     _check_reachable(cfg)
     folder = RunDir(cfg.folder)
+    complete = _complete(cfg, folder)
+    if not complete:
+        benchmark.check(cfg.evals)
     with owner(folder.path):
         folder.claim(dump(cfg), free=IDENTITY_FREE)
-        if len(folder.iterations()) < cfg.selfplay.iterations - first_iteration(cfg):
+        if complete:
+            log.info("%s is complete: nothing to do", folder.path)
+        else:
             if cfg.compute.threads is not None:
                 torch.set_num_threads(cfg.compute.threads)
             _SelfPlay(cfg, folder).run(command)
-        else:
-            log.info("%s is complete: nothing to do", folder.path)
         return report.results(folder)
 
 
@@ -79,19 +91,34 @@ class _SelfPlay:
             data=read_json(folder.data),
         )  # fmt: skip
         with Tracker(
-            replace(cfg.track, group=cfg.group),
+            replay.identity(folder),
+            mode=cfg.track.wandb,
             folder=folder.path,
             run_id=report.tracking_id(folder),
-            name=cfg.name,
-            config=dump(cfg),
         ) as tracker:
             self.tracker = tracker
             if cfg.samples:
                 self._proto()
             self._base()
             for t in range(first_iteration(cfg), cfg.selfplay.iterations):
-                if not folder.iteration(t).done.exists():
-                    self._iterate(t)
+                fresh = not folder.iteration(t).done.exists()
+                if fresh:
+                    self._share_or_iterate(t)
+                out = folder.iteration(t)
+                if self._benchmark(out.checkpoint, out, f"iteration {t}: benchmarks") or fresh:
+                    replay.evaluation(out, t + 1, tracker)
+
+    def _share_or_iterate(self, t: int) -> None:
+        """Iteration t: linked where another run has made the same one, else played."""
+        if not self.cfg.selfplay.share:
+            return self._iterate(t)
+        key = self._key(t)
+        with owner(sharing_lock(self.cfg.runs_dir, key), wait=True, what=f"iteration {t}"):
+            twin = sharing.find(self.cfg, t, key)
+            if twin is None:
+                self._iterate(t)
+            else:
+                self._take(t, twin)
 
     def _iterate(self, t: int) -> None:
         """From theta_t to theta_t+1: sample, score, train, score, evaluate."""
@@ -106,7 +133,7 @@ class _SelfPlay:
         out.clear_train_state()
         if not out.scores.exists():
             self._score_update(t, [x for x in triplets if x.source == t])
-        if self.inputs.check is not None and not out.evaluation.exists():
+        if self.inputs.heldout and not out.evaluation.exists():
             with self._stage(t, "evaluate"):
                 self._evaluate(out.checkpoint, out, t + 1, f"iteration {t}: evaluate")
         self._finish(t)
@@ -129,20 +156,52 @@ class _SelfPlay:
             link(shared, own.path)
 
     def _base(self) -> None:
-        """What the initial policy's answers are worth, once for all runs that share its key."""
-        if self.inputs.check is None or self.folder.base.evaluation.exists():
-            return
+        """What the initial policy is worth, once for all runs that share a key."""
+        base = self.folder.base
+        fresh = bool(self.inputs.heldout) and not base.evaluation.exists()
+        if fresh:
+            self._evaluate_base()
+        # Benchmarks ask neither for prompts nor for a seed: they are shared more widely.
+        weights = {"weights": read_json(self.folder.initial)["weights"]}
+        shared = Iteration(shared_folder(self.cfg.runs_dir, "base", self.cfg.model.name, weights))
+        if benchmark.missing(base, self.cfg):
+            with owner(shared.path, wait=True):
+                self._benchmark(self.initial, shared, "base: benchmarks")
+                link(shared.benchmarks, base.benchmarks)
+            fresh = True
+            evaluation.write(base, benchmark.results(base, self.cfg))
+        if fresh:
+            replay.evaluation(base, 0, self.tracker)
+
+    def _evaluate_base(self) -> None:
+        heldout = self.inputs.heldout
         key = {
             "weights": read_json(self.folder.initial)["weights"],
-            "prompts": prompts_digest(self.inputs.heldout),
+            "prompts": prompts_digest(heldout),
+            "annotated": digest([row["annotated_ids"] for row in heldout]),
+            "answers": self._answers_heldout(),
             **self._sampling(),
         }
         shared = shared_folder(self.cfg.runs_dir, "base", self.cfg.sampling_name, key)
         with owner(shared, wait=True):
             out = Iteration(shared)
+            if not out.scores.exists():
+                triplets = join(heldout, 0)
+                logps = score(
+                    self.policies(self.initial),
+                    micro_batches(triplets, ("annotated",), size=self.cfg.compute.score_batch),
+                    ("annotated",),
+                    total=len(triplets),
+                    label="base: score",
+                )
+                write_scores(out.scores, triplets, logps)
             if not out.evaluation.exists():
                 self._evaluate(self.initial, out, 0, "base: evaluate")
             link(shared, self.folder.base.path)
+
+    def _answers_heldout(self) -> bool:
+        """Whether held-out prompts are answered: where it can be checked, or sampling is done."""
+        return self.inputs.check is not None or self.cfg.samples
 
     def _sampling(self) -> dict[str, Any]:
         """How responses are drawn, as part of the key of what is made from them."""
@@ -245,19 +304,30 @@ class _SelfPlay:
         return keyed(read_rows(self.folder.iteration(t).ref_scores))
 
     def _evaluate(self, policy: Path, out: Iteration, t: int, label: str) -> None:
-        check = self.inputs.check
-        assert check is not None
-        evaluate(
-            self.policies(policy),
-            self.inputs.heldout,
-            check,
-            out,
-            task=self.cfg.data.name,
-            how=self.cfg.decoding,
-            seed=self.cfg.seed,
-            t=t,
-            label=label,
-        )
+        """eval.json from held-out answers and scores. t: what the policy samples for next"""
+        if self._answers_heldout() and not out.answers.exists():
+            evaluate(
+                self.policies(policy),
+                self.inputs.heldout,
+                self.inputs.check,
+                out.answers,
+                how=self.cfg.decoding,
+                seed=self.cfg.seed,
+                t=t,
+                label=label,
+            )
+        evaluation.write(out, {})
+
+    def _benchmark(self, policy: Path, out: Iteration, label: str) -> bool:
+        """Runs the benchmarks that `out` lacks and writes eval.json anew. -> whether any ran"""
+        if not benchmark.missing(out, self.cfg):
+            return False
+        self.policies.forget()  # the harness has a process, and the memory, for itself
+        benchmark.benchmark(policy, out, self.cfg, label=label)
+        evaluation.write(out, benchmark.results(out, self.cfg))
+        return True
+
+    # --- bookkeeping --------------------------------------------------------------------------
 
     def _same_beginning(self) -> None:
         """Refuses to go on from other weights or prompts than the run began with."""
@@ -283,24 +353,39 @@ class _SelfPlay:
                     f"({now['weights'][:12]}): y0 would not be its past"
                 )
 
+    def _take(self, t: int, twin: Iteration) -> None:
+        """Iteration t of another run as this one's, shown as if it had been played here."""
+        out = self.folder.iteration(t)
+        seconds = sum(read_json(twin.done)["seconds"].values())
+        source = sharing.origin(twin)
+        log.info(
+            "iteration %d: equal to %s by definition, linked (%.0f s saved)", t, source, seconds
+        )
+        sharing.take(twin, out)
+        replay.steps(self.folder, t, self.tracker)
+        replay.iteration(self.folder, t, self.tracker)
+        sharing.finish(twin, out)
+
+    def _key(self, t: int) -> str:
+        return sharing.iteration_key(self.cfg, self.folder, t, self._sampling())
+
     def _finish(self, t: int) -> None:
         """What people see of the iteration, its warnings, and done.json, written last."""
         out = self.folder.iteration(t)
-        summary = write_contingency(out.contingency, read_rows(out.scores))
-        count = self.cfg.track.num_samples
-        report.samples(self.folder, t, self.inputs.prompts, self.tracker, count=count)
-        self._warn(t, report.iteration(self.folder, t, summary, self.tracker))
+        write_contingency(out.contingency, read_rows(out.scores))
+        report.samples(self.folder, t, self.inputs.prompts, count=self.cfg.track.num_samples)
+        replay.iteration(self.folder, t, self.tracker)
+        self._warn(t, report.warnings(self.folder, t))
         write_json(
             out.done,
             {
                 # A kill between a stage's result and its seconds loses the seconds.
                 "seconds": read_json(out.stages) if out.stages.exists() else {},
+                "key": self._key(t),
                 "weights": model.weight_digest(out.checkpoint),
                 "initial_weights": read_json(self.folder.initial)["weights"],
             },
         )
-
-    # --- bookkeeping --------------------------------------------------------------------------
 
     @contextmanager
     def _stage(self, t: int, name: str) -> Iterator[None]:
@@ -318,6 +403,14 @@ class _SelfPlay:
             if message is not None and kind not in self.warned:
                 self.warned.add(kind)
                 log.warning("iteration %d: %s", t, message)
+
+
+def _complete(cfg: Run, folder: RunDir) -> bool:
+    iterations = range(first_iteration(cfg), cfg.selfplay.iterations)
+    made = [folder.base, *map(folder.iteration, iterations)]
+    if not all(out.done.exists() for out in made[1:]):
+        return False
+    return not any(benchmark.missing(out, cfg) for out in made)
 
 
 def _check_reachable(cfg: Run) -> None:
