@@ -15,7 +15,7 @@ from lm_eval.api.model import LM
 from lm_eval.models.huggingface import HFLM
 from tiny import compose, micro_tokenizer
 
-from tspin import harness
+from tspin.harness import evaluation, numbers, tasks
 from tspin.tokens import Renderer
 
 WANTED = {"shots": None, "metric": None}
@@ -60,7 +60,7 @@ def request_of(place):
 
 
 def evaluate(lm, task, request, shots=None):
-    return harness.run(lm, harness.task_manager([task], None), task, shots, request)
+    return evaluation.run(lm, tasks.task_manager([task], None), task, shots, request)
 
 
 class Oracle(LM):
@@ -107,7 +107,7 @@ def test_gpqa_is_scored_in_the_order_it_is_asked_in(in_hub, request_of):
 
 def test_documents_are_processed_once_per_split():
     calls = []
-    process = harness.once(lambda split: calls.append(split) or [len(calls)])
+    process = evaluation.once(lambda split: calls.append(split) or [len(calls)])
     train, test = ["a"], ["a"]
     assert [process(train), process(test), process(train)] == [[1], [2], [1]]
 
@@ -115,7 +115,7 @@ def test_documents_are_processed_once_per_split():
 def test_languages_are_told_the_same_way_twice(monkeypatch):
     """IFEval asks langdetect, which for this text says Finnish or Polish as it happens to draw."""
     monkeypatch.setattr(langdetect.DetectorFactory, "seed", None)
-    harness.seed_everything()
+    evaluation.seed_everything()
     assert len({langdetect.detect("Otec matka syn.") for _ in range(20)}) == 1
 
 
@@ -125,7 +125,7 @@ def test_languages_are_told_the_same_way_twice(monkeypatch):
 )
 def test_examples(in_hub, request_of, task, shots, used):
     """A task's own number without one of ours; lm-eval never overrides a 0 of the task."""
-    lm = harness.language_model(request_of(limit=1))
+    lm = evaluation.language_model(request_of(limit=1))
     result = evaluate(lm, task, request_of(limit=1), shots)
     assert (result["num_fewshot"], result["n"]) == (used, 1)
     assert result["harness"]["limit"] == 1
@@ -134,7 +134,7 @@ def test_examples(in_hub, request_of, task, shots, used):
 def test_prompts_that_lose_their_beginning_are_counted(in_hub, request_of):
     """Two answers to each of three sentences, all longer than 16 characters."""
     request = request_of(max_length=16)
-    result = evaluate(harness.language_model(request), "winogrande", request)
+    result = evaluate(evaluation.language_model(request), "winogrande", request)
     assert result["truncated"] == 6
 
 
@@ -143,7 +143,7 @@ def test_prompts_that_lose_their_beginning_are_counted(in_hub, request_of):
 
 @pytest.mark.parametrize("template", ["alpaca", "alpaca_space"])
 def test_a_prompt_and_its_answer_are_the_ids_of_training(request_of, template):
-    lm = harness.language_model(request_of(template=template))
+    lm = evaluation.language_model(request_of(template=template))
     trained = Renderer(micro_tokenizer(), template)
     for system in (None, "Be brief."):
         turns = [{"role": "system", "content": f"{system}\n\n"}] if system else []
@@ -164,7 +164,7 @@ def test_a_chat_template_is_the_tokenizers_own(place, tmp_path):
 def test_examples_stand_in_the_one_user_turn(in_hub, request_of, monkeypatch):
     seen = []
     request = request_of(template="alpaca", limit=1)
-    lm = harness.language_model(request)
+    lm = evaluation.language_model(request)
     monkeypatch.setattr(lm, "loglikelihood", lambda requests: seen.extend(requests) or
                         [(0.0, True)] * len(requests))  # fmt: skip
     result = evaluate(lm, "leaderboard_bbh_navigate", request)
@@ -195,7 +195,7 @@ def test_instructions_followed_by_hand():
     mean(m) = 4/3, so e = ((1 - 1), (1 - 1/2), (0 - 1/2)) * 3/4 = (0, 3/8, -3/8), and
     d = (p - 1/3 + e) / 2 = (-1/3, 2/3 + 3/8, -1/3 - 3/8) / 2 = (-8, 25, -17) / 48.
     """
-    found = harness.instructions_followed([sample([True, False]), sample([True]), sample([False])])
+    found = numbers.instructions_followed([sample([True, False]), sample([True]), sample([False])])
     assert found["inst_level_strict_acc,none"]["value"] == 0.5
     variance = 2 * (3 / 8) ** 2 / (3 * 2)
     assert found["inst_level_strict_acc,none"]["stderr"] == pytest.approx(math.sqrt(variance))
@@ -207,10 +207,10 @@ def test_instructions_followed_by_hand():
 
 def test_with_one_instruction_each_the_two_levels_are_one():
     """The error is then that of a mean: 2 of 4, sqrt(4 * 1/4 / (4 * 3))."""
-    found = harness.instructions_followed([sample([hit]) for hit in (True, True, False, False)])
+    found = numbers.instructions_followed([sample([hit]) for hit in (True, True, False, False)])
     for metric in ("inst_level_strict_acc,none", "strict_acc_mean,none"):
         assert found[metric] == {"value": 0.5, "stderr": pytest.approx(math.sqrt(1 / 12))}
-    assert harness.instructions_followed([sample([True])])["strict_acc_mean,none"]["stderr"] is None
+    assert numbers.instructions_followed([sample([True])])["strict_acc_mean,none"]["stderr"] is None
 
 
 def test_what_is_no_number_is_left_out_or_null():
@@ -223,7 +223,7 @@ def test_what_is_no_number_is_left_out_or_null():
         "versions": {"x": "N/A"},
     }
     left_out = {}
-    entry = harness._entry(found, "x", ["x"], left_out)
+    entry = numbers._entry(found, "x", ["x"], left_out)
     assert entry["metrics"] == {"acc,none": {"value": 0.5, "stderr": None}}
     assert (entry["n"], entry["version"]) == (7, None)
     assert list(left_out) == ["ppl,none"]
@@ -233,8 +233,8 @@ def test_what_is_no_number_is_left_out_or_null():
 
 
 def problems(task, place, **wanted):
-    manager = harness.task_manager([task], None)
-    return harness.problems(manager, task, WANTED | wanted, data_root=str(place / "hub"))
+    manager = tasks.task_manager([task], None)
+    return tasks.problems(manager, task, WANTED | wanted, data_root=str(place / "hub"))
 
 
 def test_good_tasks_have_no_problems(in_hub, place):
@@ -274,20 +274,20 @@ def test_no_math_verify(in_hub, place, monkeypatch):
 
 def test_gated_data():
     error = datasets.exceptions.DatasetNotFoundError("Dataset 'a/b' is a gated dataset on the Hub.")
-    told = harness.reason(error, ["x/y", "a/b"])
+    told = tasks.reason(error, ["x/y", "a/b"])
     assert "https://huggingface.co/datasets/a/b" in told and "hf auth login" in told
 
 
 def test_anything_else_in_one_line():
-    assert harness.reason(KeyError("no\nsplit"), []) == "KeyError: 'no\\nsplit'"
-    assert harness.reason(ValueError("first\nsecond"), ["a/b"]) == "ValueError: first"
+    assert tasks.reason(KeyError("no\nsplit"), []) == "KeyError: 'no\\nsplit'"
+    assert tasks.reason(ValueError("first\nsecond"), ["a/b"]) == "ValueError: first"
 
 
 def test_only_the_folders_that_are_needed():
     """A stock name by its folder, a group with its members; all of lm-eval is not read."""
-    manager = harness.task_manager(["mmlu", "leaderboard_bbh"], None)
+    manager = tasks.task_manager(["mmlu", "leaderboard_bbh"], None)
     assert "gsm8k" not in manager.task_index
-    leaves = list(harness._leaves(manager, "mmlu"))
+    leaves = list(tasks._leaves(manager, "mmlu"))
     assert len(leaves) == 57 and "mmlu_anatomy" in leaves
-    assert len(list(harness._leaves(manager, "leaderboard_bbh"))) == 24
+    assert len(list(tasks._leaves(manager, "leaderboard_bbh"))) == 24
     assert Path(manager.task_index["mmlu"].yaml_path).parent.name == "default"

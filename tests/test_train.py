@@ -13,7 +13,7 @@ from tspin.artifacts import Iteration
 from tspin.files import read_rows
 from tspin.losses import SFT, SPIN, TSPIN, TSPINRef, WithoutHA
 from tspin.score import score, write_scores
-from tspin.tracking import StepLog, Tracker
+from tspin.tracking import Identity, StepLog, Tracker
 from tspin.train import build_optimizer, gradient_step, load_state, lr_factor, save_state, train
 from tspin.triplets import epoch, keyed, micro_batches
 
@@ -27,7 +27,8 @@ LOSSES = {
 RUN = compose()
 OPTIM = replace(RUN.optim, lr=1e-3, batch_size=4, epochs=1, max_grad_norm=None)
 COMPUTE = replace(RUN.compute, micro_batch=2, save_seconds=1e9)
-TRACKER = Tracker(RUN.track, folder=Path(), run_id="x", name="x", config={})
+NOBODY = Identity(project="x", entity=None, name="x", group="x", job_type="x", tags=(), config={})
+TRACKER = Tracker(NOBODY, mode="none", folder=Path(), run_id="x")
 
 
 def reference_for(policy, triplets, loss, *, optim=OPTIM, compute=COMPUTE):

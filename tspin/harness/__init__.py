@@ -1,0 +1,1 @@
+"""Benchmarks of lm-eval, child side: the only importer of lm-eval, started by tspin.benchmark."""

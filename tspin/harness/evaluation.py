@@ -1,0 +1,158 @@
+"""One policy on one task or group of lm-eval, as if it were alone."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import random
+import time
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+from lm_eval.evaluator import evaluate
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+
+from tspin import model
+from tspin.config import ComputeConfig
+from tspin.harness.numbers import tabulate
+from tspin.tokens import TEXT_TEMPLATES, Renderer
+
+FEWSHOT_SEED = 1234  # lm-eval's own four seeds: 0, 1234, 1234, 1234
+
+
+class TrainedTemplate(HFLM):
+    """Prompts inside the run's text template, as the ids that training puts together.
+
+    lm-eval's own chat templates join prompt and answer as one text; "### Response:" followed by "A"
+    is then another token than the " A" that the policy has seen.
+    """
+
+    def __init__(self, *, template: str, **options: Any) -> None:
+        super().__init__(**options)
+        self.template = template
+        self.renderer = Renderer(self.tokenizer, template)
+
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        """One user turn (a system turn before it, the answer's first words behind it) as text."""
+        turns = {turn["role"]: turn["content"] for turn in chat_history}
+        template = TEXT_TEMPLATES[self.template]
+        text = template.text.format(prompt=turns["user"])
+        if "system" in turns:
+            text = f"{turns['system'].strip()}\n\n{text}"
+        return text + template.separator + turns["assistant"] if "assistant" in turns else text
+
+    def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        ids = self.renderer.response_ids(continuation)
+        return self.tok_encode(context), ids[:-1]  # without EOS: an answer may go on
+
+
+class Truncations(logging.Filter):
+    """Counts lm-eval's warnings that an input lost its beginning; lets the first one through."""
+
+    count = 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if "runcat" not in record.getMessage():  # "Truncating 7 tokens", "Left truncation applied"
+            return True
+        self.count += 1
+        return self.count == 1
+
+
+def language_model(request: Mapping[str, Any]) -> HFLM:
+    """The checkpoint as lm-eval loads it, in the run's dtype and on its device."""
+    compute = ComputeConfig(**request["compute"])
+    where, autocast = model.device(compute)
+    dtype = "float64" if compute.dtype == "float64" else "float32"
+    options = {
+        "pretrained": request["policy"],
+        "device": str(where),
+        "dtype": dtype if autocast is None else str(autocast).removeprefix("torch."),
+        "batch_size": request["batch_size"],
+        "max_length": request["max_length"],
+    }
+    if request["template"] in ("none", "chat"):
+        return HFLM(**options)
+    return TrainedTemplate(template=request["template"], **options)
+
+
+def run(
+    lm: HFLM, manager: TaskManager, task: str, shots: int | None, request: Mapping[str, Any]
+) -> dict[str, Any]:
+    """One task or group, alone: every metric, the number of documents, examples and seconds.
+
+    A policy is trained on single turns: with a template the examples stand in the one user turn.
+    """
+    started = time.monotonic()
+    seed_everything()
+    built = manager.load([task])
+    seed_everything()  # the first documents made are those of a process that built nothing else
+    for leaf in built["tasks"].values():
+        own = leaf.get_config("num_fewshot")
+        # As lm-eval does: a task defined with 0 examples keeps 0.
+        leaf.set_config("num_fewshot", own or 0 if shots is None or own == 0 else shots)
+        leaf.set_fewshot_seed(FEWSHOT_SEED)
+        if (process := leaf.get_config("process_docs")) is not None:
+            leaf.set_config("process_docs", once(process))
+            _ = leaf.eval_docs  # made now, in the tasks' order, before anything else draws
+    truncations = Truncations()
+    logger = logging.getLogger("lm_eval.models.huggingface")
+    logger.addFilter(truncations)
+    try:
+        found = evaluate(
+            lm=lm,
+            task_dict=built,
+            limit=request["limit"],
+            apply_chat_template=request["template"] != "none",
+            fewshot_as_multiturn=False,
+        )
+    finally:
+        logger.removeFilter(truncations)
+    return {
+        "task": task,
+        **tabulate(found, built, task),
+        **({"truncated": truncations.count} if truncations.count else {}),
+        "seconds": round(time.monotonic() - started, 3),
+        "harness": {
+            "lm_eval": version("lm_eval"),
+            "template": request["template"],
+            "limit": request["limit"],
+            "dtype": str(lm.model.dtype).removeprefix("torch."),
+            "device": str(lm.device.type),
+            "batch_size": request["batch_size"],
+            "max_length": lm.max_length,
+        },
+    }
+
+
+def seed_everything() -> None:
+    random.seed(0)
+    np.random.seed(1234)
+    torch.manual_seed(1234)
+    with contextlib.suppress(ImportError):  # IFEval's, with a generator of its own
+        from langdetect import DetectorFactory
+
+        DetectorFactory.seed = 0
+
+
+def once(process: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """`process_docs`, called once per split.
+
+    lm-eval calls it again for every look at the documents: answers that it shuffles (GPQA) would
+    be scored in another order than they were asked in.
+    """
+    made: dict[int, Any] = {}
+
+    @functools.wraps(process)
+    def remembered(split: Any) -> Any:
+        if id(split) not in made:
+            made[id(split)] = process(split)
+        return made[id(split)]
+
+    return remembered
