@@ -10,11 +10,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from analysis import measures, missing, stats, style
+from analysis.measures import Measure
 from analysis.pieces import HIGH, LOW, Column, Piece, Table
 from analysis.runs import Run, Runs, Setting
 
@@ -26,7 +29,7 @@ COLUMNS = (
     Column("measure", "measure"),
     Column("iteration", "iteration"),
     Column("difference", "A - B", DIGITS, signed=True),
-    Column("p", "p (Holm)", 3),
+    Column("p", "p (Holm)", 3, least=True),
     Column("effect", "effect d_z", 2, signed=True),
     Column("by_seed", "A - B, by seed", DIGITS, signed=True),
     Column("num_seeds", "seeds"),
@@ -35,7 +38,7 @@ COLUMNS = (
 )
 FRAME = ["a", "b", "measure", "iteration", "difference", f"difference{LOW}", f"difference{HIGH}"]
 FRAME += ["p_alone", "p", "effect", "by_seed", f"by_seed{LOW}", f"by_seed{HIGH}", "num_seeds"]
-FRAME += ["num_prompts", "verdict"]
+FRAME += ["num_prompts", "better", "verdict"]
 ALPHA = 1 - stats.LEVEL
 
 
@@ -47,7 +50,7 @@ def build(
     iteration: int | None = None,
     labels: Sequence[str] | None = None,
 ) -> list[Piece]:
-    """iteration: None is the last that all methods have. labels: None is every objective as
+    """iteration: None is the last of both methods of a pair. labels: None is every objective as
     configured by default. with_paper adds nothing: one run a method allows no test."""
     settings = runs.settings()
     pieces: list[Piece] = []
@@ -60,17 +63,26 @@ def build(
     return pieces
 
 
-def differences(runs: Runs, a: Sequence[Run], b: Sequence[Run], t: int, how: str) -> np.ndarray:
+@dataclass(frozen=True)
+class Side:
+    """A method after iteration t."""
+
+    label: str
+    runs: Sequence[Run]
+    t: int
+
+
+def differences(runs: Runs, a: Side, b: Side, how: str) -> np.ndarray:
     """(seeds, prompts) right under A minus right under B, NaN where one has no answer.
 
     how  the decoding of the answers
     """
-    by_seed = {run.seed: run for run in b}
-    found = []
-    for run in a:
-        if run.seed in by_seed:
-            sides = (_right(runs, run, t, how), _right(runs, by_seed[run.seed], t, how))
-            found.append((sides[0] - sides[1]).rename(run.seed))
+    by_seed = {run.seed: run for run in b.runs}
+    found = [
+        (_right(runs, run, a.t, how) - _right(runs, by_seed[run.seed], b.t, how)).rename(run.seed)
+        for run in a.runs
+        if run.seed in by_seed
+    ]
     together = pd.concat(found, axis=1) if found else pd.DataFrame()
     return together.to_numpy(dtype=float).T.reshape(len(found), -1)
 
@@ -79,13 +91,11 @@ def _of_setting(runs: Runs, setting: Setting, name: str, iteration: int | None) 
     members: dict[str, list[Run]] = {}
     for run in runs:
         members.setdefault(run.label, []).append(run)
-    done = [set(run.folder.iterations()) for run in runs if run.folder.iterations()]
-    common = set.intersection(*done) if done else set()
-    t = max(common, default=None) if iteration is None else iteration
     rows = []
-    if t is not None:
-        for b, a in itertools.combinations(style.in_order(list(members)), 2):
-            rows += _pair(runs, (a, members[a]), (b, members[b]), t)
+    for b, a in itertools.combinations(style.in_order(list(members)), 2):
+        ends = _ends(members[a], members[b]) if iteration is None else (iteration, iteration)
+        if ends:
+            rows += _pair(runs, Side(a, members[a], ends[0]), Side(b, members[b], ends[1]))
     frame = pd.DataFrame(rows, columns=FRAME)
     for _, of_measure in frame.groupby("measure"):
         frame.loc[of_measure.index, "p"] = stats.holm(of_measure["p_alone"].tolist())
@@ -93,59 +103,62 @@ def _of_setting(runs: Runs, setting: Setting, name: str, iteration: int | None) 
     lines = missing.seeds(runs, "seeds", setting)
     if len(members) < 2:
         lines.append(f"fewer than two methods: {missing.command('table1', setting)}")
-    lines += missing.iterations(runs, [t] if t is not None else None)
+    lines += missing.iterations(runs)
     caption = (
-        f"A against B after iteration {t}, {setting}: difference in points with its 95% interval "
-        "over seeds and prompts, p corrected for the number of pairs, effect size; and the "
-        "difference with its interval over seeds alone."
+        f"A against B, {setting}, after their last common iteration, or each after its own last "
+        "where they were planned to differ: difference with its 95% interval over seeds and "
+        "prompts, p corrected for the number of pairs, effect size; and the difference with its "
+        "interval over seeds alone. The verdict names the better one."
     )
-    return Table(name, caption, COLUMNS, frame, "measure", tuple(lines))
+    return Table(name, caption, COLUMNS, frame.drop(columns="better"), "measure", tuple(lines))
 
 
-def _pair(
-    runs: Runs, a: tuple[str, list[Run]], b: tuple[str, list[Run]], t: int
-) -> list[dict[str, object]]:
+def _ends(a: Sequence[Run], b: Sequence[Run]) -> tuple[int, int] | None:
+    """Where two methods are compared; None where one has finished no iteration."""
+    done = [set.intersection(*(set(run.folder.iterations()) for run in side)) for side in (a, b)]
+    if not all(done):
+        return None
+    planned = [{run.values.get("selfplay.iterations") for run in side} for side in (a, b)]
+    common = done[0] & done[1]
+    if planned[0] == planned[1] and common:
+        return max(common), max(common)
+    return max(done[0]), max(done[1])
+
+
+def _pair(runs: Runs, a: Side, b: Side) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     main = measures.main_number(measures.columns(runs))
-    decodings = _decodings(runs, [*a[1], *b[1]], t)
+    decodings = [how for how in _decodings(runs, a) if how in _decodings(runs, b)]
     for how in decodings:
-        test = stats.bootstrap(100 * differences(runs, a[1], b[1], t, how))
-        measure = measures.HELDOUT[f"exact_match,{how}"]
-        by_seed = _by_seed(runs, a[1], b[1], t, measure)
+        test = stats.bootstrap(100 * differences(runs, a, b, how))
         rows.append(
-            _row(a[0], b[0], measure.title, t, test.difference, test.low, test.high, by_seed)
-            | {"p_alone": test.p, "effect": test.effect, "num_seeds": test.num_seeds,
-               "num_prompts": test.num_prompts}
+            _row(runs, a, b, measures.HELDOUT[f"exact_match,{how}"])
+            | {"difference": test.difference, f"difference{LOW}": test.low,
+               f"difference{HIGH}": test.high, "p_alone": test.p, "effect": test.effect,
+               "num_seeds": test.num_seeds, "num_prompts": test.num_prompts}
         )  # fmt: skip
     if main and not (decodings and main.key in measures.HELDOUT):
-        over = _by_seed(runs, a[1], b[1], t, main)
-        spread = (over.high - over.mean) / float(stats.t_quantile(over.n)) * math.sqrt(over.n)
-        rows.append(
-            _row(a[0], b[0], main.title, t, over.mean, over.low, over.high, over)
-            | {"p_alone": stats.t_test(over), "num_seeds": over.n, "num_prompts": math.nan,
-               "effect": over.mean / spread if spread > 0 else math.nan}
-        )  # fmt: skip
+        rows.append(_row(runs, a, b, main))
     return rows
 
 
-def _row(
-    a: str, b: str, measure: str, t: int, difference: float, low: float, high: float,
-    by_seed: stats.Interval,
-) -> dict[str, object]:  # fmt: skip
-    return {
-        "a": a, "b": b, "measure": measure, "iteration": t, "difference": difference,
-        f"difference{LOW}": low, f"difference{HIGH}": high, "by_seed": by_seed.mean,
-        f"by_seed{LOW}": by_seed.low, f"by_seed{HIGH}": by_seed.high,
-    }  # fmt: skip
-
-
-def _by_seed(
-    runs: Runs, a: Sequence[Run], b: Sequence[Run], t: int, measure: measures.Measure
-) -> stats.Interval:
+def _row(runs: Runs, a: Side, b: Side, measure: Measure) -> dict[str, object]:
+    """The comparison seed by seed."""
     found = measures.values(runs, [measure])
-    found = found[found["iteration"] == t].set_index("run")["value"]
-    sides = [{run.seed: found[run.name] for run in side if run.name in found} for side in (a, b)]
-    return stats.paired(*sides)
+    sides = []
+    for side in (a, b):
+        at_end = found[found["iteration"] == side.t].set_index("run")["value"]
+        sides.append({run.seed: at_end[run.name] for run in side.runs if run.name in at_end})
+    over = stats.paired(*sides)
+    spread = (over.high - over.mean) / float(stats.t_quantile(over.n)) * math.sqrt(over.n)
+    return {
+        "a": a.label, "b": b.label, "measure": measure.title, "better": measure.better,
+        "iteration": str(a.t) if a.t == b.t else f"{a.t}, {b.t}",
+        "difference": over.mean, f"difference{LOW}": over.low, f"difference{HIGH}": over.high,
+        "p_alone": stats.t_test(over), "effect": over.mean / spread if spread > 0 else math.nan,
+        "by_seed": over.mean, f"by_seed{LOW}": over.low, f"by_seed{HIGH}": over.high,
+        "num_seeds": over.n, "num_prompts": math.nan,
+    }  # fmt: skip
 
 
 def _right(runs: Runs, run: Run, t: int, how: str) -> pd.Series:
@@ -155,19 +168,17 @@ def _right(runs: Runs, run: Run, t: int, how: str) -> pd.Series:
     return pd.Series(right, index=answers["id"].to_numpy()[of])
 
 
-def _decodings(runs: Runs, members: Sequence[Run], t: int) -> list[str]:
-    """Decodings whose answers could all be checked."""
-    tables = [runs.answers(run, t) for run in members]
-    if not tables or any(table.empty for table in tables):
-        return []
+def _decodings(runs: Runs, side: Side) -> list[str]:
+    """Decodings whose answers could be checked in every run."""
+    tables = [runs.answers(run, side.t) for run in side.runs]
     checked = [set(table.loc[table["correct"].notna(), "decoding"]) for table in tables]
     there = set.intersection(*checked)
     return [how for how in ("greedy", "sampled") if how in there]
 
 
-def _verdict(row: dict[str, object]) -> str:
-    if row["num_seeds"] in (0, 1):
+def _verdict(row: dict[str, Any]) -> str:
+    if row["num_seeds"] < 2:
         return "not enough data"
-    if not isinstance(row["p"], float) or math.isnan(row["p"]) or row["p"] >= ALPHA:
+    if math.isnan(row["p"]) or row["p"] >= ALPHA or not row["better"]:
         return "cannot tell"
-    return "A" if float(str(row["difference"])) > 0 else "B"
+    return "A" if row["difference"] * row["better"] > 0 else "B"

@@ -57,8 +57,7 @@ def _weights(runs: Runs, setting: Setting, name: str) -> list[Piece]:
         for label in style.in_order(runs.labels()):
             line = data[(data["key"] == key) & (data["label"] == label)]
             for _, part in line.groupby("iteration"):
-                style.curve(axes, part, "progress", label=label, color=style.colour(label),
-                            marker=None)  # fmt: skip
+                style.curve(axes, part, "progress", label=label, color=style.colour(label))
         axes.set_xlabel("iterations of training")
         axes.set_ylabel(title)
         axes.set_ylim(bottom=0)
@@ -95,7 +94,10 @@ def _contingency(runs: Runs, setting: Setting, name: str) -> list[Piece]:
     for axes, (split, key, title) in zip(drawn.axes, panels, strict=True):
         for label in style.in_order(runs.labels()):
             line = data[(data["split"] == split) & (data["key"] == key) & (data["label"] == label)]
-            style.curve(axes, line, "iteration", label=label, color=style.colour(label))
+            style.curve(
+                axes, line, "iteration", label=label, color=style.colour(label),
+                marker=style.marker(label),
+            )  # fmt: skip
         axes.set_xlabel("iteration")
         axes.set_ylabel(title)
         style.whole_numbers(axes)
@@ -128,8 +130,10 @@ def _correlation(runs: Runs, setting: Setting, name: str) -> list[Piece]:
             continue
         for label in style.in_order(runs.labels()):
             of = data[data["label"] == label]
-            axes.scatter(of[measure.key], of[main.key], s=14, label=label,
-                         color=style.colour(label))  # fmt: skip
+            axes.scatter(
+                of[measure.key], of[main.key], s=14, label=label, color=style.colour(label),
+                marker=style.marker(label),
+            )  # fmt: skip
         axes.set_xlabel(f"held-out {measure.axis}")
         axes.set_ylabel(main.axis)
     style.legend(drawn)

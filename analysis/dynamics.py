@@ -144,7 +144,7 @@ def _roles(axes: Axes, data: pd.DataFrame, kind: str, percent_of: int | None = N
 def _pieces(axes: Axes, line: pd.DataFrame, *, label: str, color: str) -> None:
     """A line that breaks between iterations, where the responses change."""
     for _, part in line.groupby("iteration"):
-        style.curve(axes, part, "progress", label=label, color=color, marker=None)
+        style.curve(axes, part, "progress", label=label, color=color)
 
 
 def _cells(axes: Axes, table: pd.DataFrame, label: str) -> None:

@@ -50,7 +50,9 @@ def _figure4a(runs: Runs, setting: Setting, name: str, t: int) -> Drawing:
     lines = missing.objectives(chosen, LOSSES, "figure4a", setting)
     if data["size"].nunique() < 2:
         lines.append(f"one number of pairs only: {missing.command('figure4a', setting)}")
-    lines += missing.iterations(chosen, [t]) + missing.seeds(chosen, "figure4a", setting)
+    lines += missing.iterations(chosen.where(lambda run: run.loss == "sft"), [0])
+    lines += missing.iterations(chosen.where(lambda run: run.loss != "sft"), [t])
+    lines += missing.seeds(chosen, "figure4a", setting)
     drawn = _over_sizes(data, main)
     caption = (
         f"{main.title if main else 'Nothing'} against the number of annotated pairs, {setting}: "
@@ -81,7 +83,7 @@ def _over_sizes(data: pd.DataFrame, main: Measure | None) -> style.Figure:
         dashed = label == "SFT" and t > 0
         style.curve(
             axes, line, "size", label=said, color=style.colour(label),
-            linestyle="--" if dashed else "-",
+            linestyle="--" if dashed else "-", marker=style.marker(label),
         )  # fmt: skip
     axes.set_xscale("log")
     sizes = sorted(data["size"].unique())

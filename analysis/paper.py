@@ -17,6 +17,7 @@ from analysis.runs import BASE
 FOLDER = Path(__file__).parent / "paper"
 SOURCE = "arXiv 2601.08198"
 LABELS = {"SFT": "SFT (200k, 2 epochs)"}
+PAIRS, USUAL_PAIRS = {LABELS["SFT"]: 200_000}, 50_000
 
 
 def table(name: str) -> pd.DataFrame:

@@ -29,6 +29,7 @@ class Column:
     digits: int | None = None  # None: text, or a count
     better: int = 0  # 1 or -1: the best is bold
     signed: bool = False
+    least: bool = False  # prints <0.001 where 0.000 would stand
 
 
 @dataclass(frozen=True)
@@ -164,6 +165,8 @@ def _text(row: dict[str, Any], column: Column) -> str:
     if column.digits is None:
         whole = isinstance(value, float) and value == int(value)
         return str(int(value)) if whole else str(value)
+    if column.least and 0 <= value < 0.5 * 10**-column.digits:
+        return f"<{10**-column.digits:.{column.digits}f}"
     text = f"{value:{'+' if column.signed else ''}.{column.digits}f}"
     high = row.get(column.key + HIGH, math.nan)
     return text if _absent(high) else f"{text} +- {high - value:.{column.digits}f}"

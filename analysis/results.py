@@ -7,8 +7,7 @@ another learning rate) have figures of their own, but for SFT on other numbers o
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -32,13 +31,11 @@ class Plan:
     sweep: str
     table: str  # which of the paper's holds its numbers
     panels: tuple[str, ...] = ()  # of a figure: tasks; () makes a table
-    mistral: bool = False
+    mistral: bool | None = None  # None: of any model
 
     def covers(self, setting: Setting) -> bool:
         """Tables 1 and 4 are the same of two base models; the rest is of any."""
-        if self.what.startswith(WHAT):
-            return ("mistral" in setting.model) == self.mistral
-        return True
+        return self.mistral is None or ("mistral" in setting.model) == self.mistral
 
 
 WHAT = "SFT, SPIN and T-SPIN"
@@ -46,8 +43,8 @@ USUAL = ("sft", "spin", "tspin")
 FIRST = ("gsm8k", "leaderboard_ifeval", AVERAGE)
 ABLATION = ("gsm8k", "leaderboard_math_hard", "leaderboard_ifeval")
 PLANS = {
-    "table1": Plan(WHAT, USUAL, "table1", "table1"),
-    "figure2": Plan(WHAT, USUAL, "table1", "table1", FIRST),
+    "table1": Plan(WHAT, USUAL, "table1", "table1", mistral=False),
+    "figure2": Plan(WHAT, USUAL, "table1", "table1", FIRST, mistral=False),
     "table2": Plan("T-SPIN without and with its historical advantage", ("wo_ha", "tspin"),
                    "table2", "table2"),
     "figure5": Plan("T-SPIN without and with its historical advantage", ("wo_ha", "tspin"),
@@ -77,16 +74,17 @@ def build(runs: Runs, name: str, *, with_paper: bool = False) -> list[Piece]:
     ]  # fmt: skip
     if not settings:
         lines = (f"no run of it: {missing.command(plan.sweep, None, 'model=mistral')}",)
-        pieces.append(_piece(name, plan, plan.what, pd.DataFrame(), [], lines))
+        pieces.append(_piece(name, plan, plan.what, pd.DataFrame(), [], lines, {}))
     if with_paper:
         pieces.append(_of_paper(plan, name))
     return pieces
 
 
-def rows(found: pd.DataFrame, shown: Sequence[Measure]) -> pd.DataFrame:
-    """label, iteration, seeds, and of every measure and of the change: mean, interval.
+def rows(found: pd.DataFrame, shown: Sequence[Measure], pairs: Mapping[str, float]) -> pd.DataFrame:
+    """label, pairs, iteration, seeds, and of every measure and of the change: mean, interval.
 
     found  as measures.values gives it
+    pairs  label -> number of annotated pairs
     """
     main = measures.main_number(list(shown))
     start = found[found["iteration"] == BASE].drop_duplicates(["seed", "key"])
@@ -104,9 +102,10 @@ def rows(found: pd.DataFrame, shown: Sequence[Measure]) -> pd.DataFrame:
         ["label", "iteration"], key=lambda s: s.map(order) if s.name == "label" else s
     )
     wide["iteration"] = wide["iteration"].astype("Int64").replace(BASE, pd.NA)
+    wide["pairs"] = wide["label"].map(pairs).astype(float)
     keys = [*(measure.key for measure in shown), DELTA]
     return wide[
-        ["label", "iteration", "seeds", *(c for k in keys for c in (k, k + LOW, k + HIGH))]
+        ["label", "pairs", "iteration", "seeds", *(c for k in keys for c in (k, k + LOW, k + HIGH))]
     ].reset_index(drop=True)
 
 
@@ -128,7 +127,7 @@ def panels(found: pd.DataFrame, shown: Sequence[Measure]) -> tuple[style.Figure,
             line = data[(data["key"] == measure.key) & (data["label"] == label)]
             style.curve(
                 axes, line, "done", label=label, color=style.colour(label),
-                linestyle=strokes[label],
+                linestyle=strokes[label], marker=style.marker(label),
             )  # fmt: skip
             if len(line[line["done"] > 0]) == 1:  # not iterated: a level to compare with
                 level = float(line.loc[line["done"] > 0, "mean"].iloc[0])
@@ -157,10 +156,8 @@ def _of_setting(runs: Runs, setting: Setting, plan: Plan, name: str) -> Piece:
     lines = missing.objectives(chosen, plan.losses, plan.sweep, setting)
     lines += missing.iterations(chosen) + missing.numbers(chosen, found, shown)
     lines += missing.seeds(chosen, plan.sweep, setting)
-    caption = f"{plan.what}, {setting}"
-    if sizes := _sizes(chosen):
-        caption += f"; {sizes} annotated pairs"
-    return _piece(name, plan, caption, found, shown, tuple(lines))
+    pairs = {run.label: chosen.num_pairs(run) for run in chosen}
+    return _piece(name, plan, f"{plan.what}, {setting}", found, shown, tuple(lines), pairs)
 
 
 def _of_paper(plan: Plan, name: str) -> Piece:
@@ -170,7 +167,8 @@ def _of_paper(plan: Plan, name: str) -> Piece:
     caption = f"{plan.what}, as the paper prints them ({paper.SOURCE})"
     if notes := paper.notes(plan.table):
         caption += "; marked: " + "; ".join(notes)
-    return _piece(f"{name}-paper", plan, caption, found, paper.measures(), ())
+    pairs = {label: paper.PAIRS.get(label, paper.USUAL_PAIRS) for label in found["label"]}
+    return _piece(f"{name}-paper", plan, caption, found, paper.measures(), (), pairs)
 
 
 def _piece(
@@ -180,6 +178,7 @@ def _piece(
     found: pd.DataFrame,
     shown: list[Measure],
     lines: tuple[str, ...],
+    pairs: Mapping[str, float],
 ) -> Piece:
     if found.empty:
         found = pd.DataFrame(columns=["label", "seed", "run", "iteration", "key", "value"])
@@ -191,6 +190,7 @@ def _piece(
     main = measures.main_number(shown)
     columns = [
         Column("label", "method"),
+        Column("pairs", "pairs"),
         Column("iteration", "iteration"),
         Column("seeds", "seeds"),
     ]
@@ -200,7 +200,7 @@ def _piece(
     ]
     if main:
         columns.append(Column(DELTA, f"change of {main.title}", main.digits, signed=True))
-    return Table(name, caption, tuple(columns), rows(found, shown), "label", lines)
+    return Table(name, caption, tuple(columns), rows(found, shown, pairs), "label", lines)
 
 
 def _chosen(shown: Sequence[Measure], wanted: Sequence[str]) -> list[Measure]:
@@ -221,8 +221,3 @@ def _changes(found: pd.DataFrame) -> pd.DataFrame:
     keys = ["label", "run", "seed", "iteration"]
     both = found.merge(before[[*keys, "value"]], on=keys, suffixes=("", "_before"))
     return both.assign(key=DELTA, value=both["value"] - both["value_before"])
-
-
-def _sizes(runs: Runs) -> str:
-    sizes = {runs.num_pairs(run) for run in runs}
-    return " or ".join(f"{size:.0f}" for size in sorted(sizes) if not math.isnan(size))

@@ -24,6 +24,7 @@ COLOURS = {
 }
 ROLES = {"annotated": "#009E73", "synthetic": "#CC79A7", "proto": "#999999"}
 OTHERS = "#999999"
+MARKERS = {"SFT": "s", "SPIN": "v", "T-SPIN": "o", "T-SPIN_ref": "D", "w/o H-A": "x"}
 STYLES = ("-", "--", ":", "-.")  # an objective, and its variants in the same colour
 MAP = "cividis"  # for heat maps: even in grey, the same for all eyes
 PANEL = (3.2, 2.6)  # inches
@@ -64,6 +65,11 @@ def colour(label: str) -> str:
     return COLOURS.get(objective(label), OTHERS)
 
 
+def marker(label: str) -> str:
+    """Tells objectives apart in grey, and where lines lie on each other."""
+    return MARKERS.get(objective(label), ".")
+
+
 def in_order(labels: Sequence[str]) -> list[str]:
     """Objectives in the order of COLOURS, variants behind theirs, the unknown last."""
     order = list(COLOURS)
@@ -94,7 +100,7 @@ def curve(
     label: str,
     color: str,
     linestyle: str = "-",
-    marker: str | None = "o",
+    marker: str | None = None,
 ) -> None:
     """The mean over seeds as a line and its 95% interval as a band; of one seed the line alone.
 

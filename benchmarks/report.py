@@ -21,7 +21,7 @@ from pathlib import Path
 import yaml
 from report_runs import GAIN, write_run
 
-from tspin.artifacts import RunDir, run_dirs
+from tspin.artifacts import RunDir
 
 NUM_RUNS, SECONDS, GIB = 300, 20.0, 1.0
 GRID = (0.1, 0.3, 0.5, 1.0)
@@ -88,8 +88,7 @@ def main() -> int:
     gib = used.ru_maxrss / 2**20
     sys.stderr.write(
         f"{seconds:.1f} s, {used.ru_utime + used.ru_stime:.1f} s of CPU, {gib:.2f} GB "
-        f"(aims {SECONDS:.0f} s, {GIB:.0f} GB); {len(run_dirs(folder)) if folder.exists() else ''}"
-        "\n"
+        f"(aims {SECONDS:.0f} s, {GIB:.0f} GB)\n"
     )
     return int(seconds > SECONDS or gib > GIB)
 

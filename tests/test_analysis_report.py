@@ -1,4 +1,4 @@
-"""The tables and figures of the paper, from tests/report/folders and from the paper's numbers.
+"""The tables and figures of the paper, from tests/golden/folders and from the paper's numbers.
 
 tests/report_runs.py says by which rules the folders were made, and how to make them and the
 stored tables again.
@@ -14,8 +14,8 @@ import pytest
 from matplotlib.colors import to_hex
 from report_runs import FOLDERS, TABLES, write_run
 
-from analysis import catalogue, missing, paper, style
-from analysis.comparison import differences
+from analysis import catalogue, missing, paper, style, tasks
+from analysis.comparison import Side, differences
 from analysis.pieces import Drawing, Table, csv
 from analysis.runs import Runs, Setting
 
@@ -54,7 +54,7 @@ def test_tables_are_the_stored_ones(pieces, stored, tmp_path):
 
 def test_every_table_is_stored(pieces):
     made = {name for name, piece in pieces.items() if isinstance(piece, Table)}
-    assert made == {path.stem for path in TABLES.glob("*.csv")}
+    assert made - {"table3", "table3-paper"} == {path.stem for path in TABLES.glob("*.csv")}
 
 
 def test_table1_by_hand(pieces):
@@ -71,12 +71,37 @@ def test_table1_by_hand(pieces):
 def test_benchmarks_are_the_columns_where_there_are_some(pieces):
     table = pieces["table1-zephyr-ultrachat"]
     titles = [column.title for column in table.columns]
-    assert titles[3:] == [
+    assert titles[4:] == [
         "GSM8K (%)", "MATH (%)", "MUSR (%)", "MMLU (%)", "MMLUP (%)", "GPQA (%)", "HellaSwag (%)",
         "WG (%)", "BBH (%)", "IFEval (%)", "Avg (%)", "change of Avg",
     ]  # fmt: skip
-    tasks = [column.key for column in table.columns[3:13]]
+    tasks = [column.key for column in table.columns[4:14]]
     assert np.allclose(table.frame[tasks].mean(axis=1), table.frame["average"])
+
+
+def test_table3_is_what_is_configured_and_what_was_run(tmp_path):
+    """One task configured and run, one configured alone; the others were run unasked."""
+    configured = tmp_path / "evals.yaml"
+    configured.write_text("tasks: {gsm8k: {shots: 5, metric: m}, mine: {shots: 0, metric: null}}")
+    (table,) = tasks.build(Runs.read(FOLDERS), configured=configured)
+    frame = table.frame.set_index("benchmark")
+    assert frame.loc["gsm8k"].tolist() == ["GSM8K", 5, "m", 5, 100, 1.0]
+    assert frame.loc["mine", "num_fewshot"] == 0 and pd.isna(frame.loc["mine", "n"])
+    assert len(frame) == 11
+    assert table.missing == (
+        "no run was evaluated on mine: `python main.py -m +sweep=table1 evals=paper`",
+    )
+
+
+def test_pairs_are_named(pieces):
+    """Methods that learned from different numbers of pairs say so in their rows."""
+    frame = pieces["table1-micro-micro"].frame.drop_duplicates("label").set_index("label")
+    assert frame["pairs"].to_dict() == {
+        "initial policy": pytest.approx(math.nan, nan_ok=True),
+        "SFT": 8, "SFT size=4": 4, "SPIN": 8, "T-SPIN": 8,
+    }  # fmt: skip
+    printed = pieces["table1-paper"].frame.drop_duplicates("label").set_index("label")
+    assert printed.loc["SFT (200k, 2 epochs)", "pairs"] == 200_000
 
 
 def test_missing_runs_are_named_with_a_command(pieces):
@@ -105,8 +130,11 @@ def test_responses_side_by_side(pieces):
 def test_a_beats_b():
     """T-SPIN has 26 of 50 right where SPIN has 24: the two prompts between them differ."""
     runs = Runs.read(FOLDERS).of(MICRO)
-    side = {label: [run for run in runs if run.label == label] for label in ("SPIN", "T-SPIN")}
-    found = differences(runs, side["T-SPIN"], side["SPIN"], 1, "greedy")
+    side = {
+        label: Side(label, [run for run in runs if run.label == label], 1)
+        for label in ("SPIN", "T-SPIN")
+    }
+    found = differences(runs, side["T-SPIN"], side["SPIN"], "greedy")
     assert found.shape == (2, 50) and found.sum(axis=1).tolist() == [2, 2]
 
 
@@ -122,6 +150,15 @@ def test_verdicts(tmp_path):
     verdict = {(row.a, row.b): row.verdict for row in greedy.itertuples()}
     assert verdict["SPIN", "SFT"] == "B" and verdict["T-SPIN", "SPIN"] == "cannot tell"
     assert verdict["w/o H-A", "SFT"] == "not enough data"
+
+
+def test_methods_of_different_length_are_compared_at_their_ends(tmp_path):
+    """SFT has one iteration by plan: 25 right, against 26 of T-SPIN's second."""
+    write_run(tmp_path, "sft", iterations=1)
+    write_run(tmp_path, "tspin")
+    (table,) = catalogue.build(Runs.read(tmp_path), ["comparison"])
+    row = table.frame.iloc[0]
+    assert (row["iteration"], row["difference"]) == ("1, 0", pytest.approx(2))
 
 
 def test_margin_follows_accuracy(tmp_path):
