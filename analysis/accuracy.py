@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from analysis.options import command
+from analysis.style import COLOURS, STYLES
 from tspin.artifacts import Iteration, run_dirs
 from tspin.files import read_json
 
@@ -28,16 +29,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 log = logging.getLogger("tspin")
-
-# Okabe and Ito's palette, readable by colour-blind eyes; one colour per objective everywhere.
-COLOURS = {
-    "SFT": "#000000",
-    "SPIN": "#D55E00",
-    "T-SPIN": "#0072B2",
-    "T-SPIN_ref": "#56B4E9",
-    "w/o H-A": "#E69F00",
-}
-STYLES = ("-", "--", ":")  # an objective, and its variants in the same colour
 
 
 @dataclass(frozen=True)

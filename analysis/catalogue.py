@@ -1,0 +1,55 @@
+"""Every table and figure by name, and the report of all of them. One that fails is a problem of
+its own; the rest is built."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from analysis import comparison, diagnostics, dynamics, grids, pieces, responses, results, style
+from analysis import tasks as benchmarks
+from analysis.pieces import Piece
+from analysis.runs import Runs
+from tspin.files import write_text
+
+log = logging.getLogger("tspin")
+
+_MODULES: tuple[Any, ...] = (
+    results, benchmarks, responses, dynamics, grids, comparison, diagnostics,
+)  # fmt: skip
+HOMES: dict[str, Callable[..., list[Piece]]] = {
+    name: module.build for module in _MODULES for name in module.NAMES
+}
+# as the paper orders them, then what it does not have
+NAMES = ("table1", "figure2", "table2", "figure5", "table3", "table4", "figure6", "table5",
+         "figure3", "figure4a", "figure4b", "figure4c", "figure7", "comparison", "weights",
+         "contingency", "correlation")  # fmt: skip
+assert sorted(NAMES) == sorted(HOMES)
+
+
+def build(
+    runs: Runs, names: Sequence[str] = NAMES, *, with_paper: bool = False, **options: Any
+) -> list[Piece]:
+    """The pieces of the names given; options go to the one module that has them.
+
+    A piece that cannot be built becomes a line of runs.problems.
+    """
+    found: list[Piece] = []
+    with style.applied():
+        for name in names:
+            try:
+                found += HOMES[name](runs, name, with_paper=with_paper, **options)
+            except Exception as error:  # one figure's trouble must not cost the others
+                log.debug("%s", name, exc_info=True)
+                runs.problems.append(f"{name}: could not be made ({type(error).__name__}: {error})")
+    return found
+
+
+def write(found: Sequence[Piece], out: Path, problems: Sequence[str] = ()) -> list[Path]:
+    """Saves the pieces in `out`, and what was wrong with the runs in problems.txt."""
+    files = pieces.write(found, out)
+    listed = out / "problems.txt"
+    write_text(listed, "".join(f"{line}\n" for line in problems))
+    return [*files, listed]

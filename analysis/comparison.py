@@ -1,0 +1,184 @@
+"""Whether method A beats method B: every pair of methods, on the same prompts and seeds.
+
+Held-out answers that a program can check are compared prompt by prompt (paired bootstrap over
+prompts and seeds); where there are none, the main number seed by seed (paired t). p-values are
+corrected for the number of pairs (Holm).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis import measures, missing, stats, style
+from analysis.measures import Measure
+from analysis.pieces import HIGH, LOW, Column, Piece, Table
+from analysis.runs import Run, Runs, Setting
+
+NAMES = ("comparison",)
+DIGITS = 2
+COLUMNS = (
+    Column("a", "A"),
+    Column("b", "B"),
+    Column("measure", "measure"),
+    Column("iteration", "iteration"),
+    Column("difference", "A - B", DIGITS, signed=True),
+    Column("p", "p (Holm)", 3, least=True),
+    Column("effect", "effect d_z", 2, signed=True),
+    Column("by_seed", "A - B, by seed", DIGITS, signed=True),
+    Column("num_seeds", "seeds"),
+    Column("num_prompts", "prompts"),
+    Column("verdict", "verdict"),
+)
+FRAME = ["a", "b", "measure", "iteration", "difference", f"difference{LOW}", f"difference{HIGH}"]
+FRAME += ["p_alone", "p", "effect", "by_seed", f"by_seed{LOW}", f"by_seed{HIGH}", "num_seeds"]
+FRAME += ["num_prompts", "better", "verdict"]
+ALPHA = 1 - stats.LEVEL
+
+
+def build(
+    runs: Runs,
+    name: str = "comparison",
+    *,
+    with_paper: bool = False,
+    iteration: int | None = None,
+    labels: Sequence[str] | None = None,
+) -> list[Piece]:
+    """iteration: None is the last of both methods of a pair. labels: None is every objective as
+    configured by default. with_paper adds nothing: one run a method allows no test."""
+    settings = runs.settings()
+    pieces: list[Piece] = []
+    for setting in settings:
+        chosen = runs.of(setting).where(
+            lambda run: run.is_main if labels is None else run.label in labels
+        )
+        named = name if len(settings) == 1 else f"{name}-{setting.slug}"
+        pieces.append(_of_setting(chosen, setting, named, iteration))
+    return pieces
+
+
+@dataclass(frozen=True)
+class Side:
+    """A method after iteration t."""
+
+    label: str
+    runs: Sequence[Run]
+    t: int
+
+
+def differences(runs: Runs, a: Side, b: Side, how: str) -> np.ndarray:
+    """(seeds, prompts) right under A minus right under B, NaN where one has no answer.
+
+    how  the decoding of the answers
+    """
+    by_seed = {run.seed: run for run in b.runs}
+    found = [
+        (_right(runs, run, a.t, how) - _right(runs, by_seed[run.seed], b.t, how)).rename(run.seed)
+        for run in a.runs
+        if run.seed in by_seed
+    ]
+    together = pd.concat(found, axis=1) if found else pd.DataFrame()
+    return together.to_numpy(dtype=float).T.reshape(len(found), -1)
+
+
+def _of_setting(runs: Runs, setting: Setting, name: str, iteration: int | None) -> Table:
+    members: dict[str, list[Run]] = {}
+    for run in runs:
+        members.setdefault(run.label, []).append(run)
+    rows = []
+    for b, a in itertools.combinations(style.in_order(list(members)), 2):
+        ends = _ends(members[a], members[b]) if iteration is None else (iteration, iteration)
+        if ends:
+            rows += _pair(runs, Side(a, members[a], ends[0]), Side(b, members[b], ends[1]))
+    frame = pd.DataFrame(rows, columns=FRAME)
+    for _, of_measure in frame.groupby("measure"):
+        frame.loc[of_measure.index, "p"] = stats.holm(of_measure["p_alone"].tolist())
+    frame["verdict"] = [_verdict(row) for row in frame.to_dict("records")]
+    lines = missing.seeds(runs, "seeds", setting)
+    if len(members) < 2:
+        lines.append(f"fewer than two methods: {missing.command('table1', setting)}")
+    lines += missing.iterations(runs)
+    caption = (
+        f"A against B, {setting}, after their last common iteration, or each after its own last "
+        "where they were planned to differ: difference with its 95% interval over seeds and "
+        "prompts, p corrected for the number of pairs, effect size; and the difference with its "
+        "interval over seeds alone. The verdict names the better one."
+    )
+    return Table(name, caption, COLUMNS, frame.drop(columns="better"), "measure", tuple(lines))
+
+
+def _ends(a: Sequence[Run], b: Sequence[Run]) -> tuple[int, int] | None:
+    """Where two methods are compared; None where one has finished no iteration."""
+    done = [set.intersection(*(set(run.folder.iterations()) for run in side)) for side in (a, b)]
+    if not all(done):
+        return None
+    planned = [{run.values.get("selfplay.iterations") for run in side} for side in (a, b)]
+    common = done[0] & done[1]
+    if planned[0] == planned[1] and common:
+        return max(common), max(common)
+    return max(done[0]), max(done[1])
+
+
+def _pair(runs: Runs, a: Side, b: Side) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = []
+    main = measures.main_number(measures.columns(runs))
+    decodings = [how for how in _decodings(runs, a) if how in _decodings(runs, b)]
+    for how in decodings:
+        test = stats.bootstrap(100 * differences(runs, a, b, how))
+        rows.append(
+            _row(runs, a, b, measures.HELDOUT[f"exact_match,{how}"])
+            | {"difference": test.difference, f"difference{LOW}": test.low,
+               f"difference{HIGH}": test.high, "p_alone": test.p, "effect": test.effect,
+               "num_seeds": test.num_seeds, "num_prompts": test.num_prompts}
+        )  # fmt: skip
+    if main and not (decodings and main.key in measures.HELDOUT):
+        rows.append(_row(runs, a, b, main))
+    return rows
+
+
+def _row(runs: Runs, a: Side, b: Side, measure: Measure) -> dict[str, object]:
+    """The comparison seed by seed."""
+    found = measures.values(runs, [measure])
+    sides = []
+    for side in (a, b):
+        at_end = found[found["iteration"] == side.t].set_index("run")["value"]
+        sides.append({run.seed: at_end[run.name] for run in side.runs if run.name in at_end})
+    over = stats.paired(*sides)
+    spread = (over.high - over.mean) / float(stats.t_quantile(over.n)) * math.sqrt(over.n)
+    return {
+        "a": a.label, "b": b.label, "measure": measure.title, "better": measure.better,
+        "iteration": str(a.t) if a.t == b.t else f"{a.t}, {b.t}",
+        "difference": over.mean, f"difference{LOW}": over.low, f"difference{HIGH}": over.high,
+        "p_alone": stats.t_test(over), "effect": over.mean / spread if spread > 0 else math.nan,
+        "by_seed": over.mean, f"by_seed{LOW}": over.low, f"by_seed{HIGH}": over.high,
+        "num_seeds": over.n, "num_prompts": math.nan,
+    }  # fmt: skip
+
+
+def _right(runs: Runs, run: Run, t: int, how: str) -> pd.Series:
+    answers = runs.answers(run, t)
+    of = (answers["decoding"] == how).to_numpy(bool)
+    right = answers["correct"].to_numpy()[of].astype(float)
+    return pd.Series(right, index=answers["id"].to_numpy()[of])
+
+
+def _decodings(runs: Runs, side: Side) -> list[str]:
+    """Decodings whose answers could be checked in every run."""
+    tables = [runs.answers(run, side.t) for run in side.runs]
+    checked = [set(table.loc[table["correct"].notna(), "decoding"]) for table in tables]
+    there = set.intersection(*checked)
+    return [how for how in ("greedy", "sampled") if how in there]
+
+
+def _verdict(row: dict[str, Any]) -> str:
+    if row["num_seeds"] < 2:
+        return "not enough data"
+    if math.isnan(row["p"]) or row["p"] >= ALPHA or not row["better"]:
+        return "cannot tell"
+    return "A" if row["difference"] * row["better"] > 0 else "B"

@@ -1,0 +1,97 @@
+"""Time and memory of every table and figure, from 300 run folders of five iterations.
+
+    PYTHONPATH=.:tests python benchmarks/report.py [FOLDER]
+
+Makes the folders once in FOLDER (default: a temporary one; 300 runs of 64 steps an iteration and
+800 held-out prompts, by hard links), then builds and saves everything in a process of its own.
+Aims: 20 s and 1 GB. Exit status 1 where they are missed.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import yaml
+from report_runs import GAIN, write_run
+
+from tspin.artifacts import RunDir
+
+NUM_RUNS, SECONDS, GIB = 300, 20.0, 1.0
+GRID = (0.1, 0.3, 0.5, 1.0)
+BUILD = """
+import sys
+from pathlib import Path
+from analysis import catalogue
+from analysis.runs import Runs
+runs = Runs.read(Path(sys.argv[1]))
+pieces = catalogue.build(runs, with_paper=True)
+files = catalogue.write(pieces, Path(sys.argv[2]), runs.problems)
+sys.stderr.write(f"{len(runs)} runs, {len(pieces)} pieces, {len(files)} files, "
+                 f"{len(runs.problems)} problems\\n")
+"""
+
+
+def make(folder: Path) -> None:
+    """Five objectives x 3 seeds, alpha x beta x 3 seeds, and other learning rates to fill up."""
+    size = dict(iterations=5, steps=64, heldout=800, scores=True)
+    made = {loss: write_run(folder, loss, **size) for loss in GAIN}
+    points = [(loss, seed, {}) for loss in GAIN for seed in range(3)]
+    points += [
+        ("tspin", seed, {"coef": {"alpha": alpha, "beta": [0.0, beta], "lambda": 1.0}})
+        for alpha in GRID
+        for beta in GRID
+        for seed in range(3)
+        if (alpha, beta) != (1.0, 0.1)
+    ]
+    i = 0
+    while len(points) < NUM_RUNS:
+        loss = list(GAIN)[i % len(GAIN)]
+        points.append((loss, i // len(GAIN) % 3, {"optim": {"lr": 1e-6 * (2 + i // 15)}}))
+        i += 1
+    for loss, seed, changes in points:
+        apart = "".join(f"-{key}={value}" for part in changes.values() for key, value in
+                        part.items()).replace(" ", "")  # fmt: skip
+        copy(made[loss], seed, apart, changes)
+
+
+def copy(made: RunDir, seed: int, apart: str, changes: dict) -> None:
+    name = made.path.name.removesuffix("0") + f"{seed}{apart}"
+    target = RunDir(made.path.with_name(name))
+    if target.path.exists():
+        return
+    shutil.copytree(made.path, target.path, copy_function=os.link)
+    settings = yaml.safe_load(made.config.read_text())
+    settings["data"]["seed"] = seed
+    for section, values in changes.items():
+        settings[section] |= values
+    target.config.unlink()
+    target.config.write_text(yaml.safe_dump(settings | {"name": name, "seed": seed}))
+
+
+def main() -> int:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(temporary) / "made"
+        if not folder.exists():
+            make(folder)
+        out = Path(temporary) / "out"
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-c", BUILD, str(folder), str(out)], check=True)
+        seconds = time.perf_counter() - began
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    gib = used.ru_maxrss / 2**20
+    sys.stderr.write(
+        f"{seconds:.1f} s, {used.ru_utime + used.ru_stime:.1f} s of CPU, {gib:.2f} GB "
+        f"(aims {SECONDS:.0f} s, {GIB:.0f} GB)\n"
+    )
+    return int(seconds > SECONDS or gib > GIB)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
