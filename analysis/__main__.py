@@ -17,17 +17,30 @@ def main(arguments: Sequence[str]) -> None:
         sys.stdout.write(usage())
         return
     name, *rest = arguments
-    if name not in COMMANDS:
-        sys.exit(f"error: {unknown(f'command {name}', name, COMMANDS)}")
-    importlib.import_module(f"analysis.{name}").main(rest)
+    if name in COMMANDS:
+        importlib.import_module(f"analysis.{name}").main(rest)
+        return
+    from analysis import catalogue, report  # pandas and matplotlib: not for the others
+
+    names = (report.ALL, *catalogue.NAMES)
+    if name not in names:
+        sys.exit(f"error: {unknown(f'command {name}', name, (*COMMANDS, *names))}")
+    report.main(name, rest)
 
 
 def usage() -> str:
-    lines = [f"{__doc__}\n"]
-    for name in COMMANDS:
-        doc = importlib.import_module(f"analysis.{name}").__doc__ or ""
-        lines.append(f"  {name:<12} {doc.splitlines()[0]}")
-    return "\n".join([*lines, "\npython -m analysis COMMAND --help says more.\n"])
+    from analysis import catalogue, report
+
+    lines = [f"{__doc__}\n", f"  {report.ALL:<12} {_first_line(report)}"]
+    lines += [f"  {name:<12} {_first_line(importlib.import_module(f'analysis.{name}'))}"
+              for name in COMMANDS]  # fmt: skip
+    named = ", ".join(catalogue.NAMES)
+    return "\n".join([*lines, f"\nOr one of {named}.",
+                      "python -m analysis COMMAND --help says more.\n"])  # fmt: skip
+
+
+def _first_line(module: object) -> str:
+    return (module.__doc__ or "").splitlines()[0]
 
 
 if __name__ == "__main__":
