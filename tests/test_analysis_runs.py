@@ -6,9 +6,11 @@ import math
 import pytest
 import yaml
 from report_runs import FOLDERS, write_run
+from tiny import compose
 
 from analysis import catalogue
-from analysis.runs import BASE, Runs, Setting
+from analysis.runs import BASE, NO_METHOD, UNUSED, Runs, Setting
+from tspin.config import IDENTITY_FREE
 
 MICRO = Setting("micro", "micro", "test")
 
@@ -166,3 +168,22 @@ def test_the_same_run_twice_counts_once(runs):
     write_run(runs, "tspin", apart="-again")
     found = Runs.read(runs)
     assert len(found) == 2 and "says the same as micro-tspin-micro-s0" in found.problems[0]
+
+
+# --- said twice, so that analysis needs no configuration -----------------------------------------
+
+
+def test_what_changes_no_number_makes_no_other_method():
+    assert [key for key in IDENTITY_FREE if not key.startswith(NO_METHOD)] == []
+
+
+@pytest.mark.parametrize("loss", UNUSED)
+def test_coefficients_that_an_objective_does_not_contain(loss):
+    """Changing one that is in UNUSED changes no objective, changing any other does."""
+    changed = {"coef.alpha": "0.7", "coef.beta": "0.7", "coef.lambda": "0.7"}
+    usual = compose(f"loss={loss}").objective(1)
+    without_effect = {
+        key for key, value in changed.items()
+        if compose(f"loss={loss}", f"{key}={value}").objective(1) == usual
+    }  # fmt: skip
+    assert without_effect == {key for key in changed if key.startswith(UNUSED[loss])}
