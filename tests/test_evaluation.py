@@ -6,7 +6,7 @@ import pytest
 
 from tspin import evaluation
 from tspin.artifacts import ANSWERS, SCORES, Iteration
-from tspin.evaluation import of_answers, of_scores, proportion
+from tspin.evaluation import of_answers, of_scores
 from tspin.files import read_json, write_rows
 
 
@@ -16,9 +16,9 @@ def score(i, role, logp, num_tokens, reward=None, split="heldout"):
     }  # fmt: skip
 
 
-def answer(i, ids, *, correct=None, finish="stop", decoding="sampled"):
+def answer(i, ids, *, correct=None, finish="stop", decoding="sampled", draw=0):
     return {"id": i, "response": str(ids), "response_ids": ids, "num_tokens": len(ids)} | {
-        "finish_reason": finish, "decoding": decoding, "correct": correct
+        "finish_reason": finish, "decoding": decoding, "draw": draw, "correct": correct
     }  # fmt: skip
 
 
@@ -79,11 +79,18 @@ def test_answers_too_short_for_an_n_gram_have_no_share_of_it():
     assert "distinct_2" not in of_answers([answer("a", [1]), answer("b", [2])])
 
 
-def test_proportion():
-    """3 of 4: 0.75 +- sqrt(.75 * .25 / 4)"""
-    assert proportion([True, True, True, False]) == {
-        "value": 0.75, "stderr": pytest.approx(0.216506, abs=1e-6), "n": 4
-    }  # fmt: skip
+def test_right_answers():
+    """3 of 4: 0.75; squares about it 3 x 1/16 + 9/16 = 3/4, so 0.75 +- sqrt(3/4 / 3 / 4) = 0.25"""
+    rows = [answer(i, [1], correct=i != "d") for i in "abcd"]
+    assert of_answers(rows)["exact_match"] == {"value": 0.75, "stderr": 0.25, "n": 4}
+
+
+def test_draws_of_one_prompt_are_not_independent():
+    """a right in both of its draws, b in none: 2 of 4, but the error is that of 2 prompts."""
+    rows = [answer(i, [1, draw], correct=i == "a", draw=draw) for i in "ab" for draw in (0, 1)]
+    found = of_answers(rows)
+    assert found["exact_match"] == {"value": 0.5, "stderr": pytest.approx(0.5), "n": 2}
+    assert found["distinct_2"]["value"] == 0.5  # of the first draws alone: 1 0 and 1 0
 
 
 def test_the_file(tmp_path):

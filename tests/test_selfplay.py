@@ -196,6 +196,26 @@ def test_accuracy_before_the_first_and_after_every_iteration(runs):
     assert sampled == {i: again[i] for i in sampled}
 
 
+def test_more_draws_and_a_cooler_control(runs, tmp_path):
+    """They are added to the answers that are there without them, and change no training."""
+    folder, rows = play(tmp_path, "tspin", "data.eval_draws=3", "data.eval_cool=0.01")
+    answers = read_rows(folder.iteration(1).answers)
+    asked = Counter((a["decoding"], a["draw"]) for a in answers)
+    assert asked == {(d, i): 16 for d, i in [("greedy", 0), *(("sampled", i) for i in range(3)),
+                                             ("cool", 0)]}  # fmt: skip
+    by = {key: {a["id"]: a["response_ids"] for a in answers if (a["decoding"], a["draw"]) == key}
+          for key in asked}  # fmt: skip
+    plain = read_rows(runs["tspin"][0].iteration(1).answers)
+    assert by["sampled", 0] == {
+        a["id"]: a["response_ids"] for a in plain if a["decoding"] == "sampled"
+    }
+    assert by["sampled", 1] != by["sampled", 0] != by["sampled", 2]
+    same = sum(by["cool", 0][i] == by["greedy", 0][i] for i in by["cool", 0])
+    assert same >= 15  # at a temperature of 0.01 next to nothing but the likeliest is drawn
+    assert weights(folder, 1) == weights(runs["tspin"][0], 1)
+    assert "accuracy_cool" in rows[-1] and "accuracy_cool" not in runs["tspin"][1][-1]
+
+
 def test_a_complete_run_is_not_run_again(runs, monkeypatch):
     folder, rows = runs["tspin"]
     before = {p: p.stat().st_mtime_ns for p in folder.path.rglob("*") if p.is_file()}

@@ -52,7 +52,8 @@ SCORES = pa.schema(
 ANSWERS = pa.schema(
     [
         *RESPONSES,
-        ("decoding", pa.string()),  # greedy | sampled
+        ("decoding", pa.string()),  # greedy | sampled | cool (at a lower temperature)
+        ("draw", pa.int32()),  # which of the samples of its prompt
         ("correct", pa.bool_()),  # null where no program can tell
     ]
 )

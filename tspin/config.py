@@ -85,6 +85,8 @@ class DataConfig:
     skip_bad_rows: bool
     mix_last_two: bool
     eval_split: Literal["validation", "test"]
+    eval_draws: int = Field(ge=1)  # samples of each held-out prompt
+    eval_cool: float | None = Field(gt=0)  # temperature of one more sample, where one can check
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

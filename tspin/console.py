@@ -27,7 +27,7 @@ WIDE = 100_000  # characters: wider than any table
 RESULT_COLUMNS = (
     "iteration",
     "loss",
-    *("average", "accuracy_greedy", "accuracy_sampled", "perplexity"),
+    *("average", "accuracy_greedy", "accuracy_sampled", "accuracy_cool", "perplexity"),
     *("both", "reward_only", "logp_only", "neither", "tied_reward", "tied_logp"),
     *("rewards_annotated", "rewards_synthetic", "rewards_proto"),
     *("logps_annotated", "logps_synthetic", "logps_proto"),

@@ -7,11 +7,12 @@ prompts and the same luck. What the answers are worth is `evaluation`'s to say.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tspin.artifacts import ANSWERS
-from tspin.config import DecodingConfig
+from tspin.config import DataConfig, DecodingConfig
 from tspin.console import progress
 from tspin.data import Check
 from tspin.files import write_rows
@@ -25,33 +26,51 @@ def evaluate(
     check: Check | None,
     out: Path,
     *,
+    data: DataConfig,
     how: DecodingConfig,
     seed: int,
     t: int,
     label: str,
 ) -> None:
-    """Leaves the answers, one parquet row per prompt and decoding (artifacts.ANSWERS).
+    """Leaves the answers, one parquet row per prompt, decoding and draw (artifacts.ANSWERS).
 
     prompts  held-out rows of prompts.parquet
-    check    says whether an answer is right; None: there is no telling, and no greedy answer
+    check    says whether an answer is right; None: there is no telling, and samples alone
     t        the iteration that this policy samples for next
     """
     by_id = {row["id"]: row for row in prompts}
     prompt_ids = {i: row["prompt_ids"] for i, row in by_id.items()}
-    decodings = ("sampled",) if check is None else ("greedy", "sampled")
+    tries = _tries(data, how, can_check=check is not None)
     rows: list[dict[str, Any]] = []
-    with progress(len(decodings) * len(prompts), label, "answer") as bar:
-        for decoding in decodings:
+    with progress(len(tries) * len(prompts), label, "answer") as bar:
+        for decoding, draw, settings in tries:
             for ids in batches(prompt_ids, how.batch_size):
-                numbers = (
-                    uniforms(seed, t, ids, how.max_new_tokens) if decoding == "sampled" else None
-                )
-                responses = respond(policy, [prompt_ids[i] for i in ids], numbers, how)
+                numbers = None
+                if decoding != "greedy":
+                    numbers = uniforms(seed, t, ids, how.max_new_tokens, draw=draw)
+                responses = respond(policy, [prompt_ids[i] for i in ids], numbers, settings)
                 for i, response_ids in zip(ids, responses, strict=True):
-                    row = response_row(policy, i, response_ids) | {"decoding": decoding}
+                    row = response_row(policy, i, response_ids)
+                    row |= {"decoding": decoding, "draw": draw}
                     if check is not None:
                         stopped = row["finish_reason"] == "stop"
                         row["correct"] = stopped and check(by_id[i]["prompt"], row["response"])
                     rows.append(row)
                 bar.update(len(ids))
     write_rows(out, rows, ANSWERS)
+
+
+def _tries(
+    data: DataConfig, how: DecodingConfig, *, can_check: bool
+) -> list[tuple[str, int, DecodingConfig]]:
+    """How every prompt is answered: decoding, draw, settings.
+
+    Sampling at a lower temperature alone makes answers right more often, whatever was trained: the
+    control is drawn with the numbers of the first sample.
+    """
+    tries = [("sampled", draw, how) for draw in range(data.eval_draws)]
+    if can_check:
+        tries = [("greedy", 0, how), *tries]
+        if data.eval_cool is not None:
+            tries.append(("cool", 0, replace(how, temperature=data.eval_cool)))
+    return tries

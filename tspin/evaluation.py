@@ -7,7 +7,7 @@ tells them from samples, how long and how varied samples are, how many are right
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tspin.artifacts import Iteration
@@ -72,36 +72,41 @@ def of_scores(rows: Sequence[dict[str, Any]]) -> dict[str, Estimate]:
 
 
 def of_answers(rows: Sequence[dict[str, Any]]) -> dict[str, Estimate]:
-    """Diagnostics of one response per held-out prompt, from rows of answers.parquet.
+    """Diagnostics of the answers of one decoding, from rows of answers.parquet.
 
-    exact_match  share of right answers, where a program can tell
+    exact_match  share of right answers, where a program can tell, over all draws
     num_tokens   mean length in tokens, EOS included
     finished     share that ended by themselves, not at the limit
-    distinct_n   different n-grams of tokens over all of them, n = 1..3 (arXiv 1510.03055); it
-                 falls with the number of responses, so that only equal numbers compare
+    distinct_n   different n-grams of tokens over all of them, n = 1..3 (arXiv 1510.03055), of
+                 each prompt's first answer; it falls with the number of prompts, so that only
+                 equal numbers compare
     """
     found = {}
     if all(row["correct"] is not None for row in rows):
-        found["exact_match"] = proportion([row["correct"] for row in rows])
-    found["num_tokens"] = _mean([row["num_tokens"] for row in rows])
-    found["finished"] = proportion([row["finish_reason"] == "stop" for row in rows])
+        found["exact_match"] = _per_prompt(rows, lambda row: float(row["correct"]))
+    found["num_tokens"] = _per_prompt(rows, lambda row: row["num_tokens"])
+    found["finished"] = _per_prompt(rows, lambda row: float(row["finish_reason"] == "stop"))
+    firsts = [row for row in rows if row["draw"] == 0]
     for n in range(1, MAX_NGRAM + 1):
         grams = [
             tuple(row["response_ids"][i : i + n])
-            for row in rows
+            for row in firsts
             for i in range(row["num_tokens"] - n + 1)
         ]
         if grams:
             share = len(set(grams)) / len(grams)
-            found[f"distinct_{n}"] = {"value": share, "stderr": None, "n": len(rows)}
+            found[f"distinct_{n}"] = {"value": share, "stderr": None, "n": len(firsts)}
     return found
 
 
-def proportion(hits: Sequence[bool]) -> Estimate:
-    """Share of hits with its binomial standard error over the prompts."""
-    n = len(hits)
-    value = sum(hits) / n
-    return {"value": value, "stderr": math.sqrt(value * (1 - value) / n), "n": n}
+def _per_prompt(
+    rows: Sequence[dict[str, Any]], value: Callable[[dict[str, Any]], float]
+) -> Estimate:
+    """Mean over all rows; prompts are independent, the draws of one are not."""
+    by_prompt: dict[str, list[float]] = {}
+    for row in rows:
+        by_prompt.setdefault(row["id"], []).append(value(row))
+    return _ratio([sum(v) for v in by_prompt.values()], [len(v) for v in by_prompt.values()])
 
 
 def _mean(values: Sequence[float]) -> Estimate:

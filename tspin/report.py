@@ -16,6 +16,7 @@ from tspin.tracking import StepLog
 HELDOUT_COLUMNS = {
     "accuracy_greedy": "exact_match,greedy",
     "accuracy_sampled": "exact_match,sampled",
+    "accuracy_cool": "exact_match,cool",
     "perplexity": "perplexity",
 }
 

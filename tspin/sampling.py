@@ -60,9 +60,14 @@ def batches(prompts: Mapping[str, Sequence[int]], size: int) -> list[list[str]]:
     return [order[i : i + size] for i in range(0, len(order), size)]
 
 
-def uniforms(seed: int, t: int, ids: Sequence[str], length: int) -> Tensor:
-    """The random numbers of each prompt's response at iteration t. -> (len(ids), length)"""
-    rows = [np.random.default_rng(seed_for(seed, "generate", t, i)).random(length) for i in ids]
+def uniforms(seed: int, t: int, ids: Sequence[str], length: int, *, draw: int = 0) -> Tensor:
+    """The random numbers of each prompt's response at iteration t. -> (len(ids), length)
+
+    draw  further ones for further responses; the first is the one that is trained on
+    """
+    more = () if draw == 0 else (draw,)
+    names = [(seed, "generate", t, i, *more) for i in ids]
+    rows = [np.random.default_rng(seed_for(*name)).random(length) for name in names]
     return torch.from_numpy(np.stack(rows))
 
 

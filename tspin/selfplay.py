@@ -179,7 +179,7 @@ class _SelfPlay:
             "weights": read_json(self.folder.initial)["weights"],
             "prompts": prompts_digest(heldout),
             "annotated": digest([row["annotated_ids"] for row in heldout]),
-            "answers": self._answers_heldout(),
+            "answers": [self._answers_heldout(), self.cfg.data.eval_draws, self.cfg.data.eval_cool],
             **self._sampling(),
         }
         shared = shared_folder(self.cfg.runs_dir, "base", self.cfg.sampling_name, key)
@@ -311,6 +311,7 @@ class _SelfPlay:
                 self.inputs.heldout,
                 self.inputs.check,
                 out.answers,
+                data=self.cfg.data,
                 how=self.cfg.decoding,
                 seed=self.cfg.seed,
                 t=t,
