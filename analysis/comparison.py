@@ -162,10 +162,12 @@ def _row(runs: Runs, a: Side, b: Side, measure: Measure) -> dict[str, object]:
 
 
 def _right(runs: Runs, run: Run, t: int, how: str) -> pd.Series:
+    """Share of right answers by prompt, over its draws."""
     answers = runs.answers(run, t)
     of = (answers["decoding"] == how).to_numpy(bool)
     right = answers["correct"].to_numpy()[of].astype(float)
-    return pd.Series(right, index=answers["id"].to_numpy()[of])
+    by_draw = pd.Series(right, index=answers["id"].to_numpy()[of])
+    return by_draw.groupby(level=0, sort=False).mean()
 
 
 def _decodings(runs: Runs, side: Side) -> list[str]:

@@ -53,13 +53,14 @@ HELDOUT = {
     for measure in (
         percent("exact_match,greedy", "right, greedy"),
         percent("exact_match,sampled", "right, sampled"),
+        percent("exact_match,cool", "right, sampled cooler"),
         Measure("perplexity", "perplexity", digits=3, better=-1),
         Measure("margin", "reward margin", "nats"),
         Measure("logp_margin", "log-likelihood margin", "nats"),
         Measure("logp", "log-likelihood of y", "nats", better=1),
     )
 }
-COLUMNS = ("exact_match,greedy", "exact_match,sampled", "perplexity", "margin")
+COLUMNS = ("exact_match,greedy", "exact_match,sampled", "exact_match,cool", "perplexity", "margin")
 
 
 def benchmark(task: str) -> Measure:

@@ -18,6 +18,8 @@ from analysis import catalogue, missing, paper, style, tasks
 from analysis.comparison import Side, differences
 from analysis.pieces import Drawing, Table, csv
 from analysis.runs import Runs, Setting
+from tspin.artifacts import ANSWERS, RunDir
+from tspin.files import read_rows, write_rows
 
 MICRO = Setting("micro", "micro", "test")
 
@@ -136,6 +138,22 @@ def test_a_beats_b():
     }
     found = differences(runs, side["T-SPIN"], side["SPIN"], "greedy")
     assert found.shape == (2, 50) and found.sum(axis=1).tolist() == [2, 2]
+
+
+def test_draws_of_a_prompt_count_as_one(tmp_path):
+    """A second draw that is never right halves what each prompt of the first run is worth."""
+    write_run(tmp_path, "spin")
+    write_run(tmp_path, "tspin")
+    answers = RunDir(tmp_path / "micro-tspin-micro-s0").iteration(1).answers
+    rows = read_rows(answers)
+    second = [row | {"draw": 1, "correct": False} for row in rows]
+    write_rows(answers, [row | {"draw": 0} for row in rows] + second, ANSWERS)
+    tspin, spin = (
+        Side(label, [run for run in Runs.read(tmp_path) if run.label == label], 1)
+        for label in ("T-SPIN", "SPIN")
+    )
+    found = differences(Runs.read(tmp_path), tspin, spin, "greedy")
+    assert found.shape == (1, 50) and found.sum() == 26 / 2 - 24
 
 
 def test_verdicts(tmp_path):
