@@ -75,7 +75,15 @@ def test_the_paper_is_all_of_its_sweeps():
     assert len(found) == 3 + 1 + 2 + 4 + 1 + 16 + 2
     parts = [names(points(f"sweep={one}", "model=zephyr")) for one in COUNTS if one != "seeds"]
     assert set(names(found)) == {name for part in parts for name in part}
-    assert set(COUNTS) | {"paper"} == set(NAMES)
+    assert set(COUNTS) | {"paper", "miniature"} == set(NAMES)
+
+
+def test_the_miniature_is_the_paper_and_more_for_every_seed():
+    """29 points of the paper; of `seeds` only SFT over five iterations is new; 5 under stress."""
+    found = points("sweep=miniature", "model=micro", "seed=0,1")
+    assert len(found) == 2 * (29 + 1 + 5)
+    paper = points("sweep=paper", "model=micro", "seed=0,1")
+    assert set(names(paper)) < set(names(found))
 
 
 def test_what_the_points_are():
