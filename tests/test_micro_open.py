@@ -1,7 +1,9 @@
 """The open micro task: what it asks, its checker, its teacher, and how its policies are built."""
 
+import random
 import re
 import statistics
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from tiny import compose
 
 from tspin import files, micro, model
 from tspin.micro import open_build, open_task, splits, tokenizer, training
+from tspin.micro.__main__ import main
 
 TEST = open_task.pairs("test", 800, 0)
 ALPHABET = "abcdefghijklmnopqrstuvwxyz"
@@ -99,7 +102,7 @@ def test_the_teacher_draws_from_many_answers_some_far_more_often():
     assert min(known) >= open_task.MIN_KNOWN
     words = open_task._items("word")
     assert len(set(words)) == open_task.NUM_WORDS
-    assert {len(word) for word in words} == {3, 4, 5, 6}
+    assert {len(word) for word in words} == {3, 4, 5}
     request = open_task.parse('Give a word without "e".')
     drawn = [open_task.teach(request, seed) for seed in range(4000)]
     first, hundredth = (set(open_task.known_answers(request)[i : i + 20]) for i in (0, 100))
@@ -122,7 +125,7 @@ def test_the_teachers_answer_depends_on_prompt_and_seed_alone():
         (
             'Give a word starting with "b".',
             ["badu", "bbb"],
-            ["adu", "Badu", "ba", "badubad", "badu.", "badu badi", "b4du", "", "badu\u0131"],
+            ["adu", "Badu", "ba", "badubo", "badu.", "badu badi", "b4du", "", "badu\u0131"],
         ),
         (
             'Write down two words ending with "n", without "e". Use capitals.',
@@ -190,7 +193,7 @@ def judged(prompt, response):
             if parity := re.search(r"an (odd|even) one", prompt):
                 good = good and (item[1] in "13579") == (parity[1] == "odd")
             continue
-        good = good and 3 <= len(item) <= 6 and not item.strip(letters)
+        good = good and 3 <= len(item) <= 5 and not item.strip(letters)
         word = item.lower()
         rules = {
             r"of (\d) letters": lambda v, word=word: str(len(word)) == v,
@@ -288,7 +291,7 @@ def test_one_id_a_letter(tok):
             ids = tok(answer)["input_ids"]
             assert len(ids) == len(answer)
             longest = max(longest, len(ids) + 1)
-    assert longest <= 22 <= open_build.MAX_NEW_TOKENS  # three of six letters, spaces, dot, EOS
+    assert longest == 19 <= open_build.MAX_NEW_TOKENS  # three of five letters, spaces, dot, EOS
     assert all(
         len(tok(f" {word}")["input_ids"]) == 1 + len(word) for word in open_task._items("word")
     )
@@ -305,12 +308,23 @@ def test_every_word_of_a_prompt_is_a_piece_and_all_text_round_trips(tok):
 # The build
 
 
-def test_pretraining_answers_are_mostly_of_other_prompts():
-    """A quarter is right by design, and a few more by coincidence: `without "q"`."""
+def test_pretraining_answers_have_the_form_and_mostly_overlook_something():
+    """A quarter is right by design; what was overlooked may be met by chance: `without "q"`."""
     corpus = open_build.pretraining_pairs(4_000, 0)
     right = sum(open_task.check(*pair) for pair in corpus) / len(corpus)
-    assert open_build.RIGHT < right < open_build.RIGHT + 0.04
+    assert open_build.RIGHT + 0.05 < right < open_build.RIGHT + 0.2
     assert len({prompt for prompt, _ in corpus}) == 4_000
+    for prompt, answer in corpus:
+        request = replace(open_task.parse(prompt), constraints=())
+        assert request.items(answer) is not None
+
+
+def test_a_teacher_who_overlooks_hears_less_than_was_asked():
+    other = open_task.parse("Give a word of 4 letters.")
+    request = open_task.parse('Give a word starting with "b", without "e".')
+    rng = random.Random(0)
+    found = {open_build.overheard(request, [other], rng) for _ in range(50)}
+    assert found == {('starting with "b"',), ('without "e"',), other.constraints}
 
 
 def test_the_cache_knows_the_recipe():
@@ -340,12 +354,12 @@ def digests(folder):
 
 def test_a_run_builds_the_policies_once(short, monkeypatch, caplog):
     """Asking whether they can be had builds nothing; asking for one builds all, bit for bit."""
-    main, weak = (compose(f"model={name}").model for name in ("micro_open", "micro_open_weak"))
+    good, weak = (compose(f"model={name}").model for name in ("micro_open", "micro_open_weak"))
     threads = torch.get_num_threads()
-    model.check_reachable(main)
+    model.check_reachable(good)
     assert not short.exists()
     with caplog.at_level("INFO"):
-        assert model.fetch(main) == short / "main"
+        assert model.fetch(good) == short / "main"
     assert "once" in caplog.text and str(short) in caplog.text
     assert torch.get_num_threads() == threads
 
@@ -367,3 +381,13 @@ def test_an_interrupted_build_goes_on_and_gives_the_same(short, tmp_path):
     open_build.build(again)
     assert digests(again) == found
     assert (again / "base" / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_the_command_builds_into_the_cache_and_writes_the_card(short, monkeypatch):
+    monkeypatch.setattr(open_build, "NUM_SAMPLES", 2)
+    main(["micro_open", "--num-eval", "4"])
+    card = (short / "README.md").read_text()
+    for name, digest in zip(micro.POLICIES["micro_open"], digests(short), strict=True):
+        assert f"| {name} | `{digest}` |" in card
+        for split in ("validation", "test"):
+            assert f"| {name} | {split} | 4 | " in card

@@ -215,7 +215,7 @@ def _build_open(folder: Path) -> None:
     from tspin.micro import open_build
 
     log.info(
-        "building the policies of micro_open in %s (once, about %d minutes on one free core)",
+        "building the policies of micro_open in %s (once, about %d minutes on one core)",
         folder.parent,
         open_build.MINUTES,
     )

@@ -37,7 +37,10 @@ def main(argv: list[str] | None = None) -> None:
         "model=micro_open looks for them (what is there is kept)",
     )
     parser.add_argument(
-        "--steps", type=at_least(1), default=2000, help="pre-training steps of 128 pairs"
+        "--steps",
+        type=at_least(1),
+        help=f"pre-training steps of 128 pairs. None: {build.STEPS} for micro, "
+        f"{open_build.STEPS} for micro_open",
     )
     parser.add_argument("--seed", type=int, default=0, help="fixes corpus, weights and samples")
     parser.add_argument(

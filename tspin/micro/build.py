@@ -59,6 +59,7 @@ NUM_WARM = 512
 NUM_VALIDATION = 320
 MAX_NEW_TOKENS = 12  # the longest answer, three numbers in order, is 8 tokens and EOS
 
+STEPS = 2000  # of pre-training
 PRETRAIN = Recipe(lr=2e-3, batch_size=128, warmup_steps=50)
 WARM = Recipe(lr=8e-4, batch_size=16, warmup_steps=6, epochs=2)
 
@@ -80,14 +81,16 @@ class Figure:
         return math.sqrt(self.exact * (1 - self.exact) / self.n)
 
 
-def build(out: Path, *, steps: int, seed: int, threads: int, num_eval: int) -> None:
+def build(out: Path, *, steps: int | None, seed: int, threads: int, num_eval: int) -> None:
     """Write out/base, out/warm and the model card out/README.md.
 
-    steps     of pre-training; seed fixes weights bit for bit, on one machine and number of threads
+    steps     of pre-training; None: STEPS
+    seed      fixes weights bit for bit, on one machine and number of threads
     num_eval  test prompts behind the card's figures; validation uses at most 320 of them, and 0
               makes no card
     """
     started = time.perf_counter()
+    steps = steps or STEPS
     tok = tokenizer.build(task.forms())
     base, warm = out / "base", out / "warm"
     with reproducible(seed=seed, threads=threads):

@@ -26,7 +26,7 @@ from typing import Any
 
 from tspin.micro import splits, task
 
-LENGTHS = (3, 4, 5, 6)  # letters of a word
+LENGTHS = task.LENGTHS  # letters of a word
 NUMBERS = range(10, 100)
 MIN_WIDTH = 20  # of a range, from its lowest number to its highest
 NUM_WORDS = 4000  # that the teacher knows
@@ -141,7 +141,7 @@ def parse(prompt: str) -> Request | None:
     noun, count = next(key for key, words in ASKED.items() if words == asked)
     style = next((style for style, words in STYLES[noun].items() if words == ending), None)
     constraints = tuple(said.split(", "))
-    if style is None or constraints not in _sets(noun):
+    if style is None or not is_asked(noun, constraints):
         return None
     return Request(noun, count, constraints, style, wording)
 
@@ -157,6 +157,11 @@ def teach(request: Request, seed: int) -> str:
         if item not in items:
             items.append(item)
     return request.response(items)
+
+
+def is_asked(noun: str, constraints: tuple[str, ...]) -> bool:
+    """Whether these constraints, in this order, are a set that prompts name."""
+    return constraints in _sets(noun)
 
 
 def known_answers(request: Request) -> list[str]:
@@ -289,23 +294,21 @@ def _each(values: Iterable[Any], phrase: str, test: Callable[[Any, str], bool]) 
 
 @cache
 def _items(noun: str) -> list[str]:
-    """The teacher's words by rank, spelled as in `task`, of all lengths; or all numbers."""
+    """The teacher's words by rank, spelled as in `task`, LENGTHS in turn; or all numbers."""
     if noun == "number":
         return list(map(str, NUMBERS))
     rng = random.Random("the teacher's words")
     taken = set(re.findall("[a-z]+", " ".join(forms())))  # the tokenizer has them in one piece
     words: dict[str, None] = {}
-    for length in itertools.cycle(LENGTHS):
-        if len(words) == NUM_WORDS:
-            return list(words)
+    while len(words) < NUM_WORDS:
+        length = LENGTHS[len(words) % len(LENGTHS)]
         alphabets = itertools.cycle((task.CONSONANTS, task.VOWELS))
         if rng.random() < 0.5:
             next(alphabets)
-        letters = (a[int(rng.random() * len(a))] for a in itertools.islice(alphabets, length))
-        word = "".join(letters)
+        word = "".join(a[int(rng.random() * len(a))] for a in itertools.islice(alphabets, length))
         if word not in taken:
             words[word] = None
-    raise AssertionError("a cycle has no end")
+    return list(words)
 
 
 @cache

@@ -49,7 +49,7 @@ def reproducible(*, seed: int, threads: int) -> Iterator[None]:
     Rounding, and so the weights, depend on the number of threads.
     """
     before = torch.get_num_threads()
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.set_num_threads(threads)
         torch.manual_seed(seed)
         try:
