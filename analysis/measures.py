@@ -54,6 +54,7 @@ HELDOUT = {
         percent("exact_match,greedy", "right, greedy"),
         percent("exact_match,sampled", "right, sampled"),
         percent("exact_match,cool", "right, sampled cooler"),
+        Measure("distinct_right,sampled", "different right answers", better=1),
         Measure("perplexity", "perplexity", digits=3, better=-1),
         Measure("margin", "reward margin", "nats"),
         Measure("logp_margin", "log-likelihood margin", "nats"),

@@ -48,13 +48,14 @@ MAY_IMPORT = {
     "triplets": "logps seeds",
     "config": "artifacts files losses",  # losses only when an objective is built: loss_at
     "losses": "logps",
-    "data": "micro.task schemas sources",
-    "model": "config files logps micro tokens triplets",
+    "answers": "",
+    "data": "micro.open_task micro.task schemas sources",
+    "model": "config files logps micro micro.open_build tokens triplets",
     "tracking": "files",
     "provenance": "artifacts files",
     "report": "artifacts files health logps tracking",
     "replay": "artifacts config files tracking",
-    "evaluation": "artifacts files",
+    "evaluation": "answers artifacts files",
     "sharing": "artifacts config files inputs",
     "words": "config",
     "sweep": "artifacts benchmark config console files words",
@@ -75,19 +76,23 @@ MAY_IMPORT = {
     # Algorithm 1
     "selfplay": "artifacts benchmark config data evaluate evaluation files generate health inputs "
     "logps losses model prepare provenance replay report score sharing tracking train triplets",
-    # the embedded model stands alone
-    "micro": "",
-    "micro.task": "",
-    "micro.tokenizer": "micro.task",
-    "micro.build": "micro.task micro.tokenizer",
-    "micro.__main__": "micro.build",
+    # the built-in tasks and their policies
+    "micro": "files",
+    "micro.splits": "",
+    "micro.task": "micro.splits",
+    "micro.open_task": "micro.splits micro.task",
+    "micro.tokenizer": "",
+    "micro.training": "console micro.tokenizer",
+    "micro.build": "files micro.task micro.tokenizer micro.training",
+    "micro.open_build": "answers files micro micro.open_task micro.tokenizer micro.training",
+    "micro.__main__": "micro micro.build micro.open_build",
 }
 # for type checkers only, where the import itself would be a cycle
 TYPES_ONLY = {"config": "losses", "data": "config", "triplets": "config"}
 STAGES = ("prepare", "generate", "score", "train", "evaluate")
 NO_TORCH = (
-    "artifacts benchmark config console data evaluation files health replay schemas seeds sources "
-    "sweep tokens tracking words micro.task"
+    "answers artifacts benchmark config console data evaluation files health replay schemas seeds "
+    "sources sweep tokens tracking words micro micro.task micro.open_task"
 )
 
 

@@ -769,25 +769,30 @@ def config(**options):
     return SimpleNamespace(**defaults | options)
 
 
-def test_micro_train_is_nested_and_follows_the_seed():
-    small, large = (data.load(config(size=size)).train for size in (32, 64))
+each_built_in = pytest.mark.parametrize("path", data.BUILT_IN)
+
+
+@each_built_in
+def test_built_in_train_is_nested_and_follows_the_seed(path):
+    small, large = (data.load(config(path=path, size=size)).train for size in (32, 64))
     assert large[:32] == small
-    assert data.load(config(seed=1)).train != large
+    assert data.load(config(path=path, seed=1)).train != large
 
 
-def test_micro_heldout_is_the_same_for_every_seed_and_nested():
-    first = data.load(config(heldout=32)).heldout
-    assert data.load(config(seed=5)).heldout == first[:16]
-    test = data.load(config(eval_split="test"))
+@each_built_in
+def test_built_in_heldout_is_the_same_for_every_seed_and_nested(path):
+    first = data.load(config(path=path, heldout=32)).heldout
+    assert data.load(config(path=path, seed=5)).heldout == first[:16]
+    test = data.load(config(path=path, eval_split="test"))
     assert test.heldout != first[:16]
-    assert test.digest != data.load(config()).digest  # though they train on the same pairs
+    trained_on_the_same = data.load(config(path=path))
+    assert test.digest != trained_on_the_same.digest
 
 
-def test_micro_parts_share_no_prompt_or_id():
-    from tspin.micro import task
-
-    loaded = data.load(config(size=None))
-    assert len(loaded.train) == task.num_available("train")
+@each_built_in
+def test_built_in_parts_share_no_prompt_or_id(path):
+    loaded = data.load(config(path=path, size=None))
+    assert len(loaded.train) == data._built_in(path).num_available("train")
     for name in ("prompt", "id"):
         train, heldout = (
             {getattr(pair, name) for pair in part} for part in (loaded.train, loaded.heldout)
@@ -796,15 +801,27 @@ def test_micro_parts_share_no_prompt_or_id():
         assert len(train) == len(loaded.train) and len(heldout) == 16
 
 
+@each_built_in
 @pytest.mark.parametrize("option", ["size", "heldout"])
-def test_micro_names_the_option_that_asks_too_much(option):
-    with pytest.raises(ValueError, match=rf"data\.{option}=10000000 exceeds the \d+ pairs of the"):
-        data.load(config(**{option: 10_000_000}))
+def test_built_in_names_the_option_that_asks_too_much(path, option):
+    rule = rf"data\.{option}=10000000 exceeds the \d+ pairs of the {path} split"
+    with pytest.raises(ValueError, match=rule):
+        data.load(config(path=path, **{option: 10_000_000}))
 
 
-def test_micro_needs_no_file(tmp_path, monkeypatch):
+@each_built_in
+def test_built_in_needs_no_file_and_checks_its_annotated_answers(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    data.check_reachable(data.MICRO)
+    data.check_reachable(path)
+    check = data.checker(config(path=path))
+    assert all(check(pair.prompt, pair.annotated) for pair in data.load(config(path=path)).train)
+
+
+def test_only_the_open_task_has_answers_that_say_the_same():
+    canonical = data.canonical(config(path=data.MICRO_OPEN))
+    assert canonical('Give two words ending with "n".', "bon adin") == "adin bon"
+    assert data.canonical(config()) is data.canonical(config(path="pairs.jsonl")) is None
+    assert data.checker(config(path="pairs.jsonl")) is None
 
 
 def test_load_reads_splits_and_counts(tmp_path):

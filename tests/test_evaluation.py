@@ -17,9 +17,10 @@ def score(i, role, logp, num_tokens, reward=None, split="heldout"):
 
 
 def answer(i, ids, *, correct=None, finish="stop", decoding="sampled", draw=0):
-    return {"id": i, "response": str(ids), "response_ids": ids, "num_tokens": len(ids)} | {
-        "finish_reason": finish, "decoding": decoding, "draw": draw, "correct": correct
-    }  # fmt: skip
+    """What says the same is spelled alike: the ids in any order."""
+    row = {"id": i, "response": str(ids), "response_ids": ids, "num_tokens": len(ids)}
+    row |= {"finish_reason": finish, "decoding": decoding, "draw": draw, "correct": correct}
+    return row | {"canonical": str(sorted(ids)) if correct else None}
 
 
 SCORED = [
@@ -91,6 +92,15 @@ def test_draws_of_one_prompt_are_not_independent():
     found = of_answers(rows)
     assert found["exact_match"] == {"value": 0.5, "stderr": pytest.approx(0.5), "n": 2}
     assert found["distinct_2"]["value"] == 0.5  # of the first draws alone: 1 0 and 1 0
+
+
+def test_different_right_answers():
+    """a: 1 2 and 2 1 say the same, 1 3 is another, 9 is wrong: two. b: none. (2 + 0) / 2."""
+    a = [answer("a", ids, correct=ids != [9], draw=i)
+         for i, ids in enumerate([[1, 2], [2, 1], [1, 3], [9]])]  # fmt: skip
+    b = [answer("b", [i], correct=False, draw=i) for i in range(4)]
+    assert of_answers(a + b)["distinct_right"] == {"value": 1.0, "stderr": 1.0, "n": 2}
+    assert "distinct_right" not in of_answers(a[:1] + b[:1])  # one draw knows one
 
 
 def test_the_file(tmp_path):

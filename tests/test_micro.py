@@ -9,7 +9,7 @@ import torch
 from transformers import AutoTokenizer
 
 from tspin import micro
-from tspin.micro import build, task, tokenizer
+from tspin.micro import build, splits, task, tokenizer, training
 from tspin.micro.__main__ import main
 from tspin.tokens import Renderer
 
@@ -32,7 +32,7 @@ def tok():
 
 @pytest.fixture(scope="module", params=["base", "warm"])
 def shipped(request):
-    return request.param, build.load(micro.folder(request.param))
+    return request.param, training.load(micro.folder(request.param))
 
 
 # The task
@@ -45,15 +45,15 @@ def key(content):
 def test_the_splits_share_no_content_and_together_hold_all():
     """5 x 21 x 5 + 21 x 5 x 21 = 2730 words of three letters, and so on; 90 choose 3 sets."""
     for kind, total in (("word", 2_730 + 22_050 + 286_650), ("numbers", math.comb(90, 3))):
-        held = {s: {key(content) for content in task._contents(kind, s)} for s in task.SPLITS}
+        held = {s: {key(content) for content in task._contents(kind, s)} for s in splits.SPLITS}
         assert sum(map(len, held.values())) == total
         assert len(set().union(*held.values())) == total
-        for split, percent in task.SPLITS.items():
+        for split, percent in splits.SPLITS.items():
             assert len(held[split]) == pytest.approx(total * percent / 100, rel=0.05)
 
 
 def test_the_splits_share_no_prompt():
-    prompts = {split: [p for p, _ in task.pairs(split, 4_000, 0)] for split in task.SPLITS}
+    prompts = {split: [p for p, _ in task.pairs(split, 4_000, 0)] for split in splits.SPLITS}
     assert len(set().union(*prompts.values())) == sum(map(len, prompts.values()))
     for split, texts in prompts.items():
         assert {task.split_of(task.parse(text)[1]) for text in texts} == {split}
@@ -151,17 +151,17 @@ def test_one_id_a_letter(tok):
 
 
 def test_the_project_renders_what_the_policies_were_trained_on(tok):
-    """tspin.micro imports nothing of the project, so the template is written twice."""
+    """The tokenizer is made for one template, which is written there a second time."""
     renderer = Renderer(tok, "alpaca_space")
     pairs = task.pairs("test", 16, 0)
     ids = [(renderer.prompt_ids(prompt), renderer.response_ids(answer)) for prompt, answer in pairs]
-    assert ids == build.encode(tok, pairs)
+    assert ids == training.encode(tok, pairs)
 
 
 def test_special_tokens(tok):
     assert tok.bos_token_id is None
     assert (tok.pad_token_id, tok.eos_token_id) == (0, 1)
-    assert len(tok) == 2 + len(tokenizer.pieces()) + 256
+    assert len(tok) == 2 + len(tokenizer.pieces(task.forms())) + 256
 
 
 # The recipe
@@ -176,14 +176,14 @@ def test_pretraining_answers_are_mostly_wrong():
 
 
 def test_only_the_answer_and_its_eos_are_targets():
-    _, targets = build.collate([([5, 6, 7], [8, 1]), ([5], [9, 9, 9, 1])])
-    off = build.IGNORE
+    _, targets = training.collate([([5, 6, 7], [8, 1]), ([5], [9, 9, 9, 1])])
+    off = training.IGNORE
     assert targets.tolist() == [[off, off, off, 8, 1], [off, 9, 9, 9, 1]]
 
 
 def test_learning_rate_by_hand():
     """Warm-up over 2 of 4 steps: 1/2 of cos 0, all of cos 45 degrees, ..."""
-    factors = [build.lr_factor(step, 4, 2) for step in range(4)]
+    factors = [training.lr_factor(step, 4, 2) for step in range(4)]
     assert factors == pytest.approx([0.5, (1 + 0.5**0.5) / 2, 0.5, (1 - 0.5**0.5) / 2])
 
 
@@ -192,7 +192,7 @@ def test_a_short_rebuild_replaces_its_folder_and_gives_the_same_weights(tmp_path
     digests = []
     for _ in range(2):
         main(["--out", str(tmp_path), "--steps", "20", "--num-eval", "8"])
-        digests.append({which: build.digest(tmp_path / which) for which in ("base", "warm")})
+        digests.append({which: training.digest(tmp_path / which) for which in ("base", "warm")})
     assert digests[0] == digests[1]
     assert digests[0]["base"] != digests[0]["warm"]
     assert {path.name for path in tmp_path.iterdir()} == {"base", "warm", "README.md"}
@@ -219,20 +219,20 @@ def card():
 
 def test_shipped_policies_are_half_a_million_float16_parameters_in_two_megabytes(shipped, card):
     which, model = shipped
-    assert f"{build.num_parameters(model):,} parameters" in card
-    assert 400_000 < build.num_parameters(model) < 500_000
+    assert f"{training.num_parameters(model):,} parameters" in card
+    assert 400_000 < training.num_parameters(model) < 500_000
     assert model.dtype == torch.float32
     sizes = [path.stat().st_size for path in micro.folder("base").parent.rglob("*.safetensors")]
     assert len(sizes) == 2 and sum(sizes) <= 2_000_000
-    assert f"| {which} | `{build.digest(micro.folder(which))}` |" in card
+    assert f"| {which} | `{training.digest(micro.folder(which))}` |" in card
 
 
 def test_shipped_tokenizers_are_the_one_of_the_task():
-    built = tokenizer.build().backend_tokenizer.to_str()
+    built = tokenizer.build(task.forms()).backend_tokenizer.to_str()
     for which in ("base", "warm"):
         found = AutoTokenizer.from_pretrained(micro.folder(which))
         texts = [tokenizer.render(prompt) for prompt, _ in task.pairs("test", 100, 0)]
-        assert found(texts)["input_ids"] == tokenizer.build()(texts)["input_ids"]
+        assert found(texts)["input_ids"] == tokenizer.build(task.forms())(texts)["input_ids"]
         assert found.backend_tokenizer.to_str() == built
 
 
@@ -263,10 +263,10 @@ def test_float16_on_disk_costs_nothing(tok, card, tmp_path):
     At most 4 of 800 greedy answers may change; none did where the card was made. Made again from
     the shipped base, it is also as good as the shipped one, within a standard error.
     """
-    policy = build.load(micro.folder("base"))
-    examples = build.encode(tok, task.pairs("warm", build.NUM_WARM, 0))
-    build.train(policy, examples, build.WARM, seed=0)
-    stored = build.load(build.save(policy, tok, tmp_path / "warm"))
+    policy = training.load(micro.folder("base"))
+    examples = training.encode(tok, task.pairs("warm", build.NUM_WARM, 0))
+    training.train(policy, examples, build.WARM, seed=0)
+    stored = training.load(training.save(policy, tok, tmp_path / "warm"))
     assert any(
         not torch.equal(a, b) for a, b in zip(policy.parameters(), stored.parameters(), strict=True)
     )
@@ -274,7 +274,8 @@ def test_float16_on_disk_costs_nothing(tok, card, tmp_path):
     pairs = task.pairs("test", 800, 0)
     prompts = [prompt for prompt, _ in pairs]
     before, after = (
-        build.respond(model, tok, prompts, greedy=True, seed=0) for model in (policy, stored)
+        training.respond(model, tok, prompts, max_new_tokens=build.MAX_NEW_TOKENS, temperature=None)
+        for model in (policy, stored)
     )
     assert sum(a != b for a, b in zip(before, after, strict=True)) <= 4
 

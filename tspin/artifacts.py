@@ -55,6 +55,7 @@ ANSWERS = pa.schema(
         ("decoding", pa.string()),  # greedy | sampled | cool (at a lower temperature)
         ("draw", pa.int32()),  # which of the samples of its prompt
         ("correct", pa.bool_()),  # null where no program can tell
+        ("canonical", pa.string()),  # a right answer, spelled alike for all that say the same
     ]
 )
 

@@ -76,7 +76,7 @@ class CoefConfig:
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class DataConfig:
     name: Name
-    path: Place  # file, folder, hub id, or "micro"
+    path: Place  # file, folder, hub id, "micro" or "micro_open"
     split: str
     revision: str | None
     size: int | None = Field(ge=1)

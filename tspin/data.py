@@ -1,8 +1,8 @@
 """Annotated pairs (x, y) from wherever a user keeps them, and their train and held-out parts.
 
-A source is a .jsonl, .json or .parquet file, a folder of `datasets`, a hub id, or the built-in
-task "micro". Text is taken as it is: nothing is stripped, normalised or tokenized here, and the
-join with sampled responses to triplets belongs to the stages.
+A source is a .jsonl, .json or .parquet file, a folder of `datasets`, a hub id, or a built-in task,
+"micro" or "micro_open". Text is taken as it is: nothing is stripped, normalised or tokenized here,
+and the join with sampled responses to triplets belongs to the stages.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from tspin import schemas, sources
@@ -19,12 +20,14 @@ from tspin import schemas, sources
 if TYPE_CHECKING:
     from tspin.config import DataConfig
 
-MICRO = "micro"  # data.path of the built-in task; a folder of that name is spelled ./micro
+MICRO, MICRO_OPEN = "micro", "micro_open"  # data.path; a folder of that name is spelled ./micro
+BUILT_IN = (MICRO, MICRO_OPEN)
 MICRO_EVAL_SEED = 0  # every run is judged on the same prompts: seeds compare paired
 NUM_REASONS = 5  # bad rows described in full; the others are only counted
 
 
 Check = Callable[[str, str], bool | None]  # prompt, response -> right, wrong or unknown
+Canonical = Callable[[str, str], str | None]  # prompt, response -> one spelling of a right answer
 
 
 @dataclass(frozen=True)
@@ -72,9 +75,13 @@ def load(data: DataConfig) -> Dataset:
     """The train and held-out pairs that the `data` section of a run asks for."""
     num_skipped = 0
     reasons: tuple[str, ...] = ()
-    if data.path == MICRO:
+    if data.path in BUILT_IN:
         train, heldout = micro_pairs(
-            size=data.size, heldout=data.heldout, seed=data.seed, eval_split=data.eval_split
+            data.path,
+            size=data.size,
+            heldout=data.heldout,
+            seed=data.seed,
+            eval_split=data.eval_split,
         )
     else:
         source = read_pairs(
@@ -93,7 +100,7 @@ def load(data: DataConfig) -> Dataset:
 
 def check_reachable(path: str, *, revision: str | None = None) -> None:
     """Raise ValueError if the source is not there: to be asked before anything heavy is loaded."""
-    if path != MICRO:
+    if path not in BUILT_IN:
         sources.check_reachable(path, revision=revision)
 
 
@@ -168,21 +175,21 @@ def split_pairs(
 
 
 def micro_pairs(
-    *, size: int | None, heldout: int, seed: int, eval_split: str
+    path: str, *, size: int | None, heldout: int, seed: int, eval_split: str
 ) -> tuple[list[Pair], list[Pair]]:
-    """Train and held-out pairs of the built-in task, whose splits share no prompt.
+    """Train and held-out pairs of a built-in task, whose splits share no prompt.
 
     The seed chooses the train pairs, nested in size. The held-out ones are the first of
     eval_split ("validation" or "test") under a fixed seed, the same for every run.
     """
-    from tspin.micro import task
+    task = _built_in(path)
 
     def first(split: str, num: int | None, seed: int, option: str) -> list[Pair]:
         available = task.num_available(split)
         num = available if num is None else num
         if num > available:
             raise ValueError(
-                f"{option}={num} exceeds the {available} pairs of the micro split {split!r}; "
+                f"{option}={num} exceeds the {available} pairs of the {path} split {split!r}; "
                 f"use a smaller one"
             )
         rows = task.pairs(split, num, seed=seed)
@@ -196,11 +203,19 @@ def micro_pairs(
 
 def checker(data: DataConfig) -> Check | None:
     """The program that checks answers to this data's prompts, where there is one."""
-    if data.path != MICRO:
-        return None
-    from tspin.micro import task
+    return _built_in(data.path).check if data.path in BUILT_IN else None
 
-    return task.check
+
+def canonical(data: DataConfig) -> Canonical | None:
+    """The program that spells all right answers that say the same alike, where many are right."""
+    return _built_in(MICRO_OPEN).canonical if data.path == MICRO_OPEN else None
+
+
+def _built_in(path: str) -> ModuleType:
+    """The module that makes and checks a built-in task."""
+    from tspin.micro import open_task, task
+
+    return {MICRO: task, MICRO_OPEN: open_task}[path]
 
 
 # Identity

@@ -14,7 +14,7 @@ from typing import Any
 from tspin.artifacts import ANSWERS
 from tspin.config import DataConfig, DecodingConfig
 from tspin.console import progress
-from tspin.data import Check
+from tspin.data import Canonical, Check
 from tspin.files import write_rows
 from tspin.model import Policy
 from tspin.sampling import batches, respond, response_row, uniforms
@@ -24,6 +24,7 @@ def evaluate(
     policy: Policy,
     prompts: Sequence[dict[str, Any]],
     check: Check | None,
+    canonical: Canonical | None,
     out: Path,
     *,
     data: DataConfig,
@@ -34,9 +35,10 @@ def evaluate(
 ) -> None:
     """Leaves the answers, one parquet row per prompt, decoding and draw (artifacts.ANSWERS).
 
-    prompts  held-out rows of prompts.parquet
-    check    says whether an answer is right; None: there is no telling, and samples alone
-    t        the iteration that this policy samples for next
+    prompts    held-out rows of prompts.parquet
+    check      says whether an answer is right; None: there is no telling, and samples alone
+    canonical  spells right answers that say the same alike; None: as they are
+    t          the iteration that this policy samples for next
     """
     by_id = {row["id"]: row for row in prompts}
     prompt_ids = {i: row["prompt_ids"] for i, row in by_id.items()}
@@ -53,11 +55,19 @@ def evaluate(
                     row = response_row(policy, i, response_ids)
                     row |= {"decoding": decoding, "draw": draw}
                     if check is not None:
-                        stopped = row["finish_reason"] == "stop"
-                        row["correct"] = stopped and check(by_id[i]["prompt"], row["response"])
+                        row |= _judged(by_id[i]["prompt"], row, check, canonical)
                     rows.append(row)
                 bar.update(len(ids))
     write_rows(out, rows, ANSWERS)
+
+
+def _judged(
+    prompt: str, row: dict[str, Any], check: Check, canonical: Canonical | None
+) -> dict[str, Any]:
+    """An answer that was cut is wrong, whatever it begins with."""
+    right = row["finish_reason"] == "stop" and bool(check(prompt, row["response"]))
+    spelled = row["response"] if canonical is None else canonical(prompt, row["response"])
+    return {"correct": right, "canonical": spelled if right else None}
 
 
 def _tries(

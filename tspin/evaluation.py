@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from tspin.answers import num_distinct
 from tspin.artifacts import Iteration
 from tspin.files import read_rows, write_json
 
@@ -74,16 +75,21 @@ def of_scores(rows: Sequence[dict[str, Any]]) -> dict[str, Estimate]:
 def of_answers(rows: Sequence[dict[str, Any]]) -> dict[str, Estimate]:
     """Diagnostics of the answers of one decoding, from rows of answers.parquet.
 
-    exact_match  share of right answers, where a program can tell, over all draws
-    num_tokens   mean length in tokens, EOS included
-    finished     share that ended by themselves, not at the limit
-    distinct_n   different n-grams of tokens over all of them, n = 1..3 (arXiv 1510.03055), of
-                 each prompt's first answer; it falls with the number of prompts, so that only
-                 equal numbers compare
+    exact_match     share of right answers, where a program can tell, over all draws
+    distinct_right  mean number of different right answers among the draws of a prompt; it grows
+                    with their number
+    num_tokens      mean length in tokens, EOS included
+    finished        share that ended by themselves, not at the limit
+    distinct_n      different n-grams of tokens over all of them, n = 1..3 (arXiv 1510.03055), of
+                    each prompt's first answer; it falls with the number of prompts, so that only
+                    equal numbers compare
     """
     found = {}
     if all(row["correct"] is not None for row in rows):
         found["exact_match"] = _per_prompt(rows, lambda row: float(row["correct"]))
+        if any(row["draw"] > 0 for row in rows):
+            different = num_distinct((row["id"], row["canonical"]) for row in rows)
+            found["distinct_right"] = _mean([*different.values()])
     found["num_tokens"] = _per_prompt(rows, lambda row: row["num_tokens"])
     found["finished"] = _per_prompt(rows, lambda row: float(row["finish_reason"] == "stop"))
     firsts = [row for row in rows if row["draw"] == 0]

@@ -162,6 +162,11 @@ def owner(folder: Path, *, wait: bool = False, what: str | None = None) -> Itera
         lock.release()
 
 
+def cache() -> Path:
+    """The folder of what is made once and used by all runs: $TSPIN_CACHE or ~/.cache/tspin."""
+    return Path(os.environ.get("TSPIN_CACHE", "~/.cache/tspin")).expanduser()
+
+
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"a": {"b": 1}} -> {"a.b": 1}; lists are leaves."""
     flat: dict[str, Any] = {}

@@ -7,7 +7,7 @@ from typing import Any
 
 from tspin.artifacts import Iteration, Responses, RunDir
 from tspin.config import Run
-from tspin.data import Check, checker
+from tspin.data import Canonical, Check, canonical, checker
 from tspin.files import read_rows
 from tspin.tracking import StepLog
 from tspin.triplets import Triplet, join
@@ -25,6 +25,7 @@ class Inputs:
         self.heldout = [row for row in self.prompts if row["split"] == "heldout"]
         # The program that checks answers; None without one, or without prompts to ask.
         self.check: Check | None = checker(cfg.data) if self.heldout else None
+        self.canonical: Canonical | None = canonical(cfg.data)
 
     def start_of(self, t: int) -> Path:
         """The folder of theta_t."""

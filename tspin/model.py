@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ import torch
 
 from tspin import micro
 from tspin.config import ComputeConfig, ModelConfig
-from tspin.files import atomic, file_digest, owner
+from tspin.files import atomic, cache, file_digest, owner
 from tspin.logps import Logps, Role, sequence_logps
 from tspin.tokens import Renderer
 from tspin.triplets import Triplet, collate
@@ -69,9 +68,11 @@ def check_reachable(model: ModelConfig) -> None:
 
 
 def fetch(model: ModelConfig) -> Path:
-    """The folder with the model's weights and tokenizer; downloads from the hub if it must."""
+    """The folder with the model's weights and tokenizer; downloads or builds them if it must."""
     local = _local(model)
     if local is not None:
+        if not local.exists():
+            _build_open(local)
         return _convert(local) if local.suffix == ".gguf" else local
     cached = _cached(model)
     if cached is not None:
@@ -167,9 +168,13 @@ _UNUSED = ["*.bin", "*.pth", "*.gguf", "*.onnx", "*.msgpack", "*.h5", "original/
 
 
 def _local(model: ModelConfig) -> Path | None:
-    """The folder or GGUF file on this disk, or None for a hub id."""
-    if model.path.startswith("micro:"):
-        return micro.folder(model.path.removeprefix("micro:"))
+    """The folder or GGUF file on this disk, or None for a hub id.
+
+    Policies of micro_open may not be there yet: `fetch` builds them.
+    """
+    task, colon, which = model.path.partition(":")
+    if colon and task in micro.POLICIES:
+        return micro.folder(which, task)
     path = Path(model.path).expanduser()
     if path.exists():
         return path
@@ -207,11 +212,23 @@ def _ask_hub(model: ModelConfig) -> None:
         ) from None
 
 
+def _build_open(folder: Path) -> None:
+    """The policies of micro_open, made once and kept in the cache."""
+    from tspin.micro import open_build
+
+    log.info(
+        "building the policies of micro_open in %s (once, about %d minutes on one core)",
+        folder.parent,
+        open_build.MINUTES,
+    )
+    open_build.build(folder.parent)
+
+
 def _convert(gguf: Path) -> Path:
     """A GGUF file as a transformers folder of float32 safetensors, made once per file."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    root = Path(os.environ.get("TSPIN_CACHE", "~/.cache/tspin")).expanduser()
+    root = cache()
     folder = root / f"{gguf.stem}-{file_digest(gguf)[:12]}"
     with owner(root, wait=True):
         if folder.exists():

@@ -310,6 +310,7 @@ class _SelfPlay:
                 self.policies(policy),
                 self.inputs.heldout,
                 self.inputs.check,
+                self.inputs.canonical,
                 out.answers,
                 data=self.cfg.data,
                 how=self.cfg.decoding,

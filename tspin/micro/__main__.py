@@ -1,66 +1,84 @@
-"""`python -m tspin.micro`: rebuild the micro policies from nothing."""
+"""`python -m tspin.micro [micro_open]`: build the policies of a built-in task from nothing."""
 
 from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import transformers
 
-from tspin.micro.build import build
+from tspin import micro
+from tspin.micro import build, open_build
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and build."""
     parser = argparse.ArgumentParser(
         prog="python -m tspin.micro",
-        description="Rebuild the micro policies from nothing: generate the corpus, make the "
-        "tokenizer, pre-train `base`, warm-start `warm`, measure both and write the model card. "
-        "Minutes on one CPU core; no network.",
+        description="Build the policies of a built-in task from nothing: generate the corpus, make "
+        "the tokenizer, pre-train, fine-tune, measure them and write the model card. Minutes on "
+        "one CPU core; no network.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        "task",
+        nargs="?",
+        choices=list(micro.POLICIES),
+        default="micro",
+        help="micro has one right answer to a prompt, micro_open many",
     )
     parser.add_argument(
         "--out",
         type=Path,
-        default=Path("build/micro"),
-        help="folder for base/, warm/ and README.md, which it replaces; the policies the project "
-        "ships are in tspin/micro",
+        help="folder for the policies and README.md. None: for micro build/micro, which it "
+        "replaces (those the project ships are in tspin/micro); for micro_open the cache, where "
+        "model=micro_open looks for them (what is there is kept)",
     )
     parser.add_argument(
-        "--steps", type=positive, default=2000, help="pre-training steps of 128 pairs"
+        "--steps",
+        type=at_least(1),
+        help=f"pre-training steps of 128 pairs. None: {build.STEPS} for micro, "
+        f"{open_build.STEPS} for micro_open",
     )
     parser.add_argument("--seed", type=int, default=0, help="fixes corpus, weights and samples")
     parser.add_argument(
         "--threads",
-        type=positive,
+        type=at_least(1),
         default=1,
         help="CPU threads; another number gives slightly other weights",
     )
     parser.add_argument(
         "--num-eval",
-        type=positive,
+        type=at_least(0),
         default=800,
-        help="test prompts behind the figures of the model card (validation: at most 320)",
+        help="test prompts behind the figures of the model card (validation: at most 320); 0: "
+        "no card",
     )
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     transformers.utils.logging.disable_progress_bar()  # of weights that load in a millisecond
-    build(
-        options.out,
-        steps=options.steps,
-        seed=options.seed,
-        threads=options.threads,
-        num_eval=options.num_eval,
-    )
+    how = {"steps": options.steps, "seed": options.seed, "threads": options.threads}
+    if options.task == "micro":
+        build.build(options.out or Path("build/micro"), num_eval=options.num_eval, **how)
+    else:
+        out = options.out or micro.folder("base", options.task).parent
+        open_build.build(out, **how)
+        if options.num_eval:
+            open_build.write_card(out, num_eval=options.num_eval, seed=options.seed)
 
 
-def positive(text: str) -> int:
-    """An integer of at least 1, for argparse."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
-    return value
+def at_least(low: int) -> Callable[[str], int]:
+    """An integer of at least `low`, for argparse."""
+
+    def integer(text: str) -> int:
+        value = int(text)
+        if value < low:
+            raise argparse.ArgumentTypeError(f"{value} is not at least {low}")
+        return value
+
+    return integer
 
 
 if __name__ == "__main__":

@@ -6,30 +6,29 @@ base policy can do the task and rarely does what it is told. That is left to tea
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
-import os
 import random
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import transformers
-from torch import nn
-from tqdm import tqdm
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    GenerationConfig,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBase
 
+from tspin.files import write_text
 from tspin.micro import task, tokenizer
+from tspin.micro.training import (
+    Recipe,
+    digest,
+    load,
+    make,
+    num_parameters,
+    reproducible,
+    respond,
+    share_right,
+)
 
 log = logging.getLogger(__name__)
 
@@ -60,20 +59,7 @@ NUM_WARM = 512
 NUM_VALIDATION = 320
 MAX_NEW_TOKENS = 12  # the longest answer, three numbers in order, is 8 tokens and EOS
 
-IGNORE = -100  # target of a position that adds nothing to the loss
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How `train` passes over its examples: AdamW, linear warm-up to lr, cosine decay to 0."""
-
-    lr: float
-    batch_size: int
-    warmup_steps: int
-    epochs: int = 1
-    clip: float = 1.0  # norm of the gradient
-
-
+STEPS = 2000  # of pre-training
 PRETRAIN = Recipe(lr=2e-3, batch_size=128, warmup_steps=50)
 WARM = Recipe(lr=8e-4, batch_size=16, warmup_steps=6, epochs=2)
 
@@ -95,34 +81,30 @@ class Figure:
         return math.sqrt(self.exact * (1 - self.exact) / self.n)
 
 
-Example = tuple[list[int], list[int]]  # ids of the prompt, ids of the answer with its EOS
-
-
-def build(out: Path, *, steps: int, seed: int, threads: int, num_eval: int) -> None:
+def build(out: Path, *, steps: int | None, seed: int, threads: int, num_eval: int) -> None:
     """Write out/base, out/warm and the model card out/README.md.
 
-    steps     of pre-training; seed fixes weights bit for bit, on one machine and number of threads
-    num_eval  test prompts behind the card's figures; validation uses at most 320 of them
+    steps     of pre-training; None: STEPS
+    seed      fixes weights bit for bit, on one machine and number of threads
+    num_eval  test prompts behind the card's figures; validation uses at most 320 of them, and 0
+              makes no card
     """
     started = time.perf_counter()
-    torch.set_num_threads(threads)
-    torch.manual_seed(seed)
-    out.mkdir(parents=True, exist_ok=True)
-    tok = tokenizer.build()
+    steps = steps or STEPS
+    tok = tokenizer.build(task.forms())
+    base, warm = out / "base", out / "warm"
+    with reproducible(seed=seed, threads=threads):
+        log.info("pre-training: %d steps of %d pairs", steps, PRETRAIN.batch_size)
+        corpus = pretraining_pairs(steps * PRETRAIN.batch_size, seed)
+        model = make(base, tok, corpus, PRETRAIN, start=None, seed=seed)
 
-    log.info("pre-training: %d steps of %d pairs", steps, PRETRAIN.batch_size)
-    model = new_policy(tok)
-    corpus = pretraining_pairs(steps * PRETRAIN.batch_size, seed)
-    train(model, encode(tok, corpus), PRETRAIN, seed=seed)
-    base = save(model, tok, out / "base")
-
-    # From the rounded base, as anyone would who starts from the shipped folder.
-    log.info("warm start: %d epochs on %d pairs", WARM.epochs, NUM_WARM)
-    warm_model = load(base)
-    train(warm_model, encode(tok, task.pairs("warm", NUM_WARM, seed)), WARM, seed=seed)
-    warm = save(warm_model, tok, out / "warm")
+        log.info("warm start: %d epochs on %d pairs", WARM.epochs, NUM_WARM)
+        pairs = task.pairs("warm", NUM_WARM, seed)
+        warm_model = make(warm, tok, pairs, WARM, start=base, seed=seed)
     seconds = time.perf_counter() - started
 
+    if not num_eval:
+        return
     log.info("evaluation: %d test prompts", num_eval)
     num_prompts = {"validation": min(num_eval, NUM_VALIDATION), "test": num_eval}
     figures = [
@@ -134,25 +116,8 @@ def build(out: Path, *, steps: int, seed: int, threads: int, num_eval: int) -> N
         f"--num-eval {num_eval}"
     )
     text = card(figures, num_parameters(model), len(tok), command, seconds, (base, warm))
-    write(out / "README.md", text)
+    write_text(out / "README.md", text)
     log.info("wrote %s, %s and the model card beside them", base, warm)
-
-
-def new_policy(tok: PreTrainedTokenizerBase) -> LlamaForCausalLM:
-    """A Llama of about half a million parameters with random weights."""
-    config = LlamaConfig(
-        vocab_size=len(tok),
-        hidden_size=128,
-        intermediate_size=192,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        max_position_embeddings=tok.model_max_length,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=tok.eos_token_id,
-        pad_token_id=tok.pad_token_id,
-    )
-    return LlamaForCausalLM(config)
 
 
 def pretraining_pairs(n: int, seed: int) -> list[tuple[str, str]]:
@@ -189,94 +154,6 @@ def other_operations(family: task.Family) -> list[task.Operation]:
     return others + STRAY[family.kind]
 
 
-def encode(tok: PreTrainedTokenizerBase, pairs: list[tuple[str, str]]) -> list[Example]:
-    """Ids of each rendered prompt, and of each answer followed by EOS."""
-    prompts = tok([tokenizer.render(prompt) for prompt, _ in pairs])["input_ids"]
-    answers = tok([answer for _, answer in pairs])["input_ids"]
-    return [
-        (prompt, [*answer, tok.eos_token_id])
-        for prompt, answer in zip(prompts, answers, strict=True)
-    ]
-
-
-def train(model: LlamaForCausalLM, examples: list[Example], recipe: Recipe, *, seed: int) -> None:
-    """Maximise the mean log-likelihood of answer tokens, in place.
-
-    Every epoch passes over the examples in a new order and leaves out the last short batch.
-    """
-    steps_per_epoch = len(examples) // recipe.batch_size
-    num_steps = recipe.epochs * steps_per_epoch
-    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: lr_factor(step, num_steps, recipe.warmup_steps)
-    )
-    rng = random.Random(f"train/{seed}")
-    model.train()
-    progress = tqdm(total=num_steps, unit="step", mininterval=5)
-    for _ in range(recipe.epochs):
-        order = rng.sample(range(len(examples)), len(examples))
-        for step in range(steps_per_epoch):
-            start = step * recipe.batch_size
-            ids, targets = collate([examples[i] for i in order[start : start + recipe.batch_size]])
-            logits = model(input_ids=ids).logits
-            loss = nn.functional.cross_entropy(
-                logits[:, :-1].flatten(0, 1), targets[:, 1:].flatten(), ignore_index=IGNORE
-            )
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
-            optimizer.step()
-            schedule.step()
-            progress.update()
-            if step % 50 == 0:
-                progress.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
-    progress.close()
-    model.eval()
-
-
-def lr_factor(step: int, num_steps: int, warmup_steps: int) -> float:
-    """Fraction of the peak learning rate at a step: linear warm-up times cosine decay to 0."""
-    warmup = min(1.0, (step + 1) / warmup_steps)
-    return warmup * 0.5 * (1 + math.cos(math.pi * step / num_steps))
-
-
-def collate(examples: list[Example]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids and targets, (batch, length), padded on the right; targets are IGNORE off the answer.
-
-    No attention mask is needed: attention is causal, so no answer sees the padding behind it.
-    """
-    length = max(len(prompt) + len(answer) for prompt, answer in examples)
-    ids = torch.zeros(len(examples), length, dtype=torch.long)
-    targets = torch.full((len(examples), length), IGNORE)
-    for row, (prompt, answer) in enumerate(examples):
-        end = len(prompt) + len(answer)
-        ids[row, :end] = torch.tensor(prompt + answer)
-        targets[row, len(prompt) : end] = torch.tensor(answer)
-    return ids, targets
-
-
-def save(model: LlamaForCausalLM, tok: PreTrainedTokenizerBase, path: Path) -> Path:
-    """Write a complete transformers folder with float16 weights; the model itself stays float32."""
-    partial = path.with_name(path.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    rounded = LlamaForCausalLM(model.config).half()
-    rounded.load_state_dict(model.state_dict())
-    # Sampling at temperature 1 from the whole distribution, unless the caller says otherwise.
-    rounded.generation_config = GenerationConfig(
-        eos_token_id=tok.eos_token_id, pad_token_id=tok.pad_token_id
-    )
-    rounded.save_pretrained(partial)
-    tok.save_pretrained(partial)
-    shutil.rmtree(path, ignore_errors=True)
-    partial.rename(path)
-    return path
-
-
-def load(path: Path) -> LlamaForCausalLM:
-    """The policy of a folder, in float32."""
-    return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
-
-
 def measure(
     path: Path, unrounded: LlamaForCausalLM, num_prompts: dict[str, int], *, seed: int
 ) -> list[Figure]:
@@ -308,50 +185,12 @@ def exact_match(
     seed: int = 0,
 ) -> float:
     """The fraction of the prompts answered exactly, with one response each."""
-    responses = respond(model, tok, [prompt for prompt, _ in pairs], greedy=greedy, seed=seed)
-    verdicts = [
-        task.check(prompt, response) is True
-        for (prompt, _), response in zip(pairs, responses, strict=True)
-    ]
-    return sum(verdicts) / len(verdicts)
-
-
-@torch.no_grad()
-def respond(
-    model: LlamaForCausalLM,
-    tok: PreTrainedTokenizerBase,
-    prompts: list[str],
-    *,
-    greedy: bool,
-    seed: int,
-    batch_size: int = 200,
-) -> list[str]:
-    """One response to each prompt: greedy, or sampled at temperature 1 from all tokens."""
-    torch.manual_seed(seed)
-    decoding = {"do_sample": False} if greedy else {"do_sample": True, "top_k": 0}
-    responses = []
-    for start in range(0, len(prompts), batch_size):
-        texts = [tokenizer.render(prompt) for prompt in prompts[start : start + batch_size]]
-        inputs = tok(texts, padding=True, padding_side="left", return_tensors="pt")
-        ids = model.generate(
-            input_ids=inputs["input_ids"],
-            attention_mask=inputs["attention_mask"],
-            max_new_tokens=MAX_NEW_TOKENS,
-            **decoding,
-        )
-        new = ids[:, inputs["input_ids"].shape[1] :]
-        responses += tok.batch_decode(new, skip_special_tokens=True)
-    return responses
-
-
-def num_parameters(model: nn.Module) -> int:
-    """Distinct parameters: the tied embedding counts once."""
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def digest(path: Path) -> str:
-    """The sha256 of a folder's weights."""
-    return hashlib.sha256((path / "model.safetensors").read_bytes()).hexdigest()
+    prompts = [prompt for prompt, _ in pairs]
+    temperature = None if greedy else 1.0
+    responses = respond(
+        model, tok, prompts, max_new_tokens=MAX_NEW_TOKENS, temperature=temperature, seed=seed
+    )
+    return share_right(task.check, prompts, responses)
 
 
 def card(
@@ -387,6 +226,8 @@ def card(
 
 CARD = """\
 # The micro policies
+
+For the task with many right answers, `micro_open`, see [open.md](open.md).
 
 Two Llama-shaped policies of {parameters} parameters (hidden 128, 3 layers, 4 heads, MLP 192, tied
 embeddings, {vocab} token ids, no BOS) for the generated instruction task of `task.py`. They exist
@@ -429,10 +270,3 @@ to float16.
 |---|---|
 {digests}
 """
-
-
-def write(path: Path, text: str) -> None:
-    """Write a text file that is complete as soon as it exists."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="ascii")
-    os.replace(partial, path)

@@ -14,7 +14,6 @@ family, wording or order of the numbers: no prompt, and no word, is in two split
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import random
 import re
@@ -23,14 +22,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from tspin.micro import splits
+
 CONSONANTS = "bcdfghjklmnpqrstvwxyz"
 VOWELS = "aeiou"
 LENGTHS = (3, 4, 5)
 NUMBERS = range(10, 100)
-
-# Percent of the contents. "train" and "warm" are equally large and disjoint: a policy can be
-# warm-started on pairs that self-play never sees.
-SPLITS = {"pretrain": 70, "warm": 10, "train": 10, "validation": 4, "test": 6}
 
 Content = str | tuple[int, ...]  # a word, or three numbers in the order the prompt names them
 Operation = Callable[[Any], str]  # from the content of a prompt to an answer
@@ -118,13 +115,7 @@ def pairs(split: str, n: int, seed: int) -> list[tuple[str, str]]:
 
     Raises ValueError for an unknown split, a negative n, or more pairs than the split holds.
     """
-    available = num_available(split)
-    if not 0 <= n <= available:
-        raise ValueError(
-            f"n={n} pairs asked of the micro split {split!r}, which holds 0 to {available}; "
-            f"ask for fewer or use a larger split: "
-            + ", ".join(f"{name} {num_available(name)}" for name in SPLITS)
-        )
+    splits.check_asked("micro", split, n, num_available)
     return list(itertools.islice(_pairs(split, seed), n))
 
 
@@ -157,13 +148,7 @@ def parse(prompt: str) -> tuple[Family, Content] | None:
 def split_of(content: Content) -> str:
     """The one split a word or a set of numbers belongs to; the order of the numbers is ignored."""
     text = content if isinstance(content, str) else join(sorted(content))
-    # hash() differs between processes; a digest of the text is the same everywhere and always.
-    percentile = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % 100
-    for split, percent in SPLITS.items():
-        if percentile < percent:
-            return split
-        percentile -= percent
-    raise AssertionError("SPLITS must sum to 100")
+    return splits.split_of(text)
 
 
 def _pairs(split: str, seed: int) -> Iterator[tuple[str, str]]:
@@ -205,15 +190,13 @@ def _shuffled(family: Family, split: str, seed: int) -> Iterator[Content]:
 @lru_cache
 def _contents(kind: str, split: str) -> tuple[Content, ...]:
     """All contents of a kind in a split, in a fixed order."""
-    if split not in SPLITS:
-        raise ValueError(f"no micro split {split!r}: choose one of {', '.join(SPLITS)}")
     return _by_split(kind)[split]
 
 
 @lru_cache
 def _by_split(kind: str) -> dict[str, tuple[Content, ...]]:
     """All contents of a kind, hashed once (a third of a second), by split."""
-    found: dict[str, list[Content]] = {split: [] for split in SPLITS}
+    found: dict[str, list[Content]] = {split: [] for split in splits.SPLITS}
     contents: Iterable[Content] = _words() if kind == "word" else itertools.combinations(NUMBERS, 3)
     for content in contents:
         found[split_of(content)].append(content)
@@ -226,6 +209,11 @@ def _words() -> Iterator[str]:
         for alphabets in ((CONSONANTS, VOWELS), (VOWELS, CONSONANTS)):
             letters = itertools.islice(itertools.cycle(alphabets), length)
             yield from map("".join, itertools.product(*letters))
+
+
+def forms() -> list[str]:
+    """All wordings, with {} where a content goes."""
+    return [form for family in FAMILIES for form in family.forms]
 
 
 @lru_cache

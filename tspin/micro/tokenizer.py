@@ -8,12 +8,11 @@ work.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
-
-from tspin.micro import task
 
 PAD, EOS = "<pad>", "</s>"  # ids 0 and 1; different, so that EOS can be learned wherever pad is not
 
@@ -24,7 +23,7 @@ MARKS = tuple(TEMPLATE.split("{}"))
 
 WORD = " ?[A-Za-z]+"
 
-CONTEXT = 2048  # tokens; the task needs 30, and rotary positions cost no parameters
+CONTEXT = 2048  # tokens; the tasks need 30 to 60, and rotary positions cost no parameters
 
 
 def render(prompt: str) -> str:
@@ -32,21 +31,20 @@ def render(prompt: str) -> str:
     return TEMPLATE.format(prompt)
 
 
-def pieces() -> list[str]:
-    """The template's marks and the words of all wordings, each once, in order of appearance.
+def pieces(forms: Iterable[str]) -> list[str]:
+    """The template's marks and the words of a task's forms, each once, in order of appearance.
 
     Words inside a prompt carry their leading space and the first is capitalized, so no content or
     answer (all lower case, all capitals or digits) contains a piece.
     """
-    forms = [form for family in task.FAMILIES for form in family.forms]
     words = [word for form in forms for word in re.findall(WORD, form)]
     return [*MARKS, *dict.fromkeys(words)]
 
 
-def build() -> PreTrainedTokenizerFast:
-    """The tokenizer, made from the task's wordings; ids: pad, eos, pieces, 256 bytes."""
+def build(forms: Iterable[str]) -> PreTrainedTokenizerFast:
+    """The tokenizer, made from the wordings of a task; ids: pad, eos, pieces, 256 bytes."""
     to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    spelled = ["".join(part for part, _ in to_bytes.pre_tokenize_str(p)) for p in pieces()]
+    spelled = ["".join(part for part, _ in to_bytes.pre_tokenize_str(p)) for p in pieces(forms)]
     vocab = [PAD, EOS, *spelled, *sorted(pre_tokenizers.ByteLevel.alphabet())]
 
     # With no merges and ignore_merges, a stretch that is a piece is one id, any other its bytes.

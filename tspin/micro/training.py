@@ -1,0 +1,271 @@
+"""What both micro tasks do to make a policy: a model, a training loop, folders, samples."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerBase,
+)
+
+from tspin.console import progress
+from tspin.micro import tokenizer
+
+IGNORE = -100  # target of a position that adds nothing to the loss
+ENCODED_AT_ONCE = 4096  # pairs: the tokenizer's own records of a text are large
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How `train` passes over its examples: AdamW, linear warm-up to lr, cosine decay to 0."""
+
+    lr: float
+    batch_size: int
+    warmup_steps: int
+    epochs: int = 1
+    clip: float = 1.0  # norm of the gradient
+
+
+Example = tuple[list[int], list[int]]  # ids of the prompt, ids of the answer with its EOS
+
+
+@contextmanager
+def reproducible(*, seed: int, threads: int) -> Iterator[None]:
+    """Within, weights depend on the seed and the number of threads alone; behind, all is as before.
+
+    Rounding, and so the weights, depend on the number of threads.
+    """
+    before = torch.get_num_threads()
+    with torch.random.fork_rng(devices=[]):
+        torch.set_num_threads(threads)
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+
+def make(
+    out: Path,
+    tok: PreTrainedTokenizerBase,
+    pairs: Sequence[tuple[str, str]],
+    recipe: Recipe,
+    *,
+    start: Path | None,
+    seed: int,
+) -> LlamaForCausalLM:
+    """Train a new policy, or the one in `start`, on pairs; write it to `out`.
+
+    A start is taken as stored, rounded: as anyone would who begins with that folder. Returns the
+    policy before it is rounded itself.
+    """
+    model = new_policy(tok) if start is None else load(start)
+    train(model, encode(tok, pairs), recipe, seed=seed, label=out.name)
+    save(model, tok, out)
+    return model
+
+
+def new_policy(tok: PreTrainedTokenizerBase) -> LlamaForCausalLM:
+    """A Llama of about half a million parameters with random weights."""
+    config = LlamaConfig(
+        vocab_size=len(tok),
+        hidden_size=128,
+        intermediate_size=192,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        max_position_embeddings=tok.model_max_length,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tok.eos_token_id,
+        pad_token_id=tok.pad_token_id,
+    )
+    return LlamaForCausalLM(config)
+
+
+def encode(tok: PreTrainedTokenizerBase, pairs: Sequence[tuple[str, str]]) -> list[Example]:
+    """Ids of each rendered prompt, and of each answer followed by EOS."""
+    examples: list[Example] = []
+    for start in range(0, len(pairs), ENCODED_AT_ONCE):
+        some = pairs[start : start + ENCODED_AT_ONCE]
+        prompts = tok([tokenizer.render(prompt) for prompt, _ in some])["input_ids"]
+        answers = tok([answer for _, answer in some])["input_ids"]
+        for prompt, answer in zip(prompts, answers, strict=True):
+            examples.append((prompt, [*answer, tok.eos_token_id]))
+    return examples
+
+
+def train(
+    model: LlamaForCausalLM,
+    examples: list[Example],
+    recipe: Recipe,
+    *,
+    seed: int,
+    label: str = "training",
+) -> None:
+    """Maximise the mean log-likelihood of answer tokens, in place.
+
+    Every epoch passes over the examples in a new order and leaves out the last short batch.
+    label  beside the progress bar
+    """
+    steps_per_epoch = len(examples) // recipe.batch_size
+    num_steps = recipe.epochs * steps_per_epoch
+    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: lr_factor(step, num_steps, recipe.warmup_steps)
+    )
+    rng = random.Random(f"train/{seed}")
+    model.train()
+    with progress(num_steps, label, "step") as bar:
+        for _ in range(recipe.epochs):
+            order = rng.sample(range(len(examples)), len(examples))
+            for step in range(steps_per_epoch):
+                chosen = order[step * recipe.batch_size : (step + 1) * recipe.batch_size]
+                ids, targets = collate([examples[i] for i in chosen])
+                logits = model(input_ids=ids).logits
+                loss = nn.functional.cross_entropy(
+                    logits[:, :-1].flatten(0, 1), targets[:, 1:].flatten(), ignore_index=IGNORE
+                )
+                optimizer.zero_grad()
+                loss.backward()
+                nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+                optimizer.step()
+                schedule.step()
+                bar.update(loss=loss.item())
+    model.eval()
+
+
+def lr_factor(step: int, num_steps: int, warmup_steps: int) -> float:
+    """Fraction of the peak learning rate at a step: linear warm-up times cosine decay to 0."""
+    warmup = min(1.0, (step + 1) / warmup_steps)
+    return warmup * 0.5 * (1 + math.cos(math.pi * step / num_steps))
+
+
+def collate(examples: list[Example]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and targets, (batch, length), padded on the right; targets are IGNORE off the answer.
+
+    No attention mask is needed: attention is causal, so no answer sees the padding behind it.
+    """
+    length = max(len(prompt) + len(answer) for prompt, answer in examples)
+    ids = torch.zeros(len(examples), length, dtype=torch.long)
+    targets = torch.full((len(examples), length), IGNORE)
+    for row, (prompt, answer) in enumerate(examples):
+        end = len(prompt) + len(answer)
+        ids[row, :end] = torch.tensor(prompt + answer)
+        targets[row, len(prompt) : end] = torch.tensor(answer)
+    return ids, targets
+
+
+def save(model: LlamaForCausalLM, tok: PreTrainedTokenizerBase, path: Path) -> Path:
+    """Write a complete transformers folder with float16 weights; the model itself stays float32."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    rounded = LlamaForCausalLM(model.config).half()
+    rounded.load_state_dict(model.state_dict())
+    # Sampling at temperature 1 from the whole distribution, unless the caller says otherwise.
+    rounded.generation_config = GenerationConfig(
+        eos_token_id=tok.eos_token_id, pad_token_id=tok.pad_token_id
+    )
+    rounded.save_pretrained(partial)
+    tok.save_pretrained(partial)
+    shutil.rmtree(path, ignore_errors=True)
+    partial.rename(path)
+    return path
+
+
+def load(path: Path) -> LlamaForCausalLM:
+    """The policy of a folder, in float32."""
+    return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+
+
+@torch.no_grad()
+def mean_logp(model: LlamaForCausalLM, examples: list[Example], *, batch_size: int = 200) -> float:
+    """Log-likelihood of an answer with its EOS, in nats, averaged over the examples."""
+    total = 0.0
+    for start in range(0, len(examples), batch_size):
+        ids, targets = collate(examples[start : start + batch_size])
+        logits = model(input_ids=ids).logits
+        total -= nn.functional.cross_entropy(
+            logits[:, :-1].flatten(0, 1),
+            targets[:, 1:].flatten(),
+            ignore_index=IGNORE,
+            reduction="sum",
+        ).item()
+    return total / len(examples)
+
+
+@dataclass(frozen=True)
+class Response:
+    """What a policy said, and whether it ended by itself."""
+
+    text: str
+    finished: bool
+
+
+@torch.no_grad()
+def respond(
+    model: LlamaForCausalLM,
+    tok: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int,
+    temperature: float | None,
+    seed: int = 0,
+    batch_size: int = 200,
+) -> list[Response]:
+    """One response to each prompt: greedy without a temperature, else sampled from all tokens."""
+    torch.manual_seed(seed)
+    decoding = (
+        {"do_sample": False}
+        if temperature is None
+        else {"do_sample": True, "top_k": 0, "temperature": temperature}
+    )
+    responses: list[Response] = []
+    for start in range(0, len(prompts), batch_size):
+        texts = [tokenizer.render(prompt) for prompt in prompts[start : start + batch_size]]
+        inputs = tok(texts, padding=True, padding_side="left", return_tensors="pt")
+        ids = model.generate(
+            input_ids=inputs["input_ids"],
+            attention_mask=inputs["attention_mask"],
+            max_new_tokens=max_new_tokens,
+            **decoding,
+        )
+        new = ids[:, inputs["input_ids"].shape[1] :]
+        finished = (new == tok.eos_token_id).any(dim=1).tolist()
+        texts = tok.batch_decode(new, skip_special_tokens=True)
+        responses += map(Response, texts, finished)
+    return responses
+
+
+def share_right(
+    check: Callable[[str, str], bool | None], prompts: Sequence[str], responses: Sequence[Response]
+) -> float:
+    """The fraction of the prompts whose response is right and ended by itself."""
+    verdicts = [
+        response.finished and check(prompt, response.text) is True
+        for prompt, response in zip(prompts, responses, strict=True)
+    ]
+    return sum(verdicts) / len(verdicts)
+
+
+def num_parameters(model: nn.Module) -> int:
+    """Distinct parameters: the tied embedding counts once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def digest(path: Path) -> str:
+    """The sha256 of a folder's weights."""
+    return hashlib.sha256((path / "model.safetensors").read_bytes()).hexdigest()
