@@ -39,7 +39,7 @@ log = logging.getLogger("tspin")
 
 RIGHT = 0.25  # of the pre-training answers; the others overlook a constraint or more
 STEPS = 1500  # of pre-training
-MINUTES = 9  # that `build` takes with one thread: 8 for a core to itself, 10 for a shared one
+MINUTES = 9  # that `build` took with one thread on two lightly shared cores; 15 on busy ones
 PRETRAIN = Recipe(lr=3e-3, batch_size=128, warmup_steps=50)
 
 MAX_NEW_TOKENS = (
