@@ -270,16 +270,32 @@ class Runs:
         return self._once(folder.config, "facts", read)
 
     def _without_twins(self, runs: Iterable[Run]) -> list[Run]:
-        """One run per setting, method and seed: the first by name."""
+        """One run per setting, method and seed: the one that went furthest.
+
+        That a shorter one is its beginning, as where points of a sweep share iterations, is no
+        problem; that it says something else would be.
+        """
         kept: dict[tuple[Setting, str, int], Run] = {}
-        for run in runs:
+        for run in sorted(runs, key=lambda run: (-len(run.folder.iterations()), run.name)):
             first = kept.setdefault((run.setting, run.label, run.seed), run)
-            if first is not run:
+            if first is not run and not self._is_beginning(run, first):
                 self._problem(
                     run.folder.config,
-                    f"says the same as {first.name} (seed {run.seed}); only that one is shown",
+                    f"is the same method as {first.name} (seed {run.seed}), which is the one shown",
                 )
-        return list(kept.values())
+        return sorted(kept.values(), key=lambda run: run.name)
+
+    def _is_beginning(self, run: Run, other: Run) -> bool:
+        """Whether every iteration of `run` is, by definition, that of `other`."""
+
+        def key(run: Run, t: int) -> Any:
+            done = self._once(run.folder.iteration(t).done, "facts", read_json) or {}
+            return done.get("key")
+
+        return all(
+            (mine := key(run, t)) is not None and mine == key(other, t)
+            for t in run.folder.iterations()
+        )
 
     def _unfinished(self, run: Run) -> None:
         for t in range(int(run.values.get("selfplay.iterations", 0))):

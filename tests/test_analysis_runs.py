@@ -10,7 +10,9 @@ from tiny import compose
 
 from analysis import catalogue
 from analysis.runs import BASE, NO_METHOD, UNUSED, Runs, Setting
+from tspin.artifacts import RunDir
 from tspin.config import IDENTITY_FREE
+from tspin.files import read_json, write_json
 
 MICRO = Setting("micro", "micro", "test")
 
@@ -167,7 +169,21 @@ def test_same_label_another_configuration(runs):
 def test_the_same_run_twice_counts_once(runs):
     write_run(runs, "tspin", apart="-again")
     found = Runs.read(runs)
-    assert len(found) == 2 and "says the same as micro-tspin-micro-s0" in found.problems[0]
+    assert len(found) == 2 and "the same method as micro-tspin-micro-s0" in found.problems[0]
+
+
+def test_a_run_that_is_the_beginning_of_another_is_no_problem(runs):
+    """As points of a sweep are that share iterations: the one that went furthest is shown."""
+    short = write_run(runs, "tspin", apart="-iterations=1", iterations=1)
+    whole = Runs.read(runs)
+    assert "the same method" in whole.problems[0]  # who knows what it is
+    for name in ("micro-tspin-micro-s0", short.path.name):
+        done = RunDir(runs / name).iteration(0).done
+        write_json(done, read_json(done) | {"key": "equal by definition"})
+    found = Runs.read(runs)
+    assert found.problems == [] and [run.name for run in found] == [
+        "micro-spin-micro-s0", "micro-tspin-micro-s0"
+    ]  # fmt: skip
 
 
 # --- said twice, so that analysis needs no configuration -----------------------------------------
