@@ -3,10 +3,12 @@
     python -m analysis all [runs=RUNS] [out=REPORT] [with_paper=true]
     python -m analysis figure3 [runs=RUNS] [out=REPORT] [iteration=1]
 
-Tables are saved as CSV, Markdown and LaTeX, figures as PDF, PNG and CSV of what they show; what is
-wrong with a run, or missing for a figure, is said and the rest is built. with_paper puts the
-paper's own numbers beside ours. Options of single figures: iteration= (figure3, figure4a, figure4c,
-comparison), last= (figure7), prompt= (table5).
+`all` also leaves index.html, one page that needs no network: the paper's claims with the evidence
+in these runs, every table and figure, a browser of samples. Tables are saved as CSV, Markdown and
+LaTeX, figures as PDF, PNG and CSV of what they show; what is wrong with a run, or missing for a
+figure, is said and the rest is built. with_paper puts the paper's own numbers beside ours. Options
+of single figures: iteration= (figure3, figure4a, figure4c, comparison), last= (figure7), prompt=
+(table5).
 """
 
 from __future__ import annotations
@@ -39,10 +41,16 @@ def main(name: str, arguments: Sequence[str]) -> None:
         names = catalogue.NAMES if name == ALL else (name,)
         with_paper = options["with_paper"] == "true"
         found = catalogue.build(runs, names, with_paper=with_paper, **given)
-        catalogue.write(found, Path(options["out"]), runs.problems)
+        out = Path(options["out"])
+        if name == ALL:
+            from analysis import claims, page  # their libraries take a while to import
+
+            page.write(runs, found, out, runs.problems)
+            found.append(claims.table(claims.judge(runs)))
+        catalogue.write(found, out, runs.problems)
         for problem in runs.problems:
             log.warning("%s", problem)
-        log.info("%d runs, %d tables and figures: %s", len(runs), len(found), options["out"])
+        log.info("%d runs, %d tables and figures: %s", len(runs), len(found), out)
 
 
 def _parameters(name: str) -> Collection[str]:

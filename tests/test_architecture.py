@@ -215,6 +215,8 @@ def test_analysis_reads_artifacts_only(module):
     [
         ("wandb", {"tspin.tracking"}),
         ("wandb_workspaces", {"analysis.dashboard"}),
+        ("itables", {"analysis.page"}),
+        ("jinja2", {"analysis.page"}),
         ("lm_eval", {"tspin.harness.evaluation", "tspin.harness.tasks"}),
         ("hydra", {"main", "hydra_plugins.tspin"}),
         ("omegaconf", {"main", "hydra_plugins.tspin"}),

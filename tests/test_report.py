@@ -27,6 +27,7 @@ def test_all_is_every_table_and_figure(tmp_path):
     endings = {path.suffix for path in tmp_path.glob("table1-*")}
     assert endings == {".csv", ".md", ".tex"}
     assert {path.suffix for path in tmp_path.glob("figure3-*")} == {".csv", ".pdf", ".png"}
+    assert (tmp_path / "index.html").stat().st_size > 1e6 and "claims" in made
 
 
 def test_one_by_name_with_its_own_option(tmp_path):
