@@ -41,12 +41,18 @@ TALL = 40  # rows, beyond which a table scrolls in its box
 DPI = 96  # CSS pixels of an inch
 
 
-def write(runs: Runs, pieces: Sequence[Piece], out: Path, problems: Sequence[str]) -> Path:
+def write(
+    runs: Runs,
+    pieces: Sequence[Piece],
+    judged: Sequence[claims.Judged],
+    out: Path,
+    problems: Sequence[str],
+) -> Path:
     """The page of `pieces` and the runs they were made from, in the folder `out`. -> its path
 
+    judged    the claims, see claims.judge
     problems  what is wrong with runs, as it is to be listed; what this page meets is added
     """
-    judged = claims.judge(runs)
     browser = samples(runs)
     said = list(dict.fromkeys([*problems, *runs.problems]))
     environment = Environment(

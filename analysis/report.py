@@ -45,8 +45,9 @@ def main(name: str, arguments: Sequence[str]) -> None:
         if name == ALL:
             from analysis import claims, page  # their libraries take a while to import
 
-            page.write(runs, found, out, runs.problems)
-            found.append(claims.table(claims.judge(runs)))
+            judged = claims.judge(runs)
+            page.write(runs, found, judged, out, runs.problems)
+            found.append(claims.table(judged))
         catalogue.write(found, out, runs.problems)
         for problem in runs.problems:
             log.warning("%s", problem)

@@ -11,7 +11,7 @@ import shutil
 import pytest
 from report_runs import write_run
 
-from analysis import catalogue, page
+from analysis import catalogue, claims, page
 from analysis.runs import Runs
 from tspin.artifacts import SCORES
 from tspin.files import write_jsonl, write_rows
@@ -35,7 +35,9 @@ def folder(tmp_path_factory):
     (root / "runs" / "broken").mkdir()
     runs = Runs.read(root / "runs")
     pieces = catalogue.build(runs, PIECES, with_paper=True)
-    page.write(runs, pieces, root / "report", [*runs.problems, "a < b: `make it`"])
+    page.write(
+        runs, pieces, claims.judge(runs), root / "report", [*runs.problems, "a < b: `make it`"]
+    )
     return root
 
 
@@ -79,7 +81,7 @@ def test_texts_are_escaped(html):
 def test_the_same_runs_give_the_same_page(folder, html):
     runs = Runs.read(folder / "runs")
     again = page.write(
-        runs, catalogue.build(runs, PIECES, with_paper=True), folder / "again",
+        runs, catalogue.build(runs, PIECES, with_paper=True), claims.judge(runs), folder / "again",
         [*runs.problems, "a < b: `make it`"],
     )  # fmt: skip
     assert again.read_text(encoding="utf-8") == html

@@ -1,6 +1,5 @@
 """What the files of a run say, told again: to W&B, equal to what the live run told it."""
 
-import json
 import logging
 import re
 import shutil
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 import wandb
 import yaml
+from offline import of, recorded
 from tiny import compose, play
 
 from analysis import wandb_sync
@@ -42,20 +42,6 @@ def told(say, *arguments):
     view = Told()
     say(*arguments, view)
     return view.calls
-
-
-def recorded(folder):
-    """The W&B runs below `folder`, oldest first -> one list of records each."""
-    found = []
-    for path in sorted(folder.glob("**/wandb/offline-run-*/*.wandb")):
-        command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(path)]
-        out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        found.append([json.loads(line) for line in out.splitlines()])
-    return found
-
-
-def of(records, kind):
-    return [record[kind] for record in records if record["type"] == kind]
 
 
 def history(records):

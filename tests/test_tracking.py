@@ -1,7 +1,6 @@
 """The record of a run, its console and its W&B view. Offline; no model and no torch."""
 
 import fcntl
-import json
 import logging
 import os
 import pty
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import wandb
+from offline import of, recorded
 
 from tspin.console import progress, results_table, table
 from tspin.tracking import CELLS, AlreadyThere, Identity, StepLog, Tracker, contingency_figure
@@ -269,20 +269,6 @@ def home(tmp_path, monkeypatch):
 def tracker(folder, run_id="run-a", *, mode="offline", seed=0, **options):
     identity = replace(IDENTITY, name=f"name of {run_id}", config=IDENTITY.config | {"seed": seed})
     return Tracker(identity, mode=mode, folder=folder, run_id=run_id, **options)
-
-
-def recorded(folder):
-    """The W&B runs below `folder`, oldest first -> one list of records each."""
-    found = []
-    for path in sorted(folder.glob("wandb/offline-run-*/*.wandb"), key=lambda p: p.stat().st_mtime):
-        command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(path)]
-        out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        found.append([json.loads(line) for line in out.splitlines()])
-    return found
-
-
-def of(records, kind):
-    return [record[kind] for record in records if record["type"] == kind]
 
 
 SCRIPT = """

@@ -30,7 +30,7 @@ Send = Callable[[dict[str, Any]], None]
 
 
 def main(request: dict[str, Any], send: Send) -> None:
-    """Checks that the request's tasks can be built, or evaluates them where it has a checkpoint."""
+    """Checks that the request's tasks can be built, or evaluates them where it has a policy."""
     # A cached `process_docs` is that of the first process ever: GPQA's shuffled answers would be a
     # function of this machine's history instead of the seed.
     datasets.disable_caching()
