@@ -8,7 +8,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis import comparison, diagnostics, dynamics, grids, pieces, responses, results, style
+from analysis import (
+    comparison,
+    diagnostics,
+    dynamics,
+    grids,
+    objectives,
+    pieces,
+    responses,
+    results,
+    style,
+    tuning,
+)
 from analysis import tasks as benchmarks
 from analysis.pieces import Piece
 from analysis.runs import Runs
@@ -17,15 +28,15 @@ from tspin.files import write_text
 log = logging.getLogger("tspin")
 
 _MODULES: tuple[Any, ...] = (
-    results, benchmarks, responses, dynamics, grids, comparison, diagnostics,
+    results, benchmarks, responses, dynamics, grids, objectives, comparison, diagnostics, tuning,
 )  # fmt: skip
 HOMES: dict[str, Callable[..., list[Piece]]] = {
     name: module.build for module in _MODULES for name in module.NAMES
 }
 # as the paper orders them, then what it does not have
 NAMES = ("table1", "figure2", "table2", "figure5", "table3", "table4", "figure6", "table5",
-         "figure3", "figure4a", "figure4b", "figure4c", "figure7", "comparison", "weights",
-         "contingency", "correlation")  # fmt: skip
+         "figure3", "figure4a", "figure4b", "figure4c", "figure7", "objectives", "comparison",
+         "weights", "contingency", "correlation", "tuning")  # fmt: skip
 assert sorted(NAMES) == sorted(HOMES)
 
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,8 @@ from analysis.comparison import Side
 from analysis.measures import Measure
 from analysis.missing import ENOUGH
 from analysis.pieces import HIGH, LOW, Column, Table
-from analysis.runs import BASE, NO_METHOD, Run, Runs, Setting
+from analysis.regimes import Regime, regimes
+from analysis.runs import BASE, NO_METHOD, Run, Runs
 
 log = logging.getLogger("tspin")
 
@@ -80,26 +81,6 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Regime:
-    """Runs that compare: those of a setting, and what the variants of their objectives share."""
-
-    runs: Runs  # of the setting, all variants
-    setting: Setting
-    variant: str = ""  # "lr=0.0003"; "" where every objective is as configured by default
-    overrides: tuple[str, ...] = ()  # the same as words of a command line
-
-    def __str__(self) -> str:
-        return f"{self.setting}, {self.variant}" if self.variant else str(self.setting)
-
-    @property
-    def mistral(self) -> bool:
-        return "mistral" in self.setting.model
-
-    def side(self, loss: str) -> list[Run]:
-        return [run for run in self.runs if run.loss == loss and _variant(run) == self.variant]
-
-
-@dataclass(frozen=True)
 class Claim:
     """What the paper says, where, and how it is judged."""
 
@@ -130,11 +111,12 @@ class Judged:
 
 
 def judge(runs: Runs) -> list[Judged]:
-    """Every claim in every regime of test prompts. A claim that cannot be judged is a problem."""
-    regimes = list(_regimes(runs))
+    """Every claim in every regime of test prompts, those of validation being for choosing. A claim
+    that cannot be judged is a problem."""
+    judged = [regime for regime in regimes(runs) if regime.setting.split == "test"]
     return [
         Judged(claim, tuple(
-            _find(claim, regime) for regime in regimes
+            _find(claim, regime) for regime in judged
             if not (claim.of_variants and regime.variant)
         ))
         for claim in CLAIMS
@@ -379,25 +361,6 @@ CLAIMS = (
 # --- where they are judged -----------------------------------------------------------------------
 
 
-def _regimes(runs: Runs) -> Iterator[Regime]:
-    """Settings of test prompts, those of validation being for choosing; in each the default, and
-    every variant that several objectives share, but for the number of pairs."""
-    for setting in runs.settings():
-        if setting.split != "test":
-            continue
-        part = runs.of(setting)
-        yield Regime(part, setting)
-        shared: dict[str, list[Run]] = {}
-        for run in part:
-            if run.variant and not run.differs_only_in("data.size"):
-                shared.setdefault(_variant(run), []).append(run)
-        for variant, members in sorted(shared.items()):
-            if len({run.loss for run in members}) > 1:
-                words = [f"{key}={value}" for key, value in members[0].variant.items()]
-                overrides = tuple(word.replace(" ", "") for word in words)
-                yield Regime(part, setting, variant, overrides)
-
-
 def _find(claim: Claim, regime: Regime) -> Finding:
     try:
         parts = claim.parts(regime)
@@ -410,7 +373,8 @@ def _find(claim: Claim, regime: Regime) -> Finding:
     found = verdict(parts)
     way_out = ""
     if found == NOT_ENOUGH:
-        sweep = "table4" if claim.sweep == "table1" and regime.mistral else claim.sweep
+        of_mistral = claim.sweep == "table1" and "mistral" in regime.setting.model
+        sweep = "table4" if of_mistral else claim.sweep
         way_out = missing.command(sweep, regime.setting, "seed=0,1,2", *regime.overrides)
     return Finding(regime, found, _judged_on(parts), tuple(parts), way_out)
 
@@ -428,10 +392,6 @@ def _judged_on(parts: Sequence[Part]) -> str:
             "benchmarks"
         )
     return f"judged on {measure.title} alone, where the paper averages ten benchmarks"
-
-
-def _variant(run: Run) -> str:
-    return run.label.removeprefix(str(run.values["loss.label"])).strip()
 
 
 # --- evidence ------------------------------------------------------------------------------------
@@ -483,9 +443,8 @@ def _at_end(regime: Regime, a: str, b: str, *, margin: float | None = None) -> l
     labels = [side[0].label for side in sides]
     what = f"{labels[0]} over {labels[1]}"
     pair = regime.runs.where(lambda run: run.label in labels)
-    (compared,) = comparison.build(pair, labels=labels)
-    assert isinstance(compared, Table)
-    rows = compared.frame[compared.frame["measure"] == main.title].to_dict("records")
+    compared = comparison.compare(pair)
+    rows = compared[compared["measure"] == main.title].to_dict("records")
     if not rows:
         return [_nothing(what, "no common finished iteration")]
     row = rows[0]

@@ -18,8 +18,9 @@ import pandas as pd
 
 from analysis import measures, missing, stats, style
 from analysis.measures import Measure
-from analysis.pieces import HIGH, LOW, Column, Piece, Table
-from analysis.runs import Run, Runs, Setting
+from analysis.pieces import HIGH, LOW, Column, Drawing, Piece, Table
+from analysis.regimes import Regime, regimes
+from analysis.runs import Run, Runs
 
 NAMES = ("comparison",)
 DIGITS = 2
@@ -48,18 +49,17 @@ def build(
     *,
     with_paper: bool = False,
     iteration: int | None = None,
-    labels: Sequence[str] | None = None,
 ) -> list[Piece]:
-    """iteration: None is the last of both methods of a pair. labels: None is every objective as
-    configured by default. with_paper adds nothing: one run a method allows no test."""
-    settings = runs.settings()
+    """A table and a figure for every regime.
+
+    iteration  after which; None: the last of both methods of a pair
+    with_paper adds nothing: one run a method allows no test
+    """
+    found = [regime for regime in regimes(runs) if len(regime.members)]
     pieces: list[Piece] = []
-    for setting in settings:
-        chosen = runs.of(setting).where(
-            lambda run: run.is_main if labels is None else run.label in labels
-        )
-        named = name if len(settings) == 1 else f"{name}-{setting.slug}"
-        pieces.append(_of_setting(chosen, setting, named, iteration))
+    for regime in found:
+        named = name if len(found) == 1 else f"{name}-{regime.slug}"
+        pieces += _of_regime(regime, named, iteration)
     return pieces
 
 
@@ -87,7 +87,8 @@ def differences(runs: Runs, a: Side, b: Side, how: str) -> np.ndarray:
     return together.to_numpy(dtype=float).T.reshape(len(found), -1)
 
 
-def _of_setting(runs: Runs, setting: Setting, name: str, iteration: int | None) -> Table:
+def compare(runs: Runs, iteration: int | None = None) -> pd.DataFrame:
+    """Every pair of methods (labels) of these runs, in every measure. -> columns FRAME"""
     members: dict[str, list[Run]] = {}
     for run in runs:
         members.setdefault(run.label, []).append(run)
@@ -100,17 +101,54 @@ def _of_setting(runs: Runs, setting: Setting, name: str, iteration: int | None) 
     for _, of_measure in frame.groupby("measure"):
         frame.loc[of_measure.index, "p"] = stats.holm(of_measure["p_alone"].tolist())
     frame["verdict"] = [_verdict(row) for row in frame.to_dict("records")]
-    lines = missing.seeds(runs, "seeds", setting)
-    if len(members) < 2:
+    return frame
+
+
+def _of_regime(regime: Regime, name: str, iteration: int | None) -> list[Piece]:
+    runs, setting = regime.members, regime.setting
+    frame = compare(runs, iteration)
+    lines = missing.seeds(runs, "seeds", setting, *regime.overrides)
+    if len(runs.labels()) < 2:
         lines.append(f"fewer than two methods: {missing.command('table1', setting)}")
     lines += missing.iterations(runs)
-    caption = (
-        f"A against B, {setting}, after their last common iteration, or each after its own last "
-        "where they were planned to differ: difference with its 95% interval over seeds and "
-        "prompts, p corrected for the number of pairs, effect size; and the difference with its "
-        "interval over seeds alone. The verdict names the better one."
+    against = (
+        f"A against B, {regime}, after their last common iteration, or each after its own last "
+        "where they were planned to differ: "
     )
-    return Table(name, caption, COLUMNS, frame.drop(columns="better"), "measure", tuple(lines))
+    caption = against + (
+        "difference with its 95% interval over seeds and prompts, p corrected for the number of "
+        "pairs, effect size; and the difference with its interval over seeds alone. The verdict "
+        "names the better one."
+    )
+    table = Table(name, caption, COLUMNS, frame.drop(columns="better"), "measure", tuple(lines))
+    drawn, data = _forest(frame, measures.columns(runs))
+    caption = against + "difference with its 95% interval over seeds and, where known, prompts."
+    return [table, Drawing(f"{name}-figure", caption, drawn, data)]
+
+
+def _forest(frame: pd.DataFrame, shown: Sequence[Measure]) -> tuple[style.Figure, pd.DataFrame]:
+    """A panel for each measure, a row for each pair, the zero line; and the data drawn."""
+    compared = frame.dropna(subset=["difference"])
+    panels = [measure for measure in shown if measure.title in set(compared["measure"])]
+    data = compared[["measure", "a", "b", "difference", f"difference{LOW}", f"difference{HIGH}"]]
+    pairs = list(dict.fromkeys(zip(data["a"], data["b"], strict=True)))
+    height = max(1.4, 0.5 + 0.24 * len(pairs))
+    drawn = style.figure(1, max(len(panels), 1), panel=(3.2, height))
+    if not panels:
+        style.blank(drawn.axes[0], "no two methods")
+    for axes, measure in zip(drawn.axes, panels, strict=False):
+        axes.axvline(0.0, color="#666666", linewidth=0.8)
+        for row in data[data["measure"] == measure.title].to_dict("records"):
+            y, mean = -pairs.index((row["a"], row["b"])), row["difference"]
+            ends = [[mean - row[f"difference{LOW}"]], [row[f"difference{HIGH}"] - mean]]
+            axes.errorbar(mean, y, xerr=None if np.isnan(ends).any() else ends, capsize=2,
+                          color=style.colour(row["a"]), marker=style.marker(row["a"]))  # fmt: skip
+        first = axes is drawn.axes[0]
+        said = [f"{a} - {b}" if first else "" for a, b in pairs]
+        axes.set_yticks([-i for i in range(len(pairs))], said)
+        axes.set_xlabel(f"difference, {measure.axis}".replace("(%)", "(points)"))
+        axes.grid(axis="y", visible=False)
+    return drawn, data
 
 
 def _ends(a: Sequence[Run], b: Sequence[Run]) -> tuple[int, int] | None:
@@ -175,7 +213,7 @@ def _decodings(runs: Runs, side: Side) -> list[str]:
     tables = [runs.answers(run, side.t) for run in side.runs]
     checked = [set(table.loc[table["correct"].notna(), "decoding"]) for table in tables]
     there = set.intersection(*checked)
-    return [how for how in ("greedy", "sampled") if how in there]
+    return [how for how in ("greedy", "sampled", "cool") if how in there]
 
 
 def _verdict(row: dict[str, Any]) -> str:

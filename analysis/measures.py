@@ -1,7 +1,7 @@
 """How numbers are shown: title, unit, scale and which way is better, of metrics and tasks.
 
 Which of them a table has columns for: the benchmarks and their average where there are some, the
-held-out diagnostics otherwise.
+held-out diagnostics otherwise. The main number is the average, else the first column.
 """
 
 from __future__ import annotations
@@ -62,6 +62,10 @@ HELDOUT = {
     )
 }
 COLUMNS = ("exact_match,greedy", "exact_match,sampled", "exact_match,cool", "perplexity", "margin")
+# Where several answers are right, samples say more than the one answer of greedy decoding.
+OPEN = "distinct_right,sampled"
+OPEN_COLUMNS = ("exact_match,sampled", "exact_match,greedy", OPEN, "logp", "exact_match,cool",
+                "perplexity", "margin")  # fmt: skip
 
 
 def benchmark(task: str) -> Measure:
@@ -77,7 +81,8 @@ def columns(runs: Runs) -> list[Measure]:
         average = [percent(AVERAGE, "Avg")] if (numbers["part"] == AVERAGE).any() else []
         return [*map(benchmark, order), *average]
     there = set(numbers.loc[numbers["part"] == "heldout", "metric"])
-    return [HELDOUT[key] for key in COLUMNS if key in there] or [
+    wanted = OPEN_COLUMNS if OPEN in there else COLUMNS
+    return [HELDOUT[key] for key in wanted if key in there] or [
         measure for key, measure in HELDOUT.items() if key in there
     ]
 

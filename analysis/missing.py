@@ -25,11 +25,13 @@ def command(sweep: str, setting: Setting | None, *more: str) -> str:
     return "`" + " ".join(["python main.py -m", f"+sweep={sweep}", *chosen, *more]) + "`"
 
 
-def objectives(runs: Runs, losses: Iterable[str], sweep: str, setting: Setting) -> list[str]:
-    """Objectives of which there is no run at all."""
+def objectives(
+    runs: Runs, losses: Iterable[str], sweep: str, setting: Setting, *more: str
+) -> list[str]:
+    """Objectives of which there is no run at all. more: words of the command"""
     there = {run.loss for run in runs}
     return [
-        f"no run with loss={loss} ({setting}): {command(sweep, setting)}"
+        f"no run with loss={loss} ({setting}): {command(sweep, setting, *more)}"
         for loss in losses
         if loss not in there
     ]
@@ -67,13 +69,13 @@ def numbers(runs: Runs, found: pd.DataFrame, measures: Sequence[Measure]) -> lis
     return lines
 
 
-def seeds(runs: Runs, sweep: str, setting: Setting) -> list[str]:
-    """Methods with fewer seeds than an interval needs."""
+def seeds(runs: Runs, sweep: str, setting: Setting, *more: str) -> list[str]:
+    """Methods with fewer seeds than an interval needs. more: words of the command"""
     by_label: dict[str, int] = {}
     for run in runs:
         by_label[run.label] = by_label.get(run.label, 0) + 1
     few = [f"{label} ({n})" for label, n in by_label.items() if n < ENOUGH]
     if not few:
         return []
-    more = command(sweep, setting, "seed=0,1,2")
-    return [f"fewer than {ENOUGH} seeds, so that intervals say little: {', '.join(few)}: {more}"]
+    way = command(sweep, setting, "seed=0,1,2", *more)
+    return [f"fewer than {ENOUGH} seeds, so that intervals say little: {', '.join(few)}: {way}"]

@@ -109,6 +109,22 @@ def rows(found: pd.DataFrame, shown: Sequence[Measure], pairs: Mapping[str, floa
     ].reset_index(drop=True)
 
 
+def columns(shown: Sequence[Measure]) -> tuple[Column, ...]:
+    """Of a table of `rows`."""
+    first = [
+        ("label", "method"),
+        ("pairs", "pairs"),
+        ("iteration", "iteration"),
+        ("seeds", "seeds"),
+    ]
+    made = [Column(key, title) for key, title in first]
+    made += [Column(m.key, m.axis, m.digits, m.better) for m in shown]
+    main = measures.main_number(list(shown))
+    if main:
+        made.append(Column(DELTA, f"change of {main.title}", main.digits, signed=True))
+    return tuple(made)
+
+
 def panels(found: pd.DataFrame, shown: Sequence[Measure]) -> tuple[style.Figure, pd.DataFrame]:
     """A panel for each measure, a line for each method over iterations; and the data drawn.
 
@@ -187,20 +203,7 @@ def _piece(
     if plan.panels:
         drawn, data = panels(found, _chosen(shown, plan.panels))
         return Drawing(name, caption, drawn, data, lines)
-    main = measures.main_number(shown)
-    columns = [
-        Column("label", "method"),
-        Column("pairs", "pairs"),
-        Column("iteration", "iteration"),
-        Column("seeds", "seeds"),
-    ]
-    columns += [
-        Column(m.key, f"{m.title} ({m.unit})" if m.unit else m.title, m.digits, m.better)
-        for m in shown
-    ]
-    if main:
-        columns.append(Column(DELTA, f"change of {main.title}", main.digits, signed=True))
-    return Table(name, caption, tuple(columns), rows(found, shown, pairs), "label", lines)
+    return Table(name, caption, columns(shown), rows(found, shown, pairs), "label", lines)
 
 
 def _chosen(shown: Sequence[Measure], wanted: Sequence[str]) -> list[Measure]:

@@ -56,6 +56,8 @@ def write_run(
     heldout=HELDOUT,
     scores=False,
     benchmarks=False,
+    split="test",
+    lr=1e-4,
 ):
     """One finished run. -> its folder
 
@@ -71,8 +73,8 @@ def write_run(
         "model": {"name": model},
         "loss": {"name": loss, "label": LABELS[loss], "link": "logistic"},
         "coef": {"alpha": alpha, "beta": [0.0, beta], "lambda": 1.0},
-        "data": {"name": data, "size": size, "seed": seed, "eval_split": "test"},
-        "optim": {"lr": 1e-4, "epochs": 2},
+        "data": {"name": data, "size": size, "seed": seed, "eval_split": split},
+        "optim": {"lr": lr, "epochs": 2},
         "selfplay": {"iterations": iterations},
     }
     write_text(folder.config, yaml.safe_dump(config, sort_keys=False))

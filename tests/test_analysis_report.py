@@ -12,14 +12,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
-from report_runs import FOLDERS, TABLES, write_run
+from report_runs import FOLDERS, GAIN, TABLES, write_run
 
 from analysis import catalogue, missing, paper, style, tasks
 from analysis.comparison import Side, differences
 from analysis.pieces import Drawing, Table, csv
 from analysis.runs import Runs, Setting
 from tspin.artifacts import ANSWERS, RunDir
-from tspin.files import read_rows, write_rows
+from tspin.files import read_json, read_rows, write_json, write_rows
 
 MICRO = Setting("micro", "micro", "test")
 
@@ -163,18 +163,99 @@ def test_verdicts(tmp_path):
             write_run(tmp_path, loss, seed=seed)
         write_run(tmp_path, "sft", seed=seed, iterations=2, apart="", heldout=50)
     write_run(tmp_path, "wo_ha")
-    (table,) = catalogue.build(Runs.read(tmp_path), ["comparison"])
+    table, _ = catalogue.build(Runs.read(tmp_path), ["comparison"])
     greedy = table.frame[table.frame["measure"] == "right, greedy"]
     verdict = {(row.a, row.b): row.verdict for row in greedy.itertuples()}
     assert verdict["SPIN", "SFT"] == "B" and verdict["T-SPIN", "SPIN"] == "cannot tell"
     assert verdict["w/o H-A", "SFT"] == "not enough data"
 
 
+def test_a_comparison_is_drawn_as_it_is_tabled(tmp_path):
+    """A point at A - B with its interval, on the row of its pair; the zero line through all."""
+    for seed in range(3):
+        for loss in ("sft", "spin"):
+            write_run(tmp_path, loss, seed=seed)
+    table, drawing = catalogue.build(Runs.read(tmp_path), ["comparison"])
+    greedy = table.frame[table.frame["measure"] == "right, greedy"].iloc[0]
+    axes = drawing.figure.axes[0]
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["SPIN - SFT"]
+    assert axes.get_xlabel() == "difference, right, greedy (points)"
+    ((point, _, (bar,)),) = axes.containers
+    assert (point.get_xdata()[0], point.get_ydata()[0]) == (pytest.approx(greedy["difference"]), 0)
+    ends = bar.get_segments()[0][:, 0].tolist()
+    assert ends == pytest.approx([greedy["difference:low"], greedy["difference:high"]])
+
+
+def test_objectives_are_shown_in_every_regime(tmp_path):
+    """All five by default; and where two share another learning rate, those two."""
+    for loss in ("sft", "spin", "tspin", "tspin_ref", "wo_ha"):
+        write_run(tmp_path, loss)
+    for loss in ("spin", "tspin"):
+        write_run(tmp_path, loss, apart="-lr=0.0003", lr=3e-4)
+    write_run(tmp_path, "sft", apart="-lr=0.001", lr=1e-3)  # alone: no regime
+    found = {piece.name: piece for piece in catalogue.build(Runs.read(tmp_path), ["objectives"])}
+    usual, stress = "objectives-micro-micro", "objectives-micro-micro-lr=0.0003"
+    assert sorted(found) == sorted([usual, f"{usual}-table", stress, f"{stress}-table"])
+    assert list(lines(found[usual].figure.axes[0])) == [*style.COLOURS]
+    drawn = lines(found[stress].figure.axes[0])
+    assert list(drawn) == ["SPIN lr=0.0003", "T-SPIN lr=0.0003"]
+    assert drawn["T-SPIN lr=0.0003"] == ([0, 1, 2], pytest.approx([40, 48, 56]))  # 20 + 4 an it.
+    row = found[f"{stress}-table"].frame.iloc[-1]
+    assert row["label"] == "T-SPIN lr=0.0003"
+    assert (row["exact_match,greedy"], row["delta"]) == pytest.approx((56, 8))
+    assert any("seed=0,1,2 optim.lr=0.0003" in line for line in found[stress].missing)
+
+
+def test_where_many_answers_are_right_samples_are_the_main_number(tmp_path):
+    for loss in ("spin", "tspin"):
+        folder = write_run(tmp_path, loss)
+        for out in (folder.base, folder.iteration(0), folder.iteration(1)):
+            found = read_json(out.evaluation)
+            found["heldout"]["distinct_right,sampled"] = {"value": 1.5, "stderr": 0.1, "n": 50}
+            write_json(out.evaluation, found)
+    drawing, table = catalogue.build(Runs.read(tmp_path), ["objectives"])
+    titles = [column.title for column in table.columns]
+    assert titles[4:7] == ["right, sampled (%)", "right, greedy (%)", "different right answers"]
+    assert titles[-1] == "change of right, sampled"
+    assert drawing.figure.axes[0].get_ylabel() == "right, sampled (%)"
+
+
+def test_learning_rates_by_hand(tmp_path, monkeypatch):
+    """Of 50 prompts 20 + 2 GAIN + seed: SPIN ends at 27, 31, 29 of 50 over two seeds (a mean of
+    .5 more), best inside; T-SPIN rises to the edge."""
+    for loss, gains in {"spin": (3, 5, 4), "tspin": (2, 3, 5)}.items():
+        for lr, gain in zip((1e-5, 3e-5, 1e-4), gains, strict=True):
+            for seed in (10, 11):
+                apart = f"-eval_split=validation-lr={lr:g}"
+                monkeypatch.setitem(GAIN, loss, gain - 1)  # a variant gains one more
+                write_run(tmp_path, loss, seed=seed, split="validation", apart=apart, lr=lr)
+    runs = Runs.read(tmp_path)
+    table, drawing = catalogue.build(runs, ["tuning"])
+    rows = table.frame.set_index("label")
+    right = [100 * (20 + 2 * gain + 10.5) / 50 for gain in (3, 5, 4)]
+    assert rows.loc["SPIN", ["1e-05", "3e-05", "0.0001"]].tolist() == pytest.approx(right)
+    assert rows.loc["SPIN", ["best", "above", "where", "seeds"]].tolist() == [
+        "3e-05", pytest.approx(4), "inside", 2
+    ]  # fmt: skip
+    edge = rows.loc["T-SPIN"]
+    assert (edge["best"], edge["where"]) == ("0.0001", "on the edge: widen the grid")
+    assert lines(drawing.figure.axes[0])["SPIN"] == ([1e-5, 3e-5, 1e-4], pytest.approx(right))
+    assert table.missing == ()
+
+
+def test_without_validation_runs_there_is_nothing_tuned(tmp_path):
+    write_run(tmp_path, "tspin")
+    (table,) = catalogue.build(Runs.read(tmp_path), ["tuning"])
+    assert table.frame.empty
+    way = "`python main.py -m +sweep=tune model=micro`"
+    assert table.missing == (f"no run on validation prompts: {way}",)
+
+
 def test_methods_of_different_length_are_compared_at_their_ends(tmp_path):
     """SFT has one iteration by plan: 25 right, against 26 of T-SPIN's second."""
     write_run(tmp_path, "sft", iterations=1)
     write_run(tmp_path, "tspin")
-    (table,) = catalogue.build(Runs.read(tmp_path), ["comparison"])
+    table, _ = catalogue.build(Runs.read(tmp_path), ["comparison"])
     row = table.frame.iloc[0]
     assert (row["iteration"], row["difference"]) == ("1, 0", pytest.approx(2))
 
@@ -302,11 +383,12 @@ def test_alignment_over_iterations(pieces):
 
 
 def test_every_axis_has_a_name(pieces):
-    """Heat maps and the contingency table have words for ticks instead."""
+    """Heat maps, the contingency table and rows of comparisons have words for ticks instead."""
     for piece in pieces.values():
         for axes in piece.figure.axes if isinstance(piece, Drawing) else ():
             if axes.lines:
-                assert axes.get_xlabel() and axes.get_ylabel(), piece.name
+                rows = piece.name.startswith("comparison")
+                assert axes.get_xlabel() and (axes.get_ylabel() or rows), piece.name
 
 
 # --- the paper's numbers -------------------------------------------------------------------------

@@ -145,7 +145,7 @@ def test_a_broken_file_costs_only_itself(tmp_path, file, damage, says):
     damage(path)
     runs = Runs.read(tmp_path)
     made = {piece.name for piece in catalogue.build(runs)}
-    assert made == {*catalogue.NAMES, "correlation-table"}
+    assert made == {*catalogue.NAMES, "objectives-table", "comparison-figure", "correlation-table"}
     assert any(line.startswith(f"{path}: ") and says in line for line in runs.problems)
 
 

@@ -298,7 +298,7 @@ def test_a_claim_that_fails_costs_only_itself(tmp_path, monkeypatch):
         raise RuntimeError("broken")
 
     make(tmp_path, "spin", "tspin")
-    monkeypatch.setattr(claims.comparison, "build", fail)
+    monkeypatch.setattr(claims.comparison, "compare", fail)
     runs = Runs.read(tmp_path)
     judged = {it.claim.key: it.findings[0].verdict for it in claims.judge(runs)}
     assert judged["above_spin"] == NOT_ENOUGH and judged["gains"] == SUPPORTED

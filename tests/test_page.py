@@ -243,7 +243,7 @@ def test_figures_are_drawn(at):
     sizes = opened.execute_script(
         "return [...document.querySelectorAll('img')].map(i => i.naturalWidth)"
     )
-    assert len(sizes) == 3 and all(sizes)
+    assert len(sizes) == 4 and all(sizes)
 
 
 def test_a_click_sorts_by_number(at):
