@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from tspin.config import unknown
 
 # Modules of this package with a main(arguments); the first line of its docstring is the help.
-COMMANDS = ("accuracy", "dashboard", "wandb_sync")
+COMMANDS = ("dashboard", "wandb_sync")
 
 
 def main(arguments: Sequence[str]) -> None:

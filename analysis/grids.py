@@ -55,7 +55,7 @@ def _figure4a(runs: Runs, setting: Setting, name: str, t: int) -> Drawing:
     lines += missing.seeds(chosen, "figure4a", setting)
     drawn = _over_sizes(data, main)
     caption = (
-        f"{main.title if main else 'Nothing'} against the number of annotated pairs, {setting}: "
+        f"{measures.opening(main)} against the number of annotated pairs, {setting}: "
         f"T-SPIN after iteration {t}, SFT after its first iteration and after as many steps. Mean "
         "and 95% interval over seeds."
     )
@@ -127,7 +127,7 @@ def _figure4c(runs: Runs, setting: Setting, name: str, t: int) -> Drawing:
     drawn = style.figure(1, 1, panel=(4.2, 3.4))
     _heat_map(drawn, square.to_numpy(float), half.to_numpy(float), alphas, betas, main)
     caption = (
-        f"{main.title if main else 'Nothing'} of T-SPIN after iteration {t} over alpha and beta, "
+        f"{measures.opening(main)} of T-SPIN after iteration {t} over alpha and beta, "
         f"{setting}. Mean, and half the 95% interval, over seeds; crossed out: no run."
     )
     return Drawing(name, caption, drawn, data, tuple(lines))

@@ -92,6 +92,12 @@ def main_number(measures: list[Measure]) -> Measure | None:
     return next((m for m in measures if m.key == AVERAGE), measures[0] if measures else None)
 
 
+def opening(main: Measure | None) -> str:
+    """How a caption about the main number begins."""
+    title = main.axis if main else "nothing"
+    return title[0].upper() + title[1:]
+
+
 def values(runs: Runs, measures: list[Measure]) -> pd.DataFrame:
     """label, seed, run, iteration, key, value (as shown), n, num_fewshot: a row per number.
 

@@ -43,9 +43,8 @@ def _of_setting(runs: Runs, setting: Setting, name: str) -> list[Piece]:
     lines = missing.iterations(chosen)
     if len(rates) < 3:
         lines.append(f"fewer than three learning rates: {missing.command('tune', _test(setting))}")
-    title = main.axis if main else "nothing"
     caption = (
-        f"{title[0].upper()}{title[1:]} after the last iteration for each learning rate, "
+        f"{measures.opening(main)} after the last iteration for each learning rate, "
         f"{setting}: mean over seeds; best, and how far it is above its better neighbour."
     )
     frame = _rows(data, rates, main) if main else pd.DataFrame(columns=[*FIRST, *LAST])

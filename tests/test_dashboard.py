@@ -195,9 +195,9 @@ def test_help_has_a_line_for_each_command(capsys):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["acuracy"], "unknown command acuracy; did you mean accuracy?"),
-        (["accuracy", "rnus=x"], "unknown option rnus=; did you mean runs=?"),
-        (["accuracy", "runs"], "runs: write runs=VALUE"),
+        (["dashbord"], "unknown command dashbord; did you mean dashboard?"),
+        (["objectives", "rnus=x"], "unknown option rnus=; did you mean runs=?"),
+        (["objectives", "runs"], "runs: write runs=VALUE"),
         (["dashboard", "--sav"], "did you mean save=?"),
         (["dashboard", "--save=yes"], "--save=yes: write --save, or nothing"),
     ],

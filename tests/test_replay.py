@@ -454,7 +454,7 @@ def test_no_torch():
     code = (
         "import sys, analysis.__main__, analysis.wandb_sync, analysis.dashboard"
         "\nassert not {'torch', 'wandb', 'wandb_workspaces', 'matplotlib'} & {*sys.modules}"
-        "\nimport analysis.accuracy\nassert not {'torch', 'wandb'} & {*sys.modules}"
+        "\nimport analysis.report\nassert not {'torch', 'wandb'} & {*sys.modules}"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -106,19 +106,21 @@ def test_what_the_points_are():
     assert sized == [*tspin, *(("sft", size, 1) for size in (50_000, 100_000, 200_000))]
 
 
-def test_sizes_on_micro_keep_the_papers_proportions():
+@pytest.mark.parametrize("model", ["micro", "micro_open_weak"])
+def test_sizes_on_built_in_tasks_keep_the_papers_proportions(model):
     """512 pairs stand for 50k: 14k of 50k is 143 of 512."""
     for size, num in (("14k", 143), ("26k", 266), ("50k", 512), ("100k", 1024), ("200k", 2048)):
-        (point,) = points(f"size={size}")
+        (point,) = points(f"size={size}", f"model={model}")
         assert point.run.data.size == num == int(512 * int(size[:-1]) / 50)
         (file,) = points(f"size={size}", "data=file", "data.path=pairs.jsonl")
         assert file.run.data.size == int(size[:-1]) * 1000
 
 
-def test_the_largest_size_is_there_on_micro():
+@pytest.mark.parametrize("model", ["micro", "micro_open_weak"])
+def test_the_largest_size_is_there_on_built_in_tasks(model):
     from tspin import data
 
-    (point,) = points("size=200k")
+    (point,) = points("size=200k", f"model={model}")
     found = data.load(point.run.data)
     assert (len(found.train), len(found.heldout)) == (2048, 800)
 
