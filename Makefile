@@ -1,8 +1,8 @@
 # make run    set up and run the main job on the embedded model
 # make test   set up and run the tests
 # make lint   formatting, lint and types
-# make paper  the paper in miniature: every experiment on both built-in tasks, then the report
-#             (SEEDS=10 for narrower intervals; goes on where it was stopped)
+# make paper  the paper in miniature: every experiment on both built-in tasks, then the report in
+#             report/paper (SEEDS=10 for narrower intervals; goes on where it was stopped)
 # make tune   the sweep that chose the learning rates of the built-in models
 PYTHON ?= python3
 VENV ?= .venv
@@ -22,18 +22,22 @@ lint: $(READY)
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
 
-# Runs of one thread each, JOBS at a time. The regimes beside the usual policies: weaker starts.
+# Runs of one thread each, JOBS at a time.
 seeds = $(shell $(PYTHON) -c "print(*range($(SEEDS)), sep=',')")
 sweep = OMP_NUM_THREADS=1 $(VENV)/bin/python main.py -m track=none hydra/launcher=joblib \
 	hydra.launcher.n_jobs=$(JOBS)
 
 paper: $(READY)
-	$(sweep) +sweep=miniature model=micro,micro_open seed=$(seeds) runs_dir=runs/paper
-	$(sweep) +sweep=seeds model=micro_base,micro_open_weak seed=$(seeds) runs_dir=runs/paper
+	$(sweep) +sweep=miniature model=micro,micro_open_weak seed=$(seeds) runs_dir=runs/paper
+	$(sweep) +sweep=seeds model=micro_open seed=$(seeds) runs_dir=runs/paper
 	$(VENV)/bin/python -m analysis all runs=runs/paper out=report/paper
 
 tune: $(READY)
-	$(sweep) +sweep=tune model=micro,micro_base,micro_open,micro_open_weak runs_dir=runs/tune
+	$(sweep) +sweep=tune model=micro optim.lr=1e-5,3e-5,1e-4,3e-4 runs_dir=runs/tune
+	$(sweep) +sweep=tune model=micro_open data.heldout=320 \
+		optim.lr=3e-7,1e-6,3e-6,1e-5,3e-5,1e-4,3e-4 runs_dir=runs/tune
+	$(sweep) +sweep=tune model=micro_open_weak data.heldout=320 \
+		optim.lr=3e-6,1e-5,3e-5,1e-4,3e-4,1e-3 runs_dir=runs/tune
 	$(VENV)/bin/python -m analysis tuning runs=runs/tune out=report/tune
 
 # torch first: asked for alone it is the build of this platform, and what follows leaves it as it is.
