@@ -304,12 +304,15 @@ def test_every_command_that_help_shows_is_right(cli, capsys, started, tmp_path):
 )
 def test_every_command_of_a_page_is_right(page):
     """Blocks and backticks alike; what stands for a user's own file composes as it stands."""
-    text = (ROOT / page).read_text(encoding="utf-8")
-    shown = re.findall(r"python main\.py((?: [^\s`#]+)*)", text)
+    text = (ROOT / page).read_text(encoding="utf-8").replace("\\\n", " ")
+    variables = dict(re.findall(r'^ *(\w+)="([^"]*)"$', text, re.M))
+    variables |= dict(re.findall(r"\bfor (\w+) in (\w+)", text))
+    shown = re.findall(r"python main\.py((?: +[^\s`#&]+)*)", text)
     assert shown or page != "README.md"
     for words in shown:
         if words.strip() not in ("--help", "--cfg job"):
-            main.check(words.split())
+            said = re.sub(r"\$(\w+)", lambda match: variables[match[1]], words)
+            main.check(said.split())
 
 
 def test_the_tests_that_the_method_page_names_are_there():
