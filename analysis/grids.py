@@ -106,6 +106,8 @@ def _figure4c(runs: Runs, setting: Setting, name: str, t: int) -> Drawing:
     by_run = {run.name: run for run in chosen}
     for key in ("alpha", "beta"):
         found[key] = [by_run[name].coefficient(key, t) for name in found["run"]]
+    # beta=0.1 and beta=[0,0.1] are one method; a seed of it counts once
+    found = found.drop_duplicates(["alpha", "beta", "seed"])
     data = bands(found, ["alpha", "beta"])
     alphas = sorted({*GRID, *data["alpha"]})
     betas = sorted({*GRID, *data["beta"]})

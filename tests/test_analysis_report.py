@@ -11,6 +11,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from matplotlib.colors import to_hex
 from report_runs import FOLDERS, GAIN, TABLES, write_run
 
@@ -365,6 +366,18 @@ def test_figure4c(pieces):
     named = [line for line in drawing.missing if line.startswith("alpha=")]
     assert len(named) == 14 and "coef.alpha=0.1 coef.beta=[0,0.1]" in named[0]
     assert (axes.get_xlabel(), axes.get_ylabel()) == (r"$\beta$", r"$\alpha$")
+
+
+def test_a_seed_counts_once_in_a_cell(tmp_path):
+    """beta=0.1 and beta=[0,0.1] are the same from iteration 1 on: two seeds, not four."""
+    for seed in (0, 1):
+        write_run(tmp_path, "tspin", seed=seed)
+        folder = write_run(tmp_path, "tspin", seed=seed, apart="-beta=0.1")
+        config = yaml.safe_load(folder.config.read_text())
+        config["coef"]["beta"] = 0.1
+        folder.config.write_text(yaml.safe_dump(config))
+    (drawing,) = catalogue.build(Runs.read(tmp_path), ["figure4c"])
+    assert drawing.data[["alpha", "beta", "n"]].to_numpy().tolist() == [[1.0, 0.1, 2]]
 
 
 def test_share_of_the_historical_term(pieces):
