@@ -88,6 +88,8 @@ def install(model: PreTrainedModel) -> str | None:
         return None
     if before not in ("sdpa", "eager"):
         return f"its attention is {before}"
+    if not model._can_set_attn_implementation():
+        return "its attention cannot be set"
     kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ()) - LAYERS
     if kinds:
         return f"it has layers of {', '.join(sorted(kinds))}"
@@ -97,7 +99,7 @@ def install(model: PreTrainedModel) -> str | None:
         model.set_attn_implementation(NAME)
     except ValueError as error:
         return str(error)
-    return None if model.config._attn_implementation == NAME else "its attention cannot be set"
+    return None
 
 
 def packed_attention(
@@ -112,6 +114,7 @@ def packed_attention(
     sliding_window: int | None = None,
     softcap: float | None = None,
     packed_plan: Plan | None = None,
+    s_aux: Tensor | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
     """Attention of the stream's rows, or with no plan that of an ordinary batch.
@@ -119,12 +122,18 @@ def packed_attention(
     query (1, heads, num_tokens, size), key and value the same with the heads they have.
     -> (1, num_tokens, heads, size)
     """
-    for name in ("s_aux", "position_bias", "cache"):
-        if others.get(name) is not None:
-            raise NotImplementedError(f"packed attention does not know {name}")
+    if s_aux is not None:
+        raise NotImplementedError("packed attention does not know attention sinks (s_aux)")
     attend = partial(_attend, scale=scaling, dropout=dropout, softcap=softcap)
+    if packed_plan is None and softcap is None:
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+        # To the last bit what the model does without this function.
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **others
+        )
     if packed_plan is None:
-        causal = attention_mask is None and query.shape[2] > 1 and _is_causal(module, others)
+        causal = attention_mask is None and query.shape[2] > 1
         found = attend(query, key, value, attention_mask, causal=causal)
         return found.transpose(1, 2).contiguous(), None
     query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))
@@ -233,8 +242,3 @@ def _keys(row: Row) -> Tensor:
             torch.arange(row.start, row.start + row.length),
         ]
     )
-
-
-def _is_causal(module: nn.Module, others: dict[str, Any]) -> bool:
-    said = others.get("is_causal")
-    return getattr(module, "is_causal", True) if said is None else said

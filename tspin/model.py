@@ -195,7 +195,9 @@ def load(folder: Path, *, template: str, compute: ComputeConfig) -> Policy:
         enable = getattr(model, "activation_checkpointing_enable", None) or getattr(model, old)
         enable({"use_reentrant": False})
     model.eval()  # train() alone turns training mode on, for checkpointing
-    return Policy(model, renderer, where, autocast, compute.attention)
+    policy = Policy(model, renderer, where, autocast, compute.attention)
+    _ = policy.packed  # an architecture that cannot do what was asked for is known now
+    return policy
 
 
 class Policies:

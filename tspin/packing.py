@@ -19,10 +19,12 @@ from tspin.triplets import Triplet
 
 Layout = Literal["shared", "separate"]
 
-# In units of one token's matrix multiplications in one layer; from benchmarks/layouts.py.
-ENTRY = 0.25  # a pair (query, key), times the hidden size: 14 h of 6 * 10 h^2 operations
-MOVED = 0.01  # a key gathered for a row, or a query that is not alone in its row
-BLOCK_ENTRIES = 4096  # pairs that cost as much as one more call of attention
+# What a pair (query, key) costs, times the hidden size h, where a token's matrix products in one
+# layer cost 1: 14 h operations of 72 h^2 in a Llama, forward and backward, at the slower pace of
+# attention, slower yet under a mask. Measured by benchmarks/layouts.py on one CPU core.
+CAUSAL = 0.24  # in rows without a prefix
+PREFIXED = 0.30
+BLOCK_PAIRS = 4096  # as much as one more call of attention
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Row:
         return self.prefix + self.length
 
     @property
-    def entries(self) -> int:
+    def pairs(self) -> int:
         return self.length * self.num_keys
 
 
@@ -192,9 +194,8 @@ def cheaper(triplets: Sequence[Triplet], roles: Sequence[Role], *, hidden_size: 
 
 
 def _cost(rows: Sequence[Row], hidden_size: int) -> float:
-    tokens = sum(row.length for row in rows)
-    moved = sum(row.num_keys for row in rows)
-    return tokens + MOVED * moved + ENTRY / hidden_size * sum(row.entries for row in rows)
+    attended = sum((PREFIXED if row.prefix else CAUSAL) * row.pairs for row in rows)
+    return sum(row.length for row in rows) + attended / hidden_size
 
 
 def _alike(rows: Sequence[Row]) -> Iterator[list[Row]]:
@@ -206,12 +207,12 @@ def _alike(rows: Sequence[Row]) -> Iterator[list[Row]]:
         wider = max(num_queries, row.length)
         grown = (len(group) + 1) * wider * num_keys
         if group and (
-            grown - size > row.entries + BLOCK_ENTRIES or (row.prefix > 0) != (group[0].prefix > 0)
+            grown - size > row.pairs + BLOCK_PAIRS or (row.prefix > 0) != (group[0].prefix > 0)
         ):
             yield group
             group = []
         if not group:
-            wider, num_keys, grown = row.length, row.num_keys, row.entries
+            wider, num_keys, grown = row.length, row.num_keys, row.pairs
         group.append(row)
         num_queries, size = wider, grown
     if group:
