@@ -20,8 +20,9 @@ from tspin.triplets import Triplet
 Layout = Literal["shared", "separate"]
 
 # What a pair (query, key) costs, times the hidden size h, where a token's matrix products in one
-# layer cost 1: 14 h operations of 72 h^2 in a Llama, forward and backward, at the slower pace of
-# attention, slower yet under a mask. Measured by benchmarks/layouts.py on one CPU core.
+# layer cost 1: 14 h operations of 72 h^2 in a Llama, forward and backward: 0.19, times 1.2 for the
+# pace of attention (84 against 102 GFLOP/s on one CPU core). A mask slows it by 1.0 to 1.6 there.
+# benchmarks/layouts.py fits both from whole layers.
 CAUSAL = 0.24  # in rows without a prefix
 PREFIXED = 0.30
 BLOCK_PAIRS = 4096  # as much as one more call of attention
