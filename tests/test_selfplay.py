@@ -276,6 +276,9 @@ def test_provenance_of_a_launch(runs):
     assert launch["command"] == ["test"] and launch["versions"]["torch"] == torch.__version__
     assert len(launch["weights"]) == 64 and launch["data"]["num_train"] == 24
     assert launch["config"]["coef"]["lambda"] == 0.1 and launch["devices"]["threads"] == 1
+    assert launch["arithmetic"] == {
+        "device": "cpu", "dtype": "float32", "attention": "auto", "kernel": "sdpa",
+    }  # fmt: skip
 
 
 def test_one_wandb_run_goes_on_under_its_id_after_a_restart(tmp_path):

@@ -40,7 +40,9 @@ def reference_for(policy, triplets, loss, *, optim=OPTIM, compute=COMPUTE):
 def gradients(policy, batch, loss, reference, *, micro_batch):
     optimizer = torch.optim.SGD(policy.model.parameters(), lr=0.0)
     compute = replace(COMPUTE, micro_batch=micro_batch)
-    metrics = gradient_step(policy, optimizer, batch, loss, reference, OPTIM, compute, where="test")
+    metrics, _ = gradient_step(
+        policy, optimizer, batch, loss, reference, OPTIM, compute, where="test"
+    )
     return metrics, torch.cat([p.grad.flatten() for p in policy.model.parameters()])
 
 

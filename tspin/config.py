@@ -30,6 +30,7 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 Schedule = float | list[float]  # one value, or one per iteration; the last repeats
 LossName = Literal["sft", "spin", "tspin", "tspin_ref", "wo_ha"]
 LinkName = Literal["logistic", "exponential"]  # losses.LINKS, unread here: it needs torch
+Attention = Literal["auto", "shared", "separate", "plain"]
 TemplateName = Literal["alpaca", "alpaca_space", "chat", "none"]
 
 IDENTITY_FREE = (
@@ -122,8 +123,10 @@ class DecodingConfig:
 class ComputeConfig:
     device: str = Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     dtype: Literal["auto", "float32", "bfloat16", "float64"]  # of the arithmetic
+    attention: Attention  # plain: padded rows; else one stream, prompts shared or not
     micro_batch: int = Field(ge=1)  # triplets per forward and backward pass
     score_batch: int = Field(ge=1)  # triplets per forward pass of held-out scoring
+    max_tokens: int | None = Field(ge=1)  # of a pass, in place of the two above; None: they hold
     gradient_checkpointing: bool
     threads: int | None = Field(ge=1)
     save_seconds: float = Field(ge=0)  # between two saves of the training state; 0: every step

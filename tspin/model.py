@@ -10,17 +10,21 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
-from tspin import micro
-from tspin.config import ComputeConfig, ModelConfig
+from tspin import attention, micro
+from tspin.config import Attention, ComputeConfig, ModelConfig
 from tspin.files import atomic, cache, file_digest, owner
 from tspin.logps import Logps, Role, sequence_logps
+from tspin.packed import Judge, Packed, packed
+from tspin.packing import Layout
 from tspin.tokens import Renderer
 from tspin.triplets import Triplet, collate
 
@@ -39,20 +43,64 @@ class Policy:
     renderer: Renderer
     device: torch.device
     autocast: torch.dtype | None  # None: compute in the dtype of the weights
+    attention: Attention  # how micro-batches are laid out
 
     def arithmetic(self) -> contextlib.AbstractContextManager[Any]:
         if self.autocast is None:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=self.autocast)
 
-    def logps(self, triplets: list[Triplet], roles: tuple[Role, ...]) -> Logps:
-        """log pi(z | x) of the triplets' responses in one padded forward pass, by role."""
+    @cached_property
+    def packed(self) -> Packed | None:
+        """The packed path; None where the plain one is chosen, or under `auto` has to do.
+
+        Raises ValueError for a layout that was asked for and that the architecture cannot do.
+        """
+        if self.attention == "plain":
+            return None
+        found = packed(self.model, self.autocast, self.arithmetic)
+        if isinstance(found, Packed):
+            return found
+        name = type(self.model).__name__
+        if self.attention != "auto":
+            raise ValueError(
+                f"compute.attention={self.attention} does not work with {name}: {found}; use "
+                "compute.attention=auto or plain"
+            )
+        _say_once(f"{name} is computed in padded rows (compute.attention=plain): {found}")
+        return None
+
+    def layout(self, triplets: Sequence[Triplet], roles: Sequence[Role]) -> Layout | None:
+        """How these triplets are laid out, a function of their lengths; None: padded rows."""
+        if self.packed is None:
+            return None
+        if self.attention == "shared" or self.attention == "separate":
+            return self.attention
+        return self.packed.cheaper(triplets, roles)
+
+    def logps(self, triplets: Sequence[Triplet], roles: tuple[Role, ...]) -> Logps:
+        """log pi(z | x) of the triplets' responses in one forward pass, by role."""
+        layout = self.layout(triplets, roles)
+        if self.packed is not None and layout is not None:
+            return self.packed.logps(triplets, roles, layout)
         batch = collate(triplets, roles, pad_id=self.renderer.pad_id).to(self.device)
         with self.arithmetic():
             logps = sequence_logps(
                 self.model, batch.input_ids, batch.attention_mask, batch.response_mask
             )
         return Logps(**dict(zip(roles, logps.chunk(len(roles)), strict=True)))
+
+    def loss_sum(
+        self, triplets: Sequence[Triplet], roles: tuple[Role, ...], judge: Judge
+    ) -> Tensor:
+        """The sum of the triplets' losses as `judge` finds them, ready for backward(). -> ()
+
+        `judge` may be given the triplets in parts, in their order.
+        """
+        layout = self.layout(triplets, roles)
+        if self.packed is not None and layout is not None:
+            return self.packed.loss_sum(triplets, roles, layout, judge)
+        return judge(triplets, self.logps(triplets, roles)).sum()
 
     def save(self, folder: Path) -> None:
         """A plain transformers folder: loads in transformers, vLLM, lm-eval."""
@@ -110,6 +158,17 @@ def device(compute: ComputeConfig) -> tuple[torch.device, torch.dtype | None]:
     return torch.device(name), torch.bfloat16 if dtype == "bfloat16" else None
 
 
+def arithmetic(compute: ComputeConfig) -> dict[str, str]:
+    """What computes there, for the record of a run. compute.attention=auto may yet be plain."""
+    where, autocast = device(compute)
+    return {
+        "device": where.type,
+        "dtype": str(autocast or compute.dtype),
+        "attention": compute.attention,
+        "kernel": attention.kernel(where, autocast),
+    }
+
+
 def load(folder: Path, *, template: str, compute: ComputeConfig) -> Policy:
     """The policy in `folder`, in evaluation mode, without dropout."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
@@ -136,7 +195,9 @@ def load(folder: Path, *, template: str, compute: ComputeConfig) -> Policy:
         enable = getattr(model, "activation_checkpointing_enable", None) or getattr(model, old)
         enable({"use_reentrant": False})
     model.eval()  # train() alone turns training mode on, for checkpointing
-    return Policy(model, renderer, where, autocast)
+    policy = Policy(model, renderer, where, autocast, compute.attention)
+    _ = policy.packed  # an architecture that cannot do what was asked for is known now
+    return policy
 
 
 class Policies:
@@ -245,6 +306,11 @@ def _convert(gguf: Path) -> Path:
             model.save_pretrained(temporary)
             AutoTokenizer.from_pretrained(**source).save_pretrained(temporary)
     return folder
+
+
+@lru_cache
+def _say_once(sentence: str) -> None:
+    log.info("%s", sentence)
 
 
 def _quiet() -> None:

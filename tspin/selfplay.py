@@ -88,7 +88,7 @@ class _SelfPlay:
         self._same_beginning()
         provenance.record(
             folder, command=command, config=dump(cfg), **read_json(folder.initial),
-            data=read_json(folder.data),
+            data=read_json(folder.data), arithmetic=model.arithmetic(cfg.compute),
         )  # fmt: skip
         with Tracker(
             replay.identity(folder),
@@ -189,7 +189,7 @@ class _SelfPlay:
                 triplets = join(heldout, 0)
                 logps = score(
                     self.policies(self.initial),
-                    micro_batches(triplets, ("annotated",), size=self.cfg.compute.score_batch),
+                    self._score_batches(triplets, ("annotated",)),
                     ("annotated",),
                     total=len(triplets),
                     label="base: score",
@@ -249,8 +249,16 @@ class _SelfPlay:
             logps = score(
                 self.policies(self.inputs.start_of(t)),
                 chain(
-                    *(micro_batches(b, roles, size=cfg.compute.micro_batch) for b in first),
-                    micro_batches(heldout, roles, size=cfg.compute.score_batch),
+                    *(
+                        micro_batches(
+                            b,
+                            roles,
+                            size=cfg.compute.micro_batch,
+                            max_tokens=cfg.compute.max_tokens,
+                        )
+                        for b in first
+                    ),
+                    self._score_batches(heldout, roles),
                 ),
                 roles,
                 total=len(triplets),
@@ -288,7 +296,7 @@ class _SelfPlay:
         with self._stage(t, "score"):
             logps = score(
                 self.policies(out.checkpoint),
-                micro_batches(triplets, roles, size=self.cfg.compute.score_batch),
+                self._score_batches(triplets, roles),
                 roles,
                 total=len(triplets),
                 label=f"iteration {t}: score",
@@ -296,6 +304,14 @@ class _SelfPlay:
             if roles != there:
                 logps |= {(i, s, "proto"): v for (i, s, r), v in logps.items() if r == "synthetic"}
             write_scores(out.scores, triplets, logps, reference=self._reference(t), loss=loss)
+
+    def _score_batches(
+        self, triplets: Sequence[Triplet], roles: tuple[Role, ...]
+    ) -> Iterator[list[Triplet]]:
+        compute = self.cfg.compute
+        return micro_batches(
+            triplets, roles, size=compute.score_batch, max_tokens=compute.max_tokens
+        )
 
     def _reference(self, t: int) -> dict[Key, float] | None:
         """The stored log-probs of theta_t, where the objective asks for them."""

@@ -9,24 +9,29 @@ killed goes on from the last save and ends with the same bits.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from tspin.artifacts import Iteration
 from tspin.config import ComputeConfig, OptimConfig, at
 from tspin.console import progress
 from tspin.files import atomic
 from tspin.logps import Logps
-from tspin.losses import Loss, mean_metrics
+from tspin.losses import Loss, Metrics, mean_metrics
 from tspin.model import Policy
 from tspin.tracking import StepLog, Tracker
 from tspin.triplets import Key, Triplet, epoch, micro_batches, num_tokens, reference_logps
+
+log = logging.getLogger("tspin")
 
 
 def train(
@@ -76,7 +81,7 @@ def train(
             started = time.monotonic()
             for group in optimizer.param_groups:
                 group["lr"] = at(optim.lr, t) * lr_factor(step, scheduled, optim)
-            metrics = gradient_step(
+            metrics, compute = gradient_step(
                 policy, optimizer, batch, loss, reference, optim, compute, where=f"{label} {step}"
             )
             seconds = time.monotonic() - started
@@ -112,20 +117,29 @@ def gradient_step(
     compute: ComputeConfig,
     *,
     where: str,
-) -> dict[str, float]:
-    """One optimiser step on `batch`; the gradient is the mean over its examples. -> metrics"""
-    optimizer.zero_grad(set_to_none=True)
-    losses, found = [], []
-    for micro in micro_batches(batch, loss.roles, size=compute.micro_batch):
-        logps = policy.logps(micro, loss.roles)
-        ref = None
-        if loss.needs_reference:
-            assert reference is not None
-            ref = reference_logps(reference, micro, loss.roles, logps.annotated)
-        values, metrics = loss(logps, ref)
-        (values.sum() / len(batch)).backward()
-        losses.append(values.detach())
-        found.append(metrics | _per_token(logps, micro))
+) -> tuple[dict[str, float], ComputeConfig]:
+    """One optimiser step on `batch`; the gradient is the mean over its examples.
+
+    -> metrics; `compute` with what fits into memory: what was given, or a smaller cut
+    """
+    while True:
+        optimizer.zero_grad(set_to_none=True)
+        try:
+            losses, found = accumulate(policy, batch, loss, reference, compute)
+            break
+        except torch.OutOfMemoryError as error:
+            smaller = halved(compute, batch, loss)
+            if smaller is None:
+                raise
+            reason = str(error).split(".", 1)[0]
+        # Outside of `except`: the traceback holds on to the tensors that did not fit.
+        compute = smaller
+        log.warning(
+            "%s: %s; from here on compute.micro_batch=%d compute.max_tokens=%s, the gradient is "
+            "the same", where, reason, compute.micro_batch, compute.max_tokens,
+        )  # fmt: skip
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
     value = float(torch.cat(losses).double().mean())
     limit = math.inf if optim.max_grad_norm is None else optim.max_grad_norm
     grad_norm = float(torch.nn.utils.clip_grad_norm_(policy.model.parameters(), limit))
@@ -136,13 +150,52 @@ def gradient_step(
             "optim.max_grad_norm=1.0, or compute.dtype=float32; nothing of this step was applied"
         )
     optimizer.step()
-    return {
+    metrics = {
         "loss": value,
         **mean_metrics(found),
         "grad_norm": grad_norm,
         "num_examples": len(batch),
         "num_tokens": num_tokens(batch, loss.roles),
     }
+    return metrics, compute
+
+
+def accumulate(
+    policy: Policy,
+    batch: Sequence[Triplet],
+    loss: Loss,
+    reference: dict[Key, float] | None,
+    compute: ComputeConfig,
+) -> tuple[list[Tensor], list[Metrics]]:
+    """Adds the gradient of the batch's mean loss. -> losses and metrics, part by part"""
+    losses: list[Tensor] = []
+    found: list[Metrics] = []
+
+    def judge(part: Sequence[Triplet], logps: Logps) -> Tensor:
+        ref = None
+        if loss.needs_reference:
+            assert reference is not None
+            ref = reference_logps(reference, part, loss.roles, logps.annotated)
+        values, metrics = loss(logps, ref)
+        losses.append(values.detach())
+        found.append(metrics | _per_token(logps, part))
+        return values
+
+    for micro in micro_batches(
+        batch, loss.roles, size=compute.micro_batch, max_tokens=compute.max_tokens
+    ):
+        (policy.loss_sum(micro, loss.roles, judge) / len(batch)).backward()
+    return losses, found
+
+
+def halved(compute: ComputeConfig, batch: Sequence[Triplet], loss: Loss) -> ComputeConfig | None:
+    """The same with half the tokens or triplets at a time; None where each goes alone already."""
+    if compute.max_tokens is None:
+        size = min(compute.micro_batch, len(batch))
+        return replace(compute, micro_batch=size // 2) if size > 1 else None
+    longest = max(num_tokens([triplet], loss.roles) for triplet in batch)
+    all_there = min(compute.max_tokens, num_tokens(batch, loss.roles))
+    return replace(compute, max_tokens=all_there // 2) if all_there > longest else None
 
 
 def build_optimizer(policy: Policy, optim: OptimConfig) -> torch.optim.Optimizer:

@@ -80,12 +80,26 @@ def epoch(
 
 
 def micro_batches(
-    batch: Sequence[Triplet], roles: Sequence[Role], *, size: int
+    batch: Sequence[Triplet], roles: Sequence[Role], *, size: int, max_tokens: int | None = None
 ) -> Iterator[list[Triplet]]:
-    """A batch cut for the device, longest triplets first so that like sits with like."""
+    """A batch cut for the device, longest triplets first so that like sits with like.
+
+    size        triplets in each, where max_tokens is None
+    max_tokens  tokens in each, as num_tokens counts them; a longer triplet goes alone
+    """
     ordered = sorted(batch, key=lambda t: (-t.length(roles), t.id, t.source))
-    for i in range(0, len(ordered), size):
-        yield ordered[i : i + size]
+    part: list[Triplet] = []
+    tokens = 0
+    for triplet in ordered:
+        more = num_tokens([triplet], roles)
+        full = len(part) == size if max_tokens is None else tokens + more > max_tokens
+        if part and full:
+            yield part
+            part, tokens = [], 0
+        part.append(triplet)
+        tokens += more
+    if part:
+        yield part
 
 
 @dataclass(frozen=True)
