@@ -63,7 +63,8 @@ MAY_IMPORT = {
     "sharing": "artifacts config files inputs",
     "words": "config",
     "sweep": "artifacts benchmark config console files words",
-    "sampling": "config model seeds",
+    "engine": "",
+    "sampling": "config engine model seeds",
     "inputs": "artifacts config data files tracking triplets",
     # stages
     "prepare": "artifacts config data files tokens",

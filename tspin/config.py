@@ -116,7 +116,8 @@ class DecodingConfig:
     top_p: float | None = Field(gt=0, le=1)
     min_p: float | None = Field(ge=0, le=1)
     max_new_tokens: int = Field(ge=1)
-    batch_size: int = Field(ge=1)
+    batch_size: int = Field(ge=1)  # responses in the making at a time
+    engine: Literal["native", "transformers"]  # native where it can serve the model
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
