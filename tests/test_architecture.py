@@ -63,7 +63,7 @@ MAY_IMPORT = {
     "sharing": "artifacts config files inputs",
     "words": "config",
     "sweep": "artifacts benchmark config console files words",
-    "engine": "",
+    "engine": "attention",
     "sampling": "config engine model seeds",
     "inputs": "artifacts config data files tracking triplets",
     # stages

@@ -22,7 +22,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from tspin import engine, sampling
+from tspin import attention, engine, sampling
 from tspin.micro import folder
 from tspin.sampling import Question, _until, respond, uniforms
 
@@ -315,6 +315,17 @@ def test_where_a_window_ends():
     prompts = [[5, 6, 7, 8], [9, 4]]
     ours = engine.decode(model, prompts, likeliest, max_new_tokens=8, stop=[], slots=2)
     assert ours == [alone(model, prompt, 8, stop=None) for prompt in prompts]
+
+
+def test_the_attention_of_packed_streams_decodes_the_same():
+    policy = random_policy(scale=0.4)
+    prompts = PROMPTS[:9]
+    before = engine.decode(policy.model, prompts, likeliest, max_new_tokens=9, stop=STOP, slots=4)
+    assert policy.packed is not None  # and put its attention under the model
+    assert policy.model.config._attn_implementation == attention.NAME
+    assert engine.refusal(policy.model, 60) is None
+    after = engine.decode(policy.model, prompts, likeliest, max_new_tokens=9, stop=STOP, slots=4)
+    assert after == before
 
 
 def test_what_cannot_be_served_falls_back_and_is_named_once(caplog):

@@ -22,11 +22,14 @@ from transformers.cache_utils import (
     DynamicSlidingWindowLayer,
 )
 
+from tspin import attention
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 REFILL = 4  # prompts wait until one slot in REFILL is free: reading them is a pass of its own
-ATTENTION = ("sdpa", "eager")  # implementations that build a mask for rows of different lengths
+# implementations that build a mask for rows of different lengths
+ATTENTION = ("sdpa", "eager", attention.NAME)
 
 # (logits (batch, vocab), number of each row's prompt, step of each row) -> tokens (batch,)
 Choose = Callable[[Tensor, list[int], list[int]], Tensor]
