@@ -4,13 +4,15 @@
 # make paper  the paper in miniature: every experiment on both built-in tasks, then the report in
 #             report/paper (SEEDS=10 for narrower intervals; goes on where it was stopped)
 # make tune   the sweep that chose the learning rates of the built-in models
+# make bench  time and memory side by side with what people would use instead, on the CPU, into
+#             docs/benchmarks.md; make bench-gpu the same on one CUDA card, with models of 7B
 PYTHON ?= python3
 VENV ?= .venv
 READY := $(VENV)/.ready
 SEEDS ?= 3
 JOBS ?= 2
 
-.PHONY: run test lint paper tune
+.PHONY: run test lint paper tune bench bench-gpu
 run: $(READY)
 	$(VENV)/bin/python main.py
 
@@ -39,6 +41,12 @@ tune: $(READY)
 	$(sweep) +sweep=tune model=micro_open_weak data.heldout=320 \
 		optim.lr=3e-6,1e-5,3e-5,1e-4,3e-4,1e-3 runs_dir=runs/tune
 	$(VENV)/bin/python -m analysis tuning runs=runs/tune out=report/tune
+
+bench: $(READY)
+	$(VENV)/bin/python -m benchmarks.suite $(BENCH)
+
+bench-gpu: $(READY)
+	$(VENV)/bin/python -m benchmarks.suite --suite gpu $(BENCH)
 
 # torch first: asked for alone it is the build of this platform, and what follows leaves it as it is.
 $(READY): pyproject.toml constraints.txt

@@ -1,0 +1,229 @@
+"""What is measured: shapes of models, lengths of texts, and the cases made of them.
+
+Weights and ids are random: no time below depends on either, and nothing has to be downloaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tspin.logps import Role
+from tspin.triplets import Triplet
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+EOS_TOKEN, PAD_TOKEN, UNKNOWN = "</s>", "<pad>", "<unk>"
+ROLES: dict[str, tuple[Role, ...]] = {
+    "sft": ("annotated",),
+    "pairs": ("annotated", "synthetic"),
+    "triplets": ("annotated", "synthetic", "proto"),
+}
+LONGEST = 256  # tokens of a response, decoding.max_new_tokens
+# The 0th, 5th, ... 100th percentile of 999 instructions and their answers in SmolLM2's tokens; 9
+# more per prompt for the template, 1 more per answer for EOS. Cut at LONGEST: 28 and 126 on average
+ALPACA = (
+    (13, 16, 17, 18, 19, 20, 20, 21, 22, 23, 24, 25, 26, 28, 29, 31, 34, 37, 42, 52, 178),
+    (2, 9, 12, 15, 20, 26, 34, 48, 65, 85, 107, 130, 162, 189, 219, 260, 291, 322, 363, 402, 595),
+)
+LONG = 9  # assumed: prompts of ultrachat are so many times as long, 256 on average
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Of a Llama."""
+
+    vocab: int
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    kv_heads: int
+    tied: bool = True
+
+    def model(self, device: str) -> PreTrainedModel:
+        """With random float32 weights."""
+        import torch
+        from transformers import LlamaConfig, LlamaForCausalLM
+
+        torch.manual_seed(0)
+        config = LlamaConfig(
+            vocab_size=self.vocab,
+            hidden_size=self.hidden,
+            intermediate_size=self.intermediate,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            num_key_value_heads=self.kv_heads,
+            tie_word_embeddings=self.tied,
+            max_position_embeddings=4096,
+        )
+        with torch.device(device):
+            return LlamaForCausalLM(config).eval()
+
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """The word "w7" is id 7: text of exactly the ids wanted, for libraries that take text."""
+        from tokenizers import Tokenizer, models, pre_tokenizers
+        from transformers import PreTrainedTokenizerFast
+
+        words = {PAD_TOKEN: 0, UNKNOWN: 1, EOS_TOKEN: self.vocab - 1}
+        words |= {f"w{i}": i for i in range(2, self.vocab - 1)}
+        made = Tokenizer(models.WordLevel(words, unk_token=UNKNOWN))
+        made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        return PreTrainedTokenizerFast(
+            tokenizer_object=made, eos_token=EOS_TOKEN, pad_token=PAD_TOKEN, unk_token=UNKNOWN
+        )
+
+
+def _small(vocab: int) -> Shape:
+    return Shape(vocab, hidden=256, intermediate=688, layers=4, heads=4, kv_heads=4)
+
+
+SHAPES = {
+    "tiny": Shape(512, hidden=32, intermediate=64, layers=2, heads=2, kv_heads=1),
+    "v2k": _small(2048),
+    "v8k": _small(8192),
+    "v32k": _small(32768),
+    "v49k": _small(49152),
+    "v128k": _small(128256),
+    "smol": Shape(49152, 576, 1536, layers=30, heads=9, kv_heads=3),  # SmolLM2-135M
+    "mistral": Shape(32000, 4096, 14336, layers=32, heads=32, kv_heads=8, tied=False),  # 7B
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kind of work on one shape, done in several ways that take turns.
+
+    kind     sft, pairs, triplets: optimiser steps; generation; iteration; rows; matmul
+    lengths  "alpaca", "long", or tokens of every prompt / response, "512/64"
+    ways     names in benchmarks.ways, ours first
+    batch    examples of an optimiser step, in one micro-batch; rows at a time in generation
+    alone    ways one after the other: together they would not fit into memory
+    """
+
+    name: str
+    kind: str
+    shape: str
+    lengths: str
+    ways: tuple[str, ...]
+    batch: int = 8
+    steps: int = 1
+    rounds: int = 5
+    alone: bool = False
+    device: str = "cpu"
+    longest: int = 4096  # no prompt or response is longer
+
+    @cached_property
+    def model_shape(self) -> Shape:
+        return SHAPES[self.shape]
+
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        return ROLES[self.kind] if self.kind in ROLES else ROLES["pairs"]
+
+    @property
+    def square(self) -> int:
+        """The width of the matrices of matmul."""
+        return 2 * self.model_shape.hidden
+
+    def triplets(self, seed: int) -> list[Triplet]:
+        """The examples of a round: a function of the seed. Every response ends with EOS."""
+        random, eos = np.random.default_rng(seed), self.model_shape.vocab - 1
+
+        def ids(length: int) -> list[int]:
+            return random.integers(2, eos, length).tolist()
+
+        made = []
+        for i in range(self.batch * self.steps):
+            prompt, *responses = self._lengths(random)
+            texts = ([*ids(n - 1), eos] for n in responses)
+            by_role = dict(zip(ROLES["triplets"], texts, strict=True))
+            made.append(Triplet(f"{seed}-{i}", "train", 0, ids(prompt), by_role))
+        return made
+
+    def _lengths(self, random: np.random.Generator) -> list[int]:
+        """Of a prompt and its three responses, drawn independently."""
+        if self.lengths in ("alpaca", "long"):
+            longer = LONG if self.lengths == "long" else 1
+            grid = np.linspace(0, 1, len(ALPACA[0]))
+            prompt = longer * np.interp(random.random(), grid, ALPACA[0])
+            responses = np.interp(random.random(3), grid, ALPACA[1])
+            found = [prompt, *np.minimum(responses, LONGEST)]
+        else:
+            prompt, response = map(int, self.lengths.split("/"))
+            found = [prompt, *[response] * 3]
+        return [max(1, min(round(n), self.longest)) for n in found]
+
+
+def flops(shape: Shape, triplets: Sequence[Triplet], roles: Sequence[Role]) -> float:
+    """What a training step cannot do without: every prompt once, no padding, nothing recomputed.
+
+    6 operations per weight and token (2 forward, 4 backward), the head on response tokens only;
+    12 per layer, channel and visible pair of query and key.
+    """
+    heads = 2 + 2 * shape.kv_heads / shape.heads
+    layer = heads * shape.hidden**2 + 3 * shape.hidden * shape.intermediate
+    total = 0.0
+    for triplet in triplets:
+        prompt = len(triplet.prompt_ids)
+        fed = [len(triplet.responses[role]) - 1 for role in roles]
+        seen = prompt * (prompt + 1) / 2 + sum(n * prompt + n * (n + 1) / 2 for n in fed)
+        tokens, targets = prompt + sum(fed), sum(n + 1 for n in fed)
+        total += 6 * (shape.layers * layer * tokens + shape.vocab * shape.hidden * targets)
+        total += 12 * shape.layers * shape.hidden * seen
+    return total
+
+
+PLAIN = ("ours", "plain", "sorted")
+PAIRS = ("ours", "plain", "trl_precomputed", "trl_live", "spin_way")
+CPU = [
+    Case("triplets alpaca smol", "triplets", "smol", "alpaca", ("ours", "plain"), alone=True),
+    Case("triplets alpaca v2k", "triplets", "v2k", "alpaca", PLAIN, steps=4),
+    Case("triplets alpaca v49k", "triplets", "v49k", "alpaca", PLAIN, steps=2),
+    Case("triplets alpaca v128k", "triplets", "v128k", "alpaca", ("ours", "plain"), batch=4),
+    Case("triplets long v2k", "triplets", "v2k", "long", PLAIN, steps=2),
+    *(
+        Case(f"triplets {n} v2k", "triplets", "v2k", n, ("ours", "plain"))
+        for n in ("32/512", "512/64", "1024/64")
+    ),
+    Case("pairs alpaca v2k", "pairs", "v2k", "alpaca", PAIRS, steps=2),
+    Case("pairs alpaca v49k", "pairs", "v49k", "alpaca", PAIRS),
+    Case("generation smol", "generation", "smol", "alpaca", ("sample", "dynamic"), batch=48),
+    Case("generation v2k", "generation", "v2k", "alpaca", ("sample", "dynamic", "static"),
+         batch=48, steps=2),
+    Case("iteration smol", "iteration", "smol", "alpaca", ("iterate", "glued"), batch=4, steps=2),
+    *(Case(f"batch {n}", "triplets", "v2k", "128/128", ("ours",), batch=n) for n in (2, 8, 32)),
+    *(Case(f"length {n}", "triplets", "v2k", f"{n}/{n}", ("ours",)) for n in (32, 128, 512)),
+    *(
+        Case(f"vocabulary {n}", "triplets", n, "128/128", ("ours",), batch=4)
+        for n in ("v8k", "v32k", "v128k")
+    ),
+    *(
+        Case(f"rows {n}", "rows", "v2k", "64/64", ("files",), batch=n, rounds=1)
+        for n in (1000, 10_000, 100_000)
+    ),
+]  # fmt: skip
+GPU = [
+    Case("matmul", "matmul", "mistral", "1/1", ("matmul",), batch=1, device="cuda"),
+    *(
+        Case(f"{kind} {lengths} mistral", kind, "mistral", lengths,
+             ("ours", "plain", *(["trl_precomputed"] if kind == "pairs" else [])),
+             alone=True, device="cuda")
+        for lengths in ("28/126", "256/256", "512/256", "1024/128")
+        for kind in ROLES
+    ),
+    Case("generation mistral", "generation", "mistral", "alpaca", ("sample", "dynamic", "static"),
+         batch=48, alone=True, device="cuda"),
+]  # fmt: skip
+GROWTH = ("batch", "length", "vocabulary", "rows")  # first words of cases that differ in one size
+
+
+def tiny(case: Case) -> Case:
+    """The same case in a second or two: to see that it runs, not how fast."""
+    batch = case.batch // 100 if case.kind == "rows" else 2
+    return replace(case, shape="tiny", batch=batch, rounds=2, longest=12, device="cpu")

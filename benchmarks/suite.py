@@ -1,0 +1,75 @@
+"""Time and memory of all of it, side by side with what people would use instead.
+
+    python -m benchmarks.suite [--suite gpu] [--quick] [--only WORD] [--threads N] [--out NAME]
+
+--quick   tiny shapes on the CPU: a smoke run of about a minute, not judged
+--only    the cases whose name has WORD in it; the others' targets are not measured
+--out     docs/benchmarks (docs/benchmarks-gpu): .md, .json and .png are written
+Exit status 1 where a gate was missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks import page, shapes, targets
+from benchmarks.measure import Result, machine, measure
+
+log = logging.getLogger("benchmarks")
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = _parser().parse_args(arguments)
+    started = time.monotonic()
+    gpu = options.suite == "gpu"
+    cases, aims = (shapes.GPU, targets.GPU) if gpu else (shapes.CPU, targets.CPU)
+    cases = [case for case in cases if options.only in case.name]
+    if not cases:
+        raise SystemExit(f"--only {options.only}: no case has it in its name")
+    device = "cpu" if options.quick else cases[0].device
+    _check(device)
+    results: list[Result] = []
+    for case in map(shapes.tiny, cases) if options.quick else cases:
+        results.append(measure(case, threads=options.threads))
+        medians = (f"{way} {page.spread(s)} s" for way, s in results[-1].seconds.items())
+        log.info("%4.0f s  %s: %s", time.monotonic() - started, case.name, ", ".join(medians))
+    verdicts = list(targets.judge(aims, results))
+    page.write(
+        Path(options.out or f"docs/benchmarks{'-gpu' * gpu}"),
+        results, verdicts, machine(device, threads=options.threads),
+        command=" ".join(["python -m benchmarks.suite", *arguments]), quick=options.quick,
+        seconds=time.monotonic() - started,
+    )  # fmt: skip
+    log.info("\n".join(verdict.line() for verdict in verdicts))
+    missed = any(verdict.status == "MISSED" for verdict in verdicts)
+    if options.quick:
+        log.info("quick: tiny shapes are not judged")
+    return int(missed and not options.quick)
+
+
+def _check(device: str) -> None:
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("torch finds no CUDA device; --quick tries the suite on the CPU")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("benchmarks.suite", allow_abbrev=False)
+    parser.add_argument("--suite", choices=("cpu", "gpu"), default="cpu")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--only", default="")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--out", default=None)
+    return parser
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,404 @@
+"""The ways: ours, our plain path, and the libraries people use instead, on the same examples.
+
+A way is built for a case and called with a round's examples. -> seconds, set-up left out
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PrinterCallback,
+    TrainerCallback,
+)
+
+from benchmarks.measure import clock
+from benchmarks.shapes import LONGEST, Case
+from main import check
+from tspin.artifacts import Iteration, RunDir
+from tspin.files import read_rows, write_jsonl
+from tspin.losses import SFT, SPIN, TSPIN, Loss
+from tspin.model import Policy, device
+from tspin.prepare import prepare
+from tspin.sampling import Question, respond
+from tspin.score import score, write_scores
+from tspin.tokens import Renderer
+from tspin.tracking import Identity, Tracker
+from tspin.train import build_optimizer, gradient_step, train
+from tspin.triplets import Triplet, collate, join, keyed, micro_batches
+
+if TYPE_CHECKING:
+    from trl import DPOTrainer
+
+    from tspin.config import Run
+
+Work = Callable[[list[Triplet]], float]
+LR, LAMBDA = 1e-6, 0.1
+LOSSES: dict[str, Loss] = {
+    "sft": SFT(),
+    "pairs": SPIN(lam=LAMBDA),
+    "triplets": TSPIN(alpha=1.0, beta=0.1),
+}
+
+
+def settings(case: Case, attention: str, *words: str) -> Run:
+    """Of a run as a user would start it; no clipping, as by default, and no warm-up."""
+    n = case.batch
+    mine = (f"compute={case.device}", f"compute.attention={attention}", f"compute.score_batch={n}")
+    cut = (f"compute.micro_batch={n}", f"optim.batch_size={n}", f"decoding.batch_size={n}")
+    once = ("optim.epochs=1", "optim.warmup=0", f"optim.lr={LR}")
+    return check(["model=micro", "track=none", *mine, *cut, *once, *words]).points[0].run
+
+
+def policy_of(case: Case, run: Run) -> Policy:
+    model = case.model_shape.model(case.device)
+    if run.compute.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    renderer = Renderer(case.model_shape.tokenizer(), "none")
+    return Policy(model, renderer, *device(run.compute), run.compute.attention)
+
+
+def timed(case: Case, work: Callable[[], object]) -> float:
+    started = clock(case)
+    work()
+    return clock(case) - started
+
+
+def batches(case: Case, triplets: Sequence[Triplet]) -> list[Sequence[Triplet]]:
+    return [triplets[i : i + case.batch] for i in range(0, len(triplets), case.batch)]
+
+
+# --- training steps ------------------------------------------------------------------------------
+
+
+def steps(case: Case, *, attention: str, by_length: bool = False) -> Work:
+    """Optimiser steps of ours. by_length: like goes with like, as a careful user has it."""
+    run, loss = settings(case, attention), LOSSES[case.kind]
+    policy = policy_of(case, run)
+    policy.model.train(run.compute.gradient_checkpointing)
+    optimizer = build_optimizer(policy, run.optim)
+    for group in optimizer.param_groups:
+        group["lr"] = LR
+
+    def work(triplets: list[Triplet]) -> float:
+        reference = {(t.id, t.source, role): -1.0 for t in triplets for role in case.roles}
+        if by_length:
+            triplets = sorted(triplets, key=lambda t: t.length(case.roles))
+
+        def all_steps() -> None:
+            for batch in batches(case, triplets):
+                gradient_step(
+                    policy, optimizer, batch, loss, reference, run.optim, run.compute, where="here"
+                )
+
+        return timed(case, all_steps)
+
+    return work
+
+
+def spin_way(case: Case) -> Work:
+    """The official SPIN trainer's way of computing, written by us from its description.
+
+    Chosen and rejected rows padded to one length and concatenated: one forward of the policy and
+    one of a live reference, log-softmax over the whole vocabulary at every position.
+    """
+    run = settings(case, "plain")
+    policy = policy_of(case, run)
+    policy.model.train(run.compute.gradient_checkpointing)
+    reference = deepcopy(policy.model).eval()
+    optimizer = build_optimizer(policy, run.optim)
+
+    def advantage(model: torch.nn.Module, triplets: Sequence[Triplet]) -> Tensor:
+        batch = collate(triplets, case.roles, pad_id=0).to(policy.device)
+        with policy.arithmetic():
+            logits = model(batch.input_ids, attention_mask=batch.attention_mask.long()).logits
+        logps = logits[:, :-1].float().log_softmax(-1)
+        found = logps.gather(2, batch.input_ids[:, 1:, None])[:, :, 0]
+        chosen, rejected = (found * batch.response_mask[:, 1:]).sum(1).chunk(2)
+        return chosen - rejected
+
+    def work(triplets: list[Triplet]) -> float:
+        def all_steps() -> None:
+            for batch in batches(case, triplets):
+                optimizer.zero_grad(set_to_none=True)
+                current = advantage(policy.model, batch)
+                with torch.no_grad():
+                    before = advantage(reference, batch)
+                (-logsigmoid(LAMBDA * (current - before))).mean().backward()
+                optimizer.step()
+
+        return timed(case, all_steps)
+
+    return work
+
+
+class _Clock(TrainerCallback):
+    """From the start of a trainer's loop to the end of its last step."""
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self.began = clock(self.case)
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.seconds = clock(self.case) - self.began
+
+
+def trl(case: Case, *, live: bool) -> Work:
+    """The library's own trainer, collator and loop; the reference in each step, or before all."""
+    model, tokenizer = case.model_shape.model(case.device), case.model_shape.tokenizer()
+    reference = deepcopy(model) if live else None
+
+    def work(triplets: list[Triplet]) -> float:
+        pairs = [(t, list(t.responses["synthetic"])) for t in triplets]
+        with tempfile.TemporaryDirectory() as folder:
+            watch = _Clock(case)
+            trainer = dpo(case, model, reference, tokenizer, pairs, folder)
+            trainer.add_callback(watch)
+            trainer.train()
+        return watch.seconds
+
+    return work
+
+
+def dpo(
+    case: Case, model: Any, reference: Any, tokenizer: Any, pairs: Sequence[Any], folder: str
+) -> DPOTrainer:
+    """trl.DPOTrainer, by default as it is; the same where the comparison wants the same.
+
+    pairs  triplets with the ids of their rejected responses
+    """
+    from trl import DPOConfig, DPOTrainer
+
+    cuda = case.device == "cuda"
+    text = tokenizer.convert_ids_to_tokens
+    rows = [
+        {
+            "prompt": " ".join(text(t.prompt_ids)),
+            "chosen": " " + " ".join(text(t.responses["annotated"])),
+            "rejected": " " + " ".join(text(rejected)),
+        }
+        for t, rejected in pairs
+    ]
+    options = DPOConfig(
+        output_dir=folder, per_device_train_batch_size=case.batch, learning_rate=LR, beta=LAMBDA,
+        per_device_eval_batch_size=case.batch, num_train_epochs=1, max_length=None,
+        precompute_ref_log_probs=reference is None, optim="rmsprop", bf16=cuda, use_cpu=not cuda,
+        gradient_checkpointing=cuda, train_sampling_strategy="sequential", save_strategy="no",
+        report_to="none", disable_tqdm=True, logging_strategy="no", dataloader_pin_memory=cuda,
+    )  # fmt: skip
+    data = Dataset.from_list(rows)
+    trainer = DPOTrainer(model, reference, options, train_dataset=data, processing_class=tokenizer)
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+# --- generation ----------------------------------------------------------------------------------
+
+
+def ends(triplets: Sequence[Triplet]) -> list[int]:
+    """Tokens of each response: those of the annotated one, so that all ways sample as many."""
+    return [len(t.responses["annotated"]) for t in triplets]
+
+
+def sample(case: Case, run: Run, policy: Policy, triplets: Sequence[Triplet]) -> list[list[int]]:
+    """Ours. A number near 1 draws the last id, EOS; below, near-uniform weights never do."""
+    random = torch.Generator().manual_seed(0)
+    questions = []
+    for triplet, end in zip(triplets, ends(triplets), strict=True):
+        numbers = 0.9 * torch.rand(LONGEST, generator=random, dtype=torch.double)
+        numbers[end - 1] = 1 - 1e-12
+        questions.append(Question(triplet.prompt_ids, numbers, 1.0))
+    return respond(policy, questions, run.decoding)
+
+
+def generation(case: Case) -> Work:
+    run = settings(case, "auto", f"decoding.max_new_tokens={LONGEST}", "model.max_length=4096")
+    policy = policy_of(case, run)
+
+    def work(triplets: list[Triplet]) -> float:
+        found: list[list[int]] = []
+        seconds = timed(case, lambda: found.extend(sample(case, run, policy, triplets)))
+        assert list(map(len, found)) == ends(triplets)
+        return seconds
+
+    return work
+
+
+class _EndAt(LogitsProcessor):
+    """EOS as a row's given token, and not before."""
+
+    def __init__(self, ends: Tensor, prompt_length: int, eos: int) -> None:
+        self.ends, self.before, self.eos = ends, prompt_length, eos
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        now = input_ids.shape[1] - self.before + 1 >= self.ends
+        scores[:, self.eos] = torch.where(now, torch.inf, -torch.inf)
+        return scores
+
+
+def generated(case: Case, model: Any, triplets: Sequence[Triplet], cache: str) -> list[list[int]]:
+    """transformers' generate, batch by batch in the order of the data, padded on the left."""
+    eos, found = case.model_shape.vocab - 1, []
+    for batch in batches(case, triplets):
+        width = max(len(t.prompt_ids) for t in batch)
+        rows = [[0] * (width - len(t.prompt_ids)) + list(t.prompt_ids) for t in batch]
+        ids = torch.tensor(rows, device=case.device)
+        until = torch.tensor(ends(batch), device=case.device)
+        with torch.autocast(case.device, torch.bfloat16, enabled=case.device == "cuda"):
+            output = model.generate(
+                ids,
+                attention_mask=(ids != 0).long(),
+                logits_processor=LogitsProcessorList([_EndAt(until, width, eos)]),
+                generation_config=GenerationConfig(
+                    do_sample=True, top_k=0, max_new_tokens=LONGEST, eos_token_id=eos,
+                    pad_token_id=0, cache_implementation=cache,
+                ),
+            )  # fmt: skip
+        rows = output[:, width:].tolist()
+        found += [row[:end] for row, end in zip(rows, ends(batch), strict=True)]
+    return found
+
+
+def generate(case: Case, *, cache: str) -> Work:
+    model = case.model_shape.model(case.device)
+
+    def work(triplets: list[Triplet]) -> float:
+        found: list[list[int]] = []
+        seconds = timed(case, lambda: found.extend(generated(case, model, triplets, cache)))
+        assert list(map(len, found)) == ends(triplets)
+        return seconds
+
+    return work
+
+
+# --- an iteration of self-play on pairs: sample, score the reference, train, score, save ----------
+
+
+def iterate(case: Case) -> Work:
+    run = settings(case, "auto", f"decoding.max_new_tokens={LONGEST}", "model.max_length=4096")
+    policy, loss, roles = policy_of(case, run), LOSSES["pairs"], case.roles
+    nobody = Identity("", None, "", "", "", (), {})
+
+    def iteration(triplets: list[Triplet], out: Iteration) -> None:
+        sampled = sample(case, run, policy, triplets)
+        made = [
+            replace(t, responses={"annotated": t.responses["annotated"], "synthetic": ids})
+            for t, ids in zip(triplets, sampled, strict=True)
+        ]
+
+        def scored() -> dict[Any, float]:
+            cut = micro_batches(made, roles, size=case.batch)
+            return score(policy, cut, roles, total=len(made), label="")
+
+        write_scores(out.ref_scores, made, scored())
+        train(
+            policy, made, out, loss=loss, reference=keyed(read_rows(out.ref_scores)),
+            optim=run.optim, compute=run.compute, seed=0, t=0, steps_before=0, label="",
+            tracker=Tracker(nobody, mode="none", folder=out.path, run_id=""),
+        )  # fmt: skip
+        write_scores(out.scores, made, scored())
+
+    def work(triplets: list[Triplet]) -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            return timed(case, lambda: iteration(triplets, Iteration(Path(folder) / "iter_0")))
+
+    return work
+
+
+def glued(case: Case) -> Work:
+    """The same from stock parts: transformers' generate, then trl's trainer, its reference scored
+    before, its evaluation after; as their pages show it."""
+    model, tokenizer = case.model_shape.model(case.device), case.model_shape.tokenizer()
+
+    def iteration(triplets: list[Triplet], folder: str) -> None:
+        model.eval()
+        sampled = generated(case, model, triplets, "dynamic")
+        pairs = list(zip(triplets, sampled, strict=True))
+        trainer = dpo(case, model, None, tokenizer, pairs, folder)
+        trainer.train()
+        trainer.evaluate(trainer.train_dataset)
+        trainer.save_model(folder)
+
+    def work(triplets: list[Triplet]) -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            return timed(case, lambda: iteration(triplets, folder))
+
+    return work
+
+
+# --- what is left --------------------------------------------------------------------------------
+
+
+def files(case: Case) -> Work:
+    """Pairs from a file to ids, joined to triplets, their scores written and read. No model."""
+    renderer = Renderer(case.model_shape.tokenizer(), "none")
+
+    def write(triplets: list[Triplet], name: Path) -> None:
+        text = renderer.tokenizer.decode
+        rows = ((text(t.prompt_ids), text(t.responses["annotated"][:-1])) for t in triplets)
+        write_jsonl(name, ({"prompt": x, "response": y} for x, y in rows))
+
+    def rows(name: Path, folder: RunDir) -> None:
+        prepare(
+            settings(case, "auto", "data=file", f"data.path={name}", "data.heldout=0"),
+            folder,
+            renderer,
+        )
+        prompts = read_rows(folder.prompts)
+        ids = {row["id"]: row["annotated_ids"] for row in prompts}
+        made = join(prompts, 0, ids, ids)
+        logps = {(t.id, 0, role): -1.0 for t in made for role in t.responses}
+        out = folder.iteration(0).scores
+        write_scores(out, made, logps)
+        assert keyed(read_rows(out)) == logps
+
+    def work(triplets: list[Triplet]) -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            name = Path(folder) / "pairs.jsonl"
+            write(triplets, name)
+            return timed(case, lambda: rows(name, RunDir(Path(folder))))
+
+    return work
+
+
+def matmul(case: Case) -> Work:
+    """Seconds of one product of two square matrices in bfloat16."""
+    a, b = torch.randn(2, case.square, case.square, device=case.device, dtype=torch.bfloat16)
+    times = 50
+
+    def work(triplets: list[Triplet]) -> float:
+        return timed(case, lambda: [a @ b for _ in range(times)]) / times
+
+    return work
+
+
+WAYS: dict[str, Callable[[Case], Work]] = {
+    "ours": partial(steps, attention="auto"),
+    "plain": partial(steps, attention="plain"),
+    "sorted": partial(steps, attention="plain", by_length=True),
+    "trl_precomputed": partial(trl, live=False),
+    "trl_live": partial(trl, live=True),
+    "spin_way": spin_way,
+    "sample": generation,
+    "dynamic": partial(generate, cache="dynamic"),
+    "static": partial(generate, cache="static"),
+    "iterate": iterate,
+    "glued": glued,
+    "files": files,
+    "matmul": matmul,
+}
