@@ -7,6 +7,7 @@ and its peak of memory is a process's own. The settings of the processes are one
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import re
 import time
@@ -37,6 +38,9 @@ ENVIRONMENT = {
 NEEDS = {"trl_precomputed": "trl", "trl_live": "trl", "glued": "trl"}  # ways -> libraries
 LIBRARIES = ("torch", "transformers", "trl", "accelerate", "numpy")
 MIB = 2**20
+WARM_UP, LAST = -1, -2  # what a process is asked beside the numbers of rounds
+FAILED = "failed"
+log = logging.getLogger("benchmarks")
 
 
 @dataclass
@@ -60,7 +64,7 @@ class Result:
 
 
 def measure(case: Case, *, threads: int) -> Result:
-    """Runs every way of the case that can be run. Raises RuntimeError for one that fails."""
+    """Runs every way of the case. One that cannot be run, or fails on the way, says why."""
     result = Result(case)
     for way in case.ways:
         library = NEEDS.get(way)
@@ -70,19 +74,25 @@ def measure(case: Case, *, threads: int) -> Result:
     for together in [[way] for way in todo] if case.alone else [todo]:
         with _environment(ENVIRONMENT | {"OMP_NUM_THREADS": str(threads)}):
             workers = {way: _Worker(case, way) for way in together}
-        try:
-            for way, worker in workers.items():
-                worker.expect("ready")
-                result.seconds[way] = []
-            for seed in range(case.rounds):
-                turns = list(workers)[::-1] if seed % 2 else list(workers)
-                for way in turns:
-                    result.seconds[way].append(workers[way].ask(seed))
-            for way, worker in workers.items():
-                result.memory[way] = worker.ask(None)
-        finally:
-            for worker in workers.values():
-                worker.stop()
+        seconds: dict[str, list[float]] = {way: [] for way in together}
+        questions = [WARM_UP, *range(case.rounds), LAST]
+        for number, question in enumerate(questions):
+            # There and back again: nobody is always the first.
+            for way in list(workers)[:: -1 if number % 2 else 1]:
+                try:
+                    answer = workers[way].ask(question)
+                except RuntimeError as error:
+                    log.error("%s, %s: %s", case.name, way, error)
+                    reason = str(error).strip().splitlines()[-1]
+                    result.skipped[way] = f"{FAILED}: {reason}"
+                    workers.pop(way).stop()
+                    continue
+                if question == LAST:
+                    result.memory[way] = answer
+                    workers.pop(way).stop()
+                elif question != WARM_UP:
+                    seconds[way].append(answer)
+        result.seconds |= {way: s for way, s in seconds.items() if way in result.memory}
     for seed in range(case.rounds if case.kind not in ("rows", "matmul") else 0):
         triplets = case.triplets(seed)
         result.tokens.append(num_tokens(triplets, case.roles))
@@ -120,7 +130,6 @@ class _Worker:
     """The parent's end of a process that works in one way."""
 
     def __init__(self, case: Case, way: str) -> None:
-        self.what = f"{case.name}, {way}"
         # From a server that has imported everything and computed nothing: no start-up each time.
         context = get_context("forkserver")
         context.set_forkserver_preload(["benchmarks.ways"])
@@ -129,23 +138,18 @@ class _Worker:
         self.process.start()
         theirs.close()  # else nobody would see that the process has ended
 
-    def ask(self, seed: int | None) -> Any:
-        """The seconds of the round; for None, the last question, the memory it all took."""
-        self.pipe.send(seed)
-        return self.expect("round" if seed is not None else "memory")
-
-    def expect(self, kind: str) -> Any:
+    def ask(self, question: int) -> Any:
+        """Seconds of the round with that number; memory for LAST. Raises RuntimeError."""
+        self.pipe.send(question)
         try:
-            found, value = self.pipe.recv()
+            answer = self.pipe.recv()
         except EOFError:
             self.process.join()
             code = self.process.exitcode
-            raise RuntimeError(
-                f"{self.what}: the process ended with {code} (-9: out of memory)"
-            ) from None
-        if found != kind:
-            raise RuntimeError(f"{self.what}: {value}")
-        return value
+            raise RuntimeError(f"its process ended with {code} (-9: out of memory)") from None
+        if isinstance(answer, str):
+            raise RuntimeError(answer)
+        return answer
 
     def stop(self) -> None:
         self.pipe.close()
@@ -154,24 +158,23 @@ class _Worker:
 
 
 def _serve(pipe: Connection, case: Case, way: str) -> None:
-    """The process: one way, from its first import to its peak of memory."""
-    try:
-        from benchmarks.ways import WAYS
+    """The process: one way, from building it to the peak of memory. Answers, or a traceback."""
+    from benchmarks.ways import WAYS
 
+    try:
         work = WAYS[way](case)
         rest = _now(case)
-        # On a GPU everything is slow the first time; here a single example warms libraries up.
-        warm = case.triplets(0)
-        work(warm if case.device == "cuda" else warm[:1])
-        pipe.send(("ready", None))
-        while (seed := pipe.recv()) is not None:
-            pipe.send(("round", work(case.triplets(seed))))
+        while (question := pipe.recv()) != LAST:
+            # A single example warms libraries up; on a GPU the first time of all is slow.
+            alone = question == WARM_UP and case.device != "cuda"
+            triplets = case.triplets(max(question, 0))
+            pipe.send(work(triplets[:1] if alone else triplets))
         peak = _peak(case)
-        pipe.send(("memory", {"extra": peak - rest, "peak": peak}))
+        pipe.send({"extra": peak - rest, "peak": peak})
     except EOFError:
-        pass  # the parent has gone
+        pass  # the parent has closed its end
     except Exception:
-        pipe.send(("error", traceback.format_exc()))
+        pipe.send(traceback.format_exc())
 
 
 def clock(case: Case) -> float:

@@ -64,7 +64,7 @@ def table(results: Sequence[Result]) -> Iterator[str]:
     for result in results:
         for way, seconds in result.seconds.items():
             times = ratios(result, result.case.ways[0], [way])
-            ratio = "1" if way == result.case.ways[0] else spread(times)
+            ratio = spread(times) if times and way != result.case.ways[0] else "-"
             memory = [f"{result.memory[way][key]:.0f}" for key in ("extra", "peak")]
             pace = [n / s for n, s in zip(result.tokens, seconds, strict=False)]
             per_second = f"{median(pace):.0f}" if pace else "-"
@@ -72,13 +72,13 @@ def table(results: Sequence[Result]) -> Iterator[str]:
                 per_second += f", {median(parts):.0%} of the card"
             yield _row([result.case.name, WAYS[way], spread(seconds), per_second, ratio, *memory])
         for way, reason in result.skipped.items():
-            yield _row([result.case.name, WAYS[way], f"skipped: {reason}", *[""] * 4])
+            yield _row([result.case.name, WAYS[way], reason.replace("|", "/"), *[""] * 4])
 
 
 def growth(results: Sequence[Result]) -> Iterator[str]:
     """The power of a size with which time and extra memory grow, from point to point."""
     for word in GROWTH:
-        points = [r for r in results if r.case.name.startswith(f"{word} ")]
+        points = [r for r in results if r.case.name.startswith(f"{word} ") and not r.skipped]
         for a, b in zip(points, points[1:], strict=False):
             sizes = [_size(word, r) for r in (a, b)]
             way = a.case.ways[0]

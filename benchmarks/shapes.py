@@ -24,7 +24,8 @@ ROLES: dict[str, tuple[Role, ...]] = {
     "pairs": ("annotated", "synthetic"),
     "triplets": ("annotated", "synthetic", "proto"),
 }
-LONGEST = 256  # tokens of a response, decoding.max_new_tokens
+LONGEST = 256  # tokens of a response: decoding.max_new_tokens
+SAMPLED = 128  # of one that is sampled here: the same of model=smollm2
 # The 0th, 5th, ... 100th percentile of 999 instructions and their answers in SmolLM2's tokens; 9
 # more per prompt for the template, 1 more per answer for EOS. Cut at LONGEST: 28 and 126 on average
 ALPACA = (

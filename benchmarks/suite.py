@@ -5,7 +5,7 @@
 --quick   tiny shapes on the CPU: a smoke run of about a minute, not judged
 --only    the cases whose name has WORD in it; the others' targets are not measured
 --out     docs/benchmarks (docs/benchmarks-gpu): .md, .json and .png are written
-Exit status 1 where a gate was missed.
+Exit status 1 where a gate was missed or one of the ways failed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import page, shapes, targets
-from benchmarks.measure import Result, machine, measure
+from benchmarks.measure import FAILED, Result, machine, measure
 
 log = logging.getLogger("benchmarks")
 
@@ -47,10 +47,11 @@ def main(arguments: Sequence[str]) -> int:
         seconds=time.monotonic() - started,
     )  # fmt: skip
     log.info("\n".join(verdict.line() for verdict in verdicts))
-    missed = any(verdict.status == "MISSED" for verdict in verdicts)
+    failed = [r.case.name for r in results if FAILED in " ".join(r.skipped.values())]
+    missed = any(verdict.status == "MISSED" for verdict in verdicts) and not options.quick
     if options.quick:
         log.info("quick: tiny shapes are not judged")
-    return int(missed and not options.quick)
+    return int(missed or bool(failed))
 
 
 def _check(device: str) -> None:

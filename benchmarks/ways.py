@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from benchmarks.measure import clock
-from benchmarks.shapes import LONGEST, Case
+from benchmarks.shapes import SAMPLED, Case
 from main import check
 from tspin.artifacts import Iteration, RunDir
 from tspin.files import read_rows, write_jsonl
@@ -55,10 +55,11 @@ LOSSES: dict[str, Loss] = {
 
 
 def settings(case: Case, attention: str, *words: str) -> Run:
-    """Of a run as a user would start it; no clipping, as by default, and no warm-up."""
+    """Of a run as a user would start it, without a warm-up."""
     n = case.batch
     mine = (f"compute={case.device}", f"compute.attention={attention}", f"compute.score_batch={n}")
-    cut = (f"compute.micro_batch={n}", f"optim.batch_size={n}", f"decoding.batch_size={n}")
+    rows = n if case.kind == "generation" else n * case.steps
+    cut = (f"compute.micro_batch={n}", f"optim.batch_size={n}", f"decoding.batch_size={rows}")
     once = ("optim.epochs=1", "optim.warmup=0", f"optim.lr={LR}")
     return check(["model=micro", "track=none", *mine, *cut, *once, *words]).points[0].run
 
@@ -212,7 +213,7 @@ def dpo(
 
 def ends(triplets: Sequence[Triplet]) -> list[int]:
     """Tokens of each response: those of the annotated one, so that all ways sample as many."""
-    return [len(t.responses["annotated"]) for t in triplets]
+    return [min(len(t.responses["annotated"]), SAMPLED) for t in triplets]
 
 
 def sample(case: Case, run: Run, policy: Policy, triplets: Sequence[Triplet]) -> list[list[int]]:
@@ -220,14 +221,14 @@ def sample(case: Case, run: Run, policy: Policy, triplets: Sequence[Triplet]) ->
     random = torch.Generator().manual_seed(0)
     questions = []
     for triplet, end in zip(triplets, ends(triplets), strict=True):
-        numbers = 0.9 * torch.rand(LONGEST, generator=random, dtype=torch.double)
+        numbers = 0.9 * torch.rand(SAMPLED, generator=random, dtype=torch.double)
         numbers[end - 1] = 1 - 1e-12
         questions.append(Question(triplet.prompt_ids, numbers, 1.0))
     return respond(policy, questions, run.decoding)
 
 
 def generation(case: Case) -> Work:
-    run = settings(case, "auto", f"decoding.max_new_tokens={LONGEST}", "model.max_length=4096")
+    run = settings(case, "auto", f"decoding.max_new_tokens={SAMPLED}", "model.max_length=4096")
     policy = policy_of(case, run)
 
     def work(triplets: list[Triplet]) -> float:
@@ -252,9 +253,9 @@ class _EndAt(LogitsProcessor):
 
 
 def generated(case: Case, model: Any, triplets: Sequence[Triplet], cache: str) -> list[list[int]]:
-    """transformers' generate, batch by batch in the order of the data, padded on the left."""
+    """transformers' generate, padded on the left, batch by batch in the order of the data."""
     eos, found = case.model_shape.vocab - 1, []
-    for batch in batches(case, triplets):
+    for batch in batches(case, triplets) if case.kind == "generation" else [triplets]:
         width = max(len(t.prompt_ids) for t in batch)
         rows = [[0] * (width - len(t.prompt_ids)) + list(t.prompt_ids) for t in batch]
         ids = torch.tensor(rows, device=case.device)
@@ -265,7 +266,7 @@ def generated(case: Case, model: Any, triplets: Sequence[Triplet], cache: str) -
                 attention_mask=(ids != 0).long(),
                 logits_processor=LogitsProcessorList([_EndAt(until, width, eos)]),
                 generation_config=GenerationConfig(
-                    do_sample=True, top_k=0, max_new_tokens=LONGEST, eos_token_id=eos,
+                    do_sample=True, top_k=0, max_new_tokens=SAMPLED, eos_token_id=eos,
                     pad_token_id=0, cache_implementation=cache,
                 ),
             )  # fmt: skip
@@ -290,7 +291,7 @@ def generate(case: Case, *, cache: str) -> Work:
 
 
 def iterate(case: Case) -> Work:
-    run = settings(case, "auto", f"decoding.max_new_tokens={LONGEST}", "model.max_length=4096")
+    run = settings(case, "auto", f"decoding.max_new_tokens={SAMPLED}", "model.max_length=4096")
     policy, loss, roles = policy_of(case, run), LOSSES["pairs"], case.roles
     nobody = Identity("", None, "", "", "", (), {})
 

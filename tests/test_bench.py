@@ -2,13 +2,14 @@
 
 import json
 from dataclasses import replace
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
 from tiny import triplet
 
 from benchmarks import shapes, suite, targets
-from benchmarks.measure import Result
+from benchmarks.measure import NEEDS, Result, measure
 from benchmarks.shapes import Case, Shape, flops
 from benchmarks.targets import Target, judge, ratios
 
@@ -101,6 +102,11 @@ def test_what_was_skipped_says_why():
     assert [v.status for v in judge([TARGET], [])] == ["not measured (not run)"]
 
 
+def test_a_way_that_fails_says_so_and_stops_nobody():
+    result = measure(replace(CASE, ways=("nothing",)), threads=1)
+    assert result.skipped == {"nothing": "failed: KeyError: 'nothing'"} and not result.seconds
+
+
 def test_every_target_is_of_ways_that_are_measured():
     for aims, cases in ((targets.CPU, shapes.CPU), (targets.GPU, shapes.GPU)):
         for target in aims:
@@ -117,7 +123,7 @@ def test_every_target_is_of_ways_that_are_measured():
     ("ours", "words", "code"), [(1.0, [], 0), (9.0, [], 1), (9.0, ["--quick"], 0)]
 )
 def test_a_missed_gate_is_the_exit_code(tmp_path, monkeypatch, ours, words, code):
-    def measured(case, *, threads):
+    def measured(case, **_):
         memory = dict.fromkeys(case.ways, {"extra": 1.0, "peak": 2.0})
         seconds = {way: [ours if way == "ours" else 5.0] for way in case.ways}
         return Result(case, seconds=seconds, memory=memory)
@@ -144,6 +150,7 @@ def test_a_quick_run_measures_everything_and_says_that_it_is_no_result(tmp_path)
     assert [case["case"]["name"] for case in found["cases"]] == [c.name for c in shapes.CPU]
     for case in found["cases"]:
         assert set(case["seconds"]) | set(case["skipped"]) == set(case["case"]["ways"])
+        assert set(case["skipped"]) <= (set() if find_spec("trl") else set(NEEDS))
         assert all(min(seconds) > 0 for seconds in case["seconds"].values())
     assert "None of it is a result" in page and "has not been measured" in page
     assert all(f"| {case.name} |" in page for case in shapes.CPU)
