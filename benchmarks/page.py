@@ -81,6 +81,8 @@ def growth(results: Sequence[Result]) -> Iterator[str]:
         points = [r for r in results if r.case.name.startswith(f"{word} ") and not r.skipped]
         for a, b in zip(points, points[1:], strict=False):
             sizes = [_size(word, r) for r in (a, b)]
+            if sizes[0] == sizes[1]:  # of a quick run
+                continue
             way = a.case.ways[0]
             powers = [
                 math.log(y / x) / math.log(sizes[1] / sizes[0]) if min(x, y) > 0 else math.nan

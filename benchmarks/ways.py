@@ -248,7 +248,7 @@ class _EndAt(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         now = input_ids.shape[1] - self.before + 1 >= self.ends
-        scores[:, self.eos] = torch.where(now, torch.inf, -torch.inf)
+        scores[:, self.eos] = torch.where(now, 1e4, -torch.inf)
         return scores
 
 
@@ -293,7 +293,7 @@ def generate(case: Case, *, cache: str) -> Work:
 def iterate(case: Case) -> Work:
     run = settings(case, "auto", f"decoding.max_new_tokens={SAMPLED}", "model.max_length=4096")
     policy, loss, roles = policy_of(case, run), LOSSES["pairs"], case.roles
-    nobody = Identity("", None, "", "", "", (), {})
+    nobody = Identity(project="", entity=None, name="", group="", job_type="", tags=(), config={})
 
     def iteration(triplets: list[Triplet], out: Iteration) -> None:
         sampled = sample(case, run, policy, triplets)
@@ -332,7 +332,8 @@ def glued(case: Case) -> Work:
         pairs = list(zip(triplets, sampled, strict=True))
         trainer = dpo(case, model, None, tokenizer, pairs, folder)
         trainer.train()
-        trainer.evaluate(trainer.train_dataset)
+        trainer.eval_dataset = trainer.train_dataset  # with its reference: not scored again
+        trainer.evaluate()
         trainer.save_model(folder)
 
     def work(triplets: list[Triplet]) -> float:
