@@ -248,7 +248,8 @@ class Child:
 
 # --- what a run left -------------------------------------------------------------------------
 
-TIMES = ("seconds", "tokens_per_second", "from")  # from: the run that an iteration is linked from
+TIMES = ("seconds", "tokens_per_second", "useful_tokens_per_second", "flop_utilisation")
+TIMES += ("from",)  # the run that an iteration is linked from
 OF_A_LAUNCH = ("provenance.json", "tracking.json", "stages.json", ".stages.json.tmp", ".lock")
 
 
@@ -406,6 +407,17 @@ def test_killed_after_a_saved_step_only_the_rest_is_trained(whole, forker, runs)
     child = forker.run(runs)
     assert [what for _, what in child.events].count("step") == 1 + STEPS
     assert differences(runs, whole["tspin"][0]) == []
+
+
+def test_killed_in_bfloat16_it_ends_with_the_same_bits(forker, runs):
+    """Its rounding is random, and goes on where it was."""
+    own = "optim.precision=bf16_stochastic"
+    assert forker.run(runs / "whole", own).code == 0
+    assert forker.run(runs / "cut", own, at="appended 2").code == -signal.SIGKILL
+    assert (runs / "cut/run/iter_0/train_state").exists()
+    child = forker.run(runs / "cut", own)
+    assert child.code == 0, child.text
+    assert differences(runs / "cut", runs / "whole") == []
 
 
 def test_killed_while_it_takes_iterations_from_another_run(whole, forker, runs):

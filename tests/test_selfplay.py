@@ -196,6 +196,21 @@ def test_accuracy_before_the_first_and_after_every_iteration(runs):
     assert sampled == {i: again[i] for i in sampled}
 
 
+def test_the_table_says_how_fast_it_was_and_where_the_time_went(runs):
+    folder, rows = runs["tspin"]
+    for t, row in enumerate(rows[1:]):
+        steps = StepLog.read(folder.iteration(t).metrics)
+        speed = sum(s["num_tokens"] for s in steps) / sum(s["seconds"] for s in steps)
+        assert row["tokens_per_second"] == pytest.approx(speed, rel=1e-9)
+        assert 0 < row["useful_tokens_per_second"] < speed and row["flop_utilisation"] > 0
+        assert row["padding_share"] == 0  # the packed path
+        shares = {key: row[key] for key in row if key.startswith("time_share_")}
+        assert sum(shares.values()) == pytest.approx(1)
+        assert all(share == row[f"seconds_{key[11:]}"] / sum(
+            row[f"seconds_{other[11:]}"] for other in shares) for key, share in shares.items()
+        )  # fmt: skip
+
+
 def test_more_draws_and_a_cooler_control(runs, tmp_path):
     """They are added to the answers that are there without them, and change no training."""
     folder, rows = play(tmp_path, "tspin", "data.eval_draws=3", "data.eval_cool=0.01")
@@ -275,9 +290,11 @@ def test_provenance_of_a_launch(runs):
     (launch,) = read_json(runs["tspin"][0].provenance)["launches"]
     assert launch["command"] == ["test"] and launch["versions"]["torch"] == torch.__version__
     assert len(launch["weights"]) == 64 and launch["data"]["num_train"] == 24
+    assert launch["matmul_rate"] > 1e8
     assert launch["config"]["coef"]["lambda"] == 0.1 and launch["devices"]["threads"] == 1
     assert launch["arithmetic"] == {
-        "device": "cpu", "dtype": "float32", "attention": "auto", "kernel": "sdpa",
+        "device": "cpu", "weights": "float32", "dtype": "float32", "attention": "auto",
+        "kernel": "sdpa",
     }  # fmt: skip
 
 
