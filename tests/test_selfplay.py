@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from tiny import play
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tspin import model
 from tspin.files import read_json, read_rows
 from tspin.model import Policy
 from tspin.tokens import Renderer
@@ -204,11 +205,28 @@ def test_the_table_says_how_fast_it_was_and_where_the_time_went(runs):
         assert row["tokens_per_second"] == pytest.approx(speed, rel=1e-9)
         assert 0 < row["useful_tokens_per_second"] < speed and row["flop_utilisation"] > 0
         assert row["padding_share"] == 0  # the packed path
-        shares = {key: row[key] for key in row if key.startswith("time_share_")}
-        assert sum(shares.values()) == pytest.approx(1)
-        assert all(share == row[f"seconds_{key[11:]}"] / sum(
-            row[f"seconds_{other[11:]}"] for other in shares) for key, share in shares.items()
-        )  # fmt: skip
+        stages = [key.removeprefix("seconds_") for key in row if key.startswith("seconds_")]
+        whole = sum(row[f"seconds_{stage}"] for stage in stages)
+        for stage in stages:
+            assert row[f"time_share_{stage}"] == row[f"seconds_{stage}"] / whole
+
+
+def test_one_load_serves_every_stage_of_every_iteration(tmp_path, monkeypatch):
+    """What has been trained is in memory already, and is what its checkpoint holds."""
+    folders = []
+    load = model.load
+
+    def counted(folder, **options):
+        folders.append(folder)
+        return load(folder, **options)
+
+    monkeypatch.setattr(model, "load", counted)
+    folder, _ = play(tmp_path, "spin")
+    assert len(folders) == 1
+    folder.iteration(1).scores.unlink()
+    folder.iteration(1).done.unlink()
+    play(tmp_path, "spin")  # a new process would load once too
+    assert folders[1:] == [folder.iteration(1).checkpoint]
 
 
 def test_more_draws_and_a_cooler_control(runs, tmp_path):

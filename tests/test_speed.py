@@ -6,6 +6,7 @@ import pytest
 import torch
 from tiny import compose, random_policy, triplet
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import MambaConfig, MambaForCausalLM
 
 from tspin import speed
 from tspin.report import speed as means
@@ -65,10 +66,14 @@ def test_but_for_attention_the_estimate_is_what_torch_counts():
     alone = triplet("a", [5] * 20, [1] * 30)
     with FlopCounterMode(display=False) as counter:
         policy.logps([alone], ("annotated",)).annotated.sum().backward()
-    work = speed._Work(policy.model)
-    work.queries = 0  # the counter does not know the CPU's attention
+    work = replace(speed._work(policy.model), queries=0)  # unknown to the counter on a CPU
     last = 3 * 2 * 32 * 294
     assert work.flops([alone], ("annotated",)) + last == counter.get_total_flops()
+
+
+def test_an_architecture_that_cannot_be_counted_has_no_estimate():
+    shape = MambaConfig(vocab_size=99, hidden_size=8, num_hidden_layers=1)
+    assert speed._work(MambaForCausalLM(shape)) is None
 
 
 def test_a_peak_is_measured_once(monkeypatch):

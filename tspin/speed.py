@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,7 @@ class Speed:
         self.roles = roles
         self.padded = policy.packed is None
         self.peak = matmul_rate(policy.device, policy.products)
-        self._work = _Work(policy.model)
+        self._work = _work(policy.model)
 
     def of_step(
         self, batch: Sequence[Triplet], compute: ComputeConfig, seconds: float
@@ -43,32 +44,30 @@ class Speed:
                 batch, self.roles, size=compute.micro_batch, max_tokens=compute.max_tokens
             )
             padding = sum(num_padding(micro, self.roles) for micro in cut)
-        return {
+        found = {
             "tokens_per_second": tokens / seconds,
             "useful_tokens_per_second": num_useful(batch, self.roles) / seconds,
             "padding_share": padding / (padding + tokens),
-            "flop_utilisation": self._work.flops(batch, self.roles) / seconds / self.peak,
             "seconds": seconds,
         }
+        if self._work is not None:
+            flops = self._work.flops(batch, self.roles)
+            found["flop_utilisation"] = flops / seconds / self.peak
+        return found
 
 
+@dataclass(frozen=True)
 class _Work:
     """The arithmetic that a step cannot do without, by the shape of its model.
 
-    Of a mixture of experts, what is not the experts'.
+    layers   weights of the layers' matrices; of a mixture of experts, of what is not the experts'
+    head     weights of the last projection
+    queries  numbers in the queries of a token, all layers together
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        head = model.get_output_embeddings().weight
-        looked_up = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-        left_out = {*looked_up, id(head)}
-        self.layers = sum(
-            p.numel() for p in model.parameters() if p.ndim == 2 and id(p) not in left_out
-        )
-        self.head = head.numel()
-        config = model.config.get_text_config()
-        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        self.queries = config.num_hidden_layers * config.num_attention_heads * size
+    layers: int
+    head: int
+    queries: int
 
     def flops(self, triplets: Sequence[Triplet], roles: Sequence[Role]) -> float:
         """Of one forward pass, times 3: the backward pass takes two products for each of it.
@@ -76,10 +75,23 @@ class _Work:
         2 for each weight of the layers and useful token, 2 for each of the head and response
         token, 4 for each number of a query and key that it sees; nothing computed twice.
         """
-        responses = [len(t.responses[role]) for t in triplets for role in roles]
+        responses = sum(len(t.responses[role]) for t in triplets for role in roles)
         pairs = sum(_pairs(t, roles) for t in triplets)
-        forward = self.layers * num_useful(triplets, roles) + self.head * sum(responses)
+        forward = self.layers * num_useful(triplets, roles) + self.head * responses
         return 3.0 * (2 * forward + 4 * self.queries * pairs)
+
+
+def _work(model: PreTrainedModel) -> _Work | None:
+    """None for an architecture without a head, or without attention as this counts it."""
+    shape, head = model.config.get_text_config(), model.get_output_embeddings()
+    heads = getattr(shape, "num_attention_heads", None)
+    if head is None or not isinstance(heads, int):
+        return None
+    looked_up = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    left_out = {*looked_up, id(head.weight)}
+    layers = [p.numel() for p in model.parameters() if p.ndim == 2 and id(p) not in left_out]
+    size = getattr(shape, "head_dim", None) or shape.hidden_size // heads
+    return _Work(sum(layers), head.weight.numel(), shape.num_hidden_layers * heads * size)
 
 
 def _pairs(triplet: Triplet, roles: Sequence[Role]) -> float:

@@ -2,10 +2,10 @@
 
 One optimiser step: token ids -> log-probs -> loss -> gradient, accumulated over micro-batches and
 divided by the examples of the whole batch, so that the cut never changes the gradient. Optimiser
-and learning-rate schedule are new in every iteration. The learning rate is a function of the step
-and dropout is off, so weights, optimiser tensors and the step are the whole state: a run that was
-killed goes on from the last save and ends with the same bits. So is the noise of
-optim.precision=bf16_stochastic.
+and learning-rate schedule are new in every iteration. The learning rate, and the noise of
+optim.precision=bf16_stochastic, are functions of the step, and dropout is off, so weights,
+optimiser tensors and the step are the whole state: a run that was killed goes on from the last
+save and ends with the same bits.
 """
 
 from __future__ import annotations
