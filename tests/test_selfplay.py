@@ -89,13 +89,13 @@ def test_tspin_and_wo_ha_share_iteration_0_bit_for_bit_and_part_at_iteration_1(r
 
 def test_no_third_forward_at_iteration_0(tmp_path, monkeypatch):
     asked = Counter()
-    forward = Policy.logps
+    layout = Policy.layout  # of every forward pass, whatever comes of it
 
     def counted(self, triplets, roles):
         asked["train" if torch.is_grad_enabled() else "score", roles] += 1
-        return forward(self, triplets, roles)
+        return layout(self, triplets, roles)
 
-    monkeypatch.setattr(Policy, "logps", counted)
+    monkeypatch.setattr(Policy, "layout", counted)
     pair, three = ("annotated", "synthetic"), ("annotated", "synthetic", "proto")
     play(tmp_path, "tspin", "selfplay.iterations=1")
     base = ("score", ("annotated",))
@@ -267,13 +267,13 @@ def test_two_runs_of_one_configuration_are_bit_equal(runs, tmp_path):
 def test_gradient_checkpointing_changes_memory_alone(runs, tmp_path, monkeypatch):
     """It acts while training and nowhere else: sampling would lose its cache, and time."""
     modes = set()
-    forward = Policy.logps
+    layout = Policy.layout  # of every forward pass, whatever comes of it
 
     def watched(self, triplets, roles):
         modes.add((torch.is_grad_enabled(), self.model.training))
-        return forward(self, triplets, roles)
+        return layout(self, triplets, roles)
 
-    monkeypatch.setattr(Policy, "logps", watched)
+    monkeypatch.setattr(Policy, "layout", watched)
     folder, _ = play(tmp_path, "tspin", "compute.gradient_checkpointing=true")
     assert modes == {(True, True), (False, False)}
     plain = runs["tspin"][0]
