@@ -33,11 +33,11 @@ ROOT = Path(__file__).resolve().parent.parent
 MAIN = ROOT / "main.py"
 TINY = [
     "name=run", "track=none", "data.size=24", "data.heldout=16", "selfplay.iterations=2",
-    "optim.batch_size=8", "optim.epochs=1", "decoding.batch_size=16", "compute.device=cpu",
+    "optim.batch_size=8", "optim.epochs=1", "decoding.batch_size=4", "compute.device=cpu",
     "compute.save_seconds=0",
 ]  # fmt: skip
 STEPS = 3  # an iteration: 24 pairs / 8
-PARTS = 3  # a set of samples: (24 + 16 prompts) / 16
+PARTS = 3  # a set of samples: (24 + 16 prompts) / (4 batches of 4), rounded up
 KILLS = int(os.environ.get("TSPIN_KILLS", "1"))  # per stage; TSPIN_KILLS=9999: at every event
 
 LOSSES = ("tspin", "spin")  # without and with a reference
