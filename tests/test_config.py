@@ -237,6 +237,7 @@ def test_without_the_historical_term_an_objective_is_its_plainer_relative():
         ({"optim__epochs": 7}, {}, [False, False]),
         ({"decoding__temperature": 0.5}, {}, [False, False]),
         ({"compute__micro_batch": 3}, {}, [False, False]),  # its last bits
+        ({"compute__attention": "plain"}, {}, [False, False]),
     ],
 )
 def test_what_is_equal_by_definition_has_equal_histories(one, other, equal):
@@ -283,6 +284,8 @@ CHANGES = {
     "optim__batch_size": st.sampled_from([8, 16, 32]),
     "decoding__batch_size": st.sampled_from([8, 16, 32, 128]),
     "decoding__sample": st.booleans(),
+    "compute__attention": st.sampled_from(["auto", "shared", "separate", "plain"]),
+    "compute__max_tokens": st.none() | st.integers(1, 10**5),
     "compute__threads": st.none() | st.integers(1, 4),
     "track__wandb": st.sampled_from(["online", "offline", "none"]),
     "track__tags": st.lists(st.text(max_size=5), max_size=2),
@@ -327,6 +330,7 @@ def test_nothing_has_a_second_default():
         ({"track__wandb": "x"}, ["track.wandb='x'", "online", "offline", "none"]),
         ({"compute__device": "gpu"}, ["compute.device='gpu'", "auto|cpu|cuda"]),
         ({"compute__dtype": "fp16"}, ["compute.dtype='fp16'", "bfloat16"]),
+        ({"compute__attention": "flash"}, ["compute.attention='flash'", "'separate' or 'plain'"]),
         ({"data__eval_split": "dev"}, ["data.eval_split='dev'", "validation", "test"]),
         ({"data__size": 0}, ["data.size=0", "1"]),
         ({"data__path": ""}, ["data.path=''"]),

@@ -8,7 +8,7 @@ from tiny import compose, random_policy
 
 from tspin.artifacts import Responses
 from tspin.generate import generate
-from tspin.sampling import SampleByNumber, respond, uniforms
+from tspin.sampling import Question, pick, respond, uniforms
 
 PROMPTS = {f"p{i}": list(range(3, 4 + i % 7)) for i in range(23)}
 
@@ -33,19 +33,15 @@ def test_a_number_picks_the_token_whose_interval_it_falls_into():
     """P = 0.2, 0.3, 0.5: intervals [0, 0.2), [0.2, 0.5), [0.5, 1); a token of mass 0 is never
     picked, not even by the ends."""
     probabilities = torch.tensor([[0.0, 0.25, 0.0, 0.25, 0.5, 0.0]]).double()
-    numbers = torch.tensor([[0.0], [0.2499], [0.25], [0.4999], [0.5], [1 - 2**-53]]).double()
-    scores = probabilities.log().repeat(6, 1)
-    picked = SampleByNumber(numbers, 1)(torch.zeros(6, 1), scores)
-    assert picked.argmax(-1).tolist() == [1, 1, 3, 3, 4, 4]
-    assert torch.isinf(picked).sum().item() == 6 * 5
+    numbers = torch.tensor([0.0, 0.2499, 0.25, 0.4999, 0.5, 1 - 2**-53]).double()
+    assert pick(probabilities.log().repeat(6, 1), numbers).tolist() == [1, 1, 3, 3, 4, 4]
 
 
 def test_samples_follow_the_policys_distribution(policy, decoding):
     """First tokens of 4000 prompts that are the same text: a chi-square-like bound per token."""
     ids = [f"p{i}" for i in range(4000)]
     how = replace(decoding, max_new_tokens=1)
-    numbers = uniforms(0, 0, ids, 1)
-    found = respond(policy, [[5, 6]] * len(ids), numbers, how)
+    found = respond(policy, [Question([5, 6], uniforms(0, 0, i, 1), 1.0) for i in ids], how)
     counts = torch.bincount(torch.tensor(found).flatten(), minlength=294).double()
     with torch.no_grad():
         p = policy.model(torch.tensor([[5, 6]])).logits[0, -1].softmax(-1)
@@ -54,10 +50,11 @@ def test_samples_follow_the_policys_distribution(policy, decoding):
 
 
 def test_every_prompt_has_numbers_of_its_own():
-    numbers = uniforms(0, 1, ["a", "b"], 4)
-    assert torch.equal(numbers[1:], uniforms(0, 1, ["b"], 4))  # not of the batch
-    others = [uniforms(1, 1, ["a"], 4), uniforms(0, 2, ["a"], 4), numbers[1:]]
-    assert not any(torch.equal(numbers[:1], other) for other in others)
+    ours = uniforms(0, 1, "a", 4)
+    assert torch.equal(ours, uniforms(0, 1, "a", 4))
+    others = [uniforms(1, 1, "a", 4), uniforms(0, 2, "a", 4), uniforms(0, 1, "b", 4)]
+    others.append(uniforms(0, 1, "a", 4, draw=1))
+    assert not any(torch.equal(ours, other) for other in others)
 
 
 def test_batch_size_changes_no_sample_in_float64(policy, decoding, tmp_path):
@@ -102,7 +99,7 @@ def test_eos_is_there_if_and_only_if_the_model_produced_it(policy, decoding, tmp
 
 def test_greedy_is_transformers_greedy(policy, decoding):
     prompts = list(PROMPTS.values())[:7]
-    ours = respond(policy, prompts, None, decoding)
+    ours = respond(policy, [Question(prompt, None, 1.0) for prompt in prompts], decoding)
     for prompt, response in zip(prompts, ours, strict=True):
         theirs = policy.model.generate(
             torch.tensor([prompt]), do_sample=False, max_new_tokens=12,

@@ -40,7 +40,9 @@ def reference_for(policy, triplets, loss, *, optim=OPTIM, compute=COMPUTE):
 def gradients(policy, batch, loss, reference, *, micro_batch):
     optimizer = torch.optim.SGD(policy.model.parameters(), lr=0.0)
     compute = replace(COMPUTE, micro_batch=micro_batch)
-    metrics = gradient_step(policy, optimizer, batch, loss, reference, OPTIM, compute, where="test")
+    metrics, _ = gradient_step(
+        policy, optimizer, batch, loss, reference, OPTIM, compute, where="test"
+    )
     return metrics, torch.cat([p.grad.flatten() for p in policy.model.parameters()])
 
 
@@ -216,7 +218,8 @@ def test_metrics_of_a_step_are_those_of_the_glossary(tmp_path):
     (row,) = StepLog.read(Iteration(tmp_path).metrics)
     roles = ("annotated", "synthetic", "proto")
     expected = {"loss", "grad_norm", "lr", "num_examples", "num_tokens", "seconds", "step",
-                "tokens_per_second", "iteration", "epoch", "progress"}  # fmt: skip
+                "tokens_per_second", "useful_tokens_per_second", "padding_share",
+                "flop_utilisation", "iteration", "epoch", "progress"}  # fmt: skip
     expected |= {f"{kind}/{role}" for kind in ("logps", "logps_per_token", "rewards")
                  for role in roles}  # fmt: skip
     expected |= {f"{kind}/{side}" for kind in ("advantages", "weights")

@@ -41,9 +41,9 @@ def random_model(*, vocab_size=294, seed=0, dtype=torch.float64, scale=1.0):
     return model.to(dtype).eval()
 
 
-def random_policy(**options):
+def random_policy(*, attention="auto", **options):
     renderer = Renderer(micro_tokenizer(), "alpaca_space")
-    return Policy(random_model(**options), renderer, torch.device("cpu"), None)
+    return Policy(random_model(**options), renderer, torch.device("cpu"), None, attention)
 
 
 def sentencepiece_like():

@@ -7,7 +7,6 @@ prompts and the same luck. What the answers are worth is `evaluation`'s to say.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from tspin.console import progress
 from tspin.data import Canonical, Check
 from tspin.files import write_rows
 from tspin.model import Policy
-from tspin.sampling import batches, respond, response_row, uniforms
+from tspin.sampling import Question, respond, response_row, uniforms
 
 
 def evaluate(
@@ -41,23 +40,22 @@ def evaluate(
     t          the iteration that this policy samples for next
     """
     by_id = {row["id"]: row for row in prompts}
-    prompt_ids = {i: row["prompt_ids"] for i, row in by_id.items()}
     tries = _tries(data, how, can_check=check is not None)
+    asked = [(i, *attempt) for attempt in tries for i in by_id]
+    questions = []
+    for i, decoding, draw, temperature in asked:
+        numbers = None
+        if decoding != "greedy":
+            numbers = uniforms(seed, t, i, how.max_new_tokens, draw=draw)
+        questions.append(Question(by_id[i]["prompt_ids"], numbers, temperature))
+    with progress(len(asked), label, "answer") as bar:
+        responses = respond(policy, questions, how, done=bar.update)
     rows: list[dict[str, Any]] = []
-    with progress(len(tries) * len(prompts), label, "answer") as bar:
-        for decoding, draw, settings in tries:
-            for ids in batches(prompt_ids, how.batch_size):
-                numbers = None
-                if decoding != "greedy":
-                    numbers = uniforms(seed, t, ids, how.max_new_tokens, draw=draw)
-                responses = respond(policy, [prompt_ids[i] for i in ids], numbers, settings)
-                for i, response_ids in zip(ids, responses, strict=True):
-                    row = response_row(policy, i, response_ids)
-                    row |= {"decoding": decoding, "draw": draw}
-                    if check is not None:
-                        row |= _judged(by_id[i]["prompt"], row, check, canonical)
-                    rows.append(row)
-                bar.update(len(ids))
+    for (i, decoding, draw, _), response_ids in zip(asked, responses, strict=True):
+        row = response_row(policy, i, response_ids) | {"decoding": decoding, "draw": draw}
+        if check is not None:
+            row |= _judged(by_id[i]["prompt"], row, check, canonical)
+        rows.append(row)
     write_rows(out, rows, ANSWERS)
 
 
@@ -72,15 +70,15 @@ def _judged(
 
 def _tries(
     data: DataConfig, how: DecodingConfig, *, can_check: bool
-) -> list[tuple[str, int, DecodingConfig]]:
-    """How every prompt is answered: decoding, draw, settings.
+) -> list[tuple[str, int, float]]:
+    """How every prompt is answered: decoding, draw, temperature.
 
     Sampling at a lower temperature alone makes answers right more often, whatever was trained: the
     control is drawn with the numbers of the first sample.
     """
-    tries = [("sampled", draw, how) for draw in range(data.eval_draws)]
+    tries = [("sampled", draw, how.temperature) for draw in range(data.eval_draws)]
     if can_check:
-        tries = [("greedy", 0, how), *tries]
+        tries = [("greedy", 0, how.temperature), *tries]
         if data.eval_cool is not None:
-            tries.append(("cool", 0, replace(how, temperature=data.eval_cool)))
+            tries.append(("cool", 0, data.eval_cool))
     return tries

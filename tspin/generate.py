@@ -1,14 +1,15 @@
 """Stage: sample one response per prompt from a policy, into a folder of parquet parts.
 
-Batches are a function of the prompts: a restart gives the same samples bit for bit. Another batch
-size gives the same samples too, up to rounding where a number falls on the border between two
-tokens (never seen in float64).
+Parts are a function of the prompts and are sampled one by one: a restart gives the same samples
+bit for bit, and so would several processes that divide the parts. Another batch size or engine
+gives the same samples too, up to rounding where a number falls on the border between two tokens
+(never seen in float64).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tspin.artifacts import RESPONSES, Responses
@@ -16,9 +17,10 @@ from tspin.config import DecodingConfig
 from tspin.console import progress
 from tspin.files import write_json, write_rows
 from tspin.model import Policy
-from tspin.sampling import batches, respond, response_row, uniforms
+from tspin.sampling import Question, respond, response_row, uniforms
 
 MAX_PARTS = 50  # a restart repeats at most one of them
+BATCHES_PER_PART = 4  # at least, where there are as many: rows that end early make room for others
 
 
 def generate(
@@ -37,23 +39,19 @@ def generate(
     facts  what the samples are made from; written into the manifest with the counts.
     """
     started = time.monotonic()
-    all_batches = batches(prompts, how.batch_size)
-    per_part = -(-len(all_batches) // MAX_PARTS)
-    parts = [all_batches[i : i + per_part] for i in range(0, len(all_batches), per_part)]
+    parts = _parts(prompts, how.batch_size)
     with progress(len(prompts), label, "prompt") as bar:
-        for index, part in enumerate(parts):
+        for index, ids in enumerate(parts):
             if not out.part(index).exists():
-                rows = []
-                for ids in part:
-                    numbers = uniforms(seed, t, ids, how.max_new_tokens) if how.sample else None
-                    responses = respond(policy, [prompts[i] for i in ids], numbers, how)
-                    rows += [
-                        response_row(policy, i, r) for i, r in zip(ids, responses, strict=True)
-                    ]
-                    bar.update(len(ids))
+                questions = []
+                for i in ids:
+                    numbers = uniforms(seed, t, i, how.max_new_tokens) if how.sample else None
+                    questions.append(Question(prompts[i], numbers, how.temperature))
+                responses = respond(policy, questions, how, done=bar.update)
+                rows = [response_row(policy, i, r) for i, r in zip(ids, responses, strict=True)]
                 write_rows(out.part(index), rows, RESPONSES)
             else:
-                bar.update(sum(len(ids) for ids in part))
+                bar.update(len(ids))
     write_json(
         out.manifest,
         {
@@ -63,3 +61,14 @@ def generate(
             "seconds": round(time.monotonic() - started, 3),
         },
     )
+
+
+def _parts(prompts: Mapping[str, Sequence[int]], batch_size: int) -> list[list[str]]:
+    """The ids of the prompts in parts of alike lengths, which depend on nothing else.
+
+    Longest first: what needs the most memory comes first.
+    """
+    order = sorted(prompts, key=lambda i: (-len(prompts[i]), i))
+    num_parts = min(MAX_PARTS, -(-len(order) // (batch_size * BATCHES_PER_PART)))
+    size = -(-len(order) // max(num_parts, 1))
+    return [order[i : i + size] for i in range(0, len(order), max(size, 1))]

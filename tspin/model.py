@@ -1,8 +1,8 @@
 """The policy: where its weights are, loading, the device it runs on, saving.
 
 A policy is loaded from a folder (a checkpoint, a hub snapshot, or a GGUF file that is converted
-once) and saved as a plain transformers folder. Weights are held in float32 at least: at a
-learning rate of 5e-7 an update of a bfloat16 weight is below its rounding step.
+once) and saved as a plain transformers folder, in the dtype in which it is held: float32, or
+bfloat16 under optim.precision=bf16_stochastic.
 """
 
 from __future__ import annotations
@@ -10,17 +10,21 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
-from tspin import micro
-from tspin.config import ComputeConfig, ModelConfig
+from tspin import attention, micro
+from tspin.config import Attention, ComputeConfig, ModelConfig, Precision, arithmetic_dtype
 from tspin.files import atomic, cache, file_digest, owner
 from tspin.logps import Logps, Role, sequence_logps
+from tspin.packed import Judge, Packed, packed
+from tspin.packing import Layout
 from tspin.tokens import Renderer
 from tspin.triplets import Triplet, collate
 
@@ -39,20 +43,69 @@ class Policy:
     renderer: Renderer
     device: torch.device
     autocast: torch.dtype | None  # None: compute in the dtype of the weights
+    attention: Attention  # how micro-batches are laid out
+
+    @property
+    def products(self) -> torch.dtype:
+        """The dtype in which matrices are multiplied."""
+        return self.autocast or self.model.dtype
 
     def arithmetic(self) -> contextlib.AbstractContextManager[Any]:
         if self.autocast is None:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=self.autocast)
 
-    def logps(self, triplets: list[Triplet], roles: tuple[Role, ...]) -> Logps:
-        """log pi(z | x) of the triplets' responses in one padded forward pass, by role."""
+    @cached_property
+    def packed(self) -> Packed | None:
+        """The packed path; None where the plain one is chosen, or under `auto` has to do.
+
+        Raises ValueError for a layout that was asked for and that the architecture cannot do.
+        """
+        if self.attention == "plain":
+            return None
+        found = packed(self.model, self.autocast, self.arithmetic)
+        if isinstance(found, Packed):
+            return found
+        name = type(self.model).__name__
+        if self.attention != "auto":
+            raise ValueError(
+                f"compute.attention={self.attention} does not work with {name}: {found}; use "
+                "compute.attention=auto or plain"
+            )
+        _say_once(f"{name} is computed in padded rows (compute.attention=plain): {found}")
+        return None
+
+    def layout(self, triplets: Sequence[Triplet], roles: Sequence[Role]) -> Layout | None:
+        """How these triplets are laid out, a function of their lengths; None: padded rows."""
+        if self.packed is None:
+            return None
+        if self.attention == "shared" or self.attention == "separate":
+            return self.attention
+        return self.packed.cheaper(triplets, roles)
+
+    def logps(self, triplets: Sequence[Triplet], roles: tuple[Role, ...]) -> Logps:
+        """log pi(z | x) of the triplets' responses in one forward pass, by role."""
+        layout = self.layout(triplets, roles)
+        if self.packed is not None and layout is not None:
+            return self.packed.logps(triplets, roles, layout)
         batch = collate(triplets, roles, pad_id=self.renderer.pad_id).to(self.device)
         with self.arithmetic():
             logps = sequence_logps(
                 self.model, batch.input_ids, batch.attention_mask, batch.response_mask
             )
         return Logps(**dict(zip(roles, logps.chunk(len(roles)), strict=True)))
+
+    def loss_sum(
+        self, triplets: Sequence[Triplet], roles: tuple[Role, ...], judge: Judge
+    ) -> Tensor:
+        """The sum of the triplets' losses as `judge` finds them, ready for backward(). -> ()
+
+        `judge` may be given the triplets in parts, in their order.
+        """
+        layout = self.layout(triplets, roles)
+        if self.packed is not None and layout is not None:
+            return self.packed.loss_sum(triplets, roles, layout, judge)
+        return judge(triplets, self.logps(triplets, roles)).sum()
 
     def save(self, folder: Path) -> None:
         """A plain transformers folder: loads in transformers, vLLM, lm-eval."""
@@ -94,8 +147,21 @@ def weight_digest(folder: Path) -> str:
     return file_digest(*weight_files(folder))
 
 
-def device(compute: ComputeConfig) -> tuple[torch.device, torch.dtype | None]:
-    """Where to compute, and the autocast dtype (None: that of the weights).
+@dataclass(frozen=True)
+class Arithmetic:
+    """Where to compute, the dtype of the weights, and that of the products."""
+
+    device: torch.device
+    weights: torch.dtype
+    products: torch.dtype
+
+    @property
+    def autocast(self) -> torch.dtype | None:
+        return None if self.products == self.weights else self.products
+
+
+def arithmetic(compute: ComputeConfig, precision: Precision) -> Arithmetic:
+    """What compute.device, compute.dtype and optim.precision come to on this machine.
 
     Raises ValueError for a device that is not there.
     """
@@ -104,25 +170,48 @@ def device(compute: ComputeConfig) -> tuple[torch.device, torch.dtype | None]:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"compute.device={name}, but torch finds no CUDA device; use cpu or auto")
-    dtype = compute.dtype
+    dtype = arithmetic_dtype(compute, precision)
     if dtype == "auto":
         dtype = "bfloat16" if name.startswith("cuda") else "float32"
-    return torch.device(name), torch.bfloat16 if dtype == "bfloat16" else None
+    products = getattr(torch, dtype)
+    weights = torch.float32 if dtype == "bfloat16" else products
+    return Arithmetic(
+        torch.device(name), products if precision == "bf16_stochastic" else weights, products
+    )
 
 
-def load(folder: Path, *, template: str, compute: ComputeConfig) -> Policy:
+def arithmetic_facts(compute: ComputeConfig, precision: Precision) -> dict[str, Any]:
+    """What computes there, for the record of a run. compute.attention=auto may yet be plain."""
+    found = arithmetic(compute, precision)
+    return {
+        "device": found.device.type,
+        "weights": _word(found.weights),
+        "dtype": _word(found.products),
+        "attention": compute.attention,
+        "kernel": attention.kernel(found.device, found.products),
+    }
+
+
+def sampling_key(compute: ComputeConfig, precision: Precision) -> list[str]:
+    """What of the arithmetic decides samples, as part of their key."""
+    found = arithmetic(compute, precision)
+    key = [found.device.type, str(found.autocast or arithmetic_dtype(compute, precision))]
+    # Said only where it is not float32: keys of folders that are there stay what they are.
+    return [*key, "bfloat16 weights"] if found.weights == torch.bfloat16 else key
+
+
+def load(folder: Path, *, template: str, compute: ComputeConfig, precision: Precision) -> Policy:
     """The policy in `folder`, in evaluation mode, without dropout."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
     _quiet()
-    where, autocast = device(compute)
-    dtype = torch.float64 if compute.dtype == "float64" else torch.float32
+    how = arithmetic(compute, precision)
     config = AutoConfig.from_pretrained(folder)
     for name in vars(config):
         if "dropout" in name and isinstance(getattr(config, name), float):
             setattr(config, name, 0.0)
-    model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=dtype)
-    model.to(where)
+    model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=how.weights)
+    model.to(how.device)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     renderer = Renderer(tokenizer, template)
     model.generation_config = GenerationConfig(
@@ -136,7 +225,9 @@ def load(folder: Path, *, template: str, compute: ComputeConfig) -> Policy:
         enable = getattr(model, "activation_checkpointing_enable", None) or getattr(model, old)
         enable({"use_reentrant": False})
     model.eval()  # train() alone turns training mode on, for checkpointing
-    return Policy(model, renderer, where, autocast)
+    policy = Policy(model, renderer, how.device, how.autocast, compute.attention)
+    _ = policy.packed  # an architecture that cannot do what was asked for is known now
+    return policy
 
 
 class Policies:
@@ -245,6 +336,15 @@ def _convert(gguf: Path) -> Path:
             model.save_pretrained(temporary)
             AutoTokenizer.from_pretrained(**source).save_pretrained(temporary)
     return folder
+
+
+def _word(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+@lru_cache
+def _say_once(sentence: str) -> None:
+    log.info("%s", sentence)
 
 
 def _quiet() -> None:

@@ -1,12 +1,15 @@
-"""One batch of responses from a policy: greedy, or drawn with numbers that belong to the prompts.
+"""Responses of a policy: greedy, or drawn with numbers that belong to the prompts.
 
-The random numbers of a response are a function of (seed, iteration, prompt id) alone, so that a
-sample depends neither on the rows beside it nor on restarts.
+The random numbers of a response are a function of (seed, iteration, prompt id, draw) alone, so
+that a sample depends neither on the rows beside it nor on restarts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -17,92 +20,89 @@ from transformers import (
     LogitsProcessor,
     LogitsProcessorList,
     MinPLogitsWarper,
-    TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
 
+from tspin import engine
 from tspin.config import DecodingConfig
 from tspin.model import Policy
 from tspin.seeds import seed_for
 
+log = logging.getLogger("tspin")
 
-class SampleByNumber(LogitsProcessor):
-    """Leaves one token per row: the one that the row's next uniform number picks.
 
-    Inverse-CDF sampling: token k with P(< k) <= u < P(<= k). One number per row and step makes a
-    sample independent of the rows beside it, which a shared generator cannot.
+@dataclass(frozen=True)
+class Question:
+    """A prompt that wants a response.
 
-    uniforms  (batch, max_new_tokens) in [0, 1), float64
+    prompt       its ids
+    numbers      (max_new_tokens,) in [0, 1), float64: one for each token drawn; None: greedy
+    temperature  of the draw
     """
 
-    def __init__(self, uniforms: Tensor, prompt_length: int) -> None:
-        self.uniforms = uniforms
-        self.prompt_length = prompt_length
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        step = input_ids.shape[1] - self.prompt_length
-        cumulative = scores.double().softmax(-1).cumsum(-1)
-        total = cumulative[:, -1:]
-        # u * total may round up to total, behind the last token that has any mass.
-        below = torch.nextafter(total, torch.zeros_like(total))
-        target = torch.minimum(self.uniforms[:, step, None] * total, below)
-        token = torch.searchsorted(cumulative, target, right=True)
-        return torch.full_like(scores, -torch.inf).scatter_(1, token, 0.0)
+    prompt: Sequence[int]
+    numbers: Tensor | None
+    temperature: float
 
 
-def batches(prompts: Mapping[str, Sequence[int]], size: int) -> list[list[str]]:
-    """The ids of the prompts (id -> prompt ids) in batches, which depend on nothing else.
-
-    Longest first: the largest batch comes first, and rows of a batch are alike.
-    """
-    order = sorted(prompts, key=lambda i: (-len(prompts[i]), i))
-    return [order[i : i + size] for i in range(0, len(order), size)]
-
-
-def uniforms(seed: int, t: int, ids: Sequence[str], length: int, *, draw: int = 0) -> Tensor:
-    """The random numbers of each prompt's response at iteration t. -> (len(ids), length)
+def uniforms(seed: int, t: int, prompt_id: str, length: int, *, draw: int = 0) -> Tensor:
+    """The random numbers of a prompt's response at iteration t. -> (length,) float64
 
     draw  further ones for further responses; the first is the one that is trained on
     """
     more = () if draw == 0 else (draw,)
-    names = [(seed, "generate", t, i, *more) for i in ids]
-    rows = [np.random.default_rng(seed_for(*name)).random(length) for name in names]
-    return torch.from_numpy(np.stack(rows))
+    name = (seed, "generate", t, prompt_id, *more)
+    return torch.from_numpy(np.random.default_rng(seed_for(*name)).random(length))
 
 
-@torch.no_grad()
+def pick(scores: Tensor, numbers: Tensor) -> Tensor:
+    """The token whose interval of the cumulative softmax holds the row's number. -> (batch,)
+
+    Inverse-CDF sampling: token k with P(< k) <= u < P(<= k). One number per row and step makes a
+    sample independent of the rows beside it, which a shared generator cannot.
+
+    scores   (batch, vocab) logits
+    numbers  (batch,) u in [0, 1), float64
+    """
+    cumulative = scores.double().softmax(-1).cumsum(-1)
+    total = cumulative[:, -1:]
+    # u * total may round up to total, behind the last token that has any mass.
+    below = torch.nextafter(total, torch.zeros_like(total))
+    target = torch.minimum(numbers[:, None] * total, below)
+    return torch.searchsorted(cumulative, target, right=True)[:, 0]
+
+
 def respond(
-    policy: Policy, prompts: Sequence[Sequence[int]], numbers: Tensor | None, how: DecodingConfig
+    policy: Policy,
+    questions: Sequence[Question],
+    how: DecodingConfig,
+    *,
+    done: Callable[[int], object] = lambda count: None,
 ) -> list[list[int]]:
-    """Response ids of one batch of prompts, up to and including EOS; greedy without `numbers`."""
-    pad_id = policy.renderer.pad_id
-    input_ids, attention_mask = _pad_left(prompts, pad_id=pad_id)
-    length = input_ids.shape[1]
-    choose = LogitsProcessorList()
-    if numbers is not None:
-        choose.append(TemperatureLogitsWarper(how.temperature))
-        if how.top_k is not None:
-            choose.append(TopKLogitsWarper(how.top_k))
-        if how.top_p is not None:
-            choose.append(TopPLogitsWarper(how.top_p))
-        if how.min_p is not None:
-            choose.append(MinPLogitsWarper(how.min_p))
-        choose.append(SampleByNumber(numbers.to(policy.device), length))
+    """Response ids of each question, up to and including EOS; equal prompts are read once.
+
+    done  called with the number of responses that have ended since the last call
+    """
+    if not questions:
+        return []
+    choose = _Choice(questions, how, policy.device)
+    longest = max(len(question.prompt) for question in questions) + how.max_new_tokens
+    refusal = engine.refusal(policy.model, longest) if how.engine == "native" else None
+    if refusal is not None:
+        _say_once(type(policy.model).__name__, refusal)
     with policy.arithmetic():
-        output = policy.model.generate(
-            input_ids.to(policy.device),
-            attention_mask=attention_mask.to(policy.device),
-            logits_processor=choose,
-            generation_config=GenerationConfig(
-                do_sample=False,
-                max_new_tokens=how.max_new_tokens,
-                eos_token_id=policy.renderer.stop_ids,
-                pad_token_id=pad_id,
-            ),
+        if how.engine == "transformers" or refusal is not None:
+            return _by_transformers(policy, questions, choose, how, done)
+        return engine.decode(
+            policy.model,
+            [question.prompt for question in questions],
+            choose,
+            max_new_tokens=how.max_new_tokens,
+            stop=policy.renderer.stop_ids,
+            slots=how.batch_size,
+            done=done,
         )
-    stop = set(policy.renderer.stop_ids)
-    return [_until(row, stop) for row in output[:, length:].tolist()]
 
 
 def response_row(policy: Policy, prompt_id: str, response_ids: list[int]) -> dict[str, Any]:
@@ -114,6 +114,90 @@ def response_row(policy: Policy, prompt_id: str, response_ids: list[int]) -> dic
         "num_tokens": len(response_ids),
         "finish_reason": "stop" if response_ids[-1] in policy.renderer.stop_ids else "length",
     }
+
+
+class _Choice:
+    """The next token of each row: an engine.Choose."""
+
+    def __init__(
+        self, questions: Sequence[Question], how: DecodingConfig, device: torch.device
+    ) -> None:
+        none = torch.zeros(how.max_new_tokens, dtype=torch.double)
+        numbers = [none if q.numbers is None else q.numbers for q in questions]
+        self.numbers = torch.stack(numbers).to(device)
+        self.greedy = torch.tensor([q.numbers is None for q in questions], device=device)
+        self.all_greedy = bool(self.greedy.all())
+        self.temperature = torch.tensor(
+            [[q.temperature] for q in questions], dtype=torch.double, device=device
+        )
+        self.filters = LogitsProcessorList()
+        if how.top_k is not None:
+            self.filters.append(TopKLogitsWarper(how.top_k))
+        if how.top_p is not None:
+            self.filters.append(TopPLogitsWarper(how.top_p))
+        if how.min_p is not None:
+            self.filters.append(MinPLogitsWarper(how.min_p))
+
+    def __call__(self, logits: Tensor, rows: list[int], steps: list[int]) -> Tensor:
+        scores = logits if logits.dtype == torch.double else logits.float()
+        likeliest = scores.argmax(-1)
+        if self.all_greedy:
+            return likeliest
+        row = torch.tensor(rows, device=scores.device)
+        step = torch.tensor(steps, device=scores.device)
+        warm = scores / self.temperature[row].to(scores.dtype)
+        filtered = self.filters(row[:, None], warm)  # they read the scores alone
+        drawn = pick(filtered, self.numbers[row, step])
+        return torch.where(self.greedy[row], likeliest, drawn)
+
+
+class _OneToken(LogitsProcessor):
+    """Leaves the chosen token of each row: how transformers' greedy search is told."""
+
+    def __init__(self, choose: engine.Choose, rows: list[int], prompt_length: int) -> None:
+        self.choose, self.rows, self.prompt_length = choose, rows, prompt_length
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        step = input_ids.shape[1] - self.prompt_length
+        token = self.choose(scores, self.rows, [step] * len(self.rows))
+        return torch.full_like(scores, -torch.inf).scatter_(1, token[:, None], 0.0)
+
+
+def _by_transformers(
+    policy: Policy,
+    questions: Sequence[Question],
+    choose: engine.Choose,
+    how: DecodingConfig,
+    done: Callable[[int], object],
+) -> list[list[int]]:
+    """Batch by batch, the longest prompts first, every batch until its last row has ended."""
+    pad_id, stop = policy.renderer.pad_id, policy.renderer.stop_ids
+    order = sorted(range(len(questions)), key=lambda i: -len(questions[i].prompt))
+    responses: list[list[int]] = [[] for _ in questions]
+    for start in range(0, len(order), how.batch_size):
+        rows = order[start : start + how.batch_size]
+        input_ids, attention_mask = _pad_left([questions[i].prompt for i in rows], pad_id=pad_id)
+        length = input_ids.shape[1]
+        output = policy.model.generate(
+            input_ids.to(policy.device),
+            attention_mask=attention_mask.to(policy.device),
+            logits_processor=LogitsProcessorList([_OneToken(choose, rows, length)]),
+            generation_config=GenerationConfig(
+                do_sample=False,
+                max_new_tokens=how.max_new_tokens,
+                eos_token_id=stop,
+                pad_token_id=pad_id,
+            ),
+        )
+        for i, row in zip(rows, output[:, length:].tolist(), strict=True):
+            responses[i] = _until(row, set(stop))
+        done(len(rows))
+    return responses
+
+
+@cache
+def _say_once(model: str, refusal: str) -> None:
+    log.info("%s: sampling with transformers' generate, for %s", model, refusal)
 
 
 def _until(ids: list[int], stop: set[int]) -> list[int]:

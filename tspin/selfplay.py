@@ -27,6 +27,7 @@ from tspin import (
     replay,
     report,
     sharing,
+    speed,
 )
 from tspin.artifacts import Iteration, Responses, RunDir, shared_folder, sharing_lock
 from tspin.config import IDENTITY_FREE, Run, dump
@@ -76,7 +77,12 @@ class _SelfPlay:
         self.initial = model.fetch(cfg.model)
         self.warned: set[str] = set()
         self.policies = Policies(
-            partial(model.load, template=cfg.model.template, compute=cfg.compute)
+            partial(
+                model.load,
+                template=cfg.model.template,
+                compute=cfg.compute,
+                precision=cfg.optim.precision,
+            )
         )
 
     def run(self, command: list[str]) -> None:
@@ -86,9 +92,12 @@ class _SelfPlay:
             prepare(cfg, folder, self.policies(self.initial).renderer)
         self.inputs = Inputs(cfg, folder, self.initial)
         self._same_beginning()
+        arithmetic = model.arithmetic(cfg.compute, cfg.optim.precision)
         provenance.record(
             folder, command=command, config=dump(cfg), **read_json(folder.initial),
             data=read_json(folder.data),
+            arithmetic=model.arithmetic_facts(cfg.compute, cfg.optim.precision),
+            matmul_rate=speed.matmul_rate(arithmetic.device, arithmetic.products),
         )  # fmt: skip
         with Tracker(
             replay.identity(folder),
@@ -189,7 +198,7 @@ class _SelfPlay:
                 triplets = join(heldout, 0)
                 logps = score(
                     self.policies(self.initial),
-                    micro_batches(triplets, ("annotated",), size=self.cfg.compute.score_batch),
+                    self._score_batches(triplets, ("annotated",)),
                     ("annotated",),
                     total=len(triplets),
                     label="base: score",
@@ -205,10 +214,9 @@ class _SelfPlay:
 
     def _sampling(self) -> dict[str, Any]:
         """How responses are drawn, as part of the key of what is made from them."""
-        device, autocast = model.device(self.cfg.compute)
         return {
             "decoding": dump(self.cfg)["decoding"],
-            "arithmetic": [device.type, str(autocast or self.cfg.compute.dtype)],
+            "arithmetic": model.sampling_key(self.cfg.compute, self.cfg.optim.precision),
             "seed": self.cfg.seed,
         }
 
@@ -249,8 +257,16 @@ class _SelfPlay:
             logps = score(
                 self.policies(self.inputs.start_of(t)),
                 chain(
-                    *(micro_batches(b, roles, size=cfg.compute.micro_batch) for b in first),
-                    micro_batches(heldout, roles, size=cfg.compute.score_batch),
+                    *(
+                        micro_batches(
+                            b,
+                            roles,
+                            size=cfg.compute.micro_batch,
+                            max_tokens=cfg.compute.max_tokens,
+                        )
+                        for b in first
+                    ),
+                    self._score_batches(heldout, roles),
                 ),
                 roles,
                 total=len(triplets),
@@ -288,7 +304,7 @@ class _SelfPlay:
         with self._stage(t, "score"):
             logps = score(
                 self.policies(out.checkpoint),
-                micro_batches(triplets, roles, size=self.cfg.compute.score_batch),
+                self._score_batches(triplets, roles),
                 roles,
                 total=len(triplets),
                 label=f"iteration {t}: score",
@@ -296,6 +312,14 @@ class _SelfPlay:
             if roles != there:
                 logps |= {(i, s, "proto"): v for (i, s, r), v in logps.items() if r == "synthetic"}
             write_scores(out.scores, triplets, logps, reference=self._reference(t), loss=loss)
+
+    def _score_batches(
+        self, triplets: Sequence[Triplet], roles: tuple[Role, ...]
+    ) -> Iterator[list[Triplet]]:
+        compute = self.cfg.compute
+        return micro_batches(
+            triplets, roles, size=compute.score_batch, max_tokens=compute.max_tokens
+        )
 
     def _reference(self, t: int) -> dict[Key, float] | None:
         """The stored log-probs of theta_t, where the objective asks for them."""
@@ -419,7 +443,7 @@ def _check_reachable(cfg: Run) -> None:
     """ValueError naming everything that is out of reach, before anything is loaded."""
     failures = []
     for check in (
-        partial(model.device, cfg.compute),
+        partial(model.arithmetic, cfg.compute, cfg.optim.precision),
         partial(model.check_reachable, cfg.model),
         partial(data.check_reachable, cfg.data.path, revision=cfg.data.revision),
     ):

@@ -2,31 +2,41 @@
 
 One optimiser step: token ids -> log-probs -> loss -> gradient, accumulated over micro-batches and
 divided by the examples of the whole batch, so that the cut never changes the gradient. Optimiser
-and learning-rate schedule are new in every iteration. The learning rate is a function of the step
-and dropout is off, so weights, optimiser tensors and the step are the whole state: a run that was
-killed goes on from the last save and ends with the same bits.
+and learning-rate schedule are new in every iteration. The learning rate, and the noise of
+optim.precision=bf16_stochastic, are functions of the step, and dropout is off, so weights,
+optimiser tensors and the step are the whole state: a run that was killed goes on from the last
+save and ends with the same bits.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from tspin.artifacts import Iteration
 from tspin.config import ComputeConfig, OptimConfig, at
 from tspin.console import progress
 from tspin.files import atomic
 from tspin.logps import Logps
-from tspin.losses import Loss, mean_metrics
+from tspin.losses import Loss, Metrics, mean_metrics
 from tspin.model import Policy
+from tspin.precision import Optimizer, StochasticRounding
+from tspin.seeds import seed_for
+from tspin.speed import Speed
 from tspin.tracking import StepLog, Tracker
 from tspin.triplets import Key, Triplet, epoch, micro_batches, num_tokens, reference_logps
+
+log = logging.getLogger("tspin")
 
 
 def train(
@@ -53,6 +63,7 @@ def train(
     num_steps = optim.epochs * per_epoch
     scheduled = (optim.schedule_epochs or optim.epochs) * per_epoch
     optimizer = build_optimizer(policy, optim)
+    speed = Speed(policy, loss.roles)
     first = load_state(out.train_state, policy, optimizer) if out.train_state.exists() else 0
     # Checkpointing acts in training mode only, where transformers drops the cache that sampling
     # needs. Dropout is 0: the two modes compute alike.
@@ -76,10 +87,11 @@ def train(
             started = time.monotonic()
             for group in optimizer.param_groups:
                 group["lr"] = at(optim.lr, t) * lr_factor(step, scheduled, optim)
-            metrics = gradient_step(
+                group["seed"] = seed_for(seed, "rounding", t, step)
+            metrics, compute = gradient_step(
                 policy, optimizer, batch, loss, reference, optim, compute, where=f"{label} {step}"
             )
-            seconds = time.monotonic() - started
+            timing = speed.of_step(batch, compute, time.monotonic() - started)
             row = {
                 "iteration": t,
                 "step": step,
@@ -87,8 +99,7 @@ def train(
                 "progress": (step + 1) / num_steps,
                 **metrics,
                 "lr": optimizer.param_groups[0]["lr"],
-                "tokens_per_second": metrics["num_tokens"] / seconds,
-                "seconds": seconds,
+                **timing,
             }
             record.append(row)
             tracker.log_step({**row, "global_step": steps_before + step})
@@ -104,7 +115,7 @@ def train(
 
 def gradient_step(
     policy: Policy,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     batch: Sequence[Triplet],
     loss: Loss,
     reference: dict[Key, float] | None,
@@ -112,23 +123,31 @@ def gradient_step(
     compute: ComputeConfig,
     *,
     where: str,
-) -> dict[str, float]:
-    """One optimiser step on `batch`; the gradient is the mean over its examples. -> metrics"""
-    optimizer.zero_grad(set_to_none=True)
-    losses, found = [], []
-    for micro in micro_batches(batch, loss.roles, size=compute.micro_batch):
-        logps = policy.logps(micro, loss.roles)
-        ref = None
-        if loss.needs_reference:
-            assert reference is not None
-            ref = reference_logps(reference, micro, loss.roles, logps.annotated)
-        values, metrics = loss(logps, ref)
-        (values.sum() / len(batch)).backward()
-        losses.append(values.detach())
-        found.append(metrics | _per_token(logps, micro))
+) -> tuple[dict[str, float], ComputeConfig]:
+    """One optimiser step on `batch`; the gradient is the mean over its examples.
+
+    -> metrics; `compute` with what fits into memory: what was given, or a smaller cut
+    """
+    while True:
+        optimizer.zero_grad(set_to_none=True)
+        try:
+            losses, found = accumulate(policy, batch, loss, reference, compute)
+            break
+        except torch.OutOfMemoryError as error:
+            smaller = halved(compute, batch, loss)
+            if smaller is None:
+                raise
+            reason = str(error).split(".", 1)[0]
+        # Outside of `except`: the traceback holds on to the tensors that did not fit.
+        compute = smaller
+        log.warning(
+            "%s: %s; from here on compute.micro_batch=%d compute.max_tokens=%s, the gradient is "
+            "the same", where, reason, compute.micro_batch, compute.max_tokens,
+        )  # fmt: skip
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
     value = float(torch.cat(losses).double().mean())
-    limit = math.inf if optim.max_grad_norm is None else optim.max_grad_norm
-    grad_norm = float(torch.nn.utils.clip_grad_norm_(policy.model.parameters(), limit))
+    grad_norm = clip_gradient(policy, optim.max_grad_norm)
     if not (math.isfinite(value) and math.isfinite(grad_norm)):
         raise FloatingPointError(
             f"{where}: loss {value} and gradient norm {grad_norm} must be finite; batch of "
@@ -136,18 +155,79 @@ def gradient_step(
             "optim.max_grad_norm=1.0, or compute.dtype=float32; nothing of this step was applied"
         )
     optimizer.step()
-    return {
+    metrics = {
         "loss": value,
         **mean_metrics(found),
         "grad_norm": grad_norm,
         "num_examples": len(batch),
         "num_tokens": num_tokens(batch, loss.roles),
     }
+    return metrics, compute
 
 
-def build_optimizer(policy: Policy, optim: OptimConfig) -> torch.optim.Optimizer:
+def accumulate(
+    policy: Policy,
+    batch: Sequence[Triplet],
+    loss: Loss,
+    reference: dict[Key, float] | None,
+    compute: ComputeConfig,
+) -> tuple[list[Tensor], list[Metrics]]:
+    """Adds the gradient of the batch's mean loss. -> losses and metrics, part by part"""
+    losses: list[Tensor] = []
+    found: list[Metrics] = []
+
+    def judge(part: Sequence[Triplet], logps: Logps) -> Tensor:
+        ref = None
+        if loss.needs_reference:
+            assert reference is not None
+            ref = reference_logps(reference, part, loss.roles, logps.annotated)
+        values, metrics = loss(logps, ref)
+        losses.append(values.detach())
+        found.append(metrics | _per_token(logps, part))
+        return values
+
+    for micro in micro_batches(
+        batch, loss.roles, size=compute.micro_batch, max_tokens=compute.max_tokens
+    ):
+        (policy.loss_sum(micro, loss.roles, judge) / len(batch)).backward()
+    return losses, found
+
+
+def halved(compute: ComputeConfig, batch: Sequence[Triplet], loss: Loss) -> ComputeConfig | None:
+    """The same with half the tokens or triplets at a time; None where each goes alone already."""
+    if compute.max_tokens is None:
+        size = min(compute.micro_batch, len(batch))
+        return replace(compute, micro_batch=size // 2) if size > 1 else None
+    longest = max(num_tokens([triplet], loss.roles) for triplet in batch)
+    all_there = min(compute.max_tokens, num_tokens(batch, loss.roles))
+    return replace(compute, max_tokens=all_there // 2) if all_there > longest else None
+
+
+def clip_gradient(policy: Policy, limit: float | None) -> float:
+    """Scales the gradient down to a norm of `limit`. -> its norm before, in float32 at least"""
+    gradients = [p.grad for p in policy.model.parameters() if p.grad is not None]
+    norms = [
+        torch.linalg.vector_norm(g, dtype=torch.promote_types(g.dtype, torch.float32))
+        for g in gradients
+    ]
+    norm = torch.linalg.vector_norm(torch.stack(norms))
+    if limit is not None:
+        torch.nn.utils.clip_grads_with_norm_(policy.model.parameters(), limit, norm)
+    return float(norm)
+
+
+def build_optimizer(policy: Policy, optim: OptimConfig) -> Optimizer:
     """A new optimiser. RMSprop has no bias correction: its first steps want a warm-up."""
-    parameters = [p for p in policy.model.parameters() if p.requires_grad]
+    weights = [p for p in policy.model.parameters() if p.requires_grad]
+    if optim.precision == "bf16_stochastic":
+        return StochasticRounding(weights, partial(torch_optimizer, optim=optim))
+    return torch_optimizer(weights, optim)
+
+
+def torch_optimizer(
+    parameters: Sequence[torch.nn.Parameter], optim: OptimConfig
+) -> torch.optim.Optimizer:
+    """torch's own, on these parameters, its state in their dtype."""
     if optim.name == "rmsprop":
         return torch.optim.RMSprop(
             parameters,
@@ -175,9 +255,7 @@ def lr_factor(step: int, num_steps: int, optim: OptimConfig) -> float:
     }[optim.schedule]
 
 
-def save_state(
-    path: Path, policy: Policy, optimizer: torch.optim.Optimizer, next_step: int
-) -> None:
+def save_state(path: Path, policy: Policy, optimizer: Optimizer, next_step: int) -> None:
     """Weights, optimiser tensors and the next step as one safetensors file."""
     tensors = {f"model/{name}": p.detach() for name, p in policy.model.named_parameters()}
     for index, state in optimizer.state_dict()["state"].items():
@@ -190,7 +268,7 @@ def save_state(
         )
 
 
-def load_state(path: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> int:
+def load_state(path: Path, policy: Policy, optimizer: Optimizer) -> int:
     """The inverse of save_state, in place. -> the next step"""
     state: dict[int, dict[str, torch.Tensor]] = {}
     with safe_open(path, framework="pt") as file, torch.no_grad():

@@ -80,12 +80,26 @@ def epoch(
 
 
 def micro_batches(
-    batch: Sequence[Triplet], roles: Sequence[Role], *, size: int
+    batch: Sequence[Triplet], roles: Sequence[Role], *, size: int, max_tokens: int | None = None
 ) -> Iterator[list[Triplet]]:
-    """A batch cut for the device, longest triplets first so that like sits with like."""
+    """A batch cut for the device, longest triplets first so that like sits with like.
+
+    size        triplets in each, where max_tokens is None
+    max_tokens  tokens in each, as num_tokens counts them; a longer triplet goes alone
+    """
     ordered = sorted(batch, key=lambda t: (-t.length(roles), t.id, t.source))
-    for i in range(0, len(ordered), size):
-        yield ordered[i : i + size]
+    part: list[Triplet] = []
+    tokens = 0
+    for triplet in ordered:
+        more = num_tokens([triplet], roles)
+        full = len(part) == size if max_tokens is None else tokens + more > max_tokens
+        if part and full:
+            yield part
+            part, tokens = [], 0
+        part.append(triplet)
+        tokens += more
+    if part:
+        yield part
 
 
 @dataclass(frozen=True)
@@ -144,3 +158,14 @@ def reference_logps(
 def num_tokens(triplets: Sequence[Triplet], roles: Sequence[Role]) -> int:
     """Prompt and response tokens that the sequences of `roles` hold, padding left out."""
     return sum(len(t.prompt_ids) + len(t.responses[r]) for t in triplets for r in roles)
+
+
+def num_useful(triplets: Sequence[Triplet], roles: Sequence[Role]) -> int:
+    """The same with the prompt of a triplet counted once: what has to be computed at least."""
+    return sum(len(t.prompt_ids) + sum(len(t.responses[r]) for r in roles) for t in triplets)
+
+
+def num_padding(triplets: Sequence[Triplet], roles: Sequence[Role]) -> int:
+    """Positions that `collate` fills up: all sequences become as long as the longest."""
+    longest = max(t.length(roles) for t in triplets)
+    return len(triplets) * len(roles) * longest - num_tokens(triplets, roles)

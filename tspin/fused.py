@@ -1,0 +1,220 @@
+"""Log-probabilities fused with the last projection: logits exist for a few triplets at a time.
+
+The positions that predict response tokens are projected in chunks cut between triplets. With the
+objective at hand (`loss_sum`) a chunk's loss and its gradient are formed while its logits are
+there: three matrix products, as in the plain path. Without it (`response_logps`) the backward
+pass, if there is one, computes the logits again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+CHUNK = {"cpu": 2**23, "cuda": 2**27}  # logits at a time; at least those of one triplet
+Judge = Callable[[slice, Tensor], Tensor]
+"""Triplets of a chunk and log pi (triplets, roles) -> losses (triplets,), differentiable in log pi.
+A loss of one triplet must not depend on another's."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """The last projection: logits = cap * tanh(scale * (hidden W^T + b) / cap)."""
+
+    weight: Tensor
+    bias: Tensor | None
+    scale: float
+    softcap: float | None
+    dtype: torch.dtype  # of the products
+
+    def logits(self, hidden: Tensor, weight: Tensor) -> Tensor:
+        """hidden (tokens, size), weight (vocab, size) in `dtype` -> (tokens, vocab), float32 up"""
+        found = hidden.to(self.dtype) @ weight.T
+        if self.bias is not None:
+            found += self.bias.to(self.dtype)
+        if self.scale != 1:
+            found *= self.scale
+        if self.softcap is not None:
+            found.div_(self.softcap).tanh_().mul_(self.softcap)
+        return found.to(torch.promote_types(found.dtype, torch.float32))
+
+
+def head(model: PreTrainedModel, dtype: torch.dtype | None) -> Head:
+    """The model's head; `dtype` of its products, None for that of its weights.
+
+    Raises ValueError for one that is more than a linear map, scale and soft-cap.
+    """
+    layer = model.get_output_embeddings()
+    if type(layer) is not nn.Linear:
+        raise ValueError(f"its head is a {type(layer).__name__}")
+    config = model.config.get_text_config().to_dict()
+    scale = float(config.get("logit_scale") or 1.0) / float(config.get("logits_scaling") or 1.0)
+    cap = config.get("final_logit_softcapping")
+    return Head(layer.weight, layer.bias, scale, cap, dtype or layer.weight.dtype)
+
+
+def response_logps(
+    hidden: Tensor, head: Head, targets: Tensor, lengths: Sequence[int], num_roles: int
+) -> Tensor:
+    """log pi of each response, in nats. -> (triplets, roles), float32 at least
+
+    hidden   (num_targets, size) the states that predict `targets`
+    targets  (num_targets,) response ids, one response after another
+    lengths  tokens of each response, triplets first, then roles
+    """
+    work = _Work(head, targets, lengths, num_roles)
+    return _Logps.apply(hidden, head.weight, head.bias, work)
+
+
+def loss_sum(
+    hidden: Tensor,
+    head: Head,
+    targets: Tensor,
+    lengths: Sequence[int],
+    num_roles: int,
+    judge: Judge,
+) -> Tensor:
+    """The sum of the losses that `judge` finds, with the gradient it has by then. -> ()"""
+    work = _Work(head, targets, lengths, num_roles)
+    return _LossSum.apply(hidden, head.weight, head.bias, work, judge)
+
+
+class _Work:
+    """One micro-batch's targets, and the chunks they are cut into."""
+
+    def __init__(self, head: Head, targets: Tensor, lengths: Sequence[int], roles: int) -> None:
+        self.head, self.targets = head, targets
+        self.lengths = torch.tensor(lengths, device=targets.device).view(-1, roles)
+        self._sizes = [sum(lengths[i : i + roles]) for i in range(0, len(lengths), roles)]
+
+    def chunks(self, hidden: Tensor, *, gradient: bool) -> Iterator[_Chunk]:
+        weight = self.head.weight.detach().to(self.head.dtype)
+        limit = CHUNK[self.targets.device.type] // weight.shape[0]
+        first = start = end = 0
+        for i, size in enumerate(self._sizes):
+            if i > first and end + size - start > limit:
+                yield _Chunk(self, hidden, weight, slice(first, i), slice(start, end), gradient)
+                first, start = i, end
+            end += size
+        yield _Chunk(self, hidden, weight, slice(first, None), slice(start, end), gradient)
+
+
+class _Chunk:
+    """Logits of a few triplets: log pi now, its gradient once the factors are known.
+
+    logps (triplets, roles). The logits are overwritten in place, by exp(logits - max) and then by
+    the gradient: at these sizes another tensor costs more than the arithmetic.
+    """
+
+    def __init__(
+        self,
+        work: _Work,
+        hidden: Tensor,
+        weight: Tensor,
+        triplets: slice,
+        tokens: slice,
+        gradient: bool,
+    ) -> None:
+        self.head, self.weight, self.triplets, self.tokens = work.head, weight, triplets, tokens
+        self.hidden = hidden[tokens].to(weight.dtype)
+        self.targets, self.lengths = work.targets[tokens, None], work.lengths[triplets]
+        logits = self.head.logits(self.hidden, weight)
+        # d (cap tanh(u / cap)) / du = 1 - tanh(u / cap)^2
+        cap = self.head.softcap
+        self.slope = 1 - (logits / cap) ** 2 if gradient and cap is not None else None
+        chosen = logits.gather(1, self.targets)[:, 0]
+        highest = logits.amax(1, keepdim=True)
+        self.exps = logits.sub_(highest).exp_()
+        self.sums = self.exps.sum(1)
+        per_token = chosen - highest[:, 0] - self.sums.log()
+        lengths = self.lengths.flatten()
+        summed = torch.segment_reduce(per_token, "sum", lengths=lengths, initial=0)
+        self.logps = summed.view(self.lengths.shape)
+
+    def backward(self, factors: Tensor, into: _Gradients) -> None:
+        """Adds the gradient of sum(factors * logps); factors (triplets, roles).
+
+        d log pi(token) / d logits = onehot(token) - softmax
+        """
+        each = factors.flatten().repeat_interleave(
+            self.lengths.flatten(), output_size=len(self.hidden)
+        )
+        logits = self.exps.mul_((-each / self.sums)[:, None])
+        logits.scatter_add_(1, self.targets, each[:, None])
+        if self.slope is not None:
+            logits *= self.slope
+        if self.head.scale != 1:
+            logits *= self.head.scale
+        logits = logits.to(self.weight.dtype)
+        if into.hidden is not None:
+            into.hidden[self.tokens] = logits @ self.weight
+        if into.weight is not None and into.weight.dtype == logits.dtype:
+            into.weight.addmm_(logits.T, self.hidden)
+        elif into.weight is not None:
+            into.weight += logits.T @ self.hidden
+        if into.bias is not None:
+            into.bias += logits.sum(0)
+
+
+class _Gradients:
+    """Gradients by hidden states, weight and bias, filled chunk by chunk; None: not asked for."""
+
+    def __init__(self, hidden: Tensor, head: Head, needed: Sequence[bool]) -> None:
+        self.hidden = torch.empty_like(hidden) if needed[0] else None
+        # Many chunks are added up; autograd rounds their sum to the dtype of the weight.
+        wide = torch.promote_types(head.weight.dtype, torch.float32)
+        self.weight = torch.zeros_like(head.weight, dtype=wide) if needed[1] else None
+        self.bias = torch.zeros_like(head.bias) if head.bias is not None and needed[2] else None
+
+    def __iter__(self) -> Iterator[Tensor | None]:
+        return iter((self.hidden, self.weight, self.bias))
+
+
+class _Logps(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, work: _Work
+    ) -> Tensor:
+        ctx.save_for_backward(hidden)
+        ctx.work = work
+        return torch.cat([chunk.logps for chunk in work.chunks(hidden, gradient=False)])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, factors: Tensor) -> tuple[Any, ...]:
+        (hidden,) = ctx.saved_tensors
+        into = _Gradients(hidden, ctx.work.head, ctx.needs_input_grad)
+        for chunk in ctx.work.chunks(hidden, gradient=True):
+            chunk.backward(factors[chunk.triplets], into)
+        return *into, None
+
+
+class _LossSum(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, work: _Work, judge: Judge
+    ) -> Tensor:
+        into = _Gradients(hidden, work.head, ctx.needs_input_grad)
+        values = []
+        for chunk in work.chunks(hidden, gradient=True):
+            with torch.enable_grad():
+                logps = chunk.logps.requires_grad_()
+                value = judge(chunk.triplets, logps).sum()
+            (factors,) = torch.autograd.grad(value, logps)
+            chunk.backward(factors, into)
+            values.append(value.detach())
+        ctx.into = into
+        return torch.stack(values).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, factor: Tensor) -> tuple[Any, ...]:
+        return *(None if x is None else x.mul_(factor) for x in ctx.into), None, None
