@@ -15,13 +15,14 @@ from analysis import (
     grids,
     objectives,
     pieces,
+    render,
     responses,
     results,
     style,
     tuning,
 )
 from analysis import tasks as benchmarks
-from analysis.pieces import Piece
+from analysis.pieces import Drawing, Piece
 from analysis.runs import Runs
 from tspin.files import write_text
 
@@ -58,9 +59,21 @@ def build(
     return found
 
 
-def write(found: Sequence[Piece], out: Path, problems: Sequence[str] = ()) -> list[Path]:
-    """Saves the pieces in `out`, and what was wrong with the runs in problems.txt."""
-    files = pieces.write(found, out)
+def drawings(found: Sequence[Piece]) -> list[Drawing]:
+    return [piece for piece in found if isinstance(piece, Drawing)]
+
+
+def write(
+    found: Sequence[Piece],
+    out: Path,
+    problems: Sequence[str] = (),
+    images: dict[str, render.Images] | None = None,
+) -> list[Path]:
+    """Saves the pieces in `out`, and what was wrong with the runs in problems.txt.
+
+    images  of the drawings, where they have been rendered
+    """
+    files = pieces.write(found, images or render.images(drawings(found)), out)
     listed = out / "problems.txt"
     write_text(listed, "".join(f"{line}\n" for line in problems))
     return [*files, listed]

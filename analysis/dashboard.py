@@ -36,6 +36,7 @@ COLUMNS = 3
 
 ROLES = {"annotated": "y", "synthetic": "y'", "proto": "y0"}
 STEPS = ("train/step", "optimiser step, over all iterations")
+STAGES = ("generate", "score", "train", "evaluate")
 ITERATIONS = ("iteration", "after iteration t")
 EVALUATED = ("eval/iterations", "iterations of self-play done")
 
@@ -270,15 +271,26 @@ def _heldout() -> list[Panel]:
 
 def _throughput() -> list[Panel]:
     return [
-        Curves("Speed of training", "tokens/s", ("train/tokens_per_second",), STEPS),
+        Curves(
+            "Speed of training",
+            "tokens/s",
+            ("train/tokens_per_second", "train/useful_tokens_per_second"),
+            STEPS,
+        ),
+        Curves("Padding", "share of the positions computed", ("train/padding_share",), STEPS),
+        Curves("FLOP utilisation", "share of the matmul rate", ("train/flop_utilisation",), STEPS),
         Curves("Time of a step", "s", ("train/seconds",), STEPS),
         Curves("Tokens of a step", "tokens, no padding", ("train/num_tokens",), STEPS),
         Curves(
             "Time of each stage of an iteration",
             "s",
-            tuple(
-                f"iteration/seconds/{stage}" for stage in ("generate", "score", "train", "evaluate")
-            ),
+            tuple(f"iteration/seconds/{stage}" for stage in STAGES),
+            ITERATIONS,
+        ),
+        Curves(
+            "Share of each stage in an iteration",
+            "share of its time",
+            tuple(f"iteration/time_share/{stage}" for stage in STAGES),
             ITERATIONS,
         ),
     ]

@@ -85,10 +85,7 @@ def _over_sizes(data: pd.DataFrame, main: Measure | None) -> style.Figure:
             axes, line, "size", label=said, color=style.colour(label),
             linestyle="--" if dashed else "-", marker=style.marker(label),
         )  # fmt: skip
-    axes.set_xscale("log")
-    sizes = sorted(data["size"].unique())
-    axes.set_xticks(sizes, [f"{size:g}" for size in sizes])
-    axes.minorticks_off()
+    style.logarithmic(axes, data["size"])
     axes.set_xlabel("annotated pairs")
     axes.set_ylabel(main.axis)
     style.legend(drawn, columns=1)

@@ -8,22 +8,19 @@ escaped: responses may hold markup.
 from __future__ import annotations
 
 import base64
-import io
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import pandas as pd
 from itables import options as datatables
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
-from matplotlib.figure import Figure
 
-from analysis import claims, style
+from analysis import claims, render, style
 from analysis.pieces import Drawing, Piece, Table, cells
 from analysis.runs import Run, Runs, Setting
 from tspin.files import write_text
@@ -44,12 +41,14 @@ DPI = 96  # CSS pixels of an inch
 def write(
     runs: Runs,
     pieces: Sequence[Piece],
+    images: Mapping[str, render.Images],
     judged: Sequence[claims.Judged],
     out: Path,
     problems: Sequence[str],
 ) -> Path:
     """The page of `pieces` and the runs they were made from, in the folder `out`. -> its path
 
+    images    of the drawings, as SVG, see render.images
     judged    the claims, see claims.judge
     problems  what is wrong with runs, as it is to be listed; what this page meets is added
     """
@@ -66,7 +65,7 @@ def write(
         settings=[_setting(runs, setting) for setting in runs.settings()],
         judged=judged,
         verdicts=_verdicts(judged),
-        groups=_groups(pieces),
+        groups=_groups(pieces, images),
         samples=browser,
         tall=TALL,
         configurations=_configurations(runs),
@@ -170,15 +169,15 @@ def _verdicts(judged: Sequence[claims.Judged]) -> dict[str, int]:
     return {verdict: given.count(verdict) for verdict in known}
 
 
-def _groups(pieces: Sequence[Piece]) -> list[dict[str, Any]]:
+def _groups(pieces: Sequence[Piece], images: Mapping[str, render.Images]) -> list[dict[str, Any]]:
     """The pieces that one name of the catalogue made, together, in their order."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for piece in pieces:
-        groups.setdefault(_heading(piece.name), []).append(_view(piece))
+        groups.setdefault(_heading(piece.name), []).append(_view(piece, images))
     return [{"heading": heading, "pieces": views} for heading, views in groups.items()]
 
 
-def _view(piece: Piece) -> dict[str, Any]:
+def _view(piece: Piece, images: Mapping[str, render.Images]) -> dict[str, Any]:
     """A piece in words, for the template."""
     view: dict[str, Any] = {
         "name": piece.name, "caption": piece.caption, "missing": piece.missing,
@@ -187,8 +186,8 @@ def _view(piece: Piece) -> dict[str, Any]:
     if isinstance(piece, Drawing):
         width = round(piece.figure.get_size_inches()[0] * DPI)
         files = ("pdf", "png", "csv")
-        return view | {"source": _data_url("image/svg+xml", svg(piece)), "width": width,
-                       "files": files}  # fmt: skip
+        source = _data_url("image/svg+xml", images[piece.name][render.SHOWN])
+        return view | {"source": source, "width": width, "files": files}
     head = [{"title": c.title, "numeric": _is_numeric(piece, c.key)} for c in piece.columns]
     return view | {"head": head, "rows": _rows(piece), "files": ("csv", "md", "tex")}
 
@@ -223,17 +222,6 @@ def _is_numeric(table: Table, key: str) -> bool:
 
 def _order(value: Any) -> str:
     return "-Infinity" if pd.isna(value) else f"{value:.10g}"
-
-
-def svg(drawing: Drawing) -> bytes:
-    """The drawing as SVG, its text as outlines so that it looks alike everywhere. The same
-    drawing gives the same bytes."""
-    figure: Figure = drawing.figure
-    style.settle(figure)
-    file = io.BytesIO()
-    with style.applied(), mpl.rc_context({"svg.hashsalt": drawing.name, "svg.fonttype": "path"}):
-        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
-    return file.getvalue()
 
 
 def _configurations(runs: Runs) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis import style
 from tspin.files import atomic, write_text
 
 LOW, HIGH = ":low", ":high"  # suffixes of the columns of an interval
@@ -58,8 +57,13 @@ class Drawing:
 Piece = Table | Drawing
 
 
-def write(pieces: Iterable[Piece], out: Path) -> list[Path]:
-    """Saves the pieces in the folder `out`. -> the files"""
+def write(
+    pieces: Iterable[Piece], images: Mapping[str, Mapping[str, bytes]], out: Path
+) -> list[Path]:
+    """Saves the pieces in the folder `out`. -> the files
+
+    images  name of a drawing -> format -> its bytes, see render.images
+    """
     files: list[Path] = []
     for piece in pieces:
 
@@ -73,12 +77,9 @@ def write(pieces: Iterable[Piece], out: Path) -> list[Path]:
             write_text(file("tex"), latex(piece))
             continue
         write_text(file("csv"), csv(piece.data))
-        style.settle(piece.figure)
-        # dates and version left out: the same runs give the same bytes
-        for ending, said in (("pdf", {"CreationDate": None, "Producer": None}),
-                             ("png", {"Software": None})):  # fmt: skip
-            with atomic(file(ending)) as path, style.applied():
-                piece.figure.savefig(path, format=ending, metadata=said)
+        for ending in ("pdf", "png"):
+            with atomic(file(ending)) as path:
+                path.write_bytes(images[piece.name][ending])
     return files
 
 

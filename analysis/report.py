@@ -19,7 +19,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis import catalogue
+from analysis import catalogue, render
 from analysis.options import command
 from analysis.runs import Runs
 
@@ -42,13 +42,15 @@ def main(name: str, arguments: Sequence[str]) -> None:
         with_paper = options["with_paper"] == "true"
         found = catalogue.build(runs, names, with_paper=with_paper, **given)
         out = Path(options["out"])
+        formats = (*render.SAVED, render.SHOWN) if name == ALL else render.SAVED
+        images = render.images(catalogue.drawings(found), formats)
         if name == ALL:
             from analysis import claims, page  # their libraries take a while to import
 
             judged = claims.judge(runs)
-            page.write(runs, found, judged, out, runs.problems)
+            page.write(runs, found, images, judged, out, runs.problems)
             found.append(claims.table(judged))
-        catalogue.write(found, out, runs.problems)
+        catalogue.write(found, out, runs.problems, images)
         for problem in runs.problems:
             log.warning("%s", problem)
         log.info("%d runs, %d tables and figures: %s", len(runs), len(found), out)

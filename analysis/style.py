@@ -117,6 +117,13 @@ def whole_numbers(axes: Axes) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
+def logarithmic(axes: Axes, places: Sequence[float]) -> None:
+    """A logarithmic x axis that names the places there are, and no others."""
+    axes.set_xscale("log")
+    axes.set_xticks(sorted(set(places)), [f"{place:g}" for place in sorted(set(places))])
+    axes.minorticks_off()
+
+
 def legend(drawn: Figure, *, columns: int = 5) -> None:
     """One legend below all panels, each label once."""
     entries: dict[Any, Artist] = {}

@@ -112,10 +112,7 @@ def _drawn(data: pd.DataFrame, main: Measure | None) -> style.Figure:
         best = line.loc[(main.better * line["mean"]).idxmax()]
         axes.plot(best["lr"], best["mean"], "o", markersize=10, fillstyle="none",
                   color=style.colour(objective))  # fmt: skip
-    axes.set_xscale("log")
-    rates = sorted(set(data["lr"]))
-    axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
-    axes.minorticks_off()
+    style.logarithmic(axes, data["lr"])
     axes.set_xlabel("learning rate")
     axes.set_ylabel(main.axis)
     style.legend(drawn, columns=3)

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from analysis import style
+from analysis import render, style
 from analysis.pieces import Column, Drawing, Table, escape, latex, markdown, write
 
 TABLE = Table(
@@ -64,15 +64,25 @@ def test_escape(plain, written):
     assert escape(plain) == written
 
 
-def test_files_are_the_same_every_time(tmp_path):
-    def drawing():
+def drawing(name="d"):
+    with style.applied():
         drawn = style.figure(1, 1)
         drawn.axes[0].plot([0, 1], [0, 1])
-        return Drawing("d", "", drawn, pd.DataFrame({"x": [0.5]}))
+    return Drawing(name, "", drawn, pd.DataFrame({"x": [0.5]}))
 
-    with style.applied():
-        first = write([TABLE, drawing()], tmp_path / "a")
-        second = write([TABLE, drawing()], tmp_path / "b")
+
+def test_many_drawings_are_rendered_as_one_is():
+    """In processes of their own, to the same bytes."""
+    names = [f"d{i}" for i in range(render.MANY)]
+    together = render.images([drawing(name) for name in names], ["svg", "png", "pdf"])
+    assert list(together) == names
+    (alone,) = render.images([drawing("d3")], ["svg", "png", "pdf"]).values()
+    assert together["d3"] == alone and b"<svg" in alone["svg"]
+
+
+def test_files_are_the_same_every_time(tmp_path):
+    first = write([TABLE, drawing()], render.images([drawing()]), tmp_path / "a")
+    second = write([TABLE, drawing()], render.images([drawing()]), tmp_path / "b")
     assert sorted(path.name for path in first) == [
         "d.csv", "d.pdf", "d.png", "t.csv", "t.md", "t.tex"
     ]  # fmt: skip

@@ -54,6 +54,8 @@ MAY_IMPORT = {
     "attention": "packing",
     "fused": "",
     "packed": "attention fused logps packing triplets",
+    "precision": "seeds",
+    "speed": "config logps model triplets",
     "model": "attention config files logps micro micro.open_build packed packing tokens triplets",
     "tracking": "files",
     "provenance": "artifacts files",
@@ -70,7 +72,8 @@ MAY_IMPORT = {
     "prepare": "artifacts config data files tokens",
     "generate": "artifacts config console files model sampling",
     "score": "artifacts console files logps losses model triplets",
-    "train": "artifacts config console files logps losses model tracking triplets",
+    "train": "artifacts config console files logps losses model precision seeds speed tracking "
+    "triplets",
     "evaluate": "artifacts config console data files model sampling",
     "benchmark": "artifacts config console files",  # and starts a process: the harness
     "harness": "",
@@ -80,7 +83,8 @@ MAY_IMPORT = {
     "harness.numbers": "",
     # Algorithm 1
     "selfplay": "artifacts benchmark config data evaluate evaluation files generate health inputs "
-    "logps losses model prepare provenance replay report score sharing tracking train triplets",
+    "logps losses model prepare provenance replay report score sharing speed tracking train "
+    "triplets",
     # the built-in tasks and their policies
     "micro": "files",
     "micro.splits": "",

@@ -304,7 +304,7 @@ def test_a_window_hides_nothing_of_a_row_that_fits_into_it():
     model = AutoModelForCausalLM.from_config(MistralConfig(**SIZES, sliding_window=16))
     assert engine.refusal(model, 16) is None
     model.config._attn_implementation = "flash_attention_2"
-    assert engine.refusal(model, 16) == "its attention is flash_attention_2, not sdpa or eager"
+    assert engine.refusal(model, 16).startswith("its attention is flash_attention_2")
 
 
 def test_where_a_window_ends():

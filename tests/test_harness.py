@@ -54,6 +54,7 @@ def request_of(place):
             "batch_size": 8,
             "max_length": None,
             "compute": vars(compose("compute.device=cpu").compute),
+            "precision": "fp32_master",
         } | settings
 
     return make

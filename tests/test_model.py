@@ -18,7 +18,12 @@ ROLES = ("annotated", "synthetic", "proto")
 
 
 def load_micro(folder, **compute):
-    return load(folder, template="alpaca_space", compute=replace(RUN.compute, **compute))
+    return load(
+        folder,
+        template="alpaca_space",
+        compute=replace(RUN.compute, **compute),
+        precision="fp32_master",
+    )
 
 
 @pytest.fixture
@@ -84,7 +89,12 @@ def test_weights_are_float32_at_least_whatever_is_on_disk():
     """The embedded weights are float16 on disk; at 5e-7 a half-precision weight never moves."""
     for compute, dtype in ((RUN.compute, torch.float32),
                            (replace(RUN.compute, dtype="float64"), torch.float64)):  # fmt: skip
-        policy = load(micro.folder("warm"), template="alpaca_space", compute=compute)
+        policy = load(
+            micro.folder("warm"),
+            template="alpaca_space",
+            compute=compute,
+            precision="fp32_master",
+        )
         assert {p.dtype for p in policy.model.parameters()} == {dtype}
 
 

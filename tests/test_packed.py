@@ -121,8 +121,12 @@ def test_log_probs_alone_are_differentiable_too():
 
 @pytest.mark.parametrize(
     ("dtype", "autocast", "of_logps", "of_gradient"),
-    [(torch.float32, None, 2e-6, 2e-5), (torch.float32, torch.bfloat16, 2e-2, 1e-1)],
-    ids=["float32", "bfloat16"],
+    [
+        (torch.float32, None, 2e-6, 2e-5),
+        (torch.float32, torch.bfloat16, 2e-2, 1e-1),
+        (torch.bfloat16, None, 2e-2, 1e-1),
+    ],
+    ids=["float32", "autocast", "bfloat16"],
 )
 def test_lower_precision_is_off_by_its_rounding(dtype, autocast, of_logps, of_gradient):
     """Against float64: what the plain path is off by, within a factor."""

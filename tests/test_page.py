@@ -11,7 +11,7 @@ import shutil
 import pytest
 from report_runs import write_run
 
-from analysis import catalogue, claims, page
+from analysis import catalogue, claims, page, render
 from analysis.runs import Runs
 from tspin.artifacts import SCORES
 from tspin.files import write_jsonl, write_rows
@@ -34,11 +34,15 @@ def folder(tmp_path_factory):
                 write_jsonl(made.iteration(t).samples, [sample(i, t, loss) for i in range(3)])
     (root / "runs" / "broken").mkdir()
     runs = Runs.read(root / "runs")
-    pieces = catalogue.build(runs, PIECES, with_paper=True)
-    page.write(
-        runs, pieces, claims.judge(runs), root / "report", [*runs.problems, "a < b: `make it`"]
-    )
+    write(runs, root / "report")
     return root
+
+
+def write(runs, out):
+    pieces = catalogue.build(runs, PIECES, with_paper=True)
+    images = render.images(catalogue.drawings(pieces), [render.SHOWN])
+    problems = [*runs.problems, "a < b: `make it`"]
+    return page.write(runs, pieces, images, claims.judge(runs), out, problems)
 
 
 def sample(i, t, loss):
@@ -80,10 +84,7 @@ def test_texts_are_escaped(html):
 
 def test_the_same_runs_give_the_same_page(folder, html):
     runs = Runs.read(folder / "runs")
-    again = page.write(
-        runs, catalogue.build(runs, PIECES, with_paper=True), claims.judge(runs), folder / "again",
-        [*runs.problems, "a < b: `make it`"],
-    )  # fmt: skip
+    again = write(runs, folder / "again")
     assert again.read_text(encoding="utf-8") == html
 
 

@@ -392,14 +392,16 @@ def test_an_iteration_is_its_means_its_table_its_seconds_and_its_samples(folder)
     out = folder.iteration(1)
     facts = {"num_prompts": 4, "logps/annotated": -2.0, "contingency": COUNTS}
     write_json(out.contingency, {"train": facts, "heldout": facts | {"contingency": {}}})
-    write_json(out.stages, {"train": 1.5})
+    write_json(out.stages, {"train": 1.5, "score": 0.5})
     write_jsonl(out.samples, [{"id": "1", "prompt": "a line\u2028that goes on"}])
     assert told(replay.iteration, folder, 1) == [
         ("contingency", 1, "train", COUNTS),
         (
             "iteration",
             1,
-            {"train/logps/annotated": -2.0, "heldout/logps/annotated": -2.0, "seconds/train": 1.5},
+            {"train/logps/annotated": -2.0, "heldout/logps/annotated": -2.0}
+            | {"seconds/train": 1.5, "seconds/score": 0.5}
+            | {"time_share/train": 0.75, "time_share/score": 0.25},
         ),
         ("samples", 1, [{"id": "1", "prompt": "a line\u2028that goes on"}]),
     ]

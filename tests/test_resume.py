@@ -33,11 +33,11 @@ ROOT = Path(__file__).resolve().parent.parent
 MAIN = ROOT / "main.py"
 TINY = [
     "name=run", "track=none", "data.size=24", "data.heldout=16", "selfplay.iterations=2",
-    "optim.batch_size=8", "optim.epochs=1", "decoding.batch_size=16", "compute.device=cpu",
+    "optim.batch_size=8", "optim.epochs=1", "decoding.batch_size=4", "compute.device=cpu",
     "compute.save_seconds=0",
 ]  # fmt: skip
 STEPS = 3  # an iteration: 24 pairs / 8
-PARTS = 3  # a set of samples: (24 + 16 prompts) / 16
+PARTS = 3  # a set of samples: (24 + 16 prompts) / (4 batches of 4), rounded up
 KILLS = int(os.environ.get("TSPIN_KILLS", "1"))  # per stage; TSPIN_KILLS=9999: at every event
 
 LOSSES = ("tspin", "spin")  # without and with a reference
@@ -248,7 +248,8 @@ class Child:
 
 # --- what a run left -------------------------------------------------------------------------
 
-TIMES = ("seconds", "tokens_per_second", "from")  # from: the run that an iteration is linked from
+TIMES = ("seconds", "tokens_per_second", "useful_tokens_per_second", "flop_utilisation")
+TIMES += ("from",)  # the run that an iteration is linked from
 OF_A_LAUNCH = ("provenance.json", "tracking.json", "stages.json", ".stages.json.tmp", ".lock")
 
 
@@ -406,6 +407,17 @@ def test_killed_after_a_saved_step_only_the_rest_is_trained(whole, forker, runs)
     child = forker.run(runs)
     assert [what for _, what in child.events].count("step") == 1 + STEPS
     assert differences(runs, whole["tspin"][0]) == []
+
+
+def test_killed_in_bfloat16_it_ends_with_the_same_bits(forker, runs):
+    """Its rounding is random, and goes on where it was."""
+    own = "optim.precision=bf16_stochastic"
+    assert forker.run(runs / "whole", own).code == 0
+    assert forker.run(runs / "cut", own, at="appended 2").code == -signal.SIGKILL
+    assert (runs / "cut/run/iter_0/train_state").exists()
+    child = forker.run(runs / "cut", own)
+    assert child.code == 0, child.text
+    assert differences(runs / "cut", runs / "whole") == []
 
 
 def test_killed_while_it_takes_iterations_from_another_run(whole, forker, runs):

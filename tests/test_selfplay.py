@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from tiny import play
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tspin import model
 from tspin.files import read_json, read_rows
 from tspin.model import Policy
 from tspin.tokens import Renderer
@@ -88,13 +89,13 @@ def test_tspin_and_wo_ha_share_iteration_0_bit_for_bit_and_part_at_iteration_1(r
 
 def test_no_third_forward_at_iteration_0(tmp_path, monkeypatch):
     asked = Counter()
-    forward = Policy.logps
+    layout = Policy.layout  # of every forward pass, whatever comes of it
 
     def counted(self, triplets, roles):
         asked["train" if torch.is_grad_enabled() else "score", roles] += 1
-        return forward(self, triplets, roles)
+        return layout(self, triplets, roles)
 
-    monkeypatch.setattr(Policy, "logps", counted)
+    monkeypatch.setattr(Policy, "layout", counted)
     pair, three = ("annotated", "synthetic"), ("annotated", "synthetic", "proto")
     play(tmp_path, "tspin", "selfplay.iterations=1")
     base = ("score", ("annotated",))
@@ -196,6 +197,38 @@ def test_accuracy_before_the_first_and_after_every_iteration(runs):
     assert sampled == {i: again[i] for i in sampled}
 
 
+def test_the_table_says_how_fast_it_was_and_where_the_time_went(runs):
+    folder, rows = runs["tspin"]
+    for t, row in enumerate(rows[1:]):
+        steps = StepLog.read(folder.iteration(t).metrics)
+        speed = sum(s["num_tokens"] for s in steps) / sum(s["seconds"] for s in steps)
+        assert row["tokens_per_second"] == pytest.approx(speed, rel=1e-9)
+        assert 0 < row["useful_tokens_per_second"] < speed and row["flop_utilisation"] > 0
+        assert row["padding_share"] == 0  # the packed path
+        stages = [key.removeprefix("seconds_") for key in row if key.startswith("seconds_")]
+        whole = sum(row[f"seconds_{stage}"] for stage in stages)
+        for stage in stages:
+            assert row[f"time_share_{stage}"] == row[f"seconds_{stage}"] / whole
+
+
+def test_one_load_serves_every_stage_of_every_iteration(tmp_path, monkeypatch):
+    """What has been trained is in memory already, and is what its checkpoint holds."""
+    folders = []
+    load = model.load
+
+    def counted(folder, **options):
+        folders.append(folder)
+        return load(folder, **options)
+
+    monkeypatch.setattr(model, "load", counted)
+    folder, _ = play(tmp_path, "spin")
+    assert len(folders) == 1
+    folder.iteration(1).scores.unlink()
+    folder.iteration(1).done.unlink()
+    play(tmp_path, "spin")  # a new process would load once too
+    assert folders[1:] == [folder.iteration(1).checkpoint]
+
+
 def test_more_draws_and_a_cooler_control(runs, tmp_path):
     """They are added to the answers that are there without them, and change no training."""
     folder, rows = play(tmp_path, "tspin", "data.eval_draws=3", "data.eval_cool=0.01")
@@ -234,13 +267,13 @@ def test_two_runs_of_one_configuration_are_bit_equal(runs, tmp_path):
 def test_gradient_checkpointing_changes_memory_alone(runs, tmp_path, monkeypatch):
     """It acts while training and nowhere else: sampling would lose its cache, and time."""
     modes = set()
-    forward = Policy.logps
+    layout = Policy.layout  # of every forward pass, whatever comes of it
 
     def watched(self, triplets, roles):
         modes.add((torch.is_grad_enabled(), self.model.training))
-        return forward(self, triplets, roles)
+        return layout(self, triplets, roles)
 
-    monkeypatch.setattr(Policy, "logps", watched)
+    monkeypatch.setattr(Policy, "layout", watched)
     folder, _ = play(tmp_path, "tspin", "compute.gradient_checkpointing=true")
     assert modes == {(True, True), (False, False)}
     plain = runs["tspin"][0]
@@ -275,9 +308,11 @@ def test_provenance_of_a_launch(runs):
     (launch,) = read_json(runs["tspin"][0].provenance)["launches"]
     assert launch["command"] == ["test"] and launch["versions"]["torch"] == torch.__version__
     assert len(launch["weights"]) == 64 and launch["data"]["num_train"] == 24
+    assert launch["matmul_rate"] > 1e8
     assert launch["config"]["coef"]["lambda"] == 0.1 and launch["devices"]["threads"] == 1
     assert launch["arithmetic"] == {
-        "device": "cpu", "dtype": "float32", "attention": "auto", "kernel": "sdpa",
+        "device": "cpu", "weights": "float32", "dtype": "float32", "attention": "auto",
+        "kernel": "sdpa",
     }  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -557,13 +558,20 @@ def test_local_launchers(tmp_path, launcher):
 
 def test_an_interrupted_sweep_ends_with_130(tmp_path):
     typed = command("-m", "seed=0,1,2", *TINY, "selfplay.iterations=50", "data.size=256")
-    running = subprocess.Popen(typed, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    until = time.monotonic() + 120
-    while not list(tmp_path.glob("runs/*/iter_0")):
-        assert time.monotonic() < until and running.poll() is None
-        time.sleep(0.1)
-    running.send_signal(signal.SIGINT)
-    _, said = running.communicate(timeout=60)
+    # A shell's background job hands on that Ctrl-C is ignored; a user's terminal does not.
+    attended = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    running = subprocess.Popen(
+        typed, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=attended
+    )
+    try:
+        until = time.monotonic() + 120
+        while not list(tmp_path.glob("runs/*/iter_0")):
+            assert time.monotonic() < until and running.poll() is None
+            time.sleep(0.1)
+        running.send_signal(signal.SIGINT)
+        _, said = running.communicate(timeout=60)
+    finally:
+        running.kill()
     assert running.returncode == 130 and "the same command goes on" in said.splitlines()[-1]
 
 

@@ -218,7 +218,8 @@ def test_metrics_of_a_step_are_those_of_the_glossary(tmp_path):
     (row,) = StepLog.read(Iteration(tmp_path).metrics)
     roles = ("annotated", "synthetic", "proto")
     expected = {"loss", "grad_norm", "lr", "num_examples", "num_tokens", "seconds", "step",
-                "tokens_per_second", "iteration", "epoch", "progress"}  # fmt: skip
+                "tokens_per_second", "useful_tokens_per_second", "padding_share",
+                "flop_utilisation", "iteration", "epoch", "progress"}  # fmt: skip
     expected |= {f"{kind}/{role}" for kind in ("logps", "logps_per_token", "rewards")
                  for role in roles}  # fmt: skip
     expected |= {f"{kind}/{side}" for kind in ("advantages", "weights")

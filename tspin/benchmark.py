@@ -112,6 +112,7 @@ def benchmark(checkpoint: Path, out: Iteration, run: Run, *, label: str) -> None
         "batch_size": evals.batch_size,
         "max_length": evals.max_length,
         "compute": asdict(run.compute),
+        "precision": run.optim.precision,
     }
     out.benchmarks.mkdir(parents=True, exist_ok=True)
     task, failure = todo[0], None
@@ -275,7 +276,7 @@ def _files(out: Iteration, run: Run) -> dict[str, Path]:
         "template": _template(run),
         "batch_size": evals.batch_size,
         "max_length": evals.max_length,
-        "dtype": run.compute.dtype,
+        "dtype": run.dtype,
         "lm_eval": version("lm_eval") if wanted else None,
         "data_root": _places(evals)["data_root"],
         "tasks_dir": None if evals.tasks_dir is None else _contents(_path(evals.tasks_dir)),

@@ -31,6 +31,8 @@ Schedule = float | list[float]  # one value, or one per iteration; the last repe
 LossName = Literal["sft", "spin", "tspin", "tspin_ref", "wo_ha"]
 LinkName = Literal["logistic", "exponential"]  # losses.LINKS, unread here: it needs torch
 Attention = Literal["auto", "shared", "separate", "plain"]
+Precision = Literal["fp32_master", "bf16_stochastic", "fp32"]
+DType = Literal["auto", "float32", "bfloat16", "float64"]
 TemplateName = Literal["alpaca", "alpaca_space", "chat", "none"]
 
 IDENTITY_FREE = (
@@ -100,6 +102,7 @@ class OptimConfig:
     schedule_epochs: int | None = Field(ge=1)  # None: epochs
     batch_size: int = Field(ge=1)  # examples per optimiser step
     max_grad_norm: float | None = Field(gt=0)  # None: no clipping
+    precision: Precision  # of weights, gradients and state
     weight_decay: float = Field(ge=0)
     eps: float = Field(gt=0)
     rms_alpha: Decay
@@ -123,7 +126,7 @@ class DecodingConfig:
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class ComputeConfig:
     device: str = Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")
-    dtype: Literal["auto", "float32", "bfloat16", "float64"]  # of the arithmetic
+    dtype: DType  # of the arithmetic
     attention: Attention  # plain: padded rows; else one stream, prompts shared or not
     micro_batch: int = Field(ge=1)  # triplets per forward and backward pass
     score_batch: int = Field(ge=1)  # triplets per forward pass of held-out scoring
@@ -209,6 +212,11 @@ class Run:
         """Tokens of a prompt: its end is kept, so that max_new_tokens always fit behind it."""
         limit = self.model.max_length - self.decoding.max_new_tokens
         return self.model.max_prompt_length or limit
+
+    @property
+    def dtype(self) -> DType:
+        """What compute.dtype comes to under optim.precision."""
+        return arithmetic_dtype(self.compute, self.optim.precision)
 
     @property
     def samples(self) -> bool:
@@ -299,6 +307,11 @@ class Run:
                 f"optim.schedule_epochs={self.optim.schedule_epochs} is below optim.epochs="
                 f"{self.optim.epochs}: the learning rate would be 0 for the rest"
             )
+        if self.compute.dtype not in ("auto", self.dtype):
+            raise ValueError(
+                f"compute.dtype={self.compute.dtype} contradicts optim.precision="
+                f"{self.optim.precision}, whose arithmetic is {self.dtype}; use compute.dtype=auto"
+            )
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.,=+@-]{,249}", self.name):
             raise ValueError(
                 f"name={self.name!r} must be one folder name: at most 250 letters, digits and "
@@ -312,6 +325,17 @@ class Run:
 def at(schedule: Schedule, t: int) -> float:
     """The value for iteration t; beyond the end of a list its last value repeats."""
     return schedule[min(t, len(schedule) - 1)] if isinstance(schedule, list) else schedule
+
+
+def arithmetic_dtype(compute: ComputeConfig, precision: Precision) -> DType:
+    """compute.dtype, but where the precision of the weights decides that of the arithmetic too."""
+    match precision:
+        case "fp32":
+            return "float32"
+        case "bf16_stochastic":
+            return "bfloat16"
+        case "fp32_master":
+            return compute.dtype
 
 
 _RUN = TypeAdapter(Run)

@@ -31,7 +31,9 @@ RESULT_COLUMNS = (
     *("both", "reward_only", "logp_only", "neither", "tied_reward", "tied_logp"),
     *("rewards_annotated", "rewards_synthetic", "rewards_proto"),
     *("logps_annotated", "logps_synthetic", "logps_proto"),
+    *("tokens_per_second", "useful_tokens_per_second", "padding_share", "flop_utilisation"),
     *("seconds_generate", "seconds_score", "seconds_train", "seconds_evaluate"),
+    *("time_share_generate", "time_share_score", "time_share_train", "time_share_evaluate"),
 )
 
 # Rich's SIMPLE box in ASCII: a rule below the header, nothing else.

@@ -169,7 +169,9 @@ class _Gradients:
 
     def __init__(self, hidden: Tensor, head: Head, needed: Sequence[bool]) -> None:
         self.hidden = torch.empty_like(hidden) if needed[0] else None
-        self.weight = torch.zeros_like(head.weight) if needed[1] else None
+        # Many chunks are added up; autograd rounds their sum to the dtype of the weight.
+        wide = torch.promote_types(head.weight.dtype, torch.float32)
+        self.weight = torch.zeros_like(head.weight, dtype=wide) if needed[1] else None
         self.bias = torch.zeros_like(head.bias) if head.bias is not None and needed[2] else None
 
     def __iter__(self) -> Iterator[Tensor | None]:

@@ -1,8 +1,8 @@
 """The policy: where its weights are, loading, the device it runs on, saving.
 
 A policy is loaded from a folder (a checkpoint, a hub snapshot, or a GGUF file that is converted
-once) and saved as a plain transformers folder. Weights are held in float32 at least: at a
-learning rate of 5e-7 an update of a bfloat16 weight is below its rounding step.
+once) and saved as a plain transformers folder, in the dtype in which it is held: float32, or
+bfloat16 under optim.precision=bf16_stochastic.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from tspin import attention, micro
-from tspin.config import Attention, ComputeConfig, ModelConfig
+from tspin.config import Attention, ComputeConfig, ModelConfig, Precision, arithmetic_dtype
 from tspin.files import atomic, cache, file_digest, owner
 from tspin.logps import Logps, Role, sequence_logps
 from tspin.packed import Judge, Packed, packed
@@ -44,6 +44,11 @@ class Policy:
     device: torch.device
     autocast: torch.dtype | None  # None: compute in the dtype of the weights
     attention: Attention  # how micro-batches are laid out
+
+    @property
+    def products(self) -> torch.dtype:
+        """The dtype in which matrices are multiplied."""
+        return self.autocast or self.model.dtype
 
     def arithmetic(self) -> contextlib.AbstractContextManager[Any]:
         if self.autocast is None:
@@ -142,8 +147,21 @@ def weight_digest(folder: Path) -> str:
     return file_digest(*weight_files(folder))
 
 
-def device(compute: ComputeConfig) -> tuple[torch.device, torch.dtype | None]:
-    """Where to compute, and the autocast dtype (None: that of the weights).
+@dataclass(frozen=True)
+class Arithmetic:
+    """Where to compute, the dtype of the weights, and that of the products."""
+
+    device: torch.device
+    weights: torch.dtype
+    products: torch.dtype
+
+    @property
+    def autocast(self) -> torch.dtype | None:
+        return None if self.products == self.weights else self.products
+
+
+def arithmetic(compute: ComputeConfig, precision: Precision) -> Arithmetic:
+    """What compute.device, compute.dtype and optim.precision come to on this machine.
 
     Raises ValueError for a device that is not there.
     """
@@ -152,36 +170,48 @@ def device(compute: ComputeConfig) -> tuple[torch.device, torch.dtype | None]:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"compute.device={name}, but torch finds no CUDA device; use cpu or auto")
-    dtype = compute.dtype
+    dtype = arithmetic_dtype(compute, precision)
     if dtype == "auto":
         dtype = "bfloat16" if name.startswith("cuda") else "float32"
-    return torch.device(name), torch.bfloat16 if dtype == "bfloat16" else None
+    products = getattr(torch, dtype)
+    weights = torch.float32 if dtype == "bfloat16" else products
+    return Arithmetic(
+        torch.device(name), products if precision == "bf16_stochastic" else weights, products
+    )
 
 
-def arithmetic(compute: ComputeConfig) -> dict[str, str]:
+def arithmetic_facts(compute: ComputeConfig, precision: Precision) -> dict[str, Any]:
     """What computes there, for the record of a run. compute.attention=auto may yet be plain."""
-    where, autocast = device(compute)
+    found = arithmetic(compute, precision)
     return {
-        "device": where.type,
-        "dtype": str(autocast or compute.dtype),
+        "device": found.device.type,
+        "weights": _word(found.weights),
+        "dtype": _word(found.products),
         "attention": compute.attention,
-        "kernel": attention.kernel(where, autocast),
+        "kernel": attention.kernel(found.device, found.products),
     }
 
 
-def load(folder: Path, *, template: str, compute: ComputeConfig) -> Policy:
+def sampling_key(compute: ComputeConfig, precision: Precision) -> list[str]:
+    """What of the arithmetic decides samples, as part of their key."""
+    found = arithmetic(compute, precision)
+    key = [found.device.type, str(found.autocast or arithmetic_dtype(compute, precision))]
+    # Said only where it is not float32: keys of folders that are there stay what they are.
+    return [*key, "bfloat16 weights"] if found.weights == torch.bfloat16 else key
+
+
+def load(folder: Path, *, template: str, compute: ComputeConfig, precision: Precision) -> Policy:
     """The policy in `folder`, in evaluation mode, without dropout."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
     _quiet()
-    where, autocast = device(compute)
-    dtype = torch.float64 if compute.dtype == "float64" else torch.float32
+    how = arithmetic(compute, precision)
     config = AutoConfig.from_pretrained(folder)
     for name in vars(config):
         if "dropout" in name and isinstance(getattr(config, name), float):
             setattr(config, name, 0.0)
-    model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=dtype)
-    model.to(where)
+    model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=how.weights)
+    model.to(how.device)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     renderer = Renderer(tokenizer, template)
     model.generation_config = GenerationConfig(
@@ -195,7 +225,7 @@ def load(folder: Path, *, template: str, compute: ComputeConfig) -> Policy:
         enable = getattr(model, "activation_checkpointing_enable", None) or getattr(model, old)
         enable({"use_reentrant": False})
     model.eval()  # train() alone turns training mode on, for checkpointing
-    policy = Policy(model, renderer, where, autocast, compute.attention)
+    policy = Policy(model, renderer, how.device, how.autocast, compute.attention)
     _ = policy.packed  # an architecture that cannot do what was asked for is known now
     return policy
 
@@ -306,6 +336,10 @@ def _convert(gguf: Path) -> Path:
             model.save_pretrained(temporary)
             AutoTokenizer.from_pretrained(**source).save_pretrained(temporary)
     return folder
+
+
+def _word(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 @lru_cache

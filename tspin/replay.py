@@ -70,7 +70,7 @@ def steps(folder: RunDir, t: int, view: View) -> None:
 
 
 def iteration(folder: RunDir, t: int, view: View) -> None:
-    """Means and contingency table by split, seconds by stage and samples after iteration t."""
+    """Means and contingency table by split, time by stage and samples after iteration t."""
     out = folder.iteration(t)
     scalars: dict[str, float] = {}
     if out.contingency.exists():
@@ -89,6 +89,10 @@ def iteration(folder: RunDir, t: int, view: View) -> None:
         with reading(out.stages):
             seconds = _finite(read_json(out.stages))
             scalars |= {f"seconds/{stage}": value for stage, value in seconds.items()}
+            whole = sum(seconds.values())
+            if whole > 0:
+                shares = {stage: value / whole for stage, value in seconds.items()}
+                scalars |= {f"time_share/{stage}": share for stage, share in shares.items()}
     if scalars:
         view.log_iteration(t, scalars)
     if out.samples.exists():

@@ -19,6 +19,13 @@ HELDOUT_COLUMNS = {
     "accuracy_cool": "exact_match,cool",
     "perplexity": "perplexity",
 }
+# Of metrics.jsonl, means over the time: tokens over seconds are tokens over seconds.
+SPEED_COLUMNS = (
+    "tokens_per_second",
+    "useful_tokens_per_second",
+    "padding_share",
+    "flop_utilisation",
+)
 
 
 def results(folder: RunDir) -> list[dict[str, Any]]:
@@ -36,9 +43,24 @@ def results(folder: RunDir) -> list[dict[str, Any]]:
         for kind in ("rewards", "logps"):
             row |= {f"{kind}_{role}": facts.get(f"{kind}/{role}") for role in ROLES}
         row |= facts["contingency"] | worth(out)
-        row |= {f"seconds_{k}": v for k, v in read_json(out.done)["seconds"].items()}
+        row |= speed(steps)
+        seconds = read_json(out.done)["seconds"]
+        row |= {f"seconds_{stage}": value for stage, value in seconds.items()}
+        whole = sum(seconds.values())
+        if whole > 0:
+            row |= {f"time_share_{stage}": value / whole for stage, value in seconds.items()}
         rows.append(row)
     return rows
+
+
+def speed(steps: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Means of SPEED_COLUMNS over the time of an iteration's steps, as far as all have them."""
+    whole = sum(row["seconds"] for row in steps)
+    return {
+        key: sum(row[key] * row["seconds"] for row in steps) / whole
+        for key in SPEED_COLUMNS
+        if all(key in row for row in steps)
+    }
 
 
 def worth(out: Iteration) -> dict[str, Any]:

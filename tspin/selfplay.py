@@ -27,6 +27,7 @@ from tspin import (
     replay,
     report,
     sharing,
+    speed,
 )
 from tspin.artifacts import Iteration, Responses, RunDir, shared_folder, sharing_lock
 from tspin.config import IDENTITY_FREE, Run, dump
@@ -76,7 +77,12 @@ class _SelfPlay:
         self.initial = model.fetch(cfg.model)
         self.warned: set[str] = set()
         self.policies = Policies(
-            partial(model.load, template=cfg.model.template, compute=cfg.compute)
+            partial(
+                model.load,
+                template=cfg.model.template,
+                compute=cfg.compute,
+                precision=cfg.optim.precision,
+            )
         )
 
     def run(self, command: list[str]) -> None:
@@ -86,9 +92,12 @@ class _SelfPlay:
             prepare(cfg, folder, self.policies(self.initial).renderer)
         self.inputs = Inputs(cfg, folder, self.initial)
         self._same_beginning()
+        arithmetic = model.arithmetic(cfg.compute, cfg.optim.precision)
         provenance.record(
             folder, command=command, config=dump(cfg), **read_json(folder.initial),
-            data=read_json(folder.data), arithmetic=model.arithmetic(cfg.compute),
+            data=read_json(folder.data),
+            arithmetic=model.arithmetic_facts(cfg.compute, cfg.optim.precision),
+            matmul_rate=speed.matmul_rate(arithmetic.device, arithmetic.products),
         )  # fmt: skip
         with Tracker(
             replay.identity(folder),
@@ -205,10 +214,9 @@ class _SelfPlay:
 
     def _sampling(self) -> dict[str, Any]:
         """How responses are drawn, as part of the key of what is made from them."""
-        device, autocast = model.device(self.cfg.compute)
         return {
             "decoding": dump(self.cfg)["decoding"],
-            "arithmetic": [device.type, str(autocast or self.cfg.compute.dtype)],
+            "arithmetic": model.sampling_key(self.cfg.compute, self.cfg.optim.precision),
             "seed": self.cfg.seed,
         }
 
@@ -435,7 +443,7 @@ def _check_reachable(cfg: Run) -> None:
     """ValueError naming everything that is out of reach, before anything is loaded."""
     failures = []
     for check in (
-        partial(model.device, cfg.compute),
+        partial(model.arithmetic, cfg.compute, cfg.optim.precision),
         partial(model.check_reachable, cfg.model),
         partial(data.check_reachable, cfg.data.path, revision=cfg.data.revision),
     ):

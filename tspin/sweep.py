@@ -34,7 +34,10 @@ log = logging.getLogger("tspin")
 # Of an iteration's history: what says what is trained, not how long that takes.
 TIMELESS = ("objective", "optim.lr", "seed", "data.seed")
 # Keys (or sections) that decide how the initial policy is sampled and evaluated.
-SAMPLING = ("runs_dir", "model.", "data.", "decoding.", "compute.device", "compute.dtype", "seed")
+SAMPLING = (
+    *("runs_dir", "model.", "data.", "decoding.", "seed"),
+    *("compute.device", "compute.dtype", "optim.precision"),
+)
 ITERATIONS = "selfplay.iterations"  # in the tables anyway: "1 of 2"
 COLUMNS = ("point", "run", "state", "iterations", "shared", "average", "accuracy", "minutes", "why")
 

@@ -2,9 +2,10 @@
 
 One optimiser step: token ids -> log-probs -> loss -> gradient, accumulated over micro-batches and
 divided by the examples of the whole batch, so that the cut never changes the gradient. Optimiser
-and learning-rate schedule are new in every iteration. The learning rate is a function of the step
-and dropout is off, so weights, optimiser tensors and the step are the whole state: a run that was
-killed goes on from the last save and ends with the same bits.
+and learning-rate schedule are new in every iteration. The learning rate, and the noise of
+optim.precision=bf16_stochastic, are functions of the step, and dropout is off, so weights,
+optimiser tensors and the step are the whole state: a run that was killed goes on from the last
+save and ends with the same bits.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -28,6 +30,9 @@ from tspin.files import atomic
 from tspin.logps import Logps
 from tspin.losses import Loss, Metrics, mean_metrics
 from tspin.model import Policy
+from tspin.precision import Optimizer, StochasticRounding
+from tspin.seeds import seed_for
+from tspin.speed import Speed
 from tspin.tracking import StepLog, Tracker
 from tspin.triplets import Key, Triplet, epoch, micro_batches, num_tokens, reference_logps
 
@@ -58,6 +63,7 @@ def train(
     num_steps = optim.epochs * per_epoch
     scheduled = (optim.schedule_epochs or optim.epochs) * per_epoch
     optimizer = build_optimizer(policy, optim)
+    speed = Speed(policy, loss.roles)
     first = load_state(out.train_state, policy, optimizer) if out.train_state.exists() else 0
     # Checkpointing acts in training mode only, where transformers drops the cache that sampling
     # needs. Dropout is 0: the two modes compute alike.
@@ -81,10 +87,11 @@ def train(
             started = time.monotonic()
             for group in optimizer.param_groups:
                 group["lr"] = at(optim.lr, t) * lr_factor(step, scheduled, optim)
+                group["seed"] = seed_for(seed, "rounding", t, step)
             metrics, compute = gradient_step(
                 policy, optimizer, batch, loss, reference, optim, compute, where=f"{label} {step}"
             )
-            seconds = time.monotonic() - started
+            timing = speed.of_step(batch, compute, time.monotonic() - started)
             row = {
                 "iteration": t,
                 "step": step,
@@ -92,8 +99,7 @@ def train(
                 "progress": (step + 1) / num_steps,
                 **metrics,
                 "lr": optimizer.param_groups[0]["lr"],
-                "tokens_per_second": metrics["num_tokens"] / seconds,
-                "seconds": seconds,
+                **timing,
             }
             record.append(row)
             tracker.log_step({**row, "global_step": steps_before + step})
@@ -109,7 +115,7 @@ def train(
 
 def gradient_step(
     policy: Policy,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     batch: Sequence[Triplet],
     loss: Loss,
     reference: dict[Key, float] | None,
@@ -141,8 +147,7 @@ def gradient_step(
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
     value = float(torch.cat(losses).double().mean())
-    limit = math.inf if optim.max_grad_norm is None else optim.max_grad_norm
-    grad_norm = float(torch.nn.utils.clip_grad_norm_(policy.model.parameters(), limit))
+    grad_norm = clip_gradient(policy, optim.max_grad_norm)
     if not (math.isfinite(value) and math.isfinite(grad_norm)):
         raise FloatingPointError(
             f"{where}: loss {value} and gradient norm {grad_norm} must be finite; batch of "
@@ -198,9 +203,31 @@ def halved(compute: ComputeConfig, batch: Sequence[Triplet], loss: Loss) -> Comp
     return replace(compute, max_tokens=all_there // 2) if all_there > longest else None
 
 
-def build_optimizer(policy: Policy, optim: OptimConfig) -> torch.optim.Optimizer:
+def clip_gradient(policy: Policy, limit: float | None) -> float:
+    """Scales the gradient down to a norm of `limit`. -> its norm before, in float32 at least"""
+    gradients = [p.grad for p in policy.model.parameters() if p.grad is not None]
+    norms = [
+        torch.linalg.vector_norm(g, dtype=torch.promote_types(g.dtype, torch.float32))
+        for g in gradients
+    ]
+    norm = torch.linalg.vector_norm(torch.stack(norms))
+    if limit is not None:
+        torch.nn.utils.clip_grads_with_norm_(policy.model.parameters(), limit, norm)
+    return float(norm)
+
+
+def build_optimizer(policy: Policy, optim: OptimConfig) -> Optimizer:
     """A new optimiser. RMSprop has no bias correction: its first steps want a warm-up."""
-    parameters = [p for p in policy.model.parameters() if p.requires_grad]
+    weights = [p for p in policy.model.parameters() if p.requires_grad]
+    if optim.precision == "bf16_stochastic":
+        return StochasticRounding(weights, partial(torch_optimizer, optim=optim))
+    return torch_optimizer(weights, optim)
+
+
+def torch_optimizer(
+    parameters: Sequence[torch.nn.Parameter], optim: OptimConfig
+) -> torch.optim.Optimizer:
+    """torch's own, on these parameters, its state in their dtype."""
     if optim.name == "rmsprop":
         return torch.optim.RMSprop(
             parameters,
@@ -228,9 +255,7 @@ def lr_factor(step: int, num_steps: int, optim: OptimConfig) -> float:
     }[optim.schedule]
 
 
-def save_state(
-    path: Path, policy: Policy, optimizer: torch.optim.Optimizer, next_step: int
-) -> None:
+def save_state(path: Path, policy: Policy, optimizer: Optimizer, next_step: int) -> None:
     """Weights, optimiser tensors and the next step as one safetensors file."""
     tensors = {f"model/{name}": p.detach() for name, p in policy.model.named_parameters()}
     for index, state in optimizer.state_dict()["state"].items():
@@ -243,7 +268,7 @@ def save_state(
         )
 
 
-def load_state(path: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> int:
+def load_state(path: Path, policy: Policy, optimizer: Optimizer) -> int:
     """The inverse of save_state, in place. -> the next step"""
     state: dict[int, dict[str, torch.Tensor]] = {}
     with safe_open(path, framework="pt") as file, torch.no_grad():

@@ -158,3 +158,14 @@ def reference_logps(
 def num_tokens(triplets: Sequence[Triplet], roles: Sequence[Role]) -> int:
     """Prompt and response tokens that the sequences of `roles` hold, padding left out."""
     return sum(len(t.prompt_ids) + len(t.responses[r]) for t in triplets for r in roles)
+
+
+def num_useful(triplets: Sequence[Triplet], roles: Sequence[Role]) -> int:
+    """The same with the prompt of a triplet counted once: what has to be computed at least."""
+    return sum(len(t.prompt_ids) + sum(len(t.responses[r]) for r in roles) for t in triplets)
+
+
+def num_padding(triplets: Sequence[Triplet], roles: Sequence[Role]) -> int:
+    """Positions that `collate` fills up: all sequences become as long as the longest."""
+    longest = max(t.length(roles) for t in triplets)
+    return len(triplets) * len(roles) * longest - num_tokens(triplets, roles)

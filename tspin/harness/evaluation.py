@@ -66,14 +66,12 @@ class Truncations(logging.Filter):
 
 
 def language_model(request: Mapping[str, Any]) -> HFLM:
-    """The checkpoint as lm-eval loads it, in the run's dtype and on its device."""
-    compute = ComputeConfig(**request["compute"])
-    where, autocast = model.device(compute)
-    dtype = "float64" if compute.dtype == "float64" else "float32"
+    """The checkpoint as lm-eval loads it, in the run's arithmetic and on its device."""
+    how = model.arithmetic(ComputeConfig(**request["compute"]), request["precision"])
     options = {
         "pretrained": request["policy"],
-        "device": str(where),
-        "dtype": dtype if autocast is None else str(autocast).removeprefix("torch."),
+        "device": str(how.device),
+        "dtype": str(how.products).removeprefix("torch."),
         "batch_size": request["batch_size"],
         "max_length": request["max_length"],
     }
