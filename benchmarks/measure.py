@@ -140,10 +140,10 @@ class _Worker:
 
     def ask(self, question: int) -> Any:
         """Seconds of the round with that number; memory for LAST. Raises RuntimeError."""
-        self.pipe.send(question)
         try:
+            self.pipe.send(question)
             answer = self.pipe.recv()
-        except EOFError:
+        except (EOFError, OSError):  # killed; or ended before it was asked
             self.process.join()
             code = self.process.exitcode
             raise RuntimeError(f"its process ended with {code} (-9: out of memory)") from None
@@ -159,16 +159,21 @@ class _Worker:
 
 def _serve(pipe: Connection, case: Case, way: str) -> None:
     """The process: one way, from building it to the peak of memory. Answers, or a traceback."""
-    from benchmarks.ways import WAYS
-
     try:
+        question = pipe.recv()  # before anything that can fail: an answer has its question
+    except EOFError:
+        return
+    try:
+        from benchmarks.ways import WAYS
+
         work = WAYS[way](case)
         rest = _now(case)
-        while (question := pipe.recv()) != LAST:
+        while question != LAST:
             # A single example warms libraries up; on a GPU the first time of all is slow.
             alone = question == WARM_UP and case.device != "cuda"
             triplets = case.triplets(max(question, 0))
             pipe.send(work(triplets[:1] if alone else triplets))
+            question = pipe.recv()
         peak = _peak(case)
         pipe.send({"extra": peak - rest, "peak": peak})
     except EOFError:

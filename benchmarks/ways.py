@@ -31,7 +31,7 @@ from main import check
 from tspin.artifacts import Iteration, RunDir
 from tspin.files import read_rows, write_jsonl
 from tspin.losses import SFT, SPIN, TSPIN, Loss
-from tspin.model import Policy, device
+from tspin.model import Policy, arithmetic
 from tspin.prepare import prepare
 from tspin.sampling import Question, respond
 from tspin.score import score, write_scores
@@ -65,11 +65,11 @@ def settings(case: Case, attention: str, *words: str) -> Run:
 
 
 def policy_of(case: Case, run: Run) -> Policy:
-    model = case.model_shape.model(case.device)
+    model, how = case.model_shape.model(case.device), arithmetic(run.compute, run.optim.precision)
     if run.compute.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     renderer = Renderer(case.model_shape.tokenizer(), "none")
-    return Policy(model, renderer, *device(run.compute), run.compute.attention)
+    return Policy(model, renderer, how.device, how.autocast, run.compute.attention)
 
 
 def timed(case: Case, work: Callable[[], object]) -> float:
