@@ -185,7 +185,7 @@ PAIRS = ("ours", "plain", "trl_precomputed", "trl_live", "spin_way")
 CPU = [
     Case("triplets alpaca smol", "triplets", "smol", "alpaca", ("ours", "plain"), alone=True),
     Case("triplets alpaca v2k", "triplets", "v2k", "alpaca", PLAIN, steps=2),
-    Case("triplets alpaca v49k", "triplets", "v49k", "alpaca", PLAIN, steps=2),
+    Case("triplets alpaca v49k", "triplets", "v49k", "alpaca", PLAIN),
     Case("triplets alpaca v128k", "triplets", "v128k", "alpaca", ("ours", "plain"), batch=4),
     Case("triplets long v2k", "triplets", "v2k", "long", ("ours", "plain")),
     *(

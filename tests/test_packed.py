@@ -1,6 +1,7 @@
 """The packed path against the plain one: losses, gradients, families, precision, refusals."""
 
 import logging
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -318,24 +319,37 @@ def test_token_budget(shapes, budget):
         assert size + sum(after[0].length([role]) for role in ROLES) > budget
 
 
-def test_no_more_logits_than_a_triplet_has(monkeypatch):
-    """8 triplets of 10 response tokens each, chunks of at most 12 rows of logits: 8 projections."""
+@pytest.mark.parametrize("work", ["score", "differentiate", "train"])
+def test_no_more_logits_than_a_triplet_has(work, monkeypatch):
+    """8 triplets of 10 response tokens each, chunks of at most 12 rows of logits: 8 projections
+    (twice to differentiate log-probs), and each finds the logits before it gone."""
     monkeypatch.setitem(fused.CHUNK, "cpu", 12 * VOCAB)
-    rows = []
+    rows, made = [], []
     honest = fused.Head.logits
 
     def logits(self, hidden, weight):
+        assert all(earlier() is None for earlier in made)
         rows.append(len(hidden))
-        return honest(self, hidden, weight)
+        found = honest(self, hidden, weight)
+        made.append(weakref.ref(found))
+        return found
 
-    monkeypatch.setattr(fused.Head, "logits", logits)
     policy = policy_of(random_model(vocab_size=VOCAB), "shared")
+    assert policy.packed is not None  # which is checked once, with logits of its own
+    monkeypatch.setattr(fused.Head, "logits", logits)
     triplets = [triplet(i, [3] * 20, [4] * 5, [5] * 5) for i in range(8)]
-    assert policy.packed is not None
-    rows.clear()
-    with torch.no_grad():
-        policy.logps(triplets, ("annotated", "synthetic"))
-    assert rows == [10] * 8
-    assert (
-        pack(triplets, ("annotated", "synthetic"), "shared", device=CPU).input_ids.numel() == 8 * 28
-    )
+    if work == "train":
+        gradient(policy, triplets, LOSSES["wo_ha"])
+    else:
+        with torch.set_grad_enabled(work == "differentiate"):
+            found = policy.logps(triplets, ("annotated", "synthetic"))
+        if work == "differentiate":
+            found["annotated"].sum().backward()
+    assert rows == [10] * (16 if work == "differentiate" else 8)
+
+
+def test_a_shared_prompt_is_in_the_stream_once():
+    """8 triplets: prompts of 20, two responses of 5, whose last id predicts nothing."""
+    triplets = [triplet(i, [3] * 20, [4] * 5, [5] * 5) for i in range(8)]
+    stream = pack(triplets, ("annotated", "synthetic"), "shared", device=CPU)
+    assert stream.input_ids.numel() == 8 * (20 + 4 + 4)

@@ -178,6 +178,10 @@ class _Gradients:
         return iter((self.hidden, self.weight, self.bias))
 
 
+def _logps_of(chunk: _Chunk) -> Tensor:
+    return chunk.logps
+
+
 class _Logps(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -185,7 +189,8 @@ class _Logps(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(hidden)
         ctx.work = work
-        return torch.cat([chunk.logps for chunk in work.chunks(hidden, gradient=False)])
+        # map lets go of a chunk's logits before the next ones are made.
+        return torch.cat([*map(_logps_of, work.chunks(hidden, gradient=False))])
 
     @staticmethod
     @once_differentiable
@@ -194,6 +199,7 @@ class _Logps(torch.autograd.Function):
         into = _Gradients(hidden, ctx.work.head, ctx.needs_input_grad)
         for chunk in ctx.work.chunks(hidden, gradient=True):
             chunk.backward(factors[chunk.triplets], into)
+            del chunk  # its logits, before the next ones are made
         return *into, None
 
 
@@ -211,10 +217,13 @@ class _LossSum(torch.autograd.Function):
             (factors,) = torch.autograd.grad(value, logps)
             chunk.backward(factors, into)
             values.append(value.detach())
+            del chunk  # its logits, before the next ones are made
         ctx.into = into
         return torch.stack(values).sum()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, factor: Tensor) -> tuple[Any, ...]:
-        return *(None if x is None else x.mul_(factor) for x in ctx.into), None, None
+        into = ctx.into
+        ctx.into = None  # so that autograd may keep these tensors instead of copies
+        return *(None if x is None else x.mul_(factor) for x in into), None, None
