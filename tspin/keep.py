@@ -2,9 +2,9 @@
 
 The last one always stays: the next iteration begins there, and it is what a run is made for. An
 earlier one goes where the rule does not name it and nothing needs it any more: benchmarks that are
-still to be made, a run that begins from it (selfplay.start_from), an unfinished run of runs_dir that
-has the very iteration ahead and would link it. Other runs' hard links are their own: what is removed
-here stays there. Metrics, scores, samples, answers stay whatever the rule.
+still to be made, a run that begins from it (selfplay.start_from), an unfinished run of runs_dir
+that has the very iteration ahead and would link it. Other runs' hard links are their own: what is
+removed here stays there. Metrics, scores, samples, answers stay whatever the rule.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ from tspin import (
 from tspin.artifacts import Iteration, Responses, RunDir, shared_folder, sharing_lock
 from tspin.config import IDENTITY_FREE, Run, dump
 from tspin.evaluate import evaluate
-from tspin.files import digest, link, owner, read_json, read_rows, write_json
+from tspin.files import digest, link, owner, read_json, read_rows, remove, write_json
 from tspin.generate import generate
 from tspin.inputs import Inputs, first_iteration, start_from
 from tspin.logps import ROLES, Role
@@ -146,6 +146,7 @@ class _SelfPlay:
         if self.cfg.loss_at(t).needs_reference and not out.ref_scores.exists():
             self._score_reference(t, triplets)
         if not out.checkpoint.exists():
+            remove(out.removed)  # the note of a twin, where a kill came before its done.json
             self._train(t, [x for x in triplets if x.split == "train"])
         out.clear_train_state()
         if not out.scores.exists():

@@ -77,17 +77,15 @@ def survey(runs: Path, *, now: float | None = None) -> list[Status]:
     """
     folders = [RunDir(runs)] if RunDir(runs).config.exists() else run_dirs(runs)
     if not folders:
-        below = sorted({str(found.parents[1]) for found in runs.glob("*/*/config.yaml")})
+        below = [str(inner) for inner in sorted(runs.glob("*/")) if run_dirs(inner)]
         hint = f"; there are runs in {', '.join(below)}" if below else ""
         what = "has no runs in it" if runs.is_dir() else "is no folder"
         raise ValueError(f"{runs} {what}{hint}")
-    stored = {folder.path: sweep.stored(folder) for folder in folders}
-    plan = sweep.plan(str(runs), [point for point in stored.values() if point is not None])
-    items = dict(
-        zip((path for path, p in stored.items() if p is not None), plan.items, strict=True)
-    )
+    points = [point for folder in folders if (point := sweep.stored(folder)) is not None]
+    plan = sweep.plan(str(runs), points)
+    items = {item.name: item for item in plan.items}
     clock = time.time() if now is None else now
-    found = [_status(folder, plan, items.get(folder.path), clock) for folder in folders]
+    found = [_status(folder, plan, items.get(folder.path.name), clock) for folder in folders]
     return sorted(found, key=lambda status: (STATES.index(status.state), status.run))
 
 

@@ -471,7 +471,8 @@ def _worth(out: Iteration) -> dict[str, float]:
 def _state(item: Item) -> str:
     if item.complete:
         return "done"
-    return "begun" if item.point.folder.provenance.exists() else "to do"
+    some = any(step.done for step in item.steps) or item.point.folder.provenance.exists()
+    return "begun" if some else "to do"
 
 
 def _progress(item: Item) -> str:
