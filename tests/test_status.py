@@ -15,7 +15,7 @@ import yaml
 from tiny import compose, play
 
 from tspin import __main__ as commands
-from tspin import heartbeat, status
+from tspin import activity, heartbeat, status
 from tspin.artifacts import RunDir
 from tspin.config import dump
 from tspin.files import write_json, write_text
@@ -245,9 +245,9 @@ ENDS = {"failed": ValueError("no\nroom"), "stopped": KeyboardInterrupt(), "exit"
 @pytest.mark.parametrize(("says", "error"), ENDS.items(), ids=ENDS)
 def test_how_a_run_ended_is_said(tmp_path, says, error):
     folder = RunDir(tmp_path)
-    with pytest.raises(type(error)), heartbeat.beating(folder) as heart:
-        heart.warn("cut", "half were cut")
-        heart.warn("cut", "all were cut")
+    with pytest.raises(type(error)), heartbeat.beating(folder):
+        activity.warn("cut", "half were cut")
+        activity.warn("cut", "all were cut")
         raise error
     beat = heartbeat.read(folder)
     assert beat.ended == ("failed" if says == "failed" else "stopped")

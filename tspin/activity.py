@@ -36,6 +36,7 @@ class Activity:
 
 _now: Activity | None = None
 _waiting: str | None = None
+_warnings: dict[str, str] = {}
 
 
 def begin(stage: str, unit: str, *, total: int, initial: int) -> None:
@@ -62,10 +63,20 @@ def waiting(what: str) -> Iterator[None]:
         _waiting = None
 
 
+def warn(kind: str, message: str) -> None:
+    """What is wrong with the run, in plain words; the first of a kind counts."""
+    _warnings.setdefault(kind, message)
+
+
+def warnings() -> dict[str, str]:
+    return dict(_warnings)
+
+
 def forget() -> None:
     """A new run begins in this process."""
     global _now
     _now = None
+    _warnings.clear()
 
 
 def current() -> tuple[Activity | None, str | None]:

@@ -83,14 +83,11 @@ class Heart:
     def __init__(self, folder: RunDir) -> None:
         self._folder = folder
         before = read(folder)
-        self._warnings = {} if before is None else dict(before.warnings)
+        self._warnings = {} if before is None else before.warnings
         self._host, self._space = _here()
         self._born = _process(os.getpid())[1]
         self._started = time.time()
         activity.forget()
-
-    def warn(self, kind: str, message: str) -> None:
-        self._warnings.setdefault(kind, message)
 
     def beat(self, ended: str | None = None, why: str | None = None) -> None:
         doing, waiting = activity.current()
@@ -111,7 +108,7 @@ class Heart:
             born=self._born,
             ended=ended,
             why=why,
-            warnings=dict(self._warnings),
+            warnings=activity.warnings() | self._warnings,
         )
         path = self._folder.heartbeat
         temporary = path.with_name(f".{path.name}.tmp")
@@ -124,7 +121,7 @@ class Heart:
 
 
 @contextmanager
-def beating(folder: RunDir, *, every: float = BEAT) -> Iterator[Heart]:
+def beating(folder: RunDir, *, every: float = BEAT) -> Iterator[None]:
     """Beats until the block ends, then says how it ended."""
     heart = Heart(folder)
     heart.beat()
@@ -138,7 +135,7 @@ def beating(folder: RunDir, *, every: float = BEAT) -> Iterator[Heart]:
     thread.start()
     ended: tuple[str, str | None] = ("complete", None)
     try:
-        yield heart
+        yield
     except Exception as error:
         ended = ("failed", _reason(error))
         raise

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from tspin import benchmark, evaluation, sweep
@@ -47,7 +48,7 @@ def prune(cfg: Run, folder: RunDir) -> list[int]:
             continue
         reader = next(_readers(cfg, folder, out), None)
         if reader is not None:
-            log.info("iteration %d: weights are kept, %s needs them", out.t, reader)
+            _say_once(f"iteration {out.t}: weights are kept, {reader} needs them")
             continue
         why: dict[str, object] = {"keep": rule}
         if spared is not None:
@@ -74,6 +75,11 @@ def removable(cfg: Run, folder: RunDir) -> int:
         for out in done[:-1]
         if out.checkpoint.exists() and not benchmark.missing(out, cfg)
     )
+
+
+@cache
+def _say_once(sentence: str) -> None:
+    log.info("%s", sentence)
 
 
 def _readers(cfg: Run, folder: RunDir, out: Iteration) -> Iterator[str]:

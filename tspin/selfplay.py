@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from tspin import (
+    activity,
     benchmark,
     data,
     disk,
@@ -68,18 +69,17 @@ def run(cfg: Run, *, command: list[str]) -> list[dict[str, Any]]:
         else:
             if cfg.compute.threads is not None:
                 torch.set_num_threads(cfg.compute.threads)
-            with heartbeat.beating(folder) as heart:
-                _SelfPlay(cfg, folder, heart).run(command)
+            with heartbeat.beating(folder):
+                _SelfPlay(cfg, folder).run(command)
         return report.results(folder)
 
 
 class _SelfPlay:
     """One run in progress: its configuration, its folder and the policy in memory."""
 
-    def __init__(self, cfg: Run, folder: RunDir, heart: heartbeat.Heart) -> None:
+    def __init__(self, cfg: Run, folder: RunDir) -> None:
         self.cfg = cfg
         self.folder = folder
-        self.heart = heart
         self.initial = model.fetch(cfg.model)
         self.warned: set[str] = set()
         self.policies = Policies(
@@ -477,7 +477,7 @@ class _SelfPlay:
             if message is not None and kind not in self.warned:
                 self.warned.add(kind)
                 log.warning("iteration %d: %s", t, message)
-                self.heart.warn(kind, f"iteration {t}: {message}")
+                activity.warn(kind, f"iteration {t}: {message}")
 
 
 def _complete(cfg: Run, folder: RunDir) -> bool:
