@@ -89,8 +89,8 @@ MAY_IMPORT = {
     "harness.numbers": "",
     # Algorithm 1
     "selfplay": "activity artifacts benchmark config data disk evaluate evaluation files generate "
-    "health heartbeat inputs keep logps losses model prepare provenance replay report score sharing "
-    "speed tracking train triplets",
+    "health heartbeat inputs keep logps losses model prepare provenance replay report score "
+    "sharing speed tracking train triplets",
     # the built-in tasks and their policies
     "micro": "files",
     "micro.splits": "",

@@ -265,11 +265,10 @@ def test_it_beats_by_itself_and_never_stops_a_run(tmp_path):
         while heartbeat.read(folder).time == first and time.monotonic() < deadline:
             time.sleep(0.01)
         assert heartbeat.read(folder).time > first
-        folder.heartbeat.unlink()
-        folder.heartbeat.mkdir()  # what cannot be replaced, as a full disk or a folder that is gone
-        (folder.heartbeat / "file").touch()
+    folder = RunDir(tmp_path / "gone")
+    with heartbeat.beating(folder, every=0.01):  # nowhere to write, as on a full disk
         time.sleep(0.05)
-    assert heartbeat.read(folder) is None
+    assert not folder.path.exists()
 
 
 KILLED = """
