@@ -51,6 +51,7 @@ class Points(Sweeper):
         todo, failed = plan.to_run(), {}
         log.info("%s\n", plan.describe() if todo else plan.line())
         if todo:
+            sweeps.announce(todo)
             with sweeps.progress(plan):
                 failed = self._launch(todo)
         now = sweeps.plan(plan.name, plan.points)

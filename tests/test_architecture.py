@@ -36,13 +36,14 @@ EVERYWHERE = [*SOURCES.values(), *sorted((ROOT / "tests").rglob("*.py"))]
 # module -> what of ours it may import, at the top or inside a function
 MAY_IMPORT = {
     # facts and tools: nothing, or a leaf
-    "files": "",
+    "activity": "",
+    "files": "activity",
     "artifacts": "files",
     "seeds": "",
     "schemas": "",
     "tokens": "",
     "health": "",
-    "console": "",
+    "console": "activity",
     "logps": "",
     "sources": "schemas",
     "triplets": "logps seeds",
@@ -62,7 +63,12 @@ MAY_IMPORT = {
     "report": "artifacts files health logps tracking",
     "replay": "artifacts config files tracking",
     "evaluation": "answers artifacts files",
-    "sharing": "artifacts config files inputs",
+    "sharing": "artifacts benchmark config files inputs",
+    "heartbeat": "activity artifacts files",
+    "disk": "config",
+    "keep": "artifacts benchmark config disk evaluation files sweep",
+    "status": "artifacts console files heartbeat sweep",
+    "__main__": "",
     "words": "config",
     "sweep": "artifacts benchmark config console files words",
     "engine": "attention",
@@ -82,9 +88,9 @@ MAY_IMPORT = {
     "harness.evaluation": "config harness.numbers model tokens",
     "harness.numbers": "",
     # Algorithm 1
-    "selfplay": "artifacts benchmark config data evaluate evaluation files generate health inputs "
-    "logps losses model prepare provenance replay report score sharing speed tracking train "
-    "triplets",
+    "selfplay": "activity artifacts benchmark config data disk evaluate evaluation files generate "
+    "health heartbeat inputs keep logps losses model prepare provenance replay report score "
+    "sharing speed tracking train triplets",
     # the built-in tasks and their policies
     "micro": "files",
     "micro.splits": "",
@@ -100,8 +106,9 @@ MAY_IMPORT = {
 TYPES_ONLY = {"config": "losses", "data": "config", "triplets": "config"}
 STAGES = ("prepare", "generate", "score", "train", "evaluate")
 NO_TORCH = (
-    "answers artifacts benchmark config console data evaluation files health replay schemas seeds "
-    "sources sweep tokens tracking words micro micro.task micro.open_task"
+    "activity answers artifacts benchmark config console data disk evaluation files health "
+    "heartbeat keep replay schemas seeds sources status sweep tokens tracking words micro "
+    "micro.task micro.open_task"
 )
 
 

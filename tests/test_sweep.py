@@ -406,7 +406,7 @@ def test_benchmarks_take_time_too(runs):
     [(0, "0 s"), (89, "89 s"), (90, "1.5 min"), (660, "11 min"), (5400, "1.5 h"), (1e5, "28 h")],
 )
 def test_time_in_the_unit_people_would_use(seconds, text):
-    assert sweep._time(seconds) == text
+    assert sweep.duration(seconds) == text
 
 
 def test_progress_at_the_pace_so_far(runs):

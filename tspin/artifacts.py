@@ -119,6 +119,11 @@ class Iteration:
         return self.path / "checkpoint"
 
     @property
+    def removed(self) -> Path:
+        """Why the checkpoint is no longer there, where it was removed (keep)."""
+        return self.path / "weights_removed.json"
+
+    @property
     def scores(self) -> Path:
         return self.path / "scores.parquet"
 
@@ -159,6 +164,16 @@ class Iteration:
     @property
     def done(self) -> Path:
         return self.path / "done.json"
+
+    def weights(self) -> Path:
+        """The checkpoint, to be loaded. ValueError where it was removed (keep)."""
+        if self.removed.exists():
+            raise ValueError(
+                f"the weights of {self.path} were removed by selfplay.keep="
+                f"{read_json(self.removed)['keep']}; run it again with selfplay.keep=all and a "
+                "name of its own (name=...), or remove that iteration's folder to train it again"
+            )
+        return self.checkpoint
 
     def clear_train_state(self) -> None:
         """Removes what only an unfinished training needs."""
@@ -207,6 +222,11 @@ class RunDir:
     def tracking(self) -> Path:
         """Id of the run in the tracker, kept over restarts."""
         return self.path / "tracking.json"
+
+    @property
+    def heartbeat(self) -> Path:
+        """What the process that has the run is doing: a sign of life, no part of the run."""
+        return self.path / "heartbeat.json"
 
     def iteration(self, t: int) -> Iteration:
         return Iteration(self.path / f"iter_{t}")

@@ -90,6 +90,11 @@ def missing(out: Iteration, run: Run) -> list[str]:
     return [task for task, file in files.items() if not file.exists()]
 
 
+def due(out: Iteration, run: Run) -> list[str]:
+    """Of those, the tasks that can be made: none where the weights were removed (keep)."""
+    return [] if out.removed.exists() else missing(out, run)
+
+
 def benchmark(checkpoint: Path, out: Iteration, run: Run, *, label: str) -> None:
     """Evaluates the policy in `checkpoint` on the tasks that have no result in `out`.
 

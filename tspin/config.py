@@ -45,6 +45,7 @@ IDENTITY_FREE = (
     "compute.save_seconds",
     "compute.threads",
     "selfplay.share",
+    "selfplay.keep",
     "runs_dir",
 )
 """Keys or sections that a relaunch may set otherwise: none changes what is trained (threads: its
@@ -170,6 +171,7 @@ class SelfPlayConfig:
     iterations: int = Field(ge=1)
     start_from: str | None  # an iteration folder of another run
     share: bool  # link an iteration that another run of runs_dir has made already
+    keep: Literal["all", "last", "best", "evaluated"]  # checkpoints; the last one always stays
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -311,6 +313,10 @@ class Run:
             raise ValueError(
                 f"compute.dtype={self.compute.dtype} contradicts optim.precision="
                 f"{self.optim.precision}, whose arithmetic is {self.dtype}; use compute.dtype=auto"
+            )
+        if self.selfplay.keep == "best" and self.data.heldout == 0:
+            raise ValueError(
+                "selfplay.keep=best needs held-out prompts to say which is best: data.heldout=N"
             )
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.,=+@-]{,249}", self.name):
             raise ValueError(

@@ -20,6 +20,8 @@ from rich.table import Table
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from tspin import activity
+
 log = logging.getLogger("tspin")
 WIDE = 100_000  # characters: wider than any table
 
@@ -64,7 +66,9 @@ def progress(
     """
     if not show:
         yield _Silent()
-    elif sys.stderr.isatty():
+        return
+    activity.begin(desc, unit, total=total, initial=initial)
+    if sys.stderr.isatty():
         # Log lines of the stage go above the bar instead of through it.
         with (
             logging_redirect_tqdm(),
@@ -77,12 +81,17 @@ def progress(
         lines.finish()  # not reached when the stage raises: it did not finish
 
 
+def terminal_width() -> int:
+    """In characters; without a terminal wider than any table."""
+    return shutil.get_terminal_size((WIDE, 24)).columns
+
+
 def results_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The tables at the end of a run: one row per iteration, RESULT_COLUMNS first, then benchmarks.
 
     Cut into blocks of columns where the terminal is too narrow for it, whole elsewhere.
     """
-    width = shutil.get_terminal_size((WIDE, 24)).columns
+    width = terminal_width()
     plain = [{key: row[key] for key in row if key != "benchmarks"} for row in rows]
     found = benchmark_rows(rows)
     tables = [table("Iterations", plain, first=RESULT_COLUMNS, width=width)]
@@ -189,6 +198,7 @@ class _Bar:
             # refresh=False: the bar redraws at its own pace, not once per step
             self._bar.set_postfix_str(_pairs(postfix), refresh=False)
         self._bar.update(n)
+        activity.advance(n)
 
 
 class _Lines:
@@ -211,6 +221,7 @@ class _Lines:
     def update(self, n: int = 1, **postfix: float | str) -> None:
         self._done += n
         self._postfix |= postfix
+        activity.advance(n)
         now = self._clock()
         # The last unit is reported by finish().
         if self._done < self._total and now - self._last >= self._every:
@@ -233,13 +244,13 @@ class _Lines:
         else:
             timing = "time left unknown"
         share = self._done / self._total if self._total else 1.0
-        parts = [f"{self._done}/{self._total} ({share:.1%})", _rate(rate, self._unit), timing]
+        parts = [f"{self._done}/{self._total} ({share:.1%})", rate_text(rate, self._unit), timing]
         if self._postfix:
             parts.append(_pairs(self._postfix))
         log.info("%s: %s", self._desc, ", ".join(parts))
 
 
-def _rate(rate: float, unit: str) -> str:
+def rate_text(rate: float, unit: str) -> str:
     """Units per second, or seconds per unit for what is slower than that."""
     return f"{1 / rate:.3g} s/{unit}" if 0 < rate < 1 else f"{rate:.3g} {unit}/s"
 

@@ -12,10 +12,12 @@ from typing import Any
 
 from tspin.answers import num_distinct
 from tspin.artifacts import Iteration
-from tspin.files import read_rows, write_json
+from tspin.files import read_json, read_rows, write_json
 
 Estimate = dict[str, Any]  # value, stderr (None: unknown), n
 MAX_NGRAM = 3
+# The main held-out number of a run is the first of these that it has -> whether more is better.
+MAIN = {"exact_match,greedy": True, "exact_match,sampled": True, "perplexity": False}
 
 
 def write(out: Iteration, benchmarks: dict[str, Any]) -> None:
@@ -32,6 +34,17 @@ def write(out: Iteration, benchmarks: dict[str, Any]) -> None:
             of = of_answers([row for row in rows if row["decoding"] == decoding])
             found |= {f"{metric},{decoding}": estimate for metric, estimate in of.items()}
     write_json(out.evaluation, ({"heldout": found} if found else {}) | benchmarks)
+
+
+def main_number(out: Iteration) -> tuple[str, float] | None:
+    """The metric of MAIN that eval.json has, and its value; None where no prompt is held out."""
+    if not out.evaluation.exists():
+        return None
+    found = read_json(out.evaluation)
+    if "heldout" not in found:
+        return None
+    heldout = found["heldout"]
+    return next(((name, heldout[name]["value"]) for name in MAIN if name in heldout), None)
 
 
 def of_scores(rows: Sequence[dict[str, Any]]) -> dict[str, Estimate]:

@@ -21,6 +21,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
+from tspin import activity
+
 log = logging.getLogger("tspin")
 
 
@@ -155,7 +157,8 @@ def owner(folder: Path, *, wait: bool = False, what: str | None = None) -> Itera
                 "its own (name=...)"
             ) from None
         log.info("waiting for %s, which another process is making", what or folder)
-        lock.acquire()
+        with activity.waiting(str(what or folder)):
+            lock.acquire()
     try:
         yield
     finally:

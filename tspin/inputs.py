@@ -32,8 +32,8 @@ class Inputs:
         if t == 0:
             return self.initial
         if t == first_iteration(self.cfg):
-            return start_from(self.cfg).checkpoint
-        return self.folder.iteration(t - 1).checkpoint
+            return start_from(self.cfg).weights()
+        return self.folder.iteration(t - 1).weights()
 
     def synthetic(self, t: int) -> Responses:
         """The responses that theta_t sampled."""

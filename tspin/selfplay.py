@@ -18,10 +18,14 @@ from typing import Any
 import torch
 
 from tspin import (
+    activity,
     benchmark,
     data,
+    disk,
     evaluation,
     health,
+    heartbeat,
+    keep,
     model,
     provenance,
     replay,
@@ -32,7 +36,7 @@ from tspin import (
 from tspin.artifacts import Iteration, Responses, RunDir, shared_folder, sharing_lock
 from tspin.config import IDENTITY_FREE, Run, dump
 from tspin.evaluate import evaluate
-from tspin.files import digest, link, owner, read_json, read_rows, write_json
+from tspin.files import digest, link, owner, read_json, read_rows, remove, write_json
 from tspin.generate import generate
 from tspin.inputs import Inputs, first_iteration, start_from
 from tspin.logps import ROLES, Role
@@ -61,10 +65,12 @@ def run(cfg: Run, *, command: list[str]) -> list[dict[str, Any]]:
         folder.claim(dump(cfg), free=IDENTITY_FREE)
         if complete:
             log.info("%s is complete: nothing to do", folder.path)
+            keep.prune(cfg, folder)  # it may be told to keep less than before
         else:
             if cfg.compute.threads is not None:
                 torch.set_num_threads(cfg.compute.threads)
-            _SelfPlay(cfg, folder).run(command)
+            with heartbeat.beating(folder):
+                _SelfPlay(cfg, folder).run(command)
         return report.results(folder)
 
 
@@ -92,6 +98,7 @@ class _SelfPlay:
             prepare(cfg, folder, self.policies(self.initial).renderer)
         self.inputs = Inputs(cfg, folder, self.initial)
         self._same_beginning()
+        self.sizes = self._sizes()
         arithmetic = model.arithmetic(cfg.compute, cfg.optim.precision)
         provenance.record(
             folder, command=command, config=dump(cfg), **read_json(folder.initial),
@@ -116,6 +123,7 @@ class _SelfPlay:
                 out = folder.iteration(t)
                 if self._benchmark(out.checkpoint, out, f"iteration {t}: benchmarks") or fresh:
                     replay.evaluation(out, t + 1, tracker)
+                keep.prune(cfg, folder)
 
     def _share_or_iterate(self, t: int) -> None:
         """Iteration t: linked where another run has made the same one, else played."""
@@ -123,7 +131,7 @@ class _SelfPlay:
             return self._iterate(t)
         key = self._key(t)
         with owner(sharing_lock(self.cfg.runs_dir, key), wait=True, what=f"iteration {t}"):
-            twin = sharing.find(self.cfg, t, key)
+            twin = sharing.find(self.cfg, t, self._key)
             if twin is None:
                 self._iterate(t)
             else:
@@ -138,6 +146,7 @@ class _SelfPlay:
         if self.cfg.loss_at(t).needs_reference and not out.ref_scores.exists():
             self._score_reference(t, triplets)
         if not out.checkpoint.exists():
+            remove(out.removed)  # the note of a twin, where a kill came before its done.json
             self._train(t, [x for x in triplets if x.split == "train"])
         out.clear_train_state()
         if not out.scores.exists():
@@ -236,6 +245,7 @@ class _SelfPlay:
         self._warn(t, {"cut": health.cut(reasons), "same": health.identical(same, len(rows))})
 
     def _generate(self, start: Path, out: Responses, t: int, label: str, facts: dict) -> None:
+        self._room(out.path, label, samples=self.sizes.samples)
         generate(
             self.policies(start),
             {row["id"]: row["prompt_ids"] for row in self.inputs.prompts},
@@ -253,6 +263,8 @@ class _SelfPlay:
         trained = [x for x in triplets if x.split == "train"]
         heldout = [x for x in triplets if x.split == "heldout"]
         first = epoch(trained, batch_size=cfg.optim.batch_size, seed=cfg.seed, t=t, epoch=0)
+        label, out = f"iteration {t}: score reference", self.folder.iteration(t)
+        self._room(out.path, label, scores=self.sizes.ref_scores)
         with self._stage(t, "score"):
             logps = score(
                 self.policies(self.inputs.start_of(t)),
@@ -270,12 +282,13 @@ class _SelfPlay:
                 ),
                 roles,
                 total=len(triplets),
-                label=f"iteration {t}: score reference",
+                label=label,
             )
-            write_scores(self.folder.iteration(t).ref_scores, triplets, logps)
+            write_scores(out.ref_scores, triplets, logps)
 
     def _train(self, t: int, triplets: Sequence[Triplet]) -> None:
-        cfg, out = self.cfg, self.folder.iteration(t)
+        cfg, out, label = self.cfg, self.folder.iteration(t), f"iteration {t}: train"
+        self._room_to_train(out, label)
         with self._stage(t, "train"):
             policy = self.policies(self.inputs.start_of(t))
             # From here on the weights in memory are no folder's until they are saved.
@@ -292,7 +305,7 @@ class _SelfPlay:
                 seed=cfg.seed,
                 t=t,
                 steps_before=self.inputs.steps_before(t),
-                label=f"iteration {t}: train",
+                label=label,
             )
             self.policies.hold(policy, out.checkpoint)
 
@@ -301,6 +314,7 @@ class _SelfPlay:
         out, loss = self.folder.iteration(t), self.cfg.loss_at(t)
         there = tuple(role for role in ROLES if role in triplets[0].responses)
         roles: tuple[Role, ...] = tuple(r for r in there if t > 0 or r != "proto")
+        self._room(out.path, f"iteration {t}: score", scores=self.sizes.scores)
         with self._stage(t, "score"):
             logps = score(
                 self.policies(out.checkpoint),
@@ -330,6 +344,7 @@ class _SelfPlay:
     def _evaluate(self, policy: Path, out: Iteration, t: int, label: str) -> None:
         """eval.json from held-out answers and scores. t: what the policy samples for next"""
         if self._answers_heldout() and not out.answers.exists():
+            self._room(out.path, label, answers=self.sizes.answers)
             evaluate(
                 self.policies(policy),
                 self.inputs.heldout,
@@ -346,12 +361,43 @@ class _SelfPlay:
 
     def _benchmark(self, policy: Path, out: Iteration, label: str) -> bool:
         """Runs the benchmarks that `out` lacks and writes eval.json anew. -> whether any ran"""
-        if not benchmark.missing(out, self.cfg):
+        if not benchmark.due(out, self.cfg):
+            if lacks := benchmark.missing(out, self.cfg):
+                log.warning(
+                    "%s: not made, for the weights were removed: %s", label, ", ".join(lacks)
+                )
             return False
         self.policies.forget()  # the harness has a process, and the memory, for itself
         benchmark.benchmark(policy, out, self.cfg, label=label)
         evaluation.write(out, benchmark.results(out, self.cfg))
         return True
+
+    # --- room on the disk -----------------------------------------------------------------
+
+    def _sizes(self) -> disk.Sizes:
+        heldout = len(self.inputs.heldout)
+        return disk.sizes(
+            self.cfg,
+            parameters=disk.num_parameters(self.initial) or 0,  # unknown: not asked for
+            train=len(self.inputs.prompts) - heldout,
+            heldout=heldout,
+            others=disk.bytes_beside(self.initial),
+        )
+
+    def _room(self, place: Path, label: str, **needed: int) -> None:
+        least = self.cfg.selfplay.keep == "last"
+        earlier = 0 if least else keep.removable(self.cfg, self.folder)
+        disk.check_room(place, needed, stage=label, earlier=earlier)
+
+    def _room_to_train(self, out: Iteration, label: str) -> None:
+        sizes, there = self.sizes, disk.bytes_in(out.train_state.parent)
+        self._room(
+            out.path,
+            label,
+            checkpoint=sizes.checkpoint,
+            train_state=max(0, sizes.training - sizes.checkpoint - there),
+            metrics=sizes.metrics,
+        )
 
     # --- bookkeeping --------------------------------------------------------------------------
 
@@ -371,6 +417,8 @@ class _SelfPlay:
                     f"{now[key][:12]}); give this run a name of its own (name=...)"
                 )
         if self.cfg.selfplay.start_from is not None:
+            if not self.folder.iteration(first_iteration(self.cfg)).done.exists():
+                start_from(self.cfg).weights()  # or why they are not there
             theirs = read_json(start_from(self.cfg).done)["initial_weights"]
             if theirs != now["weights"]:
                 raise ValueError(
@@ -429,6 +477,7 @@ class _SelfPlay:
             if message is not None and kind not in self.warned:
                 self.warned.add(kind)
                 log.warning("iteration %d: %s", t, message)
+                activity.warn(kind, f"iteration {t}: {message}")
 
 
 def _complete(cfg: Run, folder: RunDir) -> bool:
@@ -436,7 +485,7 @@ def _complete(cfg: Run, folder: RunDir) -> bool:
     made = [folder.base, *map(folder.iteration, iterations)]
     if not all(out.done.exists() for out in made[1:]):
         return False
-    return not any(benchmark.missing(out, cfg) for out in made)
+    return not any(benchmark.due(out, cfg) for out in made)
 
 
 def _check_reachable(cfg: Run) -> None:

@@ -7,13 +7,18 @@ the configuration. The links are of files, so that every run folder stands alone
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tspin import benchmark
 from tspin.artifacts import Iteration, RunDir, run_dirs
 from tspin.config import Run
 from tspin.files import digest, link, read_json, write_json
 from tspin.inputs import start_from
+
+log = logging.getLogger("tspin")
 
 
 def iteration_key(cfg: Run, folder: RunDir, t: int, sampling: dict[str, Any]) -> str:
@@ -27,12 +32,25 @@ def iteration_key(cfg: Run, folder: RunDir, t: int, sampling: dict[str, Any]) ->
     return digest([beginning, sampling, cfg.history(t)])
 
 
-def find(cfg: Run, t: int, key: str) -> Iteration | None:
-    """A finished iteration t with this key, in any run of runs_dir."""
+def find(cfg: Run, t: int, key_of: Callable[[int], str]) -> Iteration | None:
+    """A finished iteration t with the key that it has here, in any run of runs_dir.
+
+    One whose weights were removed (keep) will do where nothing here asks for them: the run does
+    not keep all of its own, the benchmarks are made, and the next iteration is found too.
+    """
+    key, gone = key_of(t), None
     for folder in run_dirs(Path(cfg.runs_dir).expanduser()):
         out = folder.iteration(t)
         if out.done.exists() and read_json(out.done).get("key") == key:
-            return out
+            if not out.removed.exists():
+                return out
+            gone = out
+    if gone is None:
+        return None
+    unread = cfg.selfplay.keep != "all" and t + 1 < cfg.selfplay.iterations
+    if unread and not benchmark.missing(gone, cfg) and find(cfg, t + 1, key_of) is not None:
+        return gone
+    log.info("iteration %d: equal to %s, whose weights were removed (keep)", t, origin(gone))
     return None
 
 

@@ -14,7 +14,7 @@ import statistics
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -254,7 +254,7 @@ class Plan:
     def saving(self) -> str:
         """What was shared, and how long it took where it was made."""
         linked = [step for step in self.steps if step.done and step.source is not None]
-        took = _time(sum(step.seconds or 0.0 for step in linked))
+        took = duration(sum(step.seconds or 0.0 for step in linked))
         bases = [p.sampling[0] for p in self.points if p.folder.base.evaluation.exists()]
         protos = [p.sampling for p in self.points if p.folder.proto.exists()]
         return (
@@ -311,7 +311,8 @@ def plan(name: str, points: Sequence[Point]) -> Plan:
     costs = {kind[0] for point in points for kind in point.kinds}
     for point, finished in found:
         for t, facts in finished.items():
-            made.setdefault((point.run.folder.parent, point.histories[t]), point.run.name)
+            if not point.folder.iteration(t).removed.exists():  # else selfplay trains it, mostly
+                made.setdefault((point.run.folder.parent, point.histories[t]), point.run.name)
             cost, objective, samples = point.kinds[t]
             if "from" not in facts and facts["seconds"] and cost in costs:
                 for kind in (point.kinds[t], (cost,), (objective, samples), ()):
@@ -335,6 +336,17 @@ def plan(name: str, points: Sequence[Point]) -> Plan:
         complete = all(step.done for step in steps) and not _lacks_benchmarks(point)
         items.append(Item(number, point, tuple(steps), complete))
     return Plan(name, tuple(items), frozenset(leaders), timed)
+
+
+def announce(points: Sequence[Point]) -> None:
+    """Claims the folders of points that share, but keep not all of their checkpoints.
+
+    An unfinished run is who an iteration is kept for that several begin with (tspin.keep).
+    """
+    for point in points:
+        if point.run.selfplay.share and point.run.selfplay.keep != "all":
+            with suppress(ValueError):  # another configuration there: the point itself will say so
+                point.folder.claim(dump(point.run), free=IDENTITY_FREE)
 
 
 @contextmanager
@@ -370,24 +382,30 @@ def _done(point: Point) -> dict[int, dict[str, Any]]:
 
     Nothing where its folder holds a run with another history: selfplay will refuse that.
     """
-    path = point.folder.config
-    there = _stored(path, path.stat().st_mtime_ns) if path.exists() else None
-    if there is None or there.run.name != point.run.name:
+    there = stored(point.folder)
+    if there is None:
         return {}
-    return {
+    found = {
         t: _facts(point.folder.iteration(t))
         for t in point.folder.iterations()
         if t in point.iterations and there.histories[t : t + 1] == [point.histories[t]]
     }
+    return {t: facts for t, facts in found.items() if facts is not None}
 
 
-def _facts(out: Iteration) -> dict[str, Any]:
-    """done.json of a finished iteration; its benchmarks' time is among the seconds."""
-    facts = read_json(out.done)
-    if out.evaluation.exists() and "benchmarks" in (found := read_json(out.evaluation)):
-        facts["seconds"]["benchmarks"] = sum(
-            task["seconds"] for task in found["benchmarks"].values()
-        )
+def _facts(out: Iteration) -> dict[str, Any] | None:
+    """done.json of a finished iteration; its benchmarks' time is among the seconds.
+
+    None where it cannot be read, or is no longer there: who looks on holds no lock.
+    """
+    try:
+        facts: dict[str, Any] = read_json(out.done)
+        if out.evaluation.exists() and "benchmarks" in (found := read_json(out.evaluation)):
+            facts["seconds"]["benchmarks"] = sum(
+                task["seconds"] for task in found["benchmarks"].values()
+            )
+    except (OSError, ValueError):
+        return None
     return facts
 
 
@@ -397,14 +415,25 @@ def _others(points: Sequence[Point]) -> Iterator[Point]:
     for place in dict.fromkeys(point.run.folder.parent for point in points):
         for folder in run_dirs(place):
             if folder.path not in names:
-                found = _stored(folder.config, folder.config.stat().st_mtime_ns)
+                found = stored(folder)
                 if found is not None:
                     yield found
 
 
+def stored(folder: RunDir) -> Point | None:
+    """The run in a folder, as its config.yaml says; None without one, for one of an older version,
+    or of another name.
+    """
+    try:
+        found = _stored(folder.config, folder.config.stat().st_mtime_ns)
+    except FileNotFoundError:
+        return None
+    return found if found is not None and found.run.name == folder.path.name else None
+
+
 @cache
 def _stored(file: Path, mtime: int) -> Point | None:
-    """The run that config.yaml says; None for one of an older version. mtime: its state, in ns"""
+    """mtime: the state of the file, in ns"""
     try:
         tree = yaml.load(file.read_text(encoding="utf-8"), yaml.CSafeLoader)
         # The folder may have moved since.
@@ -417,7 +446,7 @@ def _lacks_benchmarks(point: Point) -> bool:
     run, folder = point.run, point.folder
     try:
         return any(
-            benchmark.missing(out, run)
+            benchmark.due(out, run)
             for out in (folder.base, *map(folder.iteration, point.iterations))
         )
     except ImportError:  # no lm-eval: selfplay says what to install
@@ -442,7 +471,8 @@ def _worth(out: Iteration) -> dict[str, float]:
 def _state(item: Item) -> str:
     if item.complete:
         return "done"
-    return "begun" if item.point.folder.config.exists() else "to do"
+    some = any(step.done for step in item.steps) or item.point.folder.provenance.exists()
+    return "begun" if some else "to do"
 
 
 def _progress(item: Item) -> str:
@@ -454,10 +484,10 @@ def _count(num: int, what: str) -> str:
 
 
 def _about(seconds: float | None, unknown: str, behind: str = "") -> str:
-    return unknown if seconds is None else f"about {_time(seconds)} {behind}".rstrip()
+    return unknown if seconds is None else f"about {duration(seconds)} {behind}".rstrip()
 
 
-def _time(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """In the unit that people would use."""
     for size, unit in ((3600, "h"), (60, "min")):
         if seconds >= 1.5 * size:
