@@ -44,6 +44,7 @@ MAY_IMPORT = {
     "health": "",
     "console": "",
     "logps": "",
+    "preemption": "",
     "sources": "schemas",
     "triplets": "logps seeds",
     "config": "artifacts files losses",  # losses only when an objective is built: loss_at
@@ -63,6 +64,8 @@ MAY_IMPORT = {
     "replay": "artifacts config files tracking",
     "evaluation": "answers artifacts files",
     "sharing": "artifacts config files inputs",
+    "store": "artifacts files",
+    "mirror": "artifacts config files preemption store",
     "words": "config",
     "sweep": "artifacts benchmark config console files words",
     "engine": "attention",
@@ -70,10 +73,10 @@ MAY_IMPORT = {
     "inputs": "artifacts config data files tracking triplets",
     # stages
     "prepare": "artifacts config data files tokens",
-    "generate": "artifacts config console files model sampling",
+    "generate": "artifacts config console files model preemption sampling",
     "score": "artifacts console files logps losses model triplets",
-    "train": "artifacts config console files logps losses model precision seeds speed tracking "
-    "triplets",
+    "train": "artifacts config console files logps losses model precision preemption seeds speed "
+    "tracking triplets",
     "evaluate": "artifacts config console data files model sampling",
     "benchmark": "artifacts config console files",  # and starts a process: the harness
     "harness": "",
@@ -83,7 +86,7 @@ MAY_IMPORT = {
     "harness.numbers": "",
     # Algorithm 1
     "selfplay": "artifacts benchmark config data evaluate evaluation files generate health inputs "
-    "logps losses model prepare provenance replay report score sharing speed tracking train "
+    "logps losses mirror model prepare provenance replay report score sharing speed tracking train "
     "triplets",
     # the built-in tasks and their policies
     "micro": "files",
@@ -100,8 +103,9 @@ MAY_IMPORT = {
 TYPES_ONLY = {"config": "losses", "data": "config", "triplets": "config"}
 STAGES = ("prepare", "generate", "score", "train", "evaluate")
 NO_TORCH = (
-    "answers artifacts benchmark config console data evaluation files health replay schemas seeds "
-    "sources sweep tokens tracking words micro micro.task micro.open_task"
+    "answers artifacts benchmark config console data evaluation files health mirror preemption "
+    "replay schemas seeds sources store sweep tokens tracking words micro micro.task "
+    "micro.open_task"
 )
 
 
@@ -206,9 +210,9 @@ def test_only_selfplay_knows_the_stages():
 
 
 def test_main_sees_the_command_line_and_selfplay_alone():
-    known = {f"tspin.{name}" for name in "config console selfplay sweep words".split()}
+    known = {f"tspin.{name}" for name in "config console preemption selfplay sweep words".split()}
     assert ours("main") - {"main", "hydra_plugins.tspin"} == known
-    assert ours("hydra_plugins.tspin") == {"tspin.sweep"}
+    assert ours("hydra_plugins.tspin") == {"tspin.preemption", "tspin.sweep"}
 
 
 @pytest.mark.parametrize("module", [module for module in SOURCES if module.startswith("analysis")])
@@ -231,6 +235,7 @@ def test_analysis_reads_artifacts_only(module):
         ("omegaconf", {"main", "hydra_plugins.tspin"}),
         ("pydantic", {"tspin.config"}),
         ("datasets", {"tspin.sources", "tspin.harness.__main__"}),
+        ("fsspec", {"tspin.store"}),
         ("pickle", set()),
     ],
 )

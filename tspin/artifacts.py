@@ -17,6 +17,9 @@ import yaml
 from tspin.files import digest, flatten, read_json, read_rows, remove, write_text
 
 SHARED = ("proto", "base")  # folders of runs_dir that are no runs
+CHECKPOINT, TRAIN_STATE = "checkpoint", "train_state"  # folders of an iteration
+TRACKER = "wandb"  # folder of the tracker in a run
+MIRROR = "mirror.json"  # what a copy of a run folder holds
 
 PROMPTS = pa.schema(
     [
@@ -112,11 +115,11 @@ class Iteration:
 
     @property
     def train_state(self) -> Path:
-        return self.path / "train_state" / "state.safetensors"
+        return self.path / TRAIN_STATE / "state.safetensors"
 
     @property
     def checkpoint(self) -> Path:
-        return self.path / "checkpoint"
+        return self.path / CHECKPOINT
 
     @property
     def scores(self) -> Path:
@@ -202,6 +205,11 @@ class RunDir:
     def base(self) -> Iteration:
         """Evaluation of the initial policy, linked from the folder that runs share."""
         return Iteration(self.path / "base")
+
+    @property
+    def mirror(self) -> Path:
+        """What is known of the folder's copy elsewhere."""
+        return self.path / f".{MIRROR}"
 
     @property
     def tracking(self) -> Path:
