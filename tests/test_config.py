@@ -500,6 +500,9 @@ FREE = {
     "track.tags": ["x"],
 } | {
     "selfplay.share": False,
+    "sync.checkpoints": "last",
+    "sync.train_state": False,
+    "sync.seconds": 5.0,
     "evals.template": "run",
     **dict.fromkeys(("evals.batch_size", "evals.limit", "evals.max_length"), 3),
 }

@@ -18,9 +18,11 @@ import hydra
 import pytest
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
+from safetensors import safe_open
 
 import main
 from tspin import preemption
+from tspin.artifacts import RunDir
 from tspin.preemption import REQUEUE, Preempted
 
 ROOT = Path(main.__file__).parent
@@ -155,7 +157,7 @@ def test_submitit_is_asked_where_it_may_requeue(environment, number, asked, monk
     assert told == ([(number, None)] if asked else [])
 
 
-TINY = ["track=none", "data.size=256", "data.heldout=4", "selfplay.iterations=1", "name=run",
+TINY = ["track=none", "data.size=512", "data.heldout=4", "selfplay.iterations=1", "name=run",
         "optim.batch_size=4", "optim.epochs=1", "compute.save_seconds=1e9"]  # fmt: skip
 
 
@@ -174,47 +176,50 @@ def weights(folder):
     return json.loads((folder / "runs/run/iter_0/done.json").read_text())["weights"]
 
 
-@pytest.mark.parametrize(
-    ("launcher", "module", "code"),
-    [
-        ("submitit_local", "hydra_plugins.hydra_submitit_launcher", 0),
-        ("joblib", "hydra_plugins.hydra_joblib_launcher", REQUEUE),
-    ],
-)
-def test_a_preempted_job_ends_with_the_weights_of_an_unbroken_one(tmp_path, launcher, module, code):
-    """submitit requeues it; joblib cannot, so that the whole command says that it wants to be."""
-    if find_spec(module) is None:
-        pytest.skip(f"{module} is not installed")
-    folder = tmp_path / "broken"
-    words = ["-m", f"hydra/launcher={launcher}"]
-    sweep = start(folder, *words)
+def preempted(folder, launcher, pid):
+    """A sweep of one point under `launcher`, sent SIGTERM while it trains. -> what it said, code
+
+    pid  of the process that is sent it, from that of the sweep
+    """
+    if find_spec(f"hydra_plugins.hydra_{launcher.split('_')[0]}_launcher") is None:
+        pytest.skip(f"hydra-{launcher.split('_')[0]}-launcher is not installed")
+    sweep = start(folder, "-m", f"hydra/launcher={launcher}")
     metrics = folder / "runs/run/iter_0/metrics.jsonl"
     until = time.monotonic() + 400
     try:
         while not (metrics.exists() and len(metrics.read_text().splitlines()) > 2):
             assert time.monotonic() < until and sweep.poll() is None
             time.sleep(0.02)
-        if launcher == "submitit_local":  # its jobs are called by the process that starts them
-            (job,) = {path.name for path in (folder / "runs/multirun/.submitit").glob("[0-9]*")}
-            os.kill(int(job), signal.SIGTERM)
-        else:
-            sweep.send_signal(signal.SIGTERM)
+        os.kill(pid(sweep), signal.SIGTERM)
         _, said = sweep.communicate(timeout=400)
     finally:
         sweep.kill()
-    assert sweep.returncode == code, said
-    if launcher == "submitit_local":
-        logs = sorted((folder / "runs/multirun/.submitit").glob("*/*_log.*"))
-        said = "".join(log.read_text() for log in logs)
-        assert "Requeued job" in said
-    else:
-        assert "the same command goes on from here" in said
-        again = subprocess.run([*sweep.args], cwd=folder, capture_output=True, text=True)
-        assert again.returncode == 0, again.stderr
-    assert said.count("stopped by SIGTERM") == 1
-    whole = start(tmp_path / "whole")
-    assert whole.wait(400) == 0
-    assert weights(folder) == weights(tmp_path / "whole")
+    return said, sweep.returncode
+
+
+def test_submitit_requeues_a_job_that_ends_with_the_weights_of_an_unbroken_one(tmp_path):
+    broken, whole = tmp_path / "broken", tmp_path / "whole"
+    jobs = broken / "runs/multirun/.submitit"
+    # A job is called by the process that starts it, which passes signals on.
+    said, code = preempted(
+        broken, "submitit_local", lambda sweep: int(next(jobs.glob("[0-9]*")).name)
+    )
+    assert code == 0, said
+    log = "".join(path.read_text() for path in jobs.glob("*/*_log.*"))
+    assert "Requeued job" in log and log.count("stopped by SIGTERM") == 1
+    assert start(whole).wait(400) == 0
+    assert weights(broken) == weights(whole)
+
+
+def test_joblib_passes_it_on_and_the_command_asks_to_be_requeued(tmp_path):
+    """One of its two workers has no point; it must not end the other before that has saved."""
+    folder = tmp_path / "run"
+    said, code = preempted(folder, "joblib", lambda sweep: sweep.pid)
+    assert code == REQUEUE, said
+    assert said.count("stopped by SIGTERM; the same command goes on from here") == 1
+    out = RunDir(folder / "runs/run").iteration(0)
+    with safe_open(out.train_state, framework="pt") as state:
+        assert int(state.metadata()["next_step"]) == len(out.metrics.read_text().splitlines())
 
 
 # --- Slurm ---------------------------------------------------------------------------------------

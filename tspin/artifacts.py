@@ -228,6 +228,11 @@ class RunDir:
         """Indices of the iterations that are complete."""
         return sorted(Iteration(done.parent).t for done in self.path.glob("iter_*/done.json"))
 
+    def begun(self) -> list[int]:
+        """Indices of the iterations that have a folder and are not complete."""
+        there = [Iteration(path) for path in self.path.glob("iter_*")]
+        return sorted(out.t for out in there if not out.done.exists())
+
     def claim(self, config: dict[str, Any], *, free: Sequence[str]) -> None:
         """Writes config.yaml once; refuses a folder that holds another configuration.
 

@@ -85,12 +85,10 @@ def fetch(sync: SyncConfig, folder: RunDir, *, iterations: int) -> None:
 def _take(store: Store, theirs: Record, folder: RunDir) -> None:
     size = sum(facts["size"] for facts in theirs.files.values())
     log.info("taking %s: %d files, %.3g GB", store.url, len(theirs.files), size / 1e9)
-    done = folder.iterations()
-    for name, path in files_of(folder).items():  # begun here, gone on with elsewhere
-        inside = path.relative_to(folder.path).parts[0]
-        if inside.startswith("iter_") and Iteration(folder.path / inside).t not in done:
-            if name not in theirs.files:
-                remove(path)
+    unfinished = [folder.iteration(t).path for t in folder.begun()]
+    for name, path in files_of(folder).items():
+        if name not in theirs.files and any(out in path.parents for out in unfinished):
+            remove(path)  # begun here, gone on with elsewhere
     units: dict[Path, list[str]] = {}  # a checkpoint is there as a whole or not at all
     for name in sorted(theirs.files, key=order):
         path = folder.path / name

@@ -9,21 +9,23 @@ Requeued is the same command. Who has to ask for that differs: see `leave`. No t
 
 from __future__ import annotations
 
-import _thread
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: not done, try again
 # Slurm, Kubernetes, spot machines; sbatch --signal, by custom; submitit.
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+TELL_SECONDS = 0.2  # between two looks at who of our workers has begun to listen
 
 
 class Preempted(BaseException):
@@ -64,12 +66,9 @@ def watched(grace: float) -> Iterator[None]:
     _watch.grace, _watch.received, _watch.held = grace, None, False
     alarm = signal.signal(signal.SIGALRM, lambda *_: stop())
     _watch.former = {number: signal.signal(number, _receive) for number in SIGNALS}
-    before: Iterable[int] = ()
     try:
-        before = signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # see passed_on
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, alarm)
         if not _watch.left:  # else they are ignored until the process ends
@@ -129,34 +128,44 @@ def leave() -> int:
 
 @contextmanager
 def passed_on() -> Iterator[None]:
-    """Inside, signals go to the processes that work for this one (joblib's), which `watched`.
+    """Inside, a signal goes to the processes that work for this one (joblib's) once they `watched`.
 
-    Blocked here they are blocked in all that is started from here: a worker gets them when its
-    next point begins, and one without a point is not killed. Raises KeyboardInterrupt where there
-    is no worker yet.
+    One that works on nothing, or not yet, would be killed by it, and its executor then kills the
+    others while they save.
     """
+    received: list[int] = []
     done = threading.Event()
 
-    def wait() -> None:
-        while not done.is_set():
-            if (found := signal.sigtimedwait(SIGNALS, 0.5)) is None:
-                continue
-            workers = [process.pid for process in multiprocessing.active_children()]
-            for pid in filter(None, workers):
-                with suppress(ProcessLookupError):
-                    os.kill(pid, found.si_signo)
-            if not workers:
-                _thread.interrupt_main()
+    def tell() -> None:
+        while not done.wait(TELL_SECONDS):
+            for process in multiprocessing.active_children() if received else []:
+                if process.pid is not None and _listens(process.pid):
+                    with suppress(ProcessLookupError):
+                        os.kill(process.pid, received[0])
 
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    waiting = threading.Thread(target=wait, daemon=True)
-    waiting.start()
+    former = {n: signal.signal(n, lambda number, _: received.append(number)) for n in SIGNALS}
+    telling = threading.Thread(target=tell, daemon=True)
+    telling.start()
     try:
         yield
     finally:
         done.set()
-        waiting.join()
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        telling.join()
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def _listens(pid: int) -> bool:
+    """Whether a process has a handler for SIGUSR1, which nobody else in Python has.
+
+    Without /proc it is not known and taken to be so.
+    """
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return not Path("/proc/self/status").exists()
+    (caught,) = re.findall(r"^SigCgt:\s*([0-9a-f]+)", status, re.MULTILINE)
+    return bool(int(caught, 16) >> (signal.SIGUSR1 - 1) & 1)
 
 
 def _receive(number: int, frame: FrameType | None) -> None:
