@@ -29,7 +29,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from tspin import sweep, words
+from tspin import preemption, sweep, words
 from tspin.config import Run, dump, load, run_name, unknown
 
 ROOT = Path(__file__).resolve().parent
@@ -65,7 +65,8 @@ def job(cfg: DictConfig) -> None:
         from tspin.console import results_table
 
         words_here = list(hydra_cfg.overrides.task)
-        rows = selfplay.run(run, command=sys.argv if single else [sys.argv[0], *words_here])
+        with preemption.watched(run.compute.grace_seconds):
+            rows = selfplay.run(run, command=sys.argv if single else [sys.argv[0], *words_here])
         log.info("\n%s\nfiles: %s", results_table(rows), run.folder)
     except (ValueError, OSError, FloatingPointError) as error:
         log.error("error: %s", error)
@@ -75,6 +76,12 @@ def job(cfg: DictConfig) -> None:
     except KeyboardInterrupt:
         log.error("interrupted; the same command goes on from here")
         sys.exit(130)  # of a multirun too
+    except preemption.Preempted as stopped:
+        log.error("stopped by %s; the same command goes on from here", stopped)
+        code = preemption.leave()
+        if single or hydra_cfg.runtime.choices["hydra/launcher"] == "basic":
+            sys.exit(code)
+        raise preemption.Stopped("to be requeued") from None  # the other workers get to save, too
     except Exception as error:  # a fault of ours; of a single run Hydra shows the traceback
         if not single:
             log.error("error: %s", error, exc_info=error)

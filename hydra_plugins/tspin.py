@@ -10,6 +10,7 @@ import os
 import sys
 import textwrap
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,6 +21,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from tspin import preemption
 from tspin import sweep as sweeps
 
 log = logging.getLogger("tspin")
@@ -38,7 +40,8 @@ class Points(Sweeper):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        self.serial = config.hydra.runtime.choices["hydra/launcher"] == "basic"
+        launcher = config.hydra.runtime.choices["hydra/launcher"]
+        self.serial, self.workers_are_ours = launcher == "basic", launcher == "joblib"
         self.config = config
         self.hydra_context = hydra_context
         self.launcher: Launcher = Plugins.instance().instantiate_launcher(
@@ -46,7 +49,10 @@ class Points(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> None:
-        """Leaves with 1 if a point failed, with 130 when interrupted. arguments: see `plan`"""
+        """Leaves with 1 if a point failed, with 130 when interrupted, with REQUEUE when preempted.
+
+        arguments  see `plan`
+        """
         plan = self.plan
         todo, failed = plan.to_run(), {}
         log.info("%s\n", plan.describe() if todo else plan.line())
@@ -67,7 +73,9 @@ class Points(Sweeper):
         if not self.serial:
             os.environ["TQDM_DISABLE"] = "1"  # bars of several processes would overwrite each other
         try:
-            returns = self.launcher.launch([point.launch_words for point in points], 0)
+            # The jobs of other launchers are in the hands of a scheduler.
+            with preemption.passed_on() if self.workers_are_ours else nullcontext():
+                returns = self.launcher.launch([point.launch_words for point in points], 0)
         except KeyboardInterrupt:  # not in a point (main.job): while other processes work
             log.error("interrupted; the same command goes on from here")
             sys.exit(130)
@@ -76,6 +84,9 @@ class Points(Sweeper):
             now = sweeps.plan(self.plan.name, points)
             left = {point.run.name for point in now.to_run()}
             return dict.fromkeys(left, _reason(error))
+        if any(isinstance(done._return_value, preemption.Stopped) for done in returns):
+            log.error("stopped; the same command goes on from here")
+            sys.exit(preemption.REQUEUE)
         return {
             point.run.name: _reason(_error(done))
             for point, done in zip(points, returns, strict=True)

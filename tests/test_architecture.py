@@ -45,6 +45,7 @@ MAY_IMPORT = {
     "health": "",
     "console": "activity",
     "logps": "",
+    "preemption": "",
     "sources": "schemas",
     "triplets": "logps seeds",
     "config": "artifacts files losses",  # losses only when an objective is built: loss_at
@@ -69,6 +70,8 @@ MAY_IMPORT = {
     "keep": "artifacts benchmark config disk evaluation files sweep",
     "status": "artifacts console files heartbeat sweep",
     "__main__": "",
+    "store": "artifacts files",
+    "mirror": "artifacts config files preemption store",
     "words": "config",
     "sweep": "artifacts benchmark config console files words",
     "engine": "attention",
@@ -76,10 +79,10 @@ MAY_IMPORT = {
     "inputs": "artifacts config data files tracking triplets",
     # stages
     "prepare": "artifacts config data files tokens",
-    "generate": "artifacts config console files model sampling",
+    "generate": "artifacts config console files model preemption sampling",
     "score": "artifacts console files logps losses model triplets",
-    "train": "artifacts config console files logps losses model precision seeds speed tracking "
-    "triplets",
+    "train": "artifacts config console files logps losses model precision preemption seeds speed "
+    "tracking triplets",
     "evaluate": "artifacts config console data files model sampling",
     "benchmark": "artifacts config console files",  # and starts a process: the harness
     "harness": "",
@@ -89,7 +92,7 @@ MAY_IMPORT = {
     "harness.numbers": "",
     # Algorithm 1
     "selfplay": "activity artifacts benchmark config data disk evaluate evaluation files generate "
-    "health heartbeat inputs keep logps losses model prepare provenance replay report score "
+    "health heartbeat inputs keep logps losses mirror model prepare provenance replay report score "
     "sharing speed tracking train triplets",
     # the built-in tasks and their policies
     "micro": "files",
@@ -107,8 +110,8 @@ TYPES_ONLY = {"config": "losses", "data": "config", "triplets": "config"}
 STAGES = ("prepare", "generate", "score", "train", "evaluate")
 NO_TORCH = (
     "activity answers artifacts benchmark config console data disk evaluation files health "
-    "heartbeat keep replay schemas seeds sources status sweep tokens tracking words micro "
-    "micro.task micro.open_task"
+    "heartbeat keep mirror preemption replay schemas seeds sources status store sweep tokens "
+    "tracking words micro micro.task micro.open_task"
 )
 
 
@@ -213,9 +216,9 @@ def test_only_selfplay_knows_the_stages():
 
 
 def test_main_sees_the_command_line_and_selfplay_alone():
-    known = {f"tspin.{name}" for name in "config console selfplay sweep words".split()}
+    known = {f"tspin.{name}" for name in "config console preemption selfplay sweep words".split()}
     assert ours("main") - {"main", "hydra_plugins.tspin"} == known
-    assert ours("hydra_plugins.tspin") == {"tspin.sweep"}
+    assert ours("hydra_plugins.tspin") == {"tspin.preemption", "tspin.sweep"}
 
 
 @pytest.mark.parametrize("module", [module for module in SOURCES if module.startswith("analysis")])
@@ -238,6 +241,7 @@ def test_analysis_reads_artifacts_only(module):
         ("omegaconf", {"main", "hydra_plugins.tspin"}),
         ("pydantic", {"tspin.config"}),
         ("datasets", {"tspin.sources", "tspin.harness.__main__"}),
+        ("fsspec", {"tspin.store"}),
         ("pickle", set()),
     ],
 )

@@ -493,9 +493,17 @@ def test_long_differences_are_digested():
     assert re.fullmatch(r"micro-tspin-micro-s0-[0-9a-f]{8}", name)
 
 
-FREE = {"compute.save_seconds": 7.0, "compute.threads": 3, "track.tags": ["x"]} | {
+FREE = {
+    "compute.save_seconds": 7.0,
+    "compute.grace_seconds": 3.0,
+    "compute.threads": 3,
+    "track.tags": ["x"],
+} | {
     "selfplay.share": False,
     "selfplay.keep": "last",
+    "sync.checkpoints": "last",
+    "sync.train_state": False,
+    "sync.seconds": 5.0,
     "evals.template": "run",
     **dict.fromkeys(("evals.batch_size", "evals.limit", "evals.max_length"), 3),
 }

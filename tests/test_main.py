@@ -98,7 +98,7 @@ def process(*words, folder, **environment):
 # the keys of a run, and what may be typed
 TOP = (
     "coef, compute, data, decoding, evals, loss, model, name, optim, runs_dir, seed, "
-    "selfplay, track"
+    "selfplay, sync, track"
 )
 TYPED = (
     "coef, compute, data, decoding, evals, experiment, loss, model, name, optim, runs_dir, seed, "

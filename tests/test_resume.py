@@ -28,6 +28,7 @@ import pytest
 from safetensors import safe_open
 
 from tspin.files import read_rows
+from tspin.preemption import REQUEUE
 
 ROOT = Path(__file__).resolve().parent.parent
 MAIN = ROOT / "main.py"
@@ -121,6 +122,7 @@ class Events:
     kill  SIGKILL
     tear  SIGKILL in the middle of a write: temporaries lose half, metrics.jsonl the end
     stop  SIGSTOP, until somebody continues or kills it
+    term  SIGTERM, and goes on
     """
 
     def __init__(self, job: dict):
@@ -156,7 +158,8 @@ class Events:
             self.write()
             if self.do == "tear":
                 self._tear()
-            os.kill(os.getpid(), signal.SIGSTOP if self.do == "stop" else signal.SIGKILL)
+            signals = {"stop": signal.SIGSTOP, "term": signal.SIGTERM}
+            os.kill(os.getpid(), signals.get(self.do, signal.SIGKILL))
 
     def _entering(self, stage, name):
         @functools.wraps(stage)
@@ -264,6 +267,7 @@ TIMES = ("seconds", "tokens_per_second", "useful_tokens_per_second", "flop_utili
 TIMES += ("from",)  # the run that an iteration is linked from
 OF_A_LAUNCH = ("provenance.json", "tracking.json", "stages.json", ".stages.json.tmp", ".lock")
 OF_A_LAUNCH += ("heartbeat.json", ".heartbeat.json.tmp")  # by the clock, and never read again
+OF_A_LAUNCH += (".mirror.json",)  # where a copy is
 
 
 def contents(folder: Path) -> dict[str, object]:
@@ -278,7 +282,9 @@ def contents(folder: Path) -> dict[str, object]:
         elif path.name in ("done.json", "manifest.json"):
             found[name] = _timeless(json.loads(path.read_text()))
         elif path.name == "config.yaml":
-            found[name] = [li for li in path.open() if not li.startswith(("runs_dir", "  save_"))]
+            found[name] = [
+                li for li in path.open() if not li.startswith(("runs_dir", "  save_", "  url"))
+            ]
         else:
             found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
@@ -517,6 +523,96 @@ def test_a_complete_run_is_skipped_without_its_model(forker, runs):
     child = forker.run(runs, *command)
     assert child.code == 0 and "nothing to do" in child.text
     assert contents(runs / "run") == before
+
+
+# --- the machine is wanted back --------------------------------------------------------------
+
+
+def test_a_preempted_training_saves_its_step_and_asks_to_be_requeued(whole, forker, runs):
+    rare = "compute.save_seconds=1e9"
+    child = forker.run(runs, rare, at="appended 1", do="term")
+    assert child.code == REQUEUE, child.text
+    assert child.text.splitlines()[-1] == "stopped by SIGTERM; the same command goes on from here"
+    with safe_open(runs / "run/iter_0/train_state/state.safetensors", framework="pt") as state:
+        assert state.metadata()["next_step"] == "2"  # step 1 was finished
+    again = forker.run(runs, rare)
+    assert again.code == 0 and ("step", "iteration 0: train") not in again.events
+    assert sum(e == ("iteration 0: train", "step") for e in again.events) == STEPS - 2
+    assert differences(runs, whole["tspin"][0]) == []
+
+
+def test_preempted_behind_the_last_step_nothing_of_it_is_lost(whole, forker, runs):
+    rare = "compute.save_seconds=1e9"
+    assert forker.run(runs, rare, at=f"appended {STEPS - 1}", do="term").code == REQUEUE
+    again = forker.run(runs, rare)
+    assert ("iteration 0: train", "step") not in again.events
+    assert differences(runs, whole["tspin"][0]) == []
+
+
+def test_preempted_sampling_finishes_its_part(whole, forker, runs):
+    second = next(what for _, what in whole["tspin"][1] if ".part-00001" in what)
+    assert forker.run(runs, at=second, do="term").code == REQUEUE
+    parts = sorted(path.name for path in (runs / "proto").glob("*/part-*"))
+    assert parts == ["part-00000.parquet", "part-00001.parquet"]
+    assert forker.run(runs).code == 0
+    assert differences(runs, whole["tspin"][0]) == []
+
+
+def test_preempted_in_a_stage_that_saves_nothing_it_stops_at_once(whole, forker, runs):
+    stages = [stage for stage, _ in whole["tspin"][1]]
+    child = forker.run(runs, at=stages.index("base: evaluate"), do="term")
+    assert child.code == REQUEUE and child.events[-1][0] == "base: evaluate"
+    assert forker.run(runs).code == 0
+    assert differences(runs, whole["tspin"][0]) == []
+
+
+def test_a_fresh_machine_goes_on_from_the_copy(whole, forker, runs):
+    """Another runs_dir, which shares nothing with the first but sync.url."""
+    copied = [f"sync.url=file://{runs / 'store'}", "compute.save_seconds=1e9"]
+    first, second = runs / "first", runs / "second"
+    assert forker.run(first, *copied, at="appended 1", do="term").code == REQUEUE
+    again = forker.run(second, *copied)
+    assert again.code == 0, again.text
+    assert sum(e == ("iteration 0: train", "step") for e in again.events) == STEPS - 2
+    assert not {"proto: generate", "base: score"} & {stage for stage, _ in again.events}
+    assert differences(second, whole["tspin"][0]) == []
+    third = forker.run(runs / "third", *copied)
+    assert third.code == 0 and "nothing to do" in third.text
+    assert differences(runs / "third", whole["tspin"][0]) == []
+
+
+# --- several at once -------------------------------------------------------------------------
+
+
+def test_of_eight_jobs_that_share_samples_one_makes_them_whoever_dies(whole, forker, runs):
+    """Runs that differ by alpha have y0 and the initial policy's evaluation in common.
+
+    The first dies with one part made and the second begun; the seven that wait for it end.
+    """
+    part = "/.part-{:05d}.parquet.tmp"
+    begun = next(what for _, what in whole["tspin"][1] if part.format(1) in what)
+    point = ["selfplay.iterations=1", "name=job0", "coef.alpha=0.1"]
+    first = forker.start(runs, *point, at=begun, do="stop")
+    first.until_stopped()
+    (made,) = (runs / "proto").glob("*/part-*")
+    before = made.stat().st_ino
+    jobs = [
+        forker.start(runs, point[0], f"name=job{i}", f"coef.alpha=0.{i + 1}") for i in range(1, 8)
+    ]
+    until(lambda: all((runs / f"job{i}/tracking.json").exists() for i in range(1, 8)))
+    first.signal(signal.SIGKILL)
+    first.wait()
+    for job in jobs:
+        assert job.wait() == 0, job.text
+    happened = [what for job in jobs for _, what in job.events]
+    for index, times in ((0, 0), (1, 1), (2, 1)):
+        renamed = [
+            w for w in happened if w.startswith("os.rename /proto") and part.format(index) in w
+        ]
+        assert len(renamed) == times
+    assert sum(w.startswith("os.rename /base") and "scores" in w for w in happened) == 1
+    for i in range(1, 8):
+        assert (runs / f"job{i}/proto" / made.name).stat().st_ino == before
 
 
 # --- two at once -----------------------------------------------------------------------------

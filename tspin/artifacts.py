@@ -17,6 +17,9 @@ import yaml
 from tspin.files import digest, flatten, read_json, read_rows, remove, write_text
 
 SHARED = ("proto", "base")  # folders of runs_dir that are no runs
+CHECKPOINT, TRAIN_STATE = "checkpoint", "train_state"  # folders of an iteration
+TRACKER = "wandb"  # folder of the tracker in a run
+MIRROR = "mirror.json"  # what a copy of a run folder holds
 
 PROMPTS = pa.schema(
     [
@@ -112,11 +115,11 @@ class Iteration:
 
     @property
     def train_state(self) -> Path:
-        return self.path / "train_state" / "state.safetensors"
+        return self.path / TRAIN_STATE / "state.safetensors"
 
     @property
     def checkpoint(self) -> Path:
-        return self.path / "checkpoint"
+        return self.path / CHECKPOINT
 
     @property
     def removed(self) -> Path:
@@ -219,6 +222,11 @@ class RunDir:
         return Iteration(self.path / "base")
 
     @property
+    def mirror(self) -> Path:
+        """What is known of the folder's copy elsewhere."""
+        return self.path / f".{MIRROR}"
+
+    @property
     def tracking(self) -> Path:
         """Id of the run in the tracker, kept over restarts."""
         return self.path / "tracking.json"
@@ -239,6 +247,11 @@ class RunDir:
     def iterations(self) -> list[int]:
         """Indices of the iterations that are complete."""
         return sorted(Iteration(done.parent).t for done in self.path.glob("iter_*/done.json"))
+
+    def begun(self) -> list[int]:
+        """Indices of the iterations that have a folder and are not complete."""
+        there = [Iteration(path) for path in self.path.glob("iter_*")]
+        return sorted(out.t for out in there if not out.done.exists())
 
     def claim(self, config: dict[str, Any], *, free: Sequence[str]) -> None:
         """Writes config.yaml once; refuses a folder that holds another configuration.

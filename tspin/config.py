@@ -43,9 +43,11 @@ IDENTITY_FREE = (
     "track.tags",
     "evals.",
     "compute.save_seconds",
+    "compute.grace_seconds",
     "compute.threads",
     "selfplay.share",
     "selfplay.keep",
+    "sync.",
     "runs_dir",
 )
 """Keys or sections that a relaunch may set otherwise: none changes what is trained (threads: its
@@ -135,6 +137,7 @@ class ComputeConfig:
     gradient_checkpointing: bool
     threads: int | None = Field(ge=1)
     save_seconds: float = Field(ge=0)  # between two saves of the training state; 0: every step
+    grace_seconds: float = Field(ge=0)  # from a signal to stop to the end of a step or part
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -167,6 +170,14 @@ class TrackConfig:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
+class SyncConfig:
+    url: str | None  # s3://BUCKET/PREFIX, gs://..., a folder; None: no copy
+    checkpoints: Literal["all", "last", "none"]
+    train_state: bool  # of an iteration that is not done, too
+    seconds: float = Field(gt=0)  # between two looks at what is new
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class SelfPlayConfig:
     iterations: int = Field(ge=1)
     start_from: str | None  # an iteration folder of another run
@@ -189,6 +200,7 @@ class Run:
     evals: EvalsConfig
     track: TrackConfig
     selfplay: SelfPlayConfig
+    sync: SyncConfig
 
     @property
     def folder(self) -> Path:

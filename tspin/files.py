@@ -12,6 +12,8 @@ import logging
 import os
 import re
 import shutil
+import socket
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +21,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from tspin import activity
 
@@ -141,28 +143,62 @@ def file_digest(*paths: Path) -> str:
 
 @contextmanager
 def owner(folder: Path, *, wait: bool = False, what: str | None = None) -> Iterator[None]:
-    """Holds `folder` for this process; the kernel lets go when the process dies.
+    """Holds `folder` for this process; the kernel lets go when the process dies, however it does.
 
+    On a file system that several machines share its server does the same, where flock is passed on
+    to it (docs/clusters.md); where flock is missing, OSError says so.
     Raises ValueError when another process holds it, or waits for it with `wait`.
     what  how people call what is held; None: by the folder
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
+    path = folder / ".lock"
+    lock = FileLock(path)
     try:
-        lock.acquire(timeout=0)
+        _acquire(lock, 0)
     except Timeout:
+        who = _holder(path)
         if not wait:
             raise ValueError(
-                f"{folder} is in use by another process; wait for it, or give this run a name of "
-                "its own (name=...)"
+                f"{folder} is in use by another process{who}; wait for it, or give this run a name "
+                "of its own (name=...)"
             ) from None
-        log.info("waiting for %s, which another process is making", what or folder)
+        log.info("waiting for %s, which another process%s is making", what or folder, who)
         with activity.waiting(str(what or folder)):
-            lock.acquire()
+            _acquire(lock, -1)
+        os.listdir(folder)  # on NFS this client may remember what it looked for and did not find
     try:
+        path.write_text(f"{os.getpid()} on {socket.gethostname()}")  # for people
         yield
     finally:
         lock.release()
+
+
+def _acquire(lock: BaseFileLock, timeout: float) -> None:
+    """Refuses what filelock takes instead of a missing flock: a file that outlives its owner."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what it would warn of is refused below
+            lock.acquire(timeout=timeout)
+        missing = isinstance(lock, SoftFileLock)
+    except NotImplementedError:  # older versions of filelock
+        missing = True
+    if missing:
+        lock.release(force=True)
+        raise OSError(
+            errno.ENOSYS,
+            "this file system has no flock, without which runs cannot keep out of each other's way "
+            "(Lustre: mount with -o flock); use another runs_dir",
+            lock.lock_file,
+        )
+
+
+def _holder(path: Path) -> str:
+    """Who wrote itself down as the owner, for people."""
+    try:
+        who = path.read_text()
+    except OSError:
+        who = ""
+    return f" ({who})" if who else ""
 
 
 def cache() -> Path:

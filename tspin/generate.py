@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tspin import preemption
 from tspin.artifacts import RESPONSES, Responses
 from tspin.config import DecodingConfig
 from tspin.console import progress
@@ -40,8 +41,9 @@ def generate(
     """
     started = time.monotonic()
     parts = _parts(prompts, how.batch_size)
-    with progress(len(prompts), label, "prompt") as bar:
+    with progress(len(prompts), label, "prompt") as bar, preemption.held():
         for index, ids in enumerate(parts):
+            preemption.stop_if_asked()
             if not out.part(index).exists():
                 questions = []
                 for i in ids:

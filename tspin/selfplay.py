@@ -26,6 +26,7 @@ from tspin import (
     health,
     heartbeat,
     keep,
+    mirror,
     model,
     provenance,
     replay,
@@ -58,10 +59,12 @@ def run(cfg: Run, *, command: list[str]) -> list[dict[str, Any]]:
     """
     _check_reachable(cfg)
     folder = RunDir(cfg.folder)
+    mirror.fetch(cfg.sync, folder, iterations=cfg.selfplay.iterations)
     complete = _complete(cfg, folder)
     if not complete:
         benchmark.check(cfg.evals)
-    with owner(folder.path):
+    copies = mirror.mirrored(cfg.sync, folder, grace=cfg.compute.grace_seconds)
+    with owner(folder.path), copies:
         folder.claim(dump(cfg), free=IDENTITY_FREE)
         if complete:
             log.info("%s is complete: nothing to do", folder.path)

@@ -23,6 +23,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tspin import preemption
 from tspin.artifacts import Iteration
 from tspin.config import ComputeConfig, OptimConfig, at
 from tspin.console import progress
@@ -73,6 +74,7 @@ def train(
     with (
         StepLog(out.metrics, resume_from=first) as record,
         progress(num_steps, label, "step", initial=first) as bar,
+        preemption.held(),
     ):
         for step in range(first, num_steps):
             if step == first or step % per_epoch == 0:
@@ -104,10 +106,14 @@ def train(
             record.append(row)
             tracker.log_step({**row, "global_step": steps_before + step})
             bar.update(1, loss=metrics["loss"])
-            if step + 1 < num_steps and time.monotonic() - saved >= compute.save_seconds:
+            wanted = preemption.boundary()
+            due = step + 1 < num_steps and time.monotonic() - saved >= compute.save_seconds
+            if wanted or due:
                 record.sync()  # the rows before a saved step must not be lost after it
                 save_state(out.train_state, policy, optimizer, step + 1)
                 saved = time.monotonic()
+            if wanted:
+                preemption.stop()
         record.sync()  # nor the last ones after the checkpoint
     policy.model.eval()
     policy.save(out.checkpoint)
