@@ -493,11 +493,20 @@ def test_long_differences_are_digested():
     assert re.fullmatch(r"micro-tspin-micro-s0-[0-9a-f]{8}", name)
 
 
-FREE = {"compute.save_seconds": 7.0, "compute.threads": 3, "track.tags": ["x"]} | {
-    "selfplay.share": False,
-    "evals.template": "run",
-    **dict.fromkeys(("evals.batch_size", "evals.limit", "evals.max_length"), 3),
-}
+FREE = (
+    {"decoding.data_parallel": 2, "decoding.tensor_parallel": 2, "decoding.gpu_memory": 0.5}
+    | {
+        "decoding.url": "http://elsewhere/v1",
+        "compute.save_seconds": 7.0,
+        "compute.threads": 3,
+        "track.tags": ["x"],
+    }
+    | {
+        "selfplay.share": False,
+        "evals.template": "run",
+        **dict.fromkeys(("evals.batch_size", "evals.limit", "evals.max_length"), 3),
+    }
+)
 FREE_KEYS = sorted(key for key in flatten(dump(composed())) if key.startswith(IDENTITY_FREE))
 
 

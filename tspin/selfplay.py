@@ -23,6 +23,7 @@ from tspin import (
     evaluation,
     health,
     model,
+    outside,
     provenance,
     replay,
     report,
@@ -215,7 +216,7 @@ class _SelfPlay:
     def _sampling(self) -> dict[str, Any]:
         """How responses are drawn, as part of the key of what is made from them."""
         return {
-            "decoding": dump(self.cfg)["decoding"],
+            "decoding": self.cfg.sampling,
             "arithmetic": model.sampling_key(self.cfg.compute, self.cfg.optim.precision),
             "seed": self.cfg.seed,
         }
@@ -237,7 +238,7 @@ class _SelfPlay:
 
     def _generate(self, start: Path, out: Responses, t: int, label: str, facts: dict) -> None:
         generate(
-            self.policies(start),
+            outside.source(start, self.policies, self.cfg, log=out.log),
             {row["id"]: row["prompt_ids"] for row in self.inputs.prompts},
             out,
             how=self.cfg.decoding,
@@ -331,7 +332,7 @@ class _SelfPlay:
         """eval.json from held-out answers and scores. t: what the policy samples for next"""
         if self._answers_heldout() and not out.answers.exists():
             evaluate(
-                self.policies(policy),
+                outside.source(policy, self.policies, self.cfg, log=out.answers_log),
                 self.inputs.heldout,
                 self.inputs.check,
                 self.inputs.canonical,
@@ -445,6 +446,7 @@ def _check_reachable(cfg: Run) -> None:
     for check in (
         partial(model.arithmetic, cfg.compute, cfg.optim.precision),
         partial(model.check_reachable, cfg.model),
+        partial(outside.check, cfg),
         partial(data.check_reachable, cfg.data.path, revision=cfg.data.revision),
     ):
         try:
