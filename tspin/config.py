@@ -147,7 +147,7 @@ class DecodingConfig:
     gpu_memory: float = Field(gt=0, le=1)  # share of a GPU that vLLM takes
     vllm_args: dict[str, Any]  # further arguments of vLLM's engine, by its names
     url: str | None = Field(pattern=r"^https?://[^\s@?#]+$")  # .../v1; no key in it
-    url_model: Place | None  # what the policy is called there; {checkpoint}: its folder
+    url_model: Place | None  # what the policy is called there; CHECKPOINT: its folder
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -409,11 +409,11 @@ def _engine_problem(run: Run) -> str | None:
                 f" and decoding.url_model (here {how.url_model}), the policy's name there"
             )
         follows = run.selfplay.iterations > 1 or run.data.heldout > 0 or run.selfplay.start_from
-        if "{checkpoint}" not in how.url_model and follows:
+        if "CHECKPOINT" not in how.url_model and follows:
             return (
                 f"decoding.url_model={how.url_model} names one policy for good, and this run "
                 "samples from several: every iteration's, and each on held-out prompts. Write "
-                "{checkpoint} where the name has the policy's folder, and serve each when it is "
+                "CHECKPOINT where the name has the policy's folder, and serve each when it is "
                 "asked for; or sample from the initial policy alone (selfplay.iterations=1 "
                 "data.heldout=0), or use decoding.engine=vllm"
             )

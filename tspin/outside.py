@@ -22,7 +22,7 @@ def check(cfg: Run) -> None:
     """ValueError, within seconds, for an engine that is not there. An endpoint may come later."""
     if cfg.decoding.engine == "vllm":
         vllm.check(cfg.decoding)
-        vllm.devices(cfg.decoding, _visible())
+        vllm.devices(cfg.decoding, _visible(cfg.compute.device))
 
 
 def source(folder: Path, policies: Policies, cfg: Run, *, log: Path) -> Source:
@@ -35,23 +35,25 @@ def source(folder: Path, policies: Policies, cfg: Run, *, log: Path) -> Source:
                 folder,
                 model.renderer(folder, template=cfg.model.template),
                 model.arithmetic_facts(cfg.compute, cfg.optim.precision)["dtype"],
-                vllm.devices(how, _visible()),
+                vllm.devices(how, _visible(cfg.compute.device)),
                 log,
             )
         case "openai":
             assert how.url is not None and how.url_model is not None  # config: rules
             return endpoint.Endpoint(
                 how.url,
-                how.url_model.replace("{checkpoint}", str(folder.absolute())),
+                how.url_model.replace("CHECKPOINT", str(folder.absolute())),
                 model.renderer(folder, template=cfg.model.template),
             )
         case _:
             return Native(policies(folder))
 
 
-def _visible() -> list[str]:
-    """The CUDA devices that this process sees, as CUDA_VISIBLE_DEVICES names them."""
+def _visible(device: str) -> list[str]:
+    """The CUDA devices that compute.device means, as CUDA_VISIBLE_DEVICES names them."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named:
-        return [name.strip() for name in named.split(",") if name.strip()]
-    return [str(i) for i in range(torch.cuda.device_count())]
+    if device == "cpu" or not torch.cuda.is_available():
+        return []
+    found = named.split(",") if named else [str(i) for i in range(torch.cuda.device_count())]
+    _, colon, index = device.partition(":")
+    return [found[int(index)]] if colon else found

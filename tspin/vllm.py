@@ -164,10 +164,10 @@ class VLLM:
 def devices(how: DecodingConfig, visible: Sequence[str]) -> list[str | None]:
     """CUDA_VISIBLE_DEVICES of each of decoding.data_parallel processes.
 
-    visible  the devices there are, by index or id; none: vLLM computes on the CPU
+    visible  the devices there are, by index or id; none: where vLLM computes is its own choice
     """
     size, wanted = how.tensor_parallel, how.data_parallel * how.tensor_parallel
-    if not visible or how.data_parallel == 1:
+    if not visible:
         return [None] * how.data_parallel
     if wanted > len(visible):
         raise ValueError(
