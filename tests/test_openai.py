@@ -270,7 +270,7 @@ def test_vllms_own_server(tmp_path):
     """Greedy ids of the server are greedy ids of the library, and samples repeat themselves."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [REAL, "-m", "vllm.entrypoints.cli.main", "serve", str(folder("warm"))]
+    command = [REAL, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder("warm"))]
     command += ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", NAME]
     command += ["--dtype", "float32", "--max-model-len", "64"]
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
