@@ -272,7 +272,7 @@ def test_vllms_own_server(tmp_path):
         port = free.getsockname()[1]
     command = [REAL, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder("warm"))]
     command += ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", NAME]
-    command += ["--dtype", "float32", "--max-model-len", "64"]
+    command += ["--dtype", "float32", "--max-model-len", "64", "--enforce-eager"]
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     with (tmp_path / "log").open("wb") as log:
         server = subprocess.Popen(

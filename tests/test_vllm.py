@@ -33,6 +33,7 @@ from tspin.questions import Question, check_response, luck
 from tspin.sampling import Native, respond
 
 REAL = os.environ.get("TSPIN_VLLM_PYTHON")
+EAGER = {"enforce_eager": True}  # no compilation: most of the time that a small policy takes
 real = pytest.mark.skipif(REAL is None, reason="TSPIN_VLLM_PYTHON names no interpreter with vLLM")
 STOP = 1  # of the embedded tokenizer
 
@@ -328,7 +329,7 @@ def test_what_an_engine_does_not_read_is_in_no_key():
 @real
 def test_greedy_is_the_native_engines(tmp_path):
     """float32: equal up to a near tie, after which the two may go apart."""
-    how = settings(REAL, sample=False)
+    how = settings(REAL, sample=False, vllm_args=EAGER)
     theirs = sample(how, tmp_path / "out").ids()
     compute = compose("compute.device=cpu").compute
     policy = model.load(
@@ -348,7 +349,7 @@ def test_greedy_is_the_native_engines(tmp_path):
 @real
 def test_samples_repeat_themselves_and_follow_the_policy(tmp_path):
     """Two launches, one of them restarted: equal bytes. First tokens of 2000 questions: right p."""
-    how = settings(REAL)
+    how = settings(REAL, vllm_args=EAGER)
     one, two = sample(how, tmp_path / "one"), sample(how, tmp_path / "two")
     two.manifest.unlink()
     two.part(1).unlink()
@@ -368,9 +369,10 @@ def test_samples_repeat_themselves_and_follow_the_policy(tmp_path):
 
 @real
 def test_a_run_with_the_real_one(tmp_path):
-    run, rows = play(tmp_path, "tspin", "decoding.engine=vllm", f"decoding.vllm_python={REAL}")
-    assert [row["iteration"] for row in rows] == ["base", 0, 1]
-    assert run.iteration(1).synthetic.facts()["engine"]["vllm"]
+    words = ["decoding.engine=vllm", f"decoding.vllm_python={REAL}", "selfplay.iterations=1"]
+    run, rows = play(tmp_path, "tspin", *words, "+decoding.vllm_args.enforce_eager=true")
+    assert [row["iteration"] for row in rows] == ["base", 0]
+    assert run.proto.facts()["engine"]["vllm"]
 
 
 def test_the_native_engine_stays_what_it_was(tmp_path):
