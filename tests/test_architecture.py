@@ -75,15 +75,21 @@ MAY_IMPORT = {
     "words": "config",
     "sweep": "artifacts benchmark config console files words",
     "engine": "attention",
-    "sampling": "config engine model seeds",
+    "questions": "config seeds tokens",
+    "sampling": "config engine model questions tokens",
+    "vllm": "config questions tokens",  # and starts processes: the worker
+    "vllm_worker": "",
+    "vllm_worker.__main__": "",  # another environment's
+    "endpoint": "config questions tokens",
+    "outside": "config endpoint model questions sampling vllm",
     "inputs": "artifacts config data files tracking triplets",
     # stages
     "prepare": "artifacts config data files tokens",
-    "generate": "artifacts config console files model preemption sampling",
+    "generate": "artifacts config console files preemption questions",
     "score": "artifacts console files logps losses model triplets",
     "train": "artifacts config console files logps losses model precision preemption seeds speed "
     "tracking triplets",
-    "evaluate": "artifacts config console data files model sampling",
+    "evaluate": "artifacts config console data files questions",
     "benchmark": "artifacts config console files",  # and starts a process: the harness
     "harness": "",
     "harness.__main__": "files harness.evaluation harness.tasks",
@@ -92,8 +98,8 @@ MAY_IMPORT = {
     "harness.numbers": "",
     # Algorithm 1
     "selfplay": "activity artifacts benchmark config data disk evaluate evaluation files generate "
-    "health heartbeat inputs keep logps losses mirror model prepare provenance replay report score "
-    "sharing speed tracking train triplets",
+    "health heartbeat inputs keep logps losses mirror model outside prepare provenance replay report "
+    "score sharing speed tracking train triplets",
     # the built-in tasks and their policies
     "micro": "files",
     "micro.splits": "",
@@ -109,9 +115,10 @@ MAY_IMPORT = {
 TYPES_ONLY = {"config": "losses", "data": "config", "triplets": "config"}
 STAGES = ("prepare", "generate", "score", "train", "evaluate")
 NO_TORCH = (
-    "activity answers artifacts benchmark config console data disk evaluation files health "
-    "heartbeat keep mirror preemption replay schemas seeds sources status store sweep tokens "
-    "tracking words micro micro.task micro.open_task"
+    "activity answers artifacts benchmark config console data disk endpoint evaluate evaluation "
+    "files generate health heartbeat keep mirror preemption questions replay schemas seeds sources "
+    "status store sweep tokens tracking vllm vllm_worker.__main__ words micro micro.task "
+    "micro.open_task"
 )
 
 
@@ -240,6 +247,7 @@ def test_analysis_reads_artifacts_only(module):
         ("hydra", {"main", "hydra_plugins.tspin"}),
         ("omegaconf", {"main", "hydra_plugins.tspin"}),
         ("pydantic", {"tspin.config"}),
+        ("vllm", {"tspin.vllm_worker.__main__"}),
         ("datasets", {"tspin.sources", "tspin.harness.__main__"}),
         ("fsspec", {"tspin.store"}),
         ("pickle", set()),
@@ -413,5 +421,7 @@ def test_every_import_is_a_declared_dependency():
         used, declared = third_party(module), always | brought if module in extra else set(always)
         if module in extra:
             declared |= {canonicalize_name(Requirement(d).name) for d in EXTRAS[extra[module]]}
+        if module == "tspin.vllm_worker.__main__":
+            declared.add("vllm")  # of an environment of its own: it excludes our transformers
         needed = {canonicalize_name(IMPORTED_AS[n] if n in IMPORTED_AS else n) for n in used}
         assert needed <= declared, f"{module} imports {needed - declared}"

@@ -494,11 +494,14 @@ def test_long_differences_are_digested():
 
 
 FREE = {
+    "decoding.data_parallel": 2,
+    "decoding.tensor_parallel": 2,
+    "decoding.gpu_memory": 0.5,
+    "decoding.url": "http://elsewhere/v1",
     "compute.save_seconds": 7.0,
     "compute.grace_seconds": 3.0,
     "compute.threads": 3,
     "track.tags": ["x"],
-} | {
     "selfplay.share": False,
     "selfplay.keep": "last",
     "sync.checkpoints": "last",

@@ -24,7 +24,8 @@ from transformers import (
 
 from tspin import attention, engine, sampling
 from tspin.micro import folder
-from tspin.sampling import Question, _until, respond, uniforms
+from tspin.questions import Question, luck
+from tspin.sampling import _until, respond
 
 SIZES = {
     "vocab_size": 97,
@@ -152,8 +153,7 @@ FILTERS = [{}, {"temperature": 0.7}, {"top_k": 5}, {"top_p": 0.8}, {"min_p": 0.1
 def test_both_engines_draw_the_same_samples(filters):
     how = replace(DECODING, max_new_tokens=12, batch_size=5, **filters)
     questions = [
-        Question(prompt, uniforms(0, 1, str(i), 12), how.temperature)
-        for i, prompt in enumerate(PROMPTS)
+        Question(prompt, luck(0, 1, str(i)), how.temperature) for i, prompt in enumerate(PROMPTS)
     ]
     ours = respond(POLICY, questions, how)
     assert ours == respond(POLICY, questions, replace(how, engine="transformers"))
@@ -171,7 +171,7 @@ def test_a_sample_depends_on_its_prompt_and_numbers_alone(prompts, max_new, slot
     """In float64: other slots, another order, fewer prompts, greedy ones and draws between."""
     policy, how = POLICY, replace(DECODING, max_new_tokens=max_new)
     questions = [
-        Question(prompt, None if i % 4 == 3 else uniforms(0, 1, f"{i}", max_new), 1.0)
+        Question(prompt, None if i % 4 == 3 else luck(0, 1, f"{i}"), 1.0)
         for i, prompt in enumerate(prompts)
     ]
     whole = respond(policy, questions, replace(how, batch_size=slots))
@@ -232,8 +232,8 @@ def test_equal_prompts_are_read_once(passes):
     """Greedy and three draws of each prompt: one row of a reading pass, four slots."""
     how = replace(DECODING, max_new_tokens=6, batch_size=6)
     prompts = [[5, 6, 7], [8, 9], [3, 4, 5, 6]]
-    numbers = [None, *(uniforms(0, 1, "p", 6, draw=draw) for draw in range(3))]
-    questions = [Question(prompt, u, 1.0) for u in numbers for prompt in prompts]
+    seeds = [None, *(luck(0, 1, "p", draw=draw) for draw in range(3))]
+    questions = [Question(prompt, seed, 1.0) for seed in seeds for prompt in prompts]
     together = respond(POLICY, questions, how)
     read = Counter(prompt for kind, found, *_ in passes if kind == "read" for prompt in found)
     assert read == {(3, 4, 5): 1, (5, 6): 1, (8,): 1}  # the last token is the first step's
@@ -277,7 +277,7 @@ def test_a_slot_shows_nothing_of_the_row_it_held_before():
 def test_bfloat16_arithmetic_over_float32_weights():
     policy = replace(random_policy(scale=0.4, dtype=torch.float32), autocast=torch.bfloat16)
     how = replace(DECODING, max_new_tokens=5, batch_size=4)
-    questions = [Question(p, uniforms(0, 0, f"{i}", 5), 1.0) for i, p in enumerate(PROMPTS)]
+    questions = [Question(p, luck(0, 0, f"{i}"), 1.0) for i, p in enumerate(PROMPTS)]
     assert respond(policy, questions, how) == respond(policy, questions, how)
 
 
@@ -335,7 +335,7 @@ def test_what_cannot_be_served_falls_back_and_is_named_once(caplog):
         random_policy(), model=AutoModelForCausalLM.from_config(config).double().eval()
     )
     how = replace(DECODING, max_new_tokens=9, batch_size=4)
-    questions = [Question(prompt, uniforms(0, 0, "p", 9), 1.0) for prompt in PROMPTS]
+    questions = [Question(prompt, luck(0, 0, "p"), 1.0) for prompt in PROMPTS]
     sampling._say_once.cache_clear()
     with caplog.at_level(logging.INFO, logger="tspin"):
         found = [respond(policy, questions, how) for _ in range(2)]

@@ -8,7 +8,8 @@ from tiny import compose, random_policy
 
 from tspin.artifacts import Responses
 from tspin.generate import generate
-from tspin.sampling import Question, pick, respond, uniforms
+from tspin.questions import Question, luck
+from tspin.sampling import Native, pick, respond, uniforms
 
 PROMPTS = {f"p{i}": list(range(3, 4 + i % 7)) for i in range(23)}
 
@@ -25,7 +26,7 @@ def decoding():
 
 def sample(policy, folder, how, *, seed=0, t=1, prompts=PROMPTS):
     out = Responses(folder)
-    generate(policy, prompts, out, how=how, seed=seed, t=t, label="test", facts={})
+    generate(Native(policy), prompts, out, how=how, seed=seed, t=t, label="test", facts={})
     return out
 
 
@@ -41,7 +42,7 @@ def test_samples_follow_the_policys_distribution(policy, decoding):
     """First tokens of 4000 prompts that are the same text: a chi-square-like bound per token."""
     ids = [f"p{i}" for i in range(4000)]
     how = replace(decoding, max_new_tokens=1)
-    found = respond(policy, [Question([5, 6], uniforms(0, 0, i, 1), 1.0) for i in ids], how)
+    found = respond(policy, [Question([5, 6], luck(0, 0, i), 1.0) for i in ids], how)
     counts = torch.bincount(torch.tensor(found).flatten(), minlength=294).double()
     with torch.no_grad():
         p = policy.model(torch.tensor([[5, 6]])).logits[0, -1].softmax(-1)
@@ -50,10 +51,10 @@ def test_samples_follow_the_policys_distribution(policy, decoding):
 
 
 def test_every_prompt_has_numbers_of_its_own():
-    ours = uniforms(0, 1, "a", 4)
-    assert torch.equal(ours, uniforms(0, 1, "a", 4))
-    others = [uniforms(1, 1, "a", 4), uniforms(0, 2, "a", 4), uniforms(0, 1, "b", 4)]
-    others.append(uniforms(0, 1, "a", 4, draw=1))
+    ours = uniforms(luck(0, 1, "a"), 4)
+    assert torch.equal(ours, uniforms(luck(0, 1, "a"), 4))
+    seeds = [luck(1, 1, "a"), luck(0, 2, "a"), luck(0, 1, "b"), luck(0, 1, "a", draw=1)]
+    others = [uniforms(seed, 4) for seed in seeds]
     assert not any(torch.equal(ours, other) for other in others)
 
 

@@ -76,6 +76,11 @@ class Responses:
     def part(self, index: int) -> Path:
         return self.path / f"part-{index:05d}.parquet"
 
+    @property
+    def log(self) -> Path:
+        """What an engine in a process of its own said."""
+        return self.path / "engine.log"
+
     def exists(self) -> bool:
         return self.manifest.exists()
 
@@ -145,6 +150,11 @@ class Iteration:
     @property
     def answers(self) -> Path:
         return self.path / "answers.parquet"
+
+    @property
+    def answers_log(self) -> Path:
+        """What an engine in a process of its own said while it answered."""
+        return self.path / "answers.log"
 
     @property
     def benchmarks(self) -> Path:

@@ -45,13 +45,33 @@ IDENTITY_FREE = (
     "compute.save_seconds",
     "compute.grace_seconds",
     "compute.threads",
+    "decoding.vllm_python",
+    "decoding.data_parallel",
+    "decoding.tensor_parallel",
+    "decoding.gpu_memory",
+    "decoding.url",
     "selfplay.share",
     "selfplay.keep",
     "sync.",
     "runs_dir",
 )
-"""Keys or sections that a relaunch may set otherwise: none changes what is trained (threads: its
-last bits). A benchmark is of a policy, not of its training, and its file says how it was made."""
+"""Keys or sections that a relaunch may set otherwise: none changes what is trained (threads and
+tensor_parallel: its last bits; url, url_model: where a policy is served). A benchmark is of a
+policy, not of its training, and its file says how it was made."""
+
+# Of `decoding`: what other programs read, and of that what decides the samples.
+DECIDES = {"vllm": ("tensor_parallel", "vllm_args"), "openai": ("url", "url_model")}
+NOT_DECIDING = ("vllm_python", "data_parallel", "gpu_memory")
+OURS_OF_VLLM = {  # arguments of its engine -> what sets them
+    "model": "model.path",
+    "dtype": "compute.dtype",
+    "max_num_seqs": "decoding.batch_size",
+    "max_model_len": "decoding.max_new_tokens",
+    "tensor_parallel_size": "decoding.tensor_parallel",
+    "data_parallel_size": "decoding.data_parallel",
+    "gpu_memory_utilization": "decoding.gpu_memory",
+}
+COLDEST = 0.01  # temperature; vLLM takes what is below it for this
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -123,7 +143,14 @@ class DecodingConfig:
     min_p: float | None = Field(ge=0, le=1)
     max_new_tokens: int = Field(ge=1)
     batch_size: int = Field(ge=1)  # responses in the making at a time
-    engine: Literal["native", "transformers"]  # native where it can serve the model
+    engine: Literal["native", "transformers", "vllm", "openai"]  # native where it can
+    vllm_python: Place | None  # interpreter that has vLLM; None: this one
+    data_parallel: int = Field(ge=1)  # processes of vLLM, each with GPUs of its own
+    tensor_parallel: int = Field(ge=1)  # GPUs of each of them
+    gpu_memory: float = Field(gt=0, le=1)  # share of a GPU that vLLM takes
+    vllm_args: dict[str, Any]  # further arguments of vLLM's engine, by its names
+    url: str | None = Field(pattern=r"^https?://[^\s@?#]+$")  # .../v1; no key in it
+    url_model: Place | None  # what the policy is called there; CHECKPOINT: its folder
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -233,6 +260,24 @@ class Run:
         return arithmetic_dtype(self.compute, self.optim.precision)
 
     @property
+    def sampling(self) -> dict[str, Any]:
+        """What of `decoding` decides the samples, as part of the key of what is made from them.
+
+        What the engine does not read is left out. How many GPUs share a policy decides its last
+        bits; vLLM promises nothing there, so such samples are not shared. What an endpoint serves
+        only its owner knows: another address may be another policy.
+        """
+        everything = dump(self)["decoding"]
+        unread = {key for keys in DECIDES.values() for key in keys} | {*NOT_DECIDING}
+        unread -= {*(DECIDES[self.decoding.engine] if self.outside else ())}
+        return {key: value for key, value in everything.items() if key not in unread}
+
+    @property
+    def outside(self) -> bool:
+        """Whether responses are sampled by another program, from the weights in a folder."""
+        return self.decoding.engine in ("vllm", "openai")
+
+    @property
     def samples(self) -> bool:
         """Whether responses are sampled at all: the loss compares them, or diagnostics do."""
         return self.track.diagnostics or len(self.loss_at(1).roles) > 1
@@ -330,6 +375,8 @@ class Run:
             raise ValueError(
                 "selfplay.keep=best needs held-out prompts to say which is best: data.heldout=N"
             )
+        if problem := _engine_problem(self):
+            raise ValueError(problem)
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.,=+@-]{,249}", self.name):
             raise ValueError(
                 f"name={self.name!r} must be one folder name: at most 250 letters, digits and "
@@ -354,6 +401,41 @@ def arithmetic_dtype(compute: ComputeConfig, precision: Precision) -> DType:
             return "bfloat16"
         case "fp32_master":
             return compute.dtype
+
+
+def _engine_problem(run: Run) -> str | None:
+    """Why the engine that samples cannot do what is asked, and the way out."""
+    how, cool = run.decoding, run.data.eval_cool
+    if how.engine == "vllm":
+        if run.dtype == "float64":
+            return (
+                "compute.dtype=float64 is none of vLLM's; use compute.dtype=float32 or "
+                "decoding.engine=native"
+            )
+        if min(how.temperature, how.temperature if cool is None else cool) < COLDEST:
+            return (
+                f"decoding.temperature={how.temperature} and data.eval_cool={cool} must be at "
+                f"least {COLDEST}: vLLM takes what is colder for that; use decoding.sample=false, "
+                "or decoding.engine=native"
+            )
+        for key in OURS_OF_VLLM.keys() & how.vllm_args.keys():
+            return f"decoding.vllm_args.{key} is set by {OURS_OF_VLLM[key]}"
+    if how.engine == "openai":
+        if how.url is None or how.url_model is None:
+            return (
+                f"decoding.engine=openai needs decoding.url (here {how.url}), as http://HOST:8000/v1,"
+                f" and decoding.url_model (here {how.url_model}), the policy's name there"
+            )
+        follows = run.selfplay.iterations > 1 or run.data.heldout > 0 or run.selfplay.start_from
+        if "CHECKPOINT" not in how.url_model and follows:
+            return (
+                f"decoding.url_model={how.url_model} names one policy for good, and this run "
+                "samples from several: every iteration's, and each on held-out prompts. Write "
+                "CHECKPOINT where the name has the policy's folder, and serve each when it is "
+                "asked for; or sample from the initial policy alone (selfplay.iterations=1 "
+                "data.heldout=0), or use decoding.engine=vllm"
+            )
+    return None
 
 
 _RUN = TypeAdapter(Run)

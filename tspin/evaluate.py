@@ -15,12 +15,11 @@ from tspin.config import DataConfig, DecodingConfig
 from tspin.console import progress
 from tspin.data import Canonical, Check
 from tspin.files import write_rows
-from tspin.model import Policy
-from tspin.sampling import Question, respond, response_row, uniforms
+from tspin.questions import Question, Source, luck, response_row
 
 
 def evaluate(
-    policy: Policy,
+    source: Source,
     prompts: Sequence[dict[str, Any]],
     check: Check | None,
     canonical: Canonical | None,
@@ -44,15 +43,13 @@ def evaluate(
     asked = [(i, *attempt) for attempt in tries for i in by_id]
     questions = []
     for i, decoding, draw, temperature in asked:
-        numbers = None
-        if decoding != "greedy":
-            numbers = uniforms(seed, t, i, how.max_new_tokens, draw=draw)
-        questions.append(Question(by_id[i]["prompt_ids"], numbers, temperature))
+        drawn = None if decoding == "greedy" else luck(seed, t, i, draw=draw)
+        questions.append(Question(by_id[i]["prompt_ids"], drawn, temperature))
     with progress(len(asked), label, "answer") as bar:
-        responses = respond(policy, questions, how, done=bar.update)
+        ((_, responses),) = source.answers({0: questions}, how, done=bar.update)
     rows: list[dict[str, Any]] = []
     for (i, decoding, draw, _), response_ids in zip(asked, responses, strict=True):
-        row = response_row(policy, i, response_ids) | {"decoding": decoding, "draw": draw}
+        row = response_row(source.renderer, i, response_ids) | {"decoding": decoding, "draw": draw}
         if check is not None:
             row |= _judged(by_id[i]["prompt"], row, check, canonical)
         rows.append(row)

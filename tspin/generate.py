@@ -1,9 +1,10 @@
 """Stage: sample one response per prompt from a policy, into a folder of parquet parts.
 
 Parts are a function of the prompts and are sampled one by one: a restart gives the same samples
-bit for bit, and so would several processes that divide the parts. Another batch size or engine
-gives the same samples too, up to rounding where a number falls on the border between two tokens
-(never seen in float64).
+bit for bit, and so would several processes that divide the parts. Another batch size, or
+transformers as the engine, gives the same samples too, up to rounding where a number falls on the
+border between two tokens (never seen in float64); vLLM and an endpoint draw other ones from the
+same distribution.
 """
 
 from __future__ import annotations
@@ -17,15 +18,14 @@ from tspin.artifacts import RESPONSES, Responses
 from tspin.config import DecodingConfig
 from tspin.console import progress
 from tspin.files import write_json, write_rows
-from tspin.model import Policy
-from tspin.sampling import Question, respond, response_row, uniforms
+from tspin.questions import Question, Source, luck, response_row
 
 MAX_PARTS = 50  # a restart repeats at most one of them
 BATCHES_PER_PART = 4  # at least, where there are as many: rows that end early make room for others
 
 
 def generate(
-    policy: Policy,
+    source: Source,
     prompts: dict[str, Sequence[int]],
     out: Responses,
     *,
@@ -41,23 +41,26 @@ def generate(
     """
     started = time.monotonic()
     parts = _parts(prompts, how.batch_size)
-    with progress(len(prompts), label, "prompt") as bar, preemption.held():
-        for index, ids in enumerate(parts):
+    todo = {
+        index: [
+            Question(prompts[i], luck(seed, t, i) if how.sample else None, how.temperature)
+            for i in ids
+        ]
+        for index, ids in enumerate(parts)
+        if not out.part(index).exists()
+    }
+    there = len(prompts) - sum(map(len, todo.values()))
+    with progress(len(prompts), label, "prompt", initial=there) as bar, preemption.held():
+        for index, responses in source.answers(todo, how, done=bar.update):
+            answered = zip(parts[index], responses, strict=True)
+            rows = [response_row(source.renderer, i, response) for i, response in answered]
+            write_rows(out.part(index), rows, RESPONSES)
             preemption.stop_if_asked()
-            if not out.part(index).exists():
-                questions = []
-                for i in ids:
-                    numbers = uniforms(seed, t, i, how.max_new_tokens) if how.sample else None
-                    questions.append(Question(prompts[i], numbers, how.temperature))
-                responses = respond(policy, questions, how, done=bar.update)
-                rows = [response_row(policy, i, r) for i, r in zip(ids, responses, strict=True)]
-                write_rows(out.part(index), rows, RESPONSES)
-            else:
-                bar.update(len(ids))
     write_json(
         out.manifest,
         {
             **facts,
+            **source.facts,
             "num_parts": len(parts),
             "num_prompts": len(prompts),
             "seconds": round(time.monotonic() - started, 3),

@@ -8,6 +8,7 @@ bfloat16 under optim.precision=bf16_stochastic.
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib.util
 import logging
 from collections.abc import Callable, Sequence
@@ -202,7 +203,7 @@ def sampling_key(compute: ComputeConfig, precision: Precision) -> list[str]:
 
 def load(folder: Path, *, template: str, compute: ComputeConfig, precision: Precision) -> Policy:
     """The policy in `folder`, in evaluation mode, without dropout."""
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
     _quiet()
     how = arithmetic(compute, precision)
@@ -212,12 +213,11 @@ def load(folder: Path, *, template: str, compute: ComputeConfig, precision: Prec
             setattr(config, name, 0.0)
     model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=how.weights)
     model.to(how.device)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    renderer = Renderer(tokenizer, template)
+    words = renderer(folder, template=template)
     model.generation_config = GenerationConfig(
-        eos_token_id=renderer.stop_ids,
-        pad_token_id=renderer.pad_id,
-        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=words.stop_ids,
+        pad_token_id=words.pad_id,
+        bos_token_id=words.tokenizer.bos_token_id,
     )
     if compute.gradient_checkpointing:
         # The name changes during transformers 5.
@@ -225,9 +225,16 @@ def load(folder: Path, *, template: str, compute: ComputeConfig, precision: Prec
         enable = getattr(model, "activation_checkpointing_enable", None) or getattr(model, old)
         enable({"use_reentrant": False})
     model.eval()  # train() alone turns training mode on, for checkpointing
-    policy = Policy(model, renderer, how.device, how.autocast, compute.attention)
+    policy = Policy(model, words, how.device, how.autocast, compute.attention)
     _ = policy.packed  # an architecture that cannot do what was asked for is known now
     return policy
+
+
+def renderer(folder: Path, *, template: str) -> Renderer:
+    """The renderer of the policy in `folder`, without its weights."""
+    from transformers import AutoTokenizer
+
+    return Renderer(AutoTokenizer.from_pretrained(folder), template)
 
 
 class Policies:
@@ -247,6 +254,7 @@ class Policies:
     def forget(self) -> None:
         """The policy in memory no longer is what any folder holds, or its memory is needed."""
         self._policy = None
+        gc.collect()  # a policy and its packed path know each other
         if torch.cuda.is_available():
             torch.cuda.empty_cache()  # else another process could not have it
 

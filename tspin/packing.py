@@ -21,8 +21,8 @@ Layout = Literal["shared", "separate"]
 
 # What a pair (query, key) costs, times the hidden size h, where a token's matrix products in one
 # layer cost 1; all pairs of a row count, seen or not. benchmarks/layouts.py fits both to the times
-# of whole layers: 0.14 to 0.15 and 0.17 to 0.19 at h = 256 and 512, on one CPU core (14 h operations
-# of 72 h^2 in a Llama would be 0.19; causal attention leaves some of them out, a mask does not).
+# of whole layers: 0.14 to 0.15 and 0.17 to 0.19 at h = 256 and 512, on one CPU core (14 h of the
+# 72 h^2 operations of a Llama would be 0.19; causal attention leaves some out, a mask does not).
 CAUSAL = 0.15  # in rows without a prefix
 PREFIXED = 0.18
 BLOCK_PAIRS = 4096  # as much as one more call of attention

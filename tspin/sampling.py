@@ -7,8 +7,8 @@ that a sample depends neither on the rows beside it nor on restarts.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -27,33 +27,34 @@ from transformers import (
 from tspin import engine
 from tspin.config import DecodingConfig
 from tspin.model import Policy
-from tspin.seeds import seed_for
+from tspin.questions import Done, Question
+from tspin.tokens import Renderer
 
 log = logging.getLogger("tspin")
 
 
 @dataclass(frozen=True)
-class Question:
-    """A prompt that wants a response.
+class Native:
+    """The policy in this process as a questions.Source."""
 
-    prompt       its ids
-    numbers      (max_new_tokens,) in [0, 1), float64: one for each token drawn; None: greedy
-    temperature  of the draw
-    """
+    policy: Policy
+    facts: dict[str, Any] = field(default_factory=dict)
 
-    prompt: Sequence[int]
-    numbers: Tensor | None
-    temperature: float
+    @property
+    def renderer(self) -> Renderer:
+        return self.policy.renderer
+
+    def answers(
+        self, batches: Mapping[int, Sequence[Question]], how: DecodingConfig, *, done: Done
+    ) -> Iterator[tuple[int, list[list[int]]]]:
+        """One batch after the other."""
+        for key, questions in batches.items():
+            yield key, respond(self.policy, questions, how, done=done)
 
 
-def uniforms(seed: int, t: int, prompt_id: str, length: int, *, draw: int = 0) -> Tensor:
-    """The random numbers of a prompt's response at iteration t. -> (length,) float64
-
-    draw  further ones for further responses; the first is the one that is trained on
-    """
-    more = () if draw == 0 else (draw,)
-    name = (seed, "generate", t, prompt_id, *more)
-    return torch.from_numpy(np.random.default_rng(seed_for(*name)).random(length))
+def uniforms(seed: int, length: int) -> Tensor:
+    """The random numbers of a response (questions.luck), one per token. -> (length,) float64"""
+    return torch.from_numpy(np.random.default_rng(seed).random(length))
 
 
 def pick(scores: Tensor, numbers: Tensor) -> Tensor:
@@ -78,12 +79,9 @@ def respond(
     questions: Sequence[Question],
     how: DecodingConfig,
     *,
-    done: Callable[[int], object] = lambda count: None,
+    done: Done = lambda count: None,
 ) -> list[list[int]]:
-    """Response ids of each question, up to and including EOS; equal prompts are read once.
-
-    done  called with the number of responses that have ended since the last call
-    """
+    """Response ids of each question, up to and including EOS; equal prompts are read once."""
     if not questions:
         return []
     choose = _Choice(questions, how, policy.device)
@@ -105,17 +103,6 @@ def respond(
         )
 
 
-def response_row(policy: Policy, prompt_id: str, response_ids: list[int]) -> dict[str, Any]:
-    """A sampled response as a row of artifacts.RESPONSES."""
-    return {
-        "id": prompt_id,
-        "response": policy.renderer.text(response_ids),
-        "response_ids": response_ids,
-        "num_tokens": len(response_ids),
-        "finish_reason": "stop" if response_ids[-1] in policy.renderer.stop_ids else "length",
-    }
-
-
 class _Choice:
     """The next token of each row: an engine.Choose."""
 
@@ -123,9 +110,9 @@ class _Choice:
         self, questions: Sequence[Question], how: DecodingConfig, device: torch.device
     ) -> None:
         none = torch.zeros(how.max_new_tokens, dtype=torch.double)
-        numbers = [none if q.numbers is None else q.numbers for q in questions]
+        numbers = [none if q.seed is None else uniforms(q.seed, len(none)) for q in questions]
         self.numbers = torch.stack(numbers).to(device)
-        self.greedy = torch.tensor([q.numbers is None for q in questions], device=device)
+        self.greedy = torch.tensor([q.seed is None for q in questions], device=device)
         self.all_greedy = bool(self.greedy.all())
         self.temperature = torch.tensor(
             [[q.temperature] for q in questions], dtype=torch.double, device=device
@@ -168,7 +155,7 @@ def _by_transformers(
     questions: Sequence[Question],
     choose: engine.Choose,
     how: DecodingConfig,
-    done: Callable[[int], object],
+    done: Done,
 ) -> list[list[int]]:
     """Batch by batch, the longest prompts first, every batch until its last row has ended."""
     pad_id, stop = policy.renderer.pad_id, policy.renderer.stop_ids

@@ -28,6 +28,7 @@ from tspin import (
     keep,
     mirror,
     model,
+    outside,
     provenance,
     replay,
     report,
@@ -227,7 +228,7 @@ class _SelfPlay:
     def _sampling(self) -> dict[str, Any]:
         """How responses are drawn, as part of the key of what is made from them."""
         return {
-            "decoding": dump(self.cfg)["decoding"],
+            "decoding": self.cfg.sampling,
             "arithmetic": model.sampling_key(self.cfg.compute, self.cfg.optim.precision),
             "seed": self.cfg.seed,
         }
@@ -250,7 +251,7 @@ class _SelfPlay:
     def _generate(self, start: Path, out: Responses, t: int, label: str, facts: dict) -> None:
         self._room(out.path, label, samples=self.sizes.samples)
         generate(
-            self.policies(start),
+            outside.source(start, self.policies, self.cfg, log=out.log),
             {row["id"]: row["prompt_ids"] for row in self.inputs.prompts},
             out,
             how=self.cfg.decoding,
@@ -349,7 +350,7 @@ class _SelfPlay:
         if self._answers_heldout() and not out.answers.exists():
             self._room(out.path, label, answers=self.sizes.answers)
             evaluate(
-                self.policies(policy),
+                outside.source(policy, self.policies, self.cfg, log=out.answers_log),
                 self.inputs.heldout,
                 self.inputs.check,
                 self.inputs.canonical,
@@ -497,6 +498,7 @@ def _check_reachable(cfg: Run) -> None:
     for check in (
         partial(model.arithmetic, cfg.compute, cfg.optim.precision),
         partial(model.check_reachable, cfg.model),
+        partial(outside.check, cfg),
         partial(data.check_reachable, cfg.data.path, revision=cfg.data.revision),
     ):
         try:

@@ -19,7 +19,7 @@ from tspin.config import unknown
 Words = list[str]
 FIELDS = {"title": str, "points": list, "include": list}  # of a sweep file
 SINGLE = ("name", "runs_dir", "seed")  # keys of a run beside its sections
-OPEN = ("evals.tasks",)  # mappings whose keys are the user's
+OPEN = ("evals.tasks", "decoding.vllm_args")  # mappings whose keys are the user's
 
 
 def key(word: str) -> str:
