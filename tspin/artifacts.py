@@ -6,9 +6,10 @@ counters.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
@@ -220,15 +221,25 @@ class RunDir:
         """Indices of the iterations that are complete."""
         return sorted(Iteration(done.parent).t for done in self.path.glob("iter_*/done.json"))
 
-    def claim(self, config: dict[str, Any], *, free: Sequence[str]) -> None:
+    def claim(
+        self,
+        config: dict[str, Any],
+        *,
+        free: Sequence[str],
+        added: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
         """Writes config.yaml once; refuses a folder that holds another configuration.
 
-        free  dotted keys (or prefixes, "track.") that may differ: they change no number.
+        free   dotted keys (or prefixes, "track.") that may differ: they change no number
+        added  what keys mean that a folder of an older version does not name
         """
         if not self.config.exists():
             write_text(self.config, yaml.safe_dump(config, sort_keys=False))
             return
         old = flatten(yaml.safe_load(self.config.read_text(encoding="utf-8")))
+        for key, value in added.items():
+            if not any(f"{known}.".startswith(f"{key}.") for known in old):
+                old[key] = value
         new = flatten(config)
         differs = [
             f"{key} (there {old.get(key, 'absent')!r}, here {new.get(key, 'absent')!r})"
