@@ -151,7 +151,8 @@ def merge(base: PreTrainedModel, folder: Path) -> PreTrainedModel:
     need()
     from peft import PeftModel
 
-    return PeftModel.from_pretrained(base, folder).merge_and_unload()
+    whole = PeftModel.from_pretrained(base, folder).merge_and_unload()
+    return whole.requires_grad_(True)  # peft has frozen it
 
 
 def need() -> None:
