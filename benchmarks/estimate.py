@@ -2,8 +2,8 @@
 
     PYTHONPATH=. python benchmarks/estimate.py [+sweep=table1 model=zephyr seed=0,1,2 ...]
 
-Computed from the plans of the sweeps, and the constants here and in tspin/hours.py: put your machine
-and prices there.
+Computed from the plans of the sweeps and the constants here and in tspin/hours.py: put your
+machine and prices there.
 """
 
 from __future__ import annotations
@@ -60,7 +60,9 @@ def benchmarks(run: Run) -> float:
     """Seconds of the ten tasks for one policy on a GPU."""
     n, shape = run.evals.batch_size, shapes.find(run.model)
     gpu = Machine.assumed(shape)
-    read = sum(math.ceil(d * r / n) * forward(shape, gpu, n, k) for d, r, k, new in TASKS if not new)
+    read = sum(
+        math.ceil(d * r / n) * forward(shape, gpu, n, k) for d, r, k, new in TASKS if not new
+    )
     return read + sum(decode(shape, gpu, d, k, new, n) for d, _, k, new in TASKS if new)
 
 

@@ -55,8 +55,14 @@ MAY_IMPORT = {
     "fused": "",
     "packed": "attention fused logps packing triplets",
     "precision": "seeds",
+    "quantized": "config",
+    "adapters": "config files seeds",
+    "shapes": "config micro",
+    "memory": "config shapes",
+    "hours": "config shapes",
     "speed": "config logps model triplets",
-    "model": "attention config files logps micro micro.open_build packed packing tokens triplets",
+    "model": "adapters attention config files logps micro micro.open_build packed packing "
+    "quantized tokens triplets",
     "tracking": "files",
     "provenance": "artifacts files",
     "report": "artifacts files health logps tracking",
@@ -72,8 +78,8 @@ MAY_IMPORT = {
     "prepare": "artifacts config data files tokens",
     "generate": "artifacts config console files model sampling",
     "score": "artifacts console files logps losses model triplets",
-    "train": "artifacts config console files logps losses model precision seeds speed tracking "
-    "triplets",
+    "train": "artifacts config console files logps losses model precision quantized seeds speed "
+    "tracking triplets",
     "evaluate": "artifacts config console data files model sampling",
     "benchmark": "artifacts config console files",  # and starts a process: the harness
     "harness": "",
@@ -85,6 +91,10 @@ MAY_IMPORT = {
     "selfplay": "artifacts benchmark config data evaluate evaluation files generate health inputs "
     "logps losses model prepare provenance replay report score sharing speed tracking train "
     "triplets",
+    # python -m tspin
+    "__main__": "",  # by name, when a verb is typed
+    "merge": "artifacts model",
+    "plan": "config hours main memory shapes",
     # the built-in tasks and their policies
     "micro": "files",
     "micro.splits": "",
@@ -230,6 +240,8 @@ def test_analysis_reads_artifacts_only(module):
         ("hydra", {"main", "hydra_plugins.tspin"}),
         ("omegaconf", {"main", "hydra_plugins.tspin"}),
         ("pydantic", {"tspin.config"}),
+        ("peft", {"tspin.adapters"}),
+        ("bitsandbytes", {"tspin.quantized"}),
         ("datasets", {"tspin.sources", "tspin.harness.__main__"}),
         ("pickle", set()),
     ],
@@ -394,9 +406,12 @@ def test_python():
 
 def test_every_import_is_a_declared_dependency():
     always = {canonicalize_name(Requirement(d).name) for d in PROJECT["dependencies"]}
-    extra = {"analysis.dashboard": "dashboards"} | {
-        module: "evals" for module in SOURCES if module.startswith("tspin.harness.")
+    extra = {
+        "analysis.dashboard": "dashboards",
+        "tspin.adapters": "lora",
+        "tspin.quantized": "lora",
     }
+    extra |= {module: "evals" for module in SOURCES if module.startswith("tspin.harness.")}
     brought = {"nltk", "langdetect", "sympy"}  # by extras of lm-eval and math-verify themselves
     for module in SOURCES:
         used, declared = third_party(module), always | brought if module in extra else set(always)

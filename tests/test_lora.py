@@ -1,4 +1,4 @@
-"""model.lora: what is trained, what a checkpoint holds, and that an iteration goes on from the last."""
+"""model.lora: what is trained, what a checkpoint holds, what the next iteration goes on from."""
 
 from dataclasses import replace
 
@@ -115,8 +115,10 @@ def test_it_computes_w_plus_the_scaled_product(attention):
     assert (found - stacked(whole())).abs().max() > 0.1  # they do something
 
 
-@pytest.mark.parametrize("loss", [SFT(), SPIN(0.1), TSPIN(0.3, 0.1), TSPINRef(0.3, 0.1),
-                                  WithoutHA(0.3)], ids=lambda loss: type(loss).__name__)  # fmt: skip
+LOSSES = SFT(), SPIN(0.1), TSPIN(0.3, 0.1), TSPINRef(0.3, 0.1), WithoutHA(0.3)
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)
 def test_every_loss_moves_adapters_and_nothing_else(loss, tmp_path):
     """The reference is what was stored before the first update: the first margin is 0."""
     policy = adapted(disturbed=True)
@@ -314,7 +316,7 @@ def test_interrupted_and_resumed_it_ends_with_the_same_bits(dropout, tmp_path, m
 
 
 def test_a_run_goes_on_from_its_last_adapters(tmp_path):
-    """y0 are those of a run that trains all weights; log pi_theta_1 is that of iteration 0's end."""
+    """y0 are those of a run that trains all weights; theta_1 is what iteration 0 ended with."""
     small = "data.size=8", "data.heldout=4", "optim.batch_size=4", "compute.device=cpu"
     whole_run, _ = play(tmp_path, "spin", *small, "selfplay.iterations=1", name="whole")
     run, rows = play(tmp_path, "spin", *small, *WORDS, "optim.lr=1e-3")
@@ -327,12 +329,8 @@ def test_a_run_goes_on_from_its_last_adapters(tmp_path):
     compute = compose(*WORDS).compute
     start = adapted(run.iteration(0).checkpoint, compute=compute)
     assert any(p.any() for n, p in start.model.named_parameters() if "lora_B" in n)
-    before = {
-        (r["id"], r["role"]): r["logp"] for r in read_rows(run.iteration(1).ref_scores)
-    }
-    after = {
-        (r["id"], r["role"]): r["logp"] for r in read_rows(run.iteration(0).scores)
-    }
+    before = {(r["id"], r["role"]): r["logp"] for r in read_rows(run.iteration(1).ref_scores)}
+    after = {(r["id"], r["role"]): r["logp"] for r in read_rows(run.iteration(0).scores)}
     shared = [key for key in before if key[1] == "annotated"]
     assert shared
     for key in shared:

@@ -1,4 +1,4 @@
-"""optim.state=8bit learns as float32 does and resumes; model.quantize is refused where it must be."""
+"""optim.state=8bit learns as float32 does and resumes; where model.quantize is refused."""
 
 import importlib.util
 from dataclasses import replace

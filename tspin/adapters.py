@@ -162,7 +162,7 @@ def need() -> None:
 
 
 def _refuse_ends(model: PreTrainedModel, lora: LoraConfig) -> None:
-    """Head and embeddings are often one matrix, and are read past the modules that peft replaces."""
+    """Head and embedding are often one matrix, and read past the modules that peft replaces."""
     if lora.targets == "all":
         return
     for what, end in [

@@ -82,7 +82,7 @@ def forward(
 def decode(
     shape: Shape, machine: Machine, prompts: int, length: int, tokens: int, batch: int
 ) -> float:
-    """Seconds of sampling: every batch runs until its longest answer ends, taken to be the limit."""
+    """Seconds of sampling: a batch runs until its longest answer ends, taken to be the limit."""
     step = max(
         shape.layers * machine.layer,
         2 * shape.parameters * batch / machine.flops,

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 
-
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tspin merge",

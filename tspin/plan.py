@@ -1,7 +1,7 @@
-"""`python -m tspin plan`: memory, hours and disk of a run before anything starts. No weights, no GPU.
+"""`python -m tspin plan`: memory, hours and disk of a run before anything starts.
 
-Memory is computed (tspin/memory.py), hours are estimated (tspin/hours.py): shapes and configuration
-in, tables out.
+No weights are read and no GPU is needed. Memory is computed (tspin/memory.py), hours are estimated
+(tspin/hours.py): shapes and configuration in, tables out.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def describe(
-    shape: Shape, run: Run, *, device: Device, gpus: Sequence[int], machine: Machine
+    shape: Shape, run: Run, *, device: Device, gpus: Sequence[int], machine: Machine | None
 ) -> str:
     """The plan of one run as text. gpus: numbers of processes to compare"""
     held, products = dtypes(run, device)
@@ -111,12 +111,12 @@ def describe(
             f"{said}; {trained:,} more are trained",
             "Memory of a process at the longest triplet, GB (1e9 bytes), computed:\n"
             + table(["", *ways], rows),
-            "Hours on one GPU for prompts and responses as in docs/reproduce.md (short / long), an "
-            f"estimate\nat {machine.flops / 1e12:.0f} TFLOP/s, allow a factor of two; N processes "
-            "take 1/N at best:\n" + _hours(shape, run, machine),
-            f"Disk: {needed.checkpoint / GB:.2f} GB a checkpoint, {needed.iterations} of them; "
-            f"{needed.state / GB:.2f} GB of training state,\ntwice while it is saved; "
-            f"{needed.in_all / GB:.2f} GB in all, samples and scores aside",
+            _hours(shape, run, machine)
+            if machine is not None
+            else "Hours: nothing is assumed of a CPU's speed; --flops F says it",
+            f"Disk: {needed.checkpoint / GB:.1f} GB a checkpoint, {needed.iterations} of them; "
+            f"{needed.state / GB:.1f} GB of training state,\ntwice while it is saved; "
+            f"{needed.in_all / GB:.1f} GB in all, samples and scores aside",
         ]
     ) + "\n"  # fmt: skip
 
@@ -173,7 +173,9 @@ def main(arguments: Sequence[str]) -> int:
         run = _run(told.words)
         shape = shapes.find(run.model)
         device: Device = "cpu" if run.compute.device == "cpu" else "cuda"
-        machine = Machine.assumed(shape) if told.flops is None else Machine(flops=told.flops)
+        machine = Machine.assumed(shape) if device == "cuda" else None
+        if told.flops is not None:
+            machine = Machine(flops=told.flops)
         sys.stdout.write(describe(shape, run, device=device, gpus=told.gpus, machine=machine))
     except ValueError as error:
         sys.stderr.write(f"error: {error}\n")
@@ -199,5 +201,10 @@ def _hours(shape: Shape, run: Run, machine: Machine) -> str:
         if t < 2:
             name = f"iteration {t}" + (", with y0" if t == 0 else " and later, each")
             rows.append([name, *(f"{a / 3600:.1f} / {b / 3600:.1f}" for a, b in cells)])
+    said = (
+        "Hours on one GPU for prompts and responses as in docs/reproduce.md (short / long), an "
+        f"estimate\nat {machine.flops / 1e12:g} TFLOP/s, allow a factor of two; N processes take "
+        "1/N at best:\n"
+    )
     last = ["in all", "", "", "", f"{in_all[0] / 3600:.1f} / {in_all[1] / 3600:.1f}"]
-    return table(["", *hours.STAGES, "all"], [*rows, last])
+    return said + table(["", *hours.STAGES, "all"], [*rows, last])
