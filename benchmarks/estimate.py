@@ -2,7 +2,8 @@
 
     PYTHONPATH=. python benchmarks/estimate.py [+sweep=table1 model=zephyr seed=0,1,2 ...]
 
-Computed from the plans of the sweeps and the constants below: put your machine and prices there.
+Computed from the plans of the sweeps and the constants here and in tspin/hours.py: put your
+machine and prices there.
 """
 
 from __future__ import annotations
@@ -13,20 +14,12 @@ import tempfile
 from collections.abc import Iterable
 
 from main import check
-from tspin import sweep
+from tspin import shapes, sweep
 from tspin.config import Run
+from tspin.hours import LENGTHS, Machine, decode, forward
+from tspin.hours import stages as on_gpu
 
-BYTES = 4.0e12  # assumed: memory traffic a second
-LAYER = 1.0e-3  # assumed: seconds at least for one layer's forward kernels, however small
 PRICE, GPUS = 3.0, 8  # assumed: dollars per GPU hour
-SHAPES = {  # weights, layers, width; assumed: FLOP/s sustained on padded rows in bfloat16
-    **dict.fromkeys(("zephyr", "mistral"), (7.24e9, 32, 4096, 300e12)),
-    "smollm2": (134.5e6, 30, 576, 80e12),
-}
-LENGTHS = {  # tokens: prompt, annotated response, longest response of a triplet
-    "short": (27, 151, 281),  # measured on 999 instructions; samples as long as max_new_tokens
-    "long": (256, 320, 384),  # assumed
-}
 CPU = 0.78, 0.41, 1.5  # measured: seconds per prompt sampled, row scored, row trained (smollm2)
 TASKS = [  # documents; assumed: requests a document, tokens a request, tokens sampled
     (1319, 1, 900, 256), (1324, 1, 800, 512), (756, 3, 1100, 0),  # GSM8K, MATH (level 5), MUSR
@@ -50,46 +43,27 @@ def stages(run: Run, t: int, where: str, *, y0: bool) -> list[float]:
 
     where: one of LENGTHS, on one GPU, or "cpu"; y0: whether it has to be sampled first
     """
+    if where != "cpu":
+        shape = shapes.find(run.model)
+        return on_gpu(run, t, shape, Machine.assumed(shape), where, y0=y0)
     size, everything = run.data.size or 0, (run.data.size or 0) + run.data.heldout
-    name, micro, sampled = run.objective(t)[0], run.compute.micro_batch, run.loss.name != "sft"
+    name, sampled = run.objective(t)[0], run.loss.name != "sft"
     prompts = sampled * (run.data.heldout + everything * (y0 + (t > 0)))
-    scored = [(2 + (t > 0) if sampled else 1, run.compute.score_batch)]
-    if name in ("spin", "tspin_ref"):  # the reference, in the batches of training
-        scored.append((ROLES[name], micro))
-    if where == "cpu":
-        rows = prompts, everything * sum(r for r, _ in scored), size * ROLES[name]
-        return [a * b for a, b in zip(CPU, (*rows[:2], run.optim.epochs * rows[2]), strict=True)]
-    prompt, annotated, longest = LENGTHS[where]
-    length = prompt + (longest if sampled else annotated)
-    weights, how = SHAPES[run.model.name][0], run.decoding
-    # Traffic per micro-batch: float32 weights read and bfloat16 written; in training twice, and
-    # gradients added up. Backward is two forward passes of arithmetic and one of launches.
-    cast = 6 * weights / BYTES
-    score = sum(math.ceil(everything / n) * (forward(run, n * r, length) + cast) for r, n in scored)
-    again = run.compute.gradient_checkpointing
-    once = forward(run, micro * ROLES[name], length, work=3 + again, passes=2 + again)
-    train = run.optim.epochs * math.ceil(size / micro) * (once + 5 * cast)
-    return [decode(run, prompts, prompt, how.max_new_tokens, how.batch_size), score, train]
+    scored = 2 + (t > 0) if sampled else 1
+    if name in ("spin", "tspin_ref"):  # the reference
+        scored += ROLES[name]
+    rows = prompts, everything * scored, run.optim.epochs * size * ROLES[name]
+    return [a * b for a, b in zip(CPU, rows, strict=True)]
 
 
 def benchmarks(run: Run) -> float:
     """Seconds of the ten tasks for one policy on a GPU."""
-    n = run.evals.batch_size
-    read = sum(math.ceil(d * r / n) * forward(run, n, k) for d, r, k, new in TASKS if not new)
-    return read + sum(decode(run, d, k, new, n) for d, _, k, new in TASKS if new)
-
-
-def forward(run: Run, rows: int, length: int, *, work: int = 1, passes: int = 1) -> float:
-    weights, layers, width, flops = SHAPES[run.model.name]
-    arithmetic = work * rows * length * (2 * weights + 4 * layers * width * length)
-    return max(arithmetic / flops, passes * layers * LAYER)
-
-
-def decode(run: Run, prompts: int, length: int, tokens: int, batch: int) -> float:
-    """Every batch runs until its longest answer ends, taken to be the limit."""
-    weights, layers, _, flops = SHAPES[run.model.name]
-    step = max(layers * LAYER, 2 * weights * batch / flops, 2 * weights / BYTES)
-    return math.ceil(prompts / batch) * (forward(run, batch, length) + tokens * step)
+    n, shape = run.evals.batch_size, shapes.find(run.model)
+    gpu = Machine.assumed(shape)
+    read = sum(
+        math.ceil(d * r / n) * forward(shape, gpu, n, k) for d, r, k, new in TASKS if not new
+    )
+    return read + sum(decode(shape, gpu, d, k, new, n) for d, _, k, new in TASKS if new)
 
 
 def hours(words: str, where: str) -> tuple[int, int, float, float, float]:

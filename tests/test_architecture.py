@@ -57,8 +57,14 @@ MAY_IMPORT = {
     "fused": "",
     "packed": "attention fused logps packing triplets",
     "precision": "seeds",
+    "quantized": "config",
+    "adapters": "config files seeds",
+    "shapes": "config micro",
+    "memory": "config shapes",
+    "hours": "config shapes",
     "speed": "config logps model triplets",
-    "model": "attention config files logps micro micro.open_build packed packing tokens triplets",
+    "model": "adapters attention config files logps micro micro.open_build packed packing "
+    "quantized tokens triplets",
     "tracking": "files",
     "provenance": "artifacts files",
     "report": "artifacts files health logps tracking",
@@ -68,8 +74,6 @@ MAY_IMPORT = {
     "heartbeat": "activity artifacts files",
     "disk": "config",
     "keep": "artifacts benchmark config disk evaluation files sweep",
-    "status": "artifacts console files heartbeat sweep",
-    "__main__": "",
     "store": "artifacts files",
     "mirror": "artifacts config files preemption store",
     "words": "config",
@@ -87,8 +91,8 @@ MAY_IMPORT = {
     "prepare": "artifacts config data files tokens",
     "generate": "artifacts config console files preemption questions",
     "score": "artifacts console files logps losses model triplets",
-    "train": "artifacts config console files logps losses model precision preemption seeds speed "
-    "tracking triplets",
+    "train": "artifacts config console files logps losses model precision preemption quantized "
+    "seeds speed tracking triplets",
     "evaluate": "artifacts config console data files questions",
     "benchmark": "artifacts config console files",  # and starts a process: the harness
     "harness": "",
@@ -98,8 +102,13 @@ MAY_IMPORT = {
     "harness.numbers": "",
     # Algorithm 1
     "selfplay": "activity artifacts benchmark config data disk evaluate evaluation files generate "
-    "health heartbeat inputs keep logps losses mirror model outside prepare provenance replay report "
-    "score sharing speed tracking train triplets",
+    "health heartbeat inputs keep logps losses mirror model outside prepare provenance replay "
+    "report score sharing speed tracking train triplets",
+    # python -m tspin
+    "__main__": "",  # by name, when a verb is typed
+    "status": "artifacts console files heartbeat sweep",
+    "merge": "artifacts model",
+    "plan": "config hours main memory shapes",
     # the built-in tasks and their policies
     "micro": "files",
     "micro.splits": "",
@@ -248,6 +257,8 @@ def test_analysis_reads_artifacts_only(module):
         ("omegaconf", {"main", "hydra_plugins.tspin"}),
         ("pydantic", {"tspin.config"}),
         ("vllm", {"tspin.vllm_worker.__main__"}),
+        ("peft", {"tspin.adapters"}),
+        ("bitsandbytes", {"tspin.quantized"}),
         ("datasets", {"tspin.sources", "tspin.harness.__main__"}),
         ("fsspec", {"tspin.store"}),
         ("pickle", set()),
@@ -413,9 +424,12 @@ def test_python():
 
 def test_every_import_is_a_declared_dependency():
     always = {canonicalize_name(Requirement(d).name) for d in PROJECT["dependencies"]}
-    extra = {"analysis.dashboard": "dashboards"} | {
-        module: "evals" for module in SOURCES if module.startswith("tspin.harness.")
+    extra = {
+        "analysis.dashboard": "dashboards",
+        "tspin.adapters": "lora",
+        "tspin.quantized": "lora",
     }
+    extra |= {module: "evals" for module in SOURCES if module.startswith("tspin.harness.")}
     brought = {"nltk", "langdetect", "sympy"}  # by extras of lm-eval and math-verify themselves
     for module in SOURCES:
         used, declared = third_party(module), always | brought if module in extra else set(always)

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 # verb -> module with a main(arguments) -> exit code, and one line of help
 VERBS = {
     "status": ("tspin.status", "how far runs are, and which of them live"),
+    "merge": ("tspin.merge", "adapters and their base as one model"),
+    "plan": ("tspin.plan", "memory, hours and disk of a run, before anything starts"),
 }
 
 

@@ -6,9 +6,10 @@ counters.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
@@ -263,15 +264,25 @@ class RunDir:
         there = [Iteration(path) for path in self.path.glob("iter_*")]
         return sorted(out.t for out in there if not out.done.exists())
 
-    def claim(self, config: dict[str, Any], *, free: Sequence[str]) -> None:
+    def claim(
+        self,
+        config: dict[str, Any],
+        *,
+        free: Sequence[str],
+        added: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
         """Writes config.yaml once; refuses a folder that holds another configuration.
 
-        free  dotted keys (or prefixes, "track.") that may differ: they change no number.
+        free   dotted keys (or prefixes, "track.") that may differ: they change no number
+        added  what keys mean that a folder of an older version does not name
         """
         if not self.config.exists():
             write_text(self.config, yaml.safe_dump(config, sort_keys=False))
             return
         old = flatten(yaml.safe_load(self.config.read_text(encoding="utf-8")))
+        for key, value in added.items():
+            if not any(f"{known}.".startswith(f"{key}.") for known in old):
+                old[key] = value
         new = flatten(config)
         differs = [
             f"{key} (there {old.get(key, 'absent')!r}, here {new.get(key, 'absent')!r})"

@@ -118,6 +118,7 @@ def benchmark(checkpoint: Path, out: Iteration, run: Run, *, label: str) -> None
         "max_length": evals.max_length,
         "compute": asdict(run.compute),
         "precision": run.optim.precision,
+        "quantize": run.model.quantize,
     }
     out.benchmarks.mkdir(parents=True, exist_ok=True)
     task, failure = todo[0], None

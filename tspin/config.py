@@ -32,6 +32,8 @@ LossName = Literal["sft", "spin", "tspin", "tspin_ref", "wo_ha"]
 LinkName = Literal["logistic", "exponential"]  # losses.LINKS, unread here: it needs torch
 Attention = Literal["auto", "shared", "separate", "plain"]
 Precision = Literal["fp32_master", "bf16_stochastic", "fp32"]
+OptimState = Literal["float32", "8bit"]
+Quantize = Literal["8bit", "4bit"]
 DType = Literal["auto", "float32", "bfloat16", "float64"]
 TemplateName = Literal["alpaca", "alpaca_space", "chat", "none"]
 
@@ -73,6 +75,18 @@ OURS_OF_VLLM = {  # arguments of its engine -> what sets them
 }
 COLDEST = 0.01  # temperature; vLLM takes what is below it for this
 
+ADDED: dict[str, Any] = {"model.lora": None, "model.quantize": None, "optim.state": "float32"}
+"""Keys that came after the first runs, each at the value where a run is what it was without it:
+folders and keys of iterations from before stay good."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class LoraConfig:
+    rank: int = Field(ge=1)
+    alpha: float = Field(gt=0)  # the product of the two matrices is scaled by alpha / rank
+    dropout: float = Field(ge=0, lt=1)  # of what goes into the adapters, in training alone
+    targets: Literal["all"] | list[Place]  # all: every linear layer but the head
+
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class ModelConfig:
@@ -83,6 +97,8 @@ class ModelConfig:
     template: TemplateName
     max_length: int = Field(ge=2)  # tokens of prompt and response
     max_prompt_length: int | None = Field(ge=1)  # None: max_length - decoding.max_new_tokens
+    lora: LoraConfig | None  # None: all weights are trained
+    quantize: Quantize | None  # of the base under lora; None: not
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -125,7 +141,8 @@ class OptimConfig:
     schedule_epochs: int | None = Field(ge=1)  # None: epochs
     batch_size: int = Field(ge=1)  # examples per optimiser step
     max_grad_norm: float | None = Field(gt=0)  # None: no clipping
-    precision: Precision  # of weights, gradients and state
+    precision: Precision  # of the weights that are trained, their gradients and state
+    state: OptimState
     weight_decay: float = Field(ge=0)
     eps: float = Field(gt=0)
     rms_alpha: Decay
@@ -331,6 +348,7 @@ class Run:
             key: value
             for key, value in flatten(dump(self)).items()
             if not key.startswith((*said_below, *IDENTITY_FREE))
+            and not (key in ADDED and value == ADDED[key])
         }
         return [
             common | {"objective": list(self.objective(k)), "optim.lr": at(self.optim.lr, k)}
@@ -377,6 +395,18 @@ class Run:
             )
         if problem := _engine_problem(self):
             raise ValueError(problem)
+        if self.model.quantize is not None and self.model.lora is None:
+            raise ValueError(
+                f"model.quantize={self.model.quantize} holds weights that cannot be trained: add "
+                "lora=default, or leave it out"
+            )
+        if self.model.lora is not None and self.model.lora.targets == []:
+            raise ValueError("model.lora.targets=[] adapts nothing; use all or names of layers")
+        if self.optim.state == "8bit" and self.optim.name == "rmsprop" and self.optim.momentum:
+            raise ValueError(
+                f"optim.state=8bit knows no momentum of rmsprop, and optim.momentum="
+                f"{self.optim.momentum}; use optim.momentum=0, optim=adamw or optim.state=float32"
+            )
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.,=+@-]{,249}", self.name):
             raise ValueError(
                 f"name={self.name!r} must be one folder name: at most 250 letters, digits and "
@@ -420,6 +450,11 @@ def _engine_problem(run: Run) -> str | None:
             )
         for key in OURS_OF_VLLM.keys() & how.vllm_args.keys():
             return f"decoding.vllm_args.{key} is set by {OURS_OF_VLLM[key]}"
+    if how.engine in DECIDES and run.model.lora is not None:
+        return (
+            f"decoding.engine={how.engine} reads whole models, and lora=default leaves adapters "
+            "beside their base; use decoding.engine=native"
+        )
     if how.engine == "openai":
         if how.url is None or how.url_model is None:
             return (
@@ -439,7 +474,8 @@ def _engine_problem(run: Run) -> str | None:
 
 
 _RUN = TypeAdapter(Run)
-_UNION_TAGS = ("float", "list[float]")  # pydantic names the branch of a Schedule it tried
+# pydantic names the branch of a union it tried
+_UNION_TAGS = ("float", "list[float]", "literal['all']", "list[constrained-str]")
 
 
 def load(tree: dict[str, Any]) -> Run:

@@ -2,7 +2,8 @@
 
 A policy is loaded from a folder (a checkpoint, a hub snapshot, or a GGUF file that is converted
 once) and saved as a plain transformers folder, in the dtype in which it is held: float32, or
-bfloat16 under optim.precision=bf16_stochastic.
+bfloat16 under optim.precision=bf16_stochastic. Under model.lora the folder holds adapters, and
+names the model that they belong to.
 """
 
 from __future__ import annotations
@@ -20,8 +21,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from tspin import attention, micro
-from tspin.config import Attention, ComputeConfig, ModelConfig, Precision, arithmetic_dtype
+from tspin import adapters, attention, micro, quantized
+from tspin.config import (
+    Attention,
+    ComputeConfig,
+    LoraConfig,
+    ModelConfig,
+    OptimConfig,
+    Precision,
+    Quantize,
+    arithmetic_dtype,
+)
 from tspin.files import atomic, cache, file_digest, owner
 from tspin.logps import Logps, Role, sequence_logps
 from tspin.packed import Judge, Packed, packed
@@ -45,6 +55,7 @@ class Policy:
     device: torch.device
     autocast: torch.dtype | None  # None: compute in the dtype of the weights
     attention: Attention  # how micro-batches are laid out
+    dropout: bool = False  # in training, of what goes into adapters
 
     @property
     def products(self) -> torch.dtype:
@@ -117,6 +128,13 @@ class Policy:
 
 def check_reachable(model: ModelConfig) -> None:
     """ValueError, within seconds and before anything is loaded, if the weights cannot be had."""
+    if model.lora is not None:
+        adapters.need()
+        if adapters.is_adapter(Path(model.path).expanduser()):
+            raise ValueError(
+                f"model.path={model.path} holds adapters, and new ones would have no base: merge "
+                "them first (python -m tspin merge), or go on from them (selfplay.start_from)"
+            )
     if _local(model) is None and _cached(model) is None:
         _ask_hub(model)
 
@@ -144,13 +162,18 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def weight_digest(folder: Path) -> str:
-    """sha256 of the weight files, in hex: what a policy IS, whatever it is called."""
+    """sha256 of the weight files, in hex: what a policy IS, whatever it is called.
+
+    Of adapters that of them and of their base.
+    """
+    if adapters.is_adapter(folder):
+        return adapters.adapters_digest(folder, weight_digest(adapters.base_of(folder)))
     return file_digest(*weight_files(folder))
 
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """Where to compute, the dtype of the weights, and that of the products."""
+    """Where to compute, the dtype of the weights that are trained, and that of the products."""
 
     device: torch.device
     weights: torch.dtype
@@ -181,38 +204,69 @@ def arithmetic(compute: ComputeConfig, precision: Precision) -> Arithmetic:
     )
 
 
-def arithmetic_facts(compute: ComputeConfig, precision: Precision) -> dict[str, Any]:
+def check_small(model: ModelConfig, optim: OptimConfig, compute: ComputeConfig) -> None:
+    """ValueError where model.quantize or optim.state asks for what is not here."""
+    cuda = compute.device != "cpu" and torch.cuda.is_available()
+    quantized.check(model, optim, cuda=cuda)
+
+
+def arithmetic_facts(
+    compute: ComputeConfig, precision: Precision, model: ModelConfig
+) -> dict[str, Any]:
     """What computes there, for the record of a run. compute.attention=auto may yet be plain."""
     found = arithmetic(compute, precision)
+    base = {} if model.lora is None else {"base": model.quantize or _word(found.products)}
     return {
         "device": found.device.type,
         "weights": _word(found.weights),
+        **base,
         "dtype": _word(found.products),
         "attention": compute.attention,
         "kernel": attention.kernel(found.device, found.products),
     }
 
 
-def sampling_key(compute: ComputeConfig, precision: Precision) -> list[str]:
-    """What of the arithmetic decides samples, as part of their key."""
+def sampling_key(compute: ComputeConfig, precision: Precision, model: ModelConfig) -> list[str]:
+    """What of the arithmetic decides samples, as part of their key.
+
+    The adapters of model.lora do not: at first they add nothing.
+    """
     found = arithmetic(compute, precision)
+    held = found.weights if model.lora is None else found.products
     key = [found.device.type, str(found.autocast or arithmetic_dtype(compute, precision))]
     # Said only where it is not float32: keys of folders that are there stay what they are.
-    return [*key, "bfloat16 weights"] if found.weights == torch.bfloat16 else key
+    key += ["bfloat16 weights"] if held == torch.bfloat16 else []
+    return [*key, model.quantize] if model.quantize else key
 
 
-def load(folder: Path, *, template: str, compute: ComputeConfig, precision: Precision) -> Policy:
-    """The policy in `folder`, in evaluation mode, without dropout."""
-    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+def load(
+    folder: Path,
+    *,
+    template: str,
+    compute: ComputeConfig,
+    precision: Precision,
+    lora: LoraConfig | None = None,
+    quantize: Quantize | None = None,
+    seed: int = 0,
+) -> Policy:
+    """The policy in `folder`, in evaluation mode, without dropout.
 
-    _quiet()
+    lora  adapters are trained: those in `folder`, or new ones beside the model in it. Without it
+          adapters in `folder` become part of the weights
+    seed  of new adapters
+    """
+    from transformers import GenerationConfig
+
     how = arithmetic(compute, precision)
-    config = AutoConfig.from_pretrained(folder)
-    for name in vars(config):
-        if "dropout" in name and isinstance(getattr(config, name), float):
-            setattr(config, name, 0.0)
-    model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=how.weights)
-    model.to(how.device)
+    there = adapters.is_adapter(folder)
+    base = adapters.base_of(folder) if there else folder
+    # What is not trained needs no more than the products are made in.
+    model = _read(base, how.weights if lora is None else how.products, how, quantize)
+    if lora is not None:
+        adapters.add(model, lora, base=base, dtype=how.weights)
+        adapters.resume(model, lora, folder) if there else adapters.begin(model, seed)
+    elif there:
+        model = adapters.merge(model, folder)
     words = renderer(folder, template=template)
     model.generation_config = GenerationConfig(
         eos_token_id=words.stop_ids,
@@ -225,8 +279,11 @@ def load(folder: Path, *, template: str, compute: ComputeConfig, precision: Prec
         enable = getattr(model, "activation_checkpointing_enable", None) or getattr(model, old)
         enable({"use_reentrant": False})
     model.eval()  # train() alone turns training mode on, for checkpointing
-    policy = Policy(model, words, how.device, how.autocast, compute.attention)
+    dropout = lora is not None and lora.dropout > 0
+    policy = Policy(model, words, how.device, how.autocast, compute.attention, dropout)
     _ = policy.packed  # an architecture that cannot do what was asked for is known now
+    if lora is not None:
+        adapters.compute_in(model, how.autocast)
     return policy
 
 
@@ -235,6 +292,59 @@ def renderer(folder: Path, *, template: str) -> Renderer:
     from transformers import AutoTokenizer
 
     return Renderer(AutoTokenizer.from_pretrained(folder), template)
+
+
+def in_parts(folder: Path, how: Arithmetic, quantize: Quantize | None) -> PreTrainedModel | None:
+    """The policy in `folder` where it is more than weights to load: adapters, a quantised base."""
+    there = adapters.is_adapter(folder)
+    if not there and quantize is None:
+        return None
+    base = adapters.base_of(folder) if there else folder
+    model = _read(base, how.products, how, quantize)
+    if there:
+        adapters.attach(model, folder)
+    return model.eval()
+
+
+def merge(folder: Path, out: Path, dtype: torch.dtype) -> None:
+    """Adapters and their base as one plain transformers folder of `dtype`.
+
+    The sum is formed in float32. A base that was quantised in training is the one that was not:
+    what was meant, not bit for bit what was trained.
+    """
+    from transformers import AutoTokenizer
+
+    if not adapters.is_adapter(folder):
+        raise ValueError(f"{folder} holds no adapters: there is nothing to merge")
+    wide = torch.promote_types(dtype, torch.float32)
+    how = Arithmetic(torch.device("cpu"), wide, wide)
+    model = adapters.merge(_read(adapters.base_of(folder), wide, how, None), folder).to(dtype)
+    with atomic(out) as temporary:
+        model.save_pretrained(temporary)
+        AutoTokenizer.from_pretrained(folder).save_pretrained(temporary)
+
+
+def _read(
+    folder: Path, dtype: torch.dtype, how: Arithmetic, quantize: Quantize | None
+) -> PreTrainedModel:
+    """The model in `folder` on its device, without dropout."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    _quiet()
+    config = AutoConfig.from_pretrained(folder)
+    for name in vars(config):
+        if "dropout" in name and isinstance(getattr(config, name), float):
+            setattr(config, name, 0.0)
+    if quantize is None:
+        model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=dtype)
+        return model.to(how.device)
+    return AutoModelForCausalLM.from_pretrained(
+        folder,
+        config=config,
+        dtype=dtype,
+        device_map={"": how.device},
+        quantization_config=quantized.base_config(quantize, how.products),
+    )
 
 
 class Policies:

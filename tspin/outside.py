@@ -34,7 +34,7 @@ def source(folder: Path, policies: Policies, cfg: Run, *, log: Path) -> Source:
             return vllm.VLLM(
                 folder,
                 model.renderer(folder, template=cfg.model.template),
-                model.arithmetic_facts(cfg.compute, cfg.optim.precision)["dtype"],
+                model.arithmetic_facts(cfg.compute, cfg.optim.precision, cfg.model)["dtype"],
                 vllm.devices(how, _visible(cfg.compute.device)),
                 log,
             )

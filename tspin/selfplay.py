@@ -36,7 +36,7 @@ from tspin import (
     speed,
 )
 from tspin.artifacts import Iteration, Responses, RunDir, shared_folder, sharing_lock
-from tspin.config import IDENTITY_FREE, Run, dump
+from tspin.config import ADDED, IDENTITY_FREE, Run, dump
 from tspin.evaluate import evaluate
 from tspin.files import digest, link, owner, read_json, read_rows, remove, write_json
 from tspin.generate import generate
@@ -66,7 +66,7 @@ def run(cfg: Run, *, command: list[str]) -> list[dict[str, Any]]:
         benchmark.check(cfg.evals)
     copies = mirror.mirrored(cfg.sync, folder, grace=cfg.compute.grace_seconds)
     with owner(folder.path), copies:
-        folder.claim(dump(cfg), free=IDENTITY_FREE)
+        folder.claim(dump(cfg), free=IDENTITY_FREE, added=ADDED)
         if complete:
             log.info("%s is complete: nothing to do", folder.path)
             keep.prune(cfg, folder)  # it may be told to keep less than before
@@ -92,6 +92,9 @@ class _SelfPlay:
                 template=cfg.model.template,
                 compute=cfg.compute,
                 precision=cfg.optim.precision,
+                lora=cfg.model.lora,
+                quantize=cfg.model.quantize,
+                seed=cfg.seed,
             )
         )
 
@@ -107,7 +110,7 @@ class _SelfPlay:
         provenance.record(
             folder, command=command, config=dump(cfg), **read_json(folder.initial),
             data=read_json(folder.data),
-            arithmetic=model.arithmetic_facts(cfg.compute, cfg.optim.precision),
+            arithmetic=model.arithmetic_facts(cfg.compute, cfg.optim.precision, cfg.model),
             matmul_rate=speed.matmul_rate(arithmetic.device, arithmetic.products),
         )  # fmt: skip
         with Tracker(
@@ -185,6 +188,8 @@ class _SelfPlay:
             self._evaluate_base()
         # Benchmarks ask neither for prompts nor for a seed: they are shared more widely.
         weights = {"weights": read_json(self.folder.initial)["weights"]}
+        if self.cfg.model.quantize is not None:
+            weights["quantize"] = self.cfg.model.quantize
         shared = Iteration(shared_folder(self.cfg.runs_dir, "base", self.cfg.model.name, weights))
         if benchmark.missing(base, self.cfg):
             with owner(shared.path, wait=True):
@@ -229,7 +234,9 @@ class _SelfPlay:
         """How responses are drawn, as part of the key of what is made from them."""
         return {
             "decoding": self.cfg.sampling,
-            "arithmetic": model.sampling_key(self.cfg.compute, self.cfg.optim.precision),
+            "arithmetic": model.sampling_key(
+                self.cfg.compute, self.cfg.optim.precision, self.cfg.model
+            ),
             "seed": self.cfg.seed,
         }
 
@@ -499,6 +506,7 @@ def _check_reachable(cfg: Run) -> None:
         partial(model.arithmetic, cfg.compute, cfg.optim.precision),
         partial(model.check_reachable, cfg.model),
         partial(outside.check, cfg),
+        partial(model.check_small, cfg.model, cfg.optim, cfg.compute),
         partial(data.check_reachable, cfg.data.path, revision=cfg.data.revision),
     ):
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,14 +64,17 @@ class _Work:
     layers   weights of the layers' matrices; of a mixture of experts, of what is not the experts'
     head     weights of the last projection
     queries  numbers in the queries of a token, all layers together
+    frozen   of `layers` and of `head`, what is not trained
     """
 
     layers: int
     head: int
     queries: int
+    frozen: tuple[int, int] = (0, 0)
 
     def flops(self, triplets: Sequence[Triplet], roles: Sequence[Role]) -> float:
-        """Of one forward pass, times 3: the backward pass takes two products for each of it.
+        """Of one forward pass, times 3: the backward pass takes two products for each of it, but
+        for a weight that is not trained one.
 
         2 for each weight of the layers and useful token, 2 for each of the head and response
         token, 4 for each number of a query and key that it sees; nothing computed twice.
@@ -78,7 +82,8 @@ class _Work:
         responses = sum(len(t.responses[role]) for t in triplets for role in roles)
         pairs = sum(_pairs(t, roles) for t in triplets)
         forward = self.layers * num_useful(triplets, roles) + self.head * responses
-        return 3.0 * (2 * forward + 4 * self.queries * pairs)
+        spared = self.frozen[0] * num_useful(triplets, roles) + self.frozen[1] * responses
+        return 3.0 * (2 * forward + 4 * self.queries * pairs) - 2 * spared
 
 
 def _work(model: PreTrainedModel) -> _Work | None:
@@ -89,9 +94,23 @@ def _work(model: PreTrainedModel) -> _Work | None:
         return None
     looked_up = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     left_out = {*looked_up, id(head.weight)}
-    layers = [p.numel() for p in model.parameters() if p.ndim == 2 and id(p) not in left_out]
+    layers = [p for p in model.parameters() if p.ndim == 2 and id(p) not in left_out]
     size = getattr(shape, "head_dim", None) or shape.hidden_size // heads
-    return _Work(sum(layers), head.weight.numel(), shape.num_hidden_layers * heads * size)
+    return _Work(
+        sum(map(_numel, layers)),
+        _numel(head.weight),
+        shape.num_hidden_layers * heads * size,
+        (
+            sum(_numel(p) for p in layers if not p.requires_grad),
+            0 if head.weight.requires_grad else _numel(head.weight),
+        ),
+    )
+
+
+def _numel(weight: nn.Parameter) -> int:
+    """Its numbers; those of a 4-bit weight are packed by two."""
+    packed = getattr(weight, "quant_state", None)
+    return weight.numel() if packed is None else math.prod(packed.shape)
 
 
 def _pairs(triplet: Triplet, roles: Sequence[Role]) -> float:

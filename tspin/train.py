@@ -23,7 +23,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tspin import preemption
+from tspin import preemption, quantized
 from tspin.artifacts import Iteration
 from tspin.config import ComputeConfig, OptimConfig, at
 from tspin.console import progress
@@ -67,8 +67,8 @@ def train(
     speed = Speed(policy, loss.roles)
     first = load_state(out.train_state, policy, optimizer) if out.train_state.exists() else 0
     # Checkpointing acts in training mode only, where transformers drops the cache that sampling
-    # needs. Dropout is 0: the two modes compute alike.
-    policy.model.train(compute.gradient_checkpointing)
+    # needs. Dropout is 0, but in adapters if asked for: the two modes compute alike.
+    policy.model.train(compute.gradient_checkpointing or policy.dropout)
     saved = time.monotonic()
     batches: list[list[Triplet]] = []
     with (
@@ -90,6 +90,8 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = at(optim.lr, t) * lr_factor(step, scheduled, optim)
                 group["seed"] = seed_for(seed, "rounding", t, step)
+            if policy.dropout:
+                torch.manual_seed(seed_for(seed, "dropout", t, step))
             metrics, compute = gradient_step(
                 policy, optimizer, batch, loss, reference, optim, compute, where=f"{label} {step}"
             )
@@ -224,7 +226,7 @@ def clip_gradient(policy: Policy, limit: float | None) -> float:
 
 def build_optimizer(policy: Policy, optim: OptimConfig) -> Optimizer:
     """A new optimiser. RMSprop has no bias correction: its first steps want a warm-up."""
-    weights = [p for p in policy.model.parameters() if p.requires_grad]
+    weights = [parameter for _, parameter in trained(policy.model)]
     if optim.precision == "bf16_stochastic":
         return StochasticRounding(weights, partial(torch_optimizer, optim=optim))
     return torch_optimizer(weights, optim)
@@ -233,7 +235,9 @@ def build_optimizer(policy: Policy, optim: OptimConfig) -> Optimizer:
 def torch_optimizer(
     parameters: Sequence[torch.nn.Parameter], optim: OptimConfig
 ) -> torch.optim.Optimizer:
-    """torch's own, on these parameters, its state in their dtype."""
+    """On these parameters: torch's own, with state in their dtype, or one with 8-bit state."""
+    if optim.state == "8bit":
+        return quantized.optimizer(parameters, optim)
     if optim.name == "rmsprop":
         return torch.optim.RMSprop(
             parameters,
@@ -261,9 +265,14 @@ def lr_factor(step: int, num_steps: int, optim: OptimConfig) -> float:
     }[optim.schedule]
 
 
+def trained(model: torch.nn.Module) -> list[tuple[str, torch.nn.Parameter]]:
+    """What is not frozen, by name."""
+    return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+
+
 def save_state(path: Path, policy: Policy, optimizer: Optimizer, next_step: int) -> None:
-    """Weights, optimiser tensors and the next step as one safetensors file."""
-    tensors = {f"model/{name}": p.detach() for name, p in policy.model.named_parameters()}
+    """Trained weights, optimiser tensors and the next step as one safetensors file."""
+    tensors = {f"model/{name}": p.detach() for name, p in trained(policy.model)}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{index}/{name}": value for name, value in state.items()}
     with atomic(path) as temporary:
@@ -278,7 +287,7 @@ def load_state(path: Path, policy: Policy, optimizer: Optimizer) -> int:
     """The inverse of save_state, in place. -> the next step"""
     state: dict[int, dict[str, torch.Tensor]] = {}
     with safe_open(path, framework="pt") as file, torch.no_grad():
-        for name, parameter in policy.model.named_parameters():
+        for name, parameter in trained(policy.model):
             parameter.copy_(file.get_tensor(f"model/{name}"))
         for name in file.keys():
             kind, _, rest = name.partition("/")

@@ -9,6 +9,7 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -68,13 +69,15 @@ class Truncations(logging.Filter):
 def language_model(request: Mapping[str, Any]) -> HFLM:
     """The checkpoint as lm-eval loads it, in the run's arithmetic and on its device."""
     how = model.arithmetic(ComputeConfig(**request["compute"]), request["precision"])
-    options = {
+    options: dict[str, Any] = {
         "pretrained": request["policy"],
         "device": str(how.device),
         "dtype": str(how.products).removeprefix("torch."),
         "batch_size": request["batch_size"],
         "max_length": request["max_length"],
     }
+    if (parts := model.in_parts(Path(request["policy"]), how, request["quantize"])) is not None:
+        options |= {"pretrained": parts, "tokenizer": request["policy"]}
     if request["template"] in ("none", "chat"):
         return HFLM(**options)
     return TrainedTemplate(template=request["template"], **options)

@@ -1,0 +1,41 @@
+"""`python -m tspin merge`: adapters and their base as one model that any engine loads."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tspin merge",
+        description="Adds adapters (a checkpoint of a run under lora=default) to their base and "
+        "writes a plain transformers folder, for vLLM, lm-eval or anybody.",
+    )
+    parser.add_argument("checkpoint", type=Path, help="RUN/iter_T/checkpoint, or iter_T itself")
+    parser.add_argument("out", type=Path, help="the folder to write; it must not be there yet")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="of the weights written; the sum is formed in float32 (default: %(default)s)",
+    )
+    told = parser.parse_args(arguments)
+    import torch
+
+    from tspin.artifacts import Iteration
+    from tspin.model import merge
+
+    try:
+        if told.out.exists():
+            raise ValueError(f"{told.out} is there already; name a new folder, or remove it")
+        inner = Iteration(told.checkpoint).checkpoint
+        folder = inner if inner.is_dir() else told.checkpoint
+        merge(folder, told.out, getattr(torch, told.dtype))
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    sys.stdout.write(f"{told.out}\n")
+    return 0
