@@ -56,6 +56,12 @@ MAY_IMPORT = {
     "packed": "attention fused logps packing triplets",
     "precision": "seeds",
     "speed": "config logps model triplets",
+    # several processes
+    "launch": "config",
+    "distributed": "config files launch",
+    "state": "files model precision",
+    "shards": "distributed files model precision state",
+    "parallel": "distributed logps model packed shards triplets",
     "model": "attention config files logps micro micro.open_build packed packing tokens triplets",
     "tracking": "files",
     "provenance": "artifacts files",
@@ -70,11 +76,11 @@ MAY_IMPORT = {
     "inputs": "artifacts config data files tracking triplets",
     # stages
     "prepare": "artifacts config data files tokens",
-    "generate": "artifacts config console files model sampling",
-    "score": "artifacts console files logps losses model triplets",
-    "train": "artifacts config console files logps losses model precision seeds speed tracking "
-    "triplets",
-    "evaluate": "artifacts config console data files model sampling",
+    "generate": "artifacts config console distributed files model sampling",
+    "score": "artifacts console distributed files logps losses model triplets",
+    "train": "artifacts config console distributed files logps losses model parallel precision "
+    "seeds shards speed state tracking triplets",
+    "evaluate": "artifacts config console data distributed files model sampling",
     "benchmark": "artifacts config console files",  # and starts a process: the harness
     "harness": "",
     "harness.__main__": "files harness.evaluation harness.tasks",
@@ -82,7 +88,7 @@ MAY_IMPORT = {
     "harness.evaluation": "config harness.numbers model tokens",
     "harness.numbers": "",
     # Algorithm 1
-    "selfplay": "artifacts benchmark config data evaluate evaluation files generate health inputs "
+    "selfplay": "artifacts benchmark config data distributed evaluate evaluation files generate health inputs "
     "logps losses model prepare provenance replay report score sharing speed tracking train "
     "triplets",
     # the built-in tasks and their policies
@@ -100,8 +106,8 @@ MAY_IMPORT = {
 TYPES_ONLY = {"config": "losses", "data": "config", "triplets": "config"}
 STAGES = ("prepare", "generate", "score", "train", "evaluate")
 NO_TORCH = (
-    "answers artifacts benchmark config console data evaluation files health replay schemas seeds "
-    "sources sweep tokens tracking words micro micro.task micro.open_task"
+    "answers artifacts benchmark config console data distributed evaluation files health launch "
+    "replay schemas seeds sources sweep tokens tracking words micro micro.task micro.open_task"
 )
 
 
@@ -206,7 +212,7 @@ def test_only_selfplay_knows_the_stages():
 
 
 def test_main_sees_the_command_line_and_selfplay_alone():
-    known = {f"tspin.{name}" for name in "config console selfplay sweep words".split()}
+    known = {f"tspin.{name}" for name in "config console launch selfplay sweep words".split()}
     assert ours("main") - {"main", "hydra_plugins.tspin"} == known
     assert ours("hydra_plugins.tspin") == {"tspin.sweep"}
 
@@ -223,6 +229,7 @@ def test_analysis_reads_artifacts_only(module):
     ("library", "home"),
     [
         ("wandb", {"tspin.tracking"}),
+        ("accelerate", {"tspin.distributed"}),
         ("wandb_workspaces", {"analysis.dashboard"}),
         ("itables", {"analysis.page"}),
         ("jinja2", {"analysis.page"}),

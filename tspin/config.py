@@ -33,6 +33,7 @@ LinkName = Literal["logistic", "exponential"]  # losses.LINKS, unread here: it n
 Attention = Literal["auto", "shared", "separate", "plain"]
 Precision = Literal["fp32_master", "bf16_stochastic", "fp32"]
 DType = Literal["auto", "float32", "bfloat16", "float64"]
+Parallel = Literal["auto", "ddp", "fsdp2", "deepspeed_zero3"]
 TemplateName = Literal["alpaca", "alpaca_space", "chat", "none"]
 
 IDENTITY_FREE = (
@@ -42,13 +43,15 @@ IDENTITY_FREE = (
     "track.group",
     "track.tags",
     "evals.",
+    "compute.parallel",
     "compute.save_seconds",
     "compute.threads",
     "selfplay.share",
     "runs_dir",
 )
-"""Keys or sections that a relaunch may set otherwise: none changes what is trained (threads: its
-last bits). A benchmark is of a policy, not of its training, and its file says how it was made."""
+"""Keys or sections that a relaunch may set otherwise: none changes what is trained (threads and
+parallel: its last bits). A benchmark is of a policy, not of its training, and its file says how it
+was made."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -132,6 +135,7 @@ class ComputeConfig:
     score_batch: int = Field(ge=1)  # triplets per forward pass of held-out scoring
     max_tokens: int | None = Field(ge=1)  # of a pass, in place of the two above; None: they hold
     gradient_checkpointing: bool
+    parallel: Parallel  # of several processes, as a launcher started them
     threads: int | None = Field(ge=1)
     save_seconds: float = Field(ge=0)  # between two saves of the training state; 0: every step
 

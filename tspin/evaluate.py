@@ -14,9 +14,10 @@ from tspin.artifacts import ANSWERS
 from tspin.config import DataConfig, DecodingConfig
 from tspin.console import progress
 from tspin.data import Canonical, Check
+from tspin.distributed import ALONE, World
 from tspin.files import write_rows
 from tspin.model import Policy
-from tspin.sampling import Question, respond, response_row, uniforms
+from tspin.sampling import Question, parts, respond, response_row, uniforms
 
 
 def evaluate(
@@ -31,6 +32,7 @@ def evaluate(
     seed: int,
     t: int,
     label: str,
+    world: World = ALONE,
 ) -> None:
     """Leaves the answers, one parquet row per prompt, decoding and draw (artifacts.ANSWERS).
 
@@ -41,22 +43,29 @@ def evaluate(
     """
     by_id = {row["id"]: row for row in prompts}
     tries = _tries(data, how, can_check=check is not None)
-    asked = [(i, *attempt) for attempt in tries for i in by_id]
-    questions = []
-    for i, decoding, draw, temperature in asked:
-        numbers = None
-        if decoding != "greedy":
-            numbers = uniforms(seed, t, i, how.max_new_tokens, draw=draw)
-        questions.append(Question(by_id[i]["prompt_ids"], numbers, temperature))
-    with progress(len(asked), label, "answer") as bar:
-        responses = respond(policy, questions, how, done=bar.update)
-    rows: list[dict[str, Any]] = []
-    for (i, decoding, draw, _), response_ids in zip(asked, responses, strict=True):
-        row = response_row(policy, i, response_ids) | {"decoding": decoding, "draw": draw}
-        if check is not None:
-            row |= _judged(by_id[i]["prompt"], row, check, canonical)
-        rows.append(row)
-    write_rows(out, rows, ANSWERS)
+    cut = parts(
+        {i: row["prompt_ids"] for i, row in by_id.items()}, how.batch_size, draws=len(tries)
+    )
+    rows: dict[tuple[str, str, int], dict[str, Any]] = {}
+    total = len(tries) * len(by_id)
+    with progress(total, label, "answer", show=world.is_main) as bar:
+        for ids in world.share(cut, passed=lambda ids: bar.update(len(tries) * len(ids))):
+            asked = [(i, *attempt) for attempt in tries for i in ids]
+            questions = []
+            for i, decoding, draw, temperature in asked:
+                numbers = None
+                if decoding != "greedy":
+                    numbers = uniforms(seed, t, i, how.max_new_tokens, draw=draw)
+                questions.append(Question(by_id[i]["prompt_ids"], numbers, temperature))
+            responses = respond(policy, questions, how, done=bar.update)
+            for (i, decoding, draw, _), response_ids in zip(asked, responses, strict=True):
+                row = response_row(policy, i, response_ids) | {"decoding": decoding, "draw": draw}
+                if check is not None:
+                    row |= _judged(by_id[i]["prompt"], row, check, canonical)
+                rows[i, decoding, draw] = row
+        rows = {key: row for found in world.gather(rows) for key, row in found.items()}
+    in_order = [rows[i, decoding, draw] for decoding, draw, _ in tries for i in by_id]
+    world.main(lambda: write_rows(out, in_order, ANSWERS))
 
 
 def _judged(

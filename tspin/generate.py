@@ -1,7 +1,7 @@
 """Stage: sample one response per prompt from a policy, into a folder of parquet parts.
 
 Parts are a function of the prompts and are sampled one by one: a restart gives the same samples
-bit for bit, and so would several processes that divide the parts. Another batch size or engine
+bit for bit, and so do several processes, which divide the parts. Another batch size or engine
 gives the same samples too, up to rounding where a number falls on the border between two tokens
 (never seen in float64).
 """
@@ -9,18 +9,16 @@ gives the same samples too, up to rounding where a number falls on the border be
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from tspin.artifacts import RESPONSES, Responses
 from tspin.config import DecodingConfig
 from tspin.console import progress
+from tspin.distributed import ALONE, World
 from tspin.files import write_json, write_rows
 from tspin.model import Policy
-from tspin.sampling import Question, respond, response_row, uniforms
-
-MAX_PARTS = 50  # a restart repeats at most one of them
-BATCHES_PER_PART = 4  # at least, where there are as many: rows that end early make room for others
+from tspin.sampling import Question, parts, respond, response_row, uniforms
 
 
 def generate(
@@ -33,42 +31,31 @@ def generate(
     t: int,
     label: str,
     facts: dict[str, Any],
+    world: World = ALONE,
 ) -> None:
     """Fills `out` with one response per prompt (id -> prompt ids); goes on where it stopped.
 
     facts  what the samples are made from; written into the manifest with the counts.
     """
     started = time.monotonic()
-    parts = _parts(prompts, how.batch_size)
-    with progress(len(prompts), label, "prompt") as bar:
-        for index, ids in enumerate(parts):
-            if not out.part(index).exists():
-                questions = []
-                for i in ids:
-                    numbers = uniforms(seed, t, i, how.max_new_tokens) if how.sample else None
-                    questions.append(Question(prompts[i], numbers, how.temperature))
-                responses = respond(policy, questions, how, done=bar.update)
-                rows = [response_row(policy, i, r) for i, r in zip(ids, responses, strict=True)]
-                write_rows(out.part(index), rows, RESPONSES)
-            else:
-                bar.update(len(ids))
-    write_json(
-        out.manifest,
-        {
-            **facts,
-            "num_parts": len(parts),
-            "num_prompts": len(prompts),
-            "seconds": round(time.monotonic() - started, 3),
-        },
-    )
-
-
-def _parts(prompts: Mapping[str, Sequence[int]], batch_size: int) -> list[list[str]]:
-    """The ids of the prompts in parts of alike lengths, which depend on nothing else.
-
-    Longest first: what needs the most memory comes first.
-    """
-    order = sorted(prompts, key=lambda i: (-len(prompts[i]), i))
-    num_parts = min(MAX_PARTS, -(-len(order) // (batch_size * BATCHES_PER_PART)))
-    size = -(-len(order) // max(num_parts, 1))
-    return [order[i : i + size] for i in range(0, len(order), max(size, 1))]
+    cut = parts(prompts, how.batch_size)
+    missing = world.main(lambda: [i for i in range(len(cut)) if not out.part(i).exists()])
+    done = len(prompts) - sum(len(cut[i]) for i in missing)
+    with progress(len(prompts), label, "prompt", show=world.is_main) as bar:
+        bar.update(done)
+        for index in world.share(missing, passed=lambda i: bar.update(len(cut[i]))):
+            questions = []
+            for i in cut[index]:
+                numbers = uniforms(seed, t, i, how.max_new_tokens) if how.sample else None
+                questions.append(Question(prompts[i], numbers, how.temperature))
+            responses = respond(policy, questions, how, done=bar.update)
+            rows = [response_row(policy, i, r) for i, r in zip(cut[index], responses, strict=True)]
+            write_rows(out.part(index), rows, RESPONSES)
+        world.barrier()
+    manifest = {
+        **facts,
+        "num_parts": len(cut),
+        "num_prompts": len(prompts),
+        "seconds": round(time.monotonic() - started, 3),
+    }
+    world.main(lambda: write_json(out.manifest, manifest))

@@ -7,7 +7,7 @@ that a sample depends neither on the rows beside it nor on restarts.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -30,6 +30,8 @@ from tspin.model import Policy
 from tspin.seeds import seed_for
 
 log = logging.getLogger("tspin")
+MAX_PARTS = 50  # a restart repeats at most one of them
+BATCHES_PER_PART = 4  # at least, where there are as many: rows that end early make room for others
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,22 @@ def pick(scores: Tensor, numbers: Tensor) -> Tensor:
     below = torch.nextafter(total, torch.zeros_like(total))
     target = torch.minimum(numbers[:, None] * total, below)
     return torch.searchsorted(cumulative, target, right=True)[:, 0]
+
+
+def parts(
+    prompts: Mapping[str, Sequence[int]], batch_size: int, *, draws: int = 1
+) -> list[list[str]]:
+    """The ids of the prompts in parts of alike lengths, which depend on nothing else.
+
+    What is sampled together is in one part, whoever samples it. Longest first: what needs the most
+    memory comes first.
+
+    draws  responses to each prompt
+    """
+    order = sorted(prompts, key=lambda i: (-len(prompts[i]), i))
+    num_parts = min(MAX_PARTS, -(-len(order) * draws // (batch_size * BATCHES_PER_PART)))
+    size = -(-len(order) // max(num_parts, 1))
+    return [order[i : i + size] for i in range(0, len(order), max(size, 1))]
 
 
 def respond(
