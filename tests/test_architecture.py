@@ -88,9 +88,9 @@ MAY_IMPORT = {
     "harness.evaluation": "config harness.numbers model tokens",
     "harness.numbers": "",
     # Algorithm 1
-    "selfplay": "artifacts benchmark config data distributed evaluate evaluation files generate health inputs "
-    "logps losses model prepare provenance replay report score sharing speed tracking train "
-    "triplets",
+    "selfplay": "artifacts benchmark config data distributed evaluate evaluation files generate "
+    "health inputs logps losses model prepare provenance replay report score sharing speed "
+    "tracking train triplets",
     # the built-in tasks and their policies
     "micro": "files",
     "micro.splits": "",

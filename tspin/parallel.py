@@ -7,10 +7,12 @@ summed. DDP and FSDP2 do the summing; one process needs neither.
 
 # Annotations are not postponed: DDP reads those of `_sum`.
 import contextlib
+import gc
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Protocol
 
@@ -112,10 +114,7 @@ class Replicas:
     def __init__(self, policy: Policy, world: World) -> None:
         self.policy, self.world = policy, world
         self._short: str | None = None  # of memory, in this step
-        self._forward = nn.parallel.DistributedDataParallel(
-            _Forward(policy), broadcast_buffers=False, gradient_as_bucket_view=True
-        )
-        self._forward.register_comm_hook(None, _sum)
+        self._forward = _replicated(policy)
 
     def backward(
         self, turn: Turn, roles: tuple[Role, ...], judge: Judge, num_examples: int
@@ -125,13 +124,19 @@ class Replicas:
                 with self._until_short(), self._forward.no_sync():
                     self._pass(turn, roles, judge, num_examples).backward()
             return
+        total = None
         with self._until_short():
             total = self._pass(turn, roles, judge, num_examples)
         # Gradients are summed during this backward pass: all enter it, or nobody.
         short, self._short = self._short, None
         told = [said for said in self.world.gather(short) if said is not None]
         if told:
+            # A forward pass without its backward pass leaves DDP waiting for gradients.
+            del self._forward, total
+            gc.collect()
+            self._forward = _replicated(self.policy)
             raise torch.OutOfMemoryError(told[0])
+        assert total is not None
         with _no_way_back():
             total.backward()
 
@@ -150,6 +155,16 @@ class Replicas:
             yield
         except torch.OutOfMemoryError as error:
             self._short = str(error)
+
+
+def _replicated(policy: Policy) -> nn.parallel.DistributedDataParallel:
+    ddp = nn.parallel.DistributedDataParallel
+    # The name changes with torch 2.13. Buffers are constants here.
+    renamed = "forward_sync_buffers" in signature(ddp.__init__).parameters
+    no_buffers = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
+    found = ddp(_Forward(policy), gradient_as_bucket_view=True, **no_buffers)
+    found.register_comm_hook(None, _sum)
+    return found
 
 
 class Shards:

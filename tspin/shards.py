@@ -7,6 +7,7 @@ number of processes reads, one alone too.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -89,7 +90,9 @@ def load_state(path: Path, policy: Policy, optimizer: Optimizer, world: World) -
             found[name] = torch.empty_like(weight_of(name), dtype=dtype)  # a shard as the weight is
         else:
             found[name] = torch.empty(about.size, dtype=dtype)
-    dcp.load(found, storage_reader=reader, process_group=world.control, no_dist=world.size == 1)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process: as meant
+        dcp.load(found, storage_reader=reader, process_group=world.control, no_dist=world.size == 1)
     next_step = int(found.pop(STEP))
     restore(policy, optimizer, found.items())
     return next_step
