@@ -8,6 +8,7 @@ bfloat16 under optim.precision=bf16_stochastic.
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib.util
 import logging
 from collections.abc import Callable, Sequence
@@ -248,6 +249,7 @@ class Policies:
         """The policy in memory no longer is what any folder holds, or its memory is needed."""
         self._policy = None
         if torch.cuda.is_available():
+            gc.collect()  # modules and their hooks hold each other
             torch.cuda.empty_cache()  # else another process could not have it
 
     def hold(self, policy: Policy, folder: Path) -> None:

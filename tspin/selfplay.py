@@ -318,7 +318,10 @@ class _SelfPlay:
                 label=f"iteration {t}: train",
                 world=self.world,
             )
-            if not self.world.shards:  # what samples and scores has the whole policy
+            if self.world.shards:  # what samples and scores has the whole policy
+                del policy
+                self.policies.forget()
+            else:
                 self.policies.hold(policy, out.checkpoint)
 
     def _score_update(self, t: int, triplets: Sequence[Triplet]) -> None:

@@ -98,15 +98,6 @@ def load_state(path: Path, policy: Policy, optimizer: Optimizer, world: World) -
     return next_step
 
 
-def laid_out(whole: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor, which every process has, as this process's part of it."""
-    from torch.distributed.tensor import DTensor, distribute_tensor
-
-    if not isinstance(like, DTensor) or whole.shape != like.shape:
-        return whole
-    return distribute_tensor(whole.to(like.device), like.device_mesh, like.placements)
-
-
 _WEIGHTS = "model"  # what transformers calls the files
 
 

@@ -41,9 +41,7 @@ def load_state(path: Path, policy: Policy, optimizer: Optimizer, *, shards: bool
     with safe_open(path, framework="pt") as file:
         found = ((name, file.get_tensor(name)) for name in file.keys())
         if shards:
-            from tspin.shards import laid_out
-
-            found = ((name, laid_out(tensor, weight_of(name))) for name, tensor in found)
+            found = ((name, _laid_out(tensor, weight_of(name))) for name, tensor in found)
         restore(policy, optimizer, found)
     return next_step(path)
 
@@ -87,3 +85,12 @@ def restore(policy: Policy, optimizer: Optimizer, tensors: Iterable[tuple[str, T
             index, _, key = rest.partition("/")
             held.setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict({**optimizer.state_dict(), "state": held})
+
+
+def _laid_out(whole: Tensor, like: Tensor) -> Tensor:
+    """A whole tensor, which every process has, as this process's part of it."""
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    if not isinstance(like, DTensor) or whole.shape != like.shape:
+        return whole
+    return distribute_tensor(whole.to(like.device), like.device_mesh, like.placements)
