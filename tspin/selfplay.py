@@ -120,7 +120,7 @@ class _SelfPlay:
             replay.identity(folder),
             mode=cfg.track.wandb if self.world.is_main else "none",
             folder=folder.path,
-            run_id=report.tracking_id(folder),
+            run_id=self.world.main(partial(report.tracking_id, folder)),
         ) as tracker:
             self.tracker = tracker
             if cfg.samples:
