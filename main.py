@@ -29,7 +29,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from tspin import preemption, sweep, words
+from tspin import launch, preemption, sweep, words
 from tspin.config import Run, dump, load, run_name, unknown
 
 ROOT = Path(__file__).resolve().parent
@@ -217,11 +217,23 @@ def _unresolved(options: words.Words) -> dict[str, Any]:
     return {str(key): value for key, value in tree.items()}
 
 
+def _one_by_one(command: Command, size: int) -> str:
+    words = " ".join(command.points[0].words) if command.points else "WORDS OF A POINT"
+    return (
+        f"a multirun is started once, not by each of {size} processes: give its points one by one, "
+        f"each as torchrun --nproc_per_node={size} main.py {words} (-m --dry-run lists them)"
+    )
+
+
 def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    log.setLevel(logging.INFO)
+    rank, size = launch.launched()
+    # One process of those that a launcher started speaks for all.
+    log.setLevel(logging.INFO if rank == 0 else logging.CRITICAL)
     try:
         command = check(sys.argv[1:])
+        if command.multirun and size > 1 and not command.dry_run:
+            raise ValueError(_one_by_one(command, size))
         if command.points and (command.dry_run or command.multirun):
             plan = sweep.plan(command.name, command.points)
     except (ValueError, HydraException, OmegaConfBaseException) as error:

@@ -63,6 +63,12 @@ MAY_IMPORT = {
     "memory": "config shapes",
     "hours": "config shapes",
     "speed": "config logps model triplets",
+    # several processes
+    "launch": "config",
+    "distributed": "config files launch preemption",
+    "state": "files model precision",
+    "shards": "distributed files model precision state",
+    "parallel": "distributed logps model packed shards triplets",
     "model": "adapters attention config files logps micro micro.open_build packed packing "
     "quantized tokens triplets",
     "tracking": "files",
@@ -89,11 +95,11 @@ MAY_IMPORT = {
     "inputs": "artifacts config data files tracking triplets",
     # stages
     "prepare": "artifacts config data files tokens",
-    "generate": "artifacts config console files preemption questions",
-    "score": "artifacts console files logps losses model triplets",
-    "train": "artifacts config console files logps losses model precision preemption quantized "
-    "seeds speed tracking triplets",
-    "evaluate": "artifacts config console data files questions",
+    "generate": "artifacts config console distributed files preemption questions",
+    "score": "artifacts console distributed files logps losses model triplets",
+    "train": "artifacts config console distributed files logps losses model parallel precision "
+    "preemption quantized seeds shards speed state tracking triplets",
+    "evaluate": "artifacts config console data distributed files questions",
     "benchmark": "artifacts config console files",  # and starts a process: the harness
     "harness": "",
     "harness.__main__": "files harness.evaluation harness.tasks",
@@ -101,9 +107,9 @@ MAY_IMPORT = {
     "harness.evaluation": "config harness.numbers model tokens",
     "harness.numbers": "",
     # Algorithm 1
-    "selfplay": "activity artifacts benchmark config data disk evaluate evaluation files generate "
-    "health heartbeat inputs keep logps losses mirror model outside prepare provenance replay "
-    "report score sharing speed tracking train triplets",
+    "selfplay": "activity artifacts benchmark config data disk distributed evaluate evaluation "
+    "files generate health heartbeat inputs keep logps losses mirror model outside prepare "
+    "provenance replay report score sharing speed tracking train triplets",
     # python -m tspin
     "__main__": "",  # by name, when a verb is typed
     "status": "artifacts console files heartbeat sweep",
@@ -124,10 +130,10 @@ MAY_IMPORT = {
 TYPES_ONLY = {"config": "losses", "data": "config", "triplets": "config"}
 STAGES = ("prepare", "generate", "score", "train", "evaluate")
 NO_TORCH = (
-    "activity answers artifacts benchmark config console data disk endpoint evaluate evaluation "
-    "files generate health heartbeat keep mirror preemption questions replay schemas seeds sources "
-    "status store sweep tokens tracking vllm vllm_worker.__main__ words micro micro.task "
-    "micro.open_task"
+    "activity answers artifacts benchmark config console data disk distributed endpoint evaluate "
+    "evaluation files generate health heartbeat keep launch mirror preemption questions replay "
+    "schemas seeds sources status store sweep tokens tracking vllm vllm_worker.__main__ words "
+    "micro micro.task micro.open_task"
 )
 
 
@@ -232,7 +238,9 @@ def test_only_selfplay_knows_the_stages():
 
 
 def test_main_sees_the_command_line_and_selfplay_alone():
-    known = {f"tspin.{name}" for name in "config console preemption selfplay sweep words".split()}
+    known = set(
+        map("tspin.{}".format, "config console launch preemption selfplay sweep words".split())
+    )
     assert ours("main") - {"main", "hydra_plugins.tspin"} == known
     assert ours("hydra_plugins.tspin") == {"tspin.preemption", "tspin.sweep"}
 
@@ -249,6 +257,7 @@ def test_analysis_reads_artifacts_only(module):
     ("library", "home"),
     [
         ("wandb", {"tspin.tracking"}),
+        ("accelerate", {"tspin.distributed"}),
         ("wandb_workspaces", {"analysis.dashboard"}),
         ("itables", {"analysis.page"}),
         ("jinja2", {"analysis.page"}),

@@ -238,7 +238,7 @@ from tspin import config, questions, vllm
 how = config.load({run!r}).decoding
 words = SimpleNamespace(stop_ids=[1])
 served = vllm.VLLM(Path("nowhere"), words, "float32", [None], Path({str(tmp_path / "log")!r}))
-list(served.answers({{0: [questions.Question([5], 1, 1.0)]}}, how, done=lambda n: None))
+list(served.answers([(0, [questions.Question([5], 1, 1.0)])], how, done=lambda n: None))
 """
     parent = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[1])
     calls = Path(os.environ["STAND_IN_CALLS"])
@@ -358,7 +358,9 @@ def test_samples_repeat_themselves_and_follow_the_policy(tmp_path):
     assert any(row["response_ids"][-1] == STOP for row in one.rows())
     questions = [Question([5, 6], luck(0, 0, f"p{i}"), 1.0) for i in range(2000)]
     how = replace(how, max_new_tokens=1, batch_size=64)
-    ((_, found),) = served(how, tmp_path / "log").answers({0: questions}, how, done=lambda n: None)
+    ((_, found),) = served(how, tmp_path / "log").answers(
+        [(0, questions)], how, done=lambda n: None
+    )
     counts = torch.bincount(torch.tensor(found).flatten(), minlength=294).double()
     with torch.no_grad():
         network = AutoModelForCausalLM.from_pretrained(folder("warm"), dtype=torch.float32)
@@ -379,5 +381,5 @@ def test_the_native_engine_stays_what_it_was(tmp_path):
     """One source of either kind leaves the same rows for the same responses."""
     policy, how = random_policy(scale=0.4), replace(compose().decoding, max_new_tokens=5)
     questions = [Question([5, 6], luck(0, 1, "a"), 1.0)]
-    ((key, found),) = Native(policy).answers({3: questions}, how, done=lambda n: None)
+    ((key, found),) = Native(policy).answers([(3, questions)], how, done=lambda n: None)
     assert key == 3 and found == respond(policy, questions, how)

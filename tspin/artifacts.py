@@ -123,6 +123,15 @@ class Iteration:
     def train_state(self) -> Path:
         return self.path / TRAIN_STATE / "state.safetensors"
 
+    def train_shards(self, next_step: int) -> Path:
+        """A folder: the same, written by several processes that each hold a part of it."""
+        return self.train_state.parent / f"shards-{next_step:08d}"
+
+    def all_train_shards(self) -> dict[int, Path]:
+        """By their next step."""
+        found = sorted(self.train_state.parent.glob("shards-*"))
+        return {int(path.name.removeprefix("shards-")): path for path in found}
+
     @property
     def checkpoint(self) -> Path:
         return self.path / CHECKPOINT

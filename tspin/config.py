@@ -35,6 +35,7 @@ Precision = Literal["fp32_master", "bf16_stochastic", "fp32"]
 OptimState = Literal["float32", "8bit"]
 Quantize = Literal["8bit", "4bit"]
 DType = Literal["auto", "float32", "bfloat16", "float64"]
+Parallel = Literal["auto", "ddp", "fsdp2", "deepspeed_zero3"]
 TemplateName = Literal["alpaca", "alpaca_space", "chat", "none"]
 
 IDENTITY_FREE = (
@@ -44,6 +45,7 @@ IDENTITY_FREE = (
     "track.group",
     "track.tags",
     "evals.",
+    "compute.parallel",
     "compute.save_seconds",
     "compute.grace_seconds",
     "compute.threads",
@@ -57,8 +59,8 @@ IDENTITY_FREE = (
     "sync.",
     "runs_dir",
 )
-"""Keys or sections that a relaunch may set otherwise: none changes what is trained (threads and
-tensor_parallel: its last bits; url, url_model: where a policy is served). A benchmark is of a
+"""Keys or sections that a relaunch may set otherwise: none changes what is trained (threads,
+parallel and tensor_parallel: its last bits; url: where a policy is served). A benchmark is of a
 policy, not of its training, and its file says how it was made."""
 
 # Of `decoding`: what other programs read, and of that what decides the samples.
@@ -179,6 +181,7 @@ class ComputeConfig:
     score_batch: int = Field(ge=1)  # triplets per forward pass of held-out scoring
     max_tokens: int | None = Field(ge=1)  # of a pass, in place of the two above; None: they hold
     gradient_checkpointing: bool
+    parallel: Parallel  # of several processes, as a launcher started them
     threads: int | None = Field(ge=1)
     save_seconds: float = Field(ge=0)  # between two saves of the training state; 0: every step
     grace_seconds: float = Field(ge=0)  # from a signal to stop to the end of a step or part

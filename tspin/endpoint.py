@@ -11,7 +11,7 @@ import json
 import os
 import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,7 +21,7 @@ from urllib.error import HTTPError
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from tspin.config import DecodingConfig
-from tspin.questions import Done, Question, check_response
+from tspin.questions import Batches, Done, Question, check_response
 from tspin.tokens import Renderer
 
 KEY = "TSPIN_API_KEY"  # environment variable: the key is in no file and on no command line
@@ -38,22 +38,24 @@ class Endpoint:
     served: str
     renderer: Renderer
     facts: dict[str, Any] = field(default_factory=dict)
+    central = True
 
     def answers(
-        self, batches: Mapping[int, Sequence[Question]], how: DecodingConfig, *, done: Done
+        self, batches: Batches, how: DecodingConfig, *, done: Done
     ) -> Iterator[tuple[int, list[list[int]]]]:
         """Batch after batch, decoding.batch_size requests at a time.
 
         Raises ValueError where the endpoint is out of reach, serves another name, or returns no
         ids; batches that ended before have been given.
         """
-        if not batches:
+        asked = dict(batches)
+        if not asked:
             return
         self._look_up()
         self.facts["engine"] = {"openai": self.served}
         pool = ThreadPoolExecutor(how.batch_size)
         try:
-            for key, questions in batches.items():
+            for key, questions in asked.items():
                 responses = []
                 for ids in pool.map(partial(self._answer, how), questions):
                     responses.append(ids)

@@ -14,8 +14,9 @@ from tspin.artifacts import ANSWERS
 from tspin.config import DataConfig, DecodingConfig
 from tspin.console import progress
 from tspin.data import Canonical, Check
+from tspin.distributed import ALONE, World
 from tspin.files import write_rows
-from tspin.questions import Question, Source, luck, response_row
+from tspin.questions import Question, Source, luck, parts, response_row
 
 
 def evaluate(
@@ -30,6 +31,7 @@ def evaluate(
     seed: int,
     t: int,
     label: str,
+    world: World = ALONE,
 ) -> None:
     """Leaves the answers, one parquet row per prompt, decoding and draw (artifacts.ANSWERS).
 
@@ -40,20 +42,38 @@ def evaluate(
     """
     by_id = {row["id"]: row for row in prompts}
     tries = _tries(data, how, can_check=check is not None)
-    asked = [(i, *attempt) for attempt in tries for i in by_id]
-    questions = []
-    for i, decoding, draw, temperature in asked:
-        drawn = None if decoding == "greedy" else luck(seed, t, i, draw=draw)
-        questions.append(Question(by_id[i]["prompt_ids"], drawn, temperature))
-    with progress(len(asked), label, "answer") as bar:
-        ((_, responses),) = source.answers({0: questions}, how, done=bar.update)
-    rows: list[dict[str, Any]] = []
-    for (i, decoding, draw, _), response_ids in zip(asked, responses, strict=True):
-        row = response_row(source.renderer, i, response_ids) | {"decoding": decoding, "draw": draw}
-        if check is not None:
-            row |= _judged(by_id[i]["prompt"], row, check, canonical)
-        rows.append(row)
-    write_rows(out, rows, ANSWERS)
+    cut = parts(
+        {i: row["prompt_ids"] for i, row in by_id.items()}, how.batch_size, draws=len(tries)
+    )
+
+    def asked(ids: Sequence[str]) -> list[tuple[str, str, int, float]]:
+        return [(i, *attempt) for attempt in tries for i in ids]
+
+    def questions(ids: Sequence[str]) -> list[Question]:
+        found = []
+        for i, decoding, draw, temperature in asked(ids):
+            drawn = None if decoding == "greedy" else luck(seed, t, i, draw=draw)
+            found.append(Question(by_id[i]["prompt_ids"], drawn, temperature))
+        return found
+
+    rows: dict[tuple[str, str, int], dict[str, Any]] = {}
+    total = len(tries) * len(by_id)
+    with progress(total, label, "answer", show=world.is_main) as bar:
+
+        def passed(number: int) -> None:
+            bar.update(len(tries) * len(cut[number]))
+
+        mine = world.share(range(len(cut)), passed=passed, by_main=source.central)
+        batches = ((number, questions(cut[number])) for number in mine)
+        for number, responses in source.answers(batches, how, done=bar.update):
+            for (i, decoding, draw, _), ids in zip(asked(cut[number]), responses, strict=True):
+                row = response_row(source.renderer, i, ids) | {"decoding": decoding, "draw": draw}
+                if check is not None:
+                    row |= _judged(by_id[i]["prompt"], row, check, canonical)
+                rows[i, decoding, draw] = row
+        rows = {key: row for found in world.gather(rows) for key, row in found.items()}
+    in_order = [rows[i, decoding, draw] for decoding, draw, _ in tries for i in by_id]
+    world.main(lambda: write_rows(out, in_order, ANSWERS))
 
 
 def _judged(

@@ -29,11 +29,18 @@ A loss of one triplet must not depend on another's."""
 class Head:
     """The last projection: logits = cap * tanh(scale * (hidden W^T + b) / cap)."""
 
-    weight: Tensor
-    bias: Tensor | None
+    layer: nn.Linear  # asked anew each time: where weights are sharded, others than it began with
     scale: float
     softcap: float | None
     dtype: torch.dtype  # of the products
+
+    @property
+    def weight(self) -> Tensor:
+        return self.layer.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        return self.layer.bias
 
     def logits(self, hidden: Tensor, weight: Tensor) -> Tensor:
         """hidden (tokens, size), weight (vocab, size) in `dtype` -> (tokens, vocab), float32 up"""
@@ -58,7 +65,7 @@ def head(model: PreTrainedModel, dtype: torch.dtype | None) -> Head:
     config = model.config.get_text_config().to_dict()
     scale = float(config.get("logit_scale") or 1.0) / float(config.get("logits_scaling") or 1.0)
     cap = config.get("final_logit_softcapping")
-    return Head(layer.weight, layer.bias, scale, cap, dtype or layer.weight.dtype)
+    return Head(layer, scale, cap, dtype or layer.weight.dtype)
 
 
 def response_logps(

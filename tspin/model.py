@@ -366,6 +366,7 @@ class Policies:
         self._policy = None
         gc.collect()  # a policy and its packed path know each other
         if torch.cuda.is_available():
+            gc.collect()  # modules and their hooks hold each other
             torch.cuda.empty_cache()  # else another process could not have it
 
     def hold(self, policy: Policy, folder: Path) -> None:

@@ -7,7 +7,7 @@ of the user's (endpoint.Endpoint).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,6 +16,8 @@ from tspin.seeds import seed_for
 from tspin.tokens import Renderer
 
 Done = Callable[[int], object]  # called with the number of responses that have ended since
+MAX_PARTS = 50  # a restart repeats at most one of them
+BATCHES_PER_PART = 4  # at least, where there are as many: rows that end early make room for others
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,9 @@ class Question:
     temperature: float
 
 
+Batches = Iterable[tuple[int, Sequence[Question]]]  # each with a key of its own
+
+
 class Source(Protocol):
     """What responses come from."""
 
@@ -43,8 +48,12 @@ class Source(Protocol):
     def facts(self) -> dict[str, Any]:
         """What a record of the samples should say of their maker; complete after the last batch."""
 
+    @property
+    def central(self) -> bool:
+        """Whether one process asks for all: it is another program, which divides work itself."""
+
     def answers(
-        self, batches: Mapping[int, Sequence[Question]], how: DecodingConfig, *, done: Done
+        self, batches: Batches, how: DecodingConfig, *, done: Done
     ) -> Iterator[tuple[int, list[list[int]]]]:
         """(key, response ids of each question) of every batch, in whatever order they end.
 
@@ -59,6 +68,22 @@ def luck(seed: int, t: int, prompt_id: str, *, draw: int = 0) -> int:
     """
     more = () if draw == 0 else (draw,)
     return seed_for(seed, "generate", t, prompt_id, *more)
+
+
+def parts(
+    prompts: Mapping[str, Sequence[int]], batch_size: int, *, draws: int = 1
+) -> list[list[str]]:
+    """The ids of the prompts in parts of alike lengths, which depend on nothing else.
+
+    What is sampled together is in one part, whoever samples it. Longest first: what needs the most
+    memory comes first.
+
+    draws  responses to each prompt
+    """
+    order = sorted(prompts, key=lambda i: (-len(prompts[i]), i))
+    num_parts = min(MAX_PARTS, -(-len(order) * draws // (batch_size * BATCHES_PER_PART)))
+    size = -(-len(order) // max(num_parts, 1))
+    return [order[i : i + size] for i in range(0, len(order), max(size, 1))]
 
 
 def response_row(renderer: Renderer, prompt_id: str, response_ids: list[int]) -> dict[str, Any]:

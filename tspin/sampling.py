@@ -7,7 +7,7 @@ that a sample depends neither on the rows beside it nor on restarts.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -27,7 +27,7 @@ from transformers import (
 from tspin import engine
 from tspin.config import DecodingConfig
 from tspin.model import Policy
-from tspin.questions import Done, Question
+from tspin.questions import Batches, Done, Question
 from tspin.tokens import Renderer
 
 log = logging.getLogger("tspin")
@@ -39,16 +39,17 @@ class Native:
 
     policy: Policy
     facts: dict[str, Any] = field(default_factory=dict)
+    central = False  # every process has its own
 
     @property
     def renderer(self) -> Renderer:
         return self.policy.renderer
 
     def answers(
-        self, batches: Mapping[int, Sequence[Question]], how: DecodingConfig, *, done: Done
+        self, batches: Batches, how: DecodingConfig, *, done: Done
     ) -> Iterator[tuple[int, list[list[int]]]]:
         """One batch after the other."""
-        for key, questions in batches.items():
+        for key, questions in batches:
             yield key, respond(self.policy, questions, how, done=done)
 
 

@@ -15,6 +15,7 @@ import torch
 
 from tspin.artifacts import SCORES
 from tspin.console import progress
+from tspin.distributed import ALONE, World
 from tspin.files import write_json, write_rows
 from tspin.logps import Role
 from tspin.losses import Loss, contingency
@@ -30,21 +31,24 @@ def score(
     *,
     total: int,
     label: str,
+    world: World = ALONE,
 ) -> dict[Key, float]:
     """log pi(z | x) in nats of every (prompt, source, role), computed batch by batch as given.
+
+    Several processes divide the batches; each returns all.
 
     A response's log-probability depends on the padding beside it in the last bits: scored over
     the batches that training begins with, the first margin against the reference is exactly 0.
     """
     logps: dict[Key, float] = {}
-    with progress(total, label, "triplet") as bar:
-        for batch in batches:
+    with progress(total, label, "triplet", show=world.is_main) as bar:
+        for batch in world.share(list(batches), passed=lambda batch: bar.update(len(batch))):
             found = policy.logps(batch, roles)
             for role in roles:
                 for triplet, logp in zip(batch, found[role].tolist(), strict=True):
                     logps[triplet.id, triplet.source, role] = logp
             bar.update(len(batch))
-    return logps
+        return {key: logp for found in world.gather(logps) for key, logp in found.items()}
 
 
 def write_scores(

@@ -1,19 +1,21 @@
 """Algorithm 1: sample, score, train, score, evaluate, and again from the new policy.
 
 Stages talk through files only, and a stage whose file is there is not run again: that is all that
-resuming is. The folder is the state; this module reads it from top to bottom.
+resuming is. The folder is the state; this module reads it from top to bottom. Several processes
+(distributed) run it side by side: the main one says what is there and writes, all of them sample,
+score and train.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -22,6 +24,7 @@ from tspin import (
     benchmark,
     data,
     disk,
+    distributed,
     evaluation,
     health,
     heartbeat,
@@ -37,8 +40,9 @@ from tspin import (
 )
 from tspin.artifacts import Iteration, Responses, RunDir, shared_folder, sharing_lock
 from tspin.config import ADDED, IDENTITY_FREE, Run, dump
+from tspin.distributed import World
 from tspin.evaluate import evaluate
-from tspin.files import digest, link, owner, read_json, read_rows, remove, write_json
+from tspin.files import digest, link, read_json, read_rows, remove, write_json
 from tspin.generate import generate
 from tspin.inputs import Inputs, first_iteration, start_from
 from tspin.logps import ROLES, Role
@@ -58,33 +62,55 @@ def run(cfg: Run, *, command: list[str]) -> list[dict[str, Any]]:
     Raises ValueError for what a user can mend: unreachable model or data, a folder in use or with
     another configuration.
     """
-    _check_reachable(cfg)
+    world = distributed.join(cfg.compute, cfg.optim.precision)
+    with world.together():
+        return _run(cfg, command, world)
+
+
+def _run(cfg: Run, command: list[str], world: World) -> list[dict[str, Any]]:
+    world.main(partial(_check_reachable, cfg))
     folder = RunDir(cfg.folder)
-    mirror.fetch(cfg.sync, folder, iterations=cfg.selfplay.iterations)
-    complete = _complete(cfg, folder)
+    world.main(partial(mirror.fetch, cfg.sync, folder, iterations=cfg.selfplay.iterations))
+    complete = world.main(partial(_complete, cfg, folder))
     if not complete:
-        benchmark.check(cfg.evals)
-    copies = mirror.mirrored(cfg.sync, folder, grace=cfg.compute.grace_seconds)
-    with owner(folder.path), copies:
-        folder.claim(dump(cfg), free=IDENTITY_FREE, added=ADDED)
-        if complete:
-            log.info("%s is complete: nothing to do", folder.path)
-            keep.prune(cfg, folder)  # it may be told to keep less than before
-        else:
-            if cfg.compute.threads is not None:
-                torch.set_num_threads(cfg.compute.threads)
-            with heartbeat.beating(folder):
-                _SelfPlay(cfg, folder).run(command)
-        return report.results(folder)
+        world.main(partial(benchmark.check, cfg.evals))
+    with world.held(folder.path):
+        world.main(partial(folder.claim, dump(cfg), free=IDENTITY_FREE, added=ADDED))
+        with _signs(cfg, folder, world, complete=complete):
+            if complete:
+                log.info("%s is complete: nothing to do", folder.path)
+                world.main(partial(keep.prune, cfg, folder))  # maybe told to keep less than before
+            else:
+                if cfg.compute.threads is not None:
+                    torch.set_num_threads(cfg.compute.threads)
+                _SelfPlay(cfg, folder, world).run(command)
+        return world.main(partial(report.results, folder))
+
+
+@contextmanager
+def _signs(cfg: Run, folder: RunDir, world: World, *, complete: bool) -> Iterator[None]:
+    """What the outside sees of a run that lives: its copy elsewhere, its heartbeat."""
+    with ExitStack() as stack:
+        if world.is_main:
+            grace = cfg.compute.grace_seconds
+            stack.enter_context(mirror.mirrored(cfg.sync, folder, grace=grace))
+            if not complete:
+                stack.enter_context(heartbeat.beating(folder))
+        yield
+
+
+class _Artifact(Protocol):
+    def exists(self) -> bool: ...
 
 
 class _SelfPlay:
     """One run in progress: its configuration, its folder and the policy in memory."""
 
-    def __init__(self, cfg: Run, folder: RunDir) -> None:
+    def __init__(self, cfg: Run, folder: RunDir, world: World) -> None:
         self.cfg = cfg
         self.folder = folder
-        self.initial = model.fetch(cfg.model)
+        self.world = world
+        self.initial = world.first_on_node(partial(model.fetch, cfg.model))
         self.warned: set[str] = set()
         self.policies = Policies(
             partial(
@@ -101,89 +127,93 @@ class _SelfPlay:
     def run(self, command: list[str]) -> None:
         cfg, folder = self.cfg, self.folder
         log.info("%s", folder.path)
-        if not folder.prompts.exists():
-            prepare(cfg, folder, self.policies(self.initial).renderer)
+        self._same_folder()
+        if not self._there(folder.prompts):
+            self._alone(lambda: prepare(cfg, folder, self.policies(self.initial).renderer))
         self.inputs = Inputs(cfg, folder, self.initial)
-        self._same_beginning()
+        self._alone(self._same_beginning)
         self.sizes = self._sizes()
         arithmetic = model.arithmetic(cfg.compute, cfg.optim.precision)
-        provenance.record(
+        self._alone(lambda: provenance.record(
             folder, command=command, config=dump(cfg), **read_json(folder.initial),
             data=read_json(folder.data),
             arithmetic=model.arithmetic_facts(cfg.compute, cfg.optim.precision, cfg.model),
             matmul_rate=speed.matmul_rate(arithmetic.device, arithmetic.products),
-        )  # fmt: skip
+            **self._processes(),
+        ))  # fmt: skip
         with Tracker(
             replay.identity(folder),
-            mode=cfg.track.wandb,
+            mode=cfg.track.wandb if self.world.is_main else "none",
             folder=folder.path,
-            run_id=report.tracking_id(folder),
+            run_id=self.world.main(partial(report.tracking_id, folder)),
         ) as tracker:
             self.tracker = tracker
             if cfg.samples:
                 self._proto()
             self._base()
             for t in range(first_iteration(cfg), cfg.selfplay.iterations):
-                fresh = not folder.iteration(t).done.exists()
+                fresh = not self._there(folder.iteration(t).done)
                 if fresh:
                     self._share_or_iterate(t)
                 out = folder.iteration(t)
                 if self._benchmark(out.checkpoint, out, f"iteration {t}: benchmarks") or fresh:
                     replay.evaluation(out, t + 1, tracker)
-                keep.prune(cfg, folder)
+                self._alone(partial(keep.prune, cfg, folder))
 
     def _share_or_iterate(self, t: int) -> None:
         """Iteration t: linked where another run has made the same one, else played."""
         if not self.cfg.selfplay.share:
             return self._iterate(t)
         key = self._key(t)
-        with owner(sharing_lock(self.cfg.runs_dir, key), wait=True, what=f"iteration {t}"):
-            twin = sharing.find(self.cfg, t, self._key)
+        lock = sharing_lock(self.cfg.runs_dir, key)
+        with self.world.held(lock, wait=True, what=f"iteration {t}"):
+            twin = self.world.main(partial(sharing.find, self.cfg, t, self._key))
             if twin is None:
                 self._iterate(t)
             else:
-                self._take(t, twin)
+                self._alone(partial(self._take, t, twin))
 
     def _iterate(self, t: int) -> None:
         """From theta_t to theta_t+1: sample, score, train, score, evaluate."""
         out = self.folder.iteration(t)
-        if self.cfg.samples and not out.synthetic.exists():
+        if self.cfg.samples and not self._there(out.synthetic):
             self._synthesise(t)
         triplets = self.inputs.triplets(t)
-        if self.cfg.loss_at(t).needs_reference and not out.ref_scores.exists():
+        if self.cfg.loss_at(t).needs_reference and not self._there(out.ref_scores):
             self._score_reference(t, triplets)
-        if not out.checkpoint.exists():
-            remove(out.removed)  # the note of a twin, where a kill came before its done.json
+        if not self._there(out.checkpoint):
+            # The note of a twin, where a kill came before its done.json.
+            self._alone(partial(remove, out.removed))
             self._train(t, [x for x in triplets if x.split == "train"])
-        out.clear_train_state()
-        if not out.scores.exists():
+        self._alone(out.clear_train_state)
+        if not self._there(out.scores):
             self._score_update(t, [x for x in triplets if x.source == t])
-        if self.inputs.heldout and not out.evaluation.exists():
+        if self.inputs.heldout and not self._there(out.evaluation):
             with self._stage(t, "evaluate"):
                 self._evaluate(out.checkpoint, out, t + 1, f"iteration {t}: evaluate")
-        self._finish(t)
+        self._alone(partial(self._finish, t))
 
     # --- the stages, with their place in the run ------------------------------------------
 
     def _proto(self) -> None:
         """y0 for every prompt, from the initial policy, once for all runs that share its key."""
         cfg, own = self.cfg, self.folder.proto
-        if own.exists():
+        if self._there(own):
             return
         key = read_json(self.folder.initial) | self._sampling()
         shared = shared_folder(cfg.runs_dir, "proto", cfg.sampling_name, key)
-        with owner(shared, wait=True):
+        with self.world.held(shared, wait=True):
             samples = Responses(shared)
-            if not samples.exists():
+            if not self._there(samples):
                 self._generate(self.initial, samples, 0, "proto: generate", {"key": key})
             elif samples.facts()["key"] != key:
                 raise ValueError(f"{shared} holds samples of another policy, data or decoding")
-            link(shared, own.path)
+            self._alone(partial(link, shared, own.path))
 
     def _base(self) -> None:
         """What the initial policy is worth, once for all runs that share a key."""
         base = self.folder.base
-        fresh = bool(self.inputs.heldout) and not base.evaluation.exists()
+        fresh = bool(self.inputs.heldout) and not self._there(base.evaluation)
         if fresh:
             self._evaluate_base()
         # Benchmarks ask neither for prompts nor for a seed: they are shared more widely.
@@ -191,12 +221,13 @@ class _SelfPlay:
         if self.cfg.model.quantize is not None:
             weights["quantize"] = self.cfg.model.quantize
         shared = Iteration(shared_folder(self.cfg.runs_dir, "base", self.cfg.model.name, weights))
-        if benchmark.missing(base, self.cfg):
-            with owner(shared.path, wait=True):
+        if self.world.main(partial(benchmark.missing, base, self.cfg)):
+            with self.world.held(shared.path, wait=True):
                 self._benchmark(self.initial, shared, "base: benchmarks")
-                link(shared.benchmarks, base.benchmarks)
+                self._alone(partial(link, shared.benchmarks, base.benchmarks))
             fresh = True
-            evaluation.write(base, benchmark.results(base, self.cfg))
+            results = benchmark.results(base, self.cfg)
+            self._alone(partial(evaluation.write, base, results))
         if fresh:
             replay.evaluation(base, 0, self.tracker)
 
@@ -210,9 +241,9 @@ class _SelfPlay:
             **self._sampling(),
         }
         shared = shared_folder(self.cfg.runs_dir, "base", self.cfg.sampling_name, key)
-        with owner(shared, wait=True):
+        with self.world.held(shared, wait=True):
             out = Iteration(shared)
-            if not out.scores.exists():
+            if not self._there(out.scores):
                 triplets = join(heldout, 0)
                 logps = score(
                     self.policies(self.initial),
@@ -220,11 +251,12 @@ class _SelfPlay:
                     ("annotated",),
                     total=len(triplets),
                     label="base: score",
+                    world=self.world,
                 )
-                write_scores(out.scores, triplets, logps)
-            if not out.evaluation.exists():
+                self._alone(partial(write_scores, out.scores, triplets, logps))
+            if not self._there(out.evaluation):
                 self._evaluate(self.initial, out, 0, "base: evaluate")
-            link(shared, self.folder.base.path)
+            self._alone(partial(link, shared, self.folder.base.path))
 
     def _answers_heldout(self) -> bool:
         """Whether held-out prompts are answered: where it can be checked, or sampling is done."""
@@ -244,7 +276,7 @@ class _SelfPlay:
         """y' for every prompt, from the policy at the start of iteration t; at t = 0 it is y0."""
         out = self.folder.iteration(t)
         if t == 0:
-            link(self.folder.proto.path, out.synthetic.path)
+            self._alone(partial(link, self.folder.proto.path, out.synthetic.path))
         else:
             with self._stage(t, "generate"):
                 start = self.inputs.start_of(t)
@@ -266,6 +298,7 @@ class _SelfPlay:
             t=t,
             label=label,
             facts=facts,
+            world=self.world,
         )
 
     def _score_reference(self, t: int, triplets: Sequence[Triplet]) -> None:
@@ -294,8 +327,9 @@ class _SelfPlay:
                 roles,
                 total=len(triplets),
                 label=label,
+                world=self.world,
             )
-            write_scores(out.ref_scores, triplets, logps)
+            self._alone(partial(write_scores, out.ref_scores, triplets, logps))
 
     def _train(self, t: int, triplets: Sequence[Triplet]) -> None:
         cfg, out, label = self.cfg, self.folder.iteration(t), f"iteration {t}: train"
@@ -317,8 +351,13 @@ class _SelfPlay:
                 t=t,
                 steps_before=self.inputs.steps_before(t),
                 label=label,
+                world=self.world,
             )
-            self.policies.hold(policy, out.checkpoint)
+            if self.world.shards:  # what samples and scores has the whole policy
+                del policy
+                self.policies.forget()
+            else:
+                self.policies.hold(policy, out.checkpoint)
 
     def _score_update(self, t: int, triplets: Sequence[Triplet]) -> None:
         """log pi_theta_t+1 of all roles there are; at t = 0 y0 is y' and needs no third pass."""
@@ -333,10 +372,12 @@ class _SelfPlay:
                 roles,
                 total=len(triplets),
                 label=f"iteration {t}: score",
+                world=self.world,
             )
             if roles != there:
                 logps |= {(i, s, "proto"): v for (i, s, r), v in logps.items() if r == "synthetic"}
-            write_scores(out.scores, triplets, logps, reference=self._reference(t), loss=loss)
+            write = partial(write_scores, out.scores, triplets, logps)
+            self._alone(partial(write, reference=self._reference(t), loss=loss))
 
     def _score_batches(
         self, triplets: Sequence[Triplet], roles: tuple[Role, ...]
@@ -354,7 +395,7 @@ class _SelfPlay:
 
     def _evaluate(self, policy: Path, out: Iteration, t: int, label: str) -> None:
         """eval.json from held-out answers and scores. t: what the policy samples for next"""
-        if self._answers_heldout() and not out.answers.exists():
+        if self._answers_heldout() and not self._there(out.answers):
             self._room(out.path, label, answers=self.sizes.answers)
             evaluate(
                 outside.source(policy, self.policies, self.cfg, log=out.answers_log),
@@ -367,20 +408,22 @@ class _SelfPlay:
                 seed=self.cfg.seed,
                 t=t,
                 label=label,
+                world=self.world,
             )
-        evaluation.write(out, {})
+        self._alone(partial(evaluation.write, out, {}))
 
     def _benchmark(self, policy: Path, out: Iteration, label: str) -> bool:
         """Runs the benchmarks that `out` lacks and writes eval.json anew. -> whether any ran"""
-        if not benchmark.due(out, self.cfg):
+        if not self.world.main(partial(benchmark.due, out, self.cfg)):
             if lacks := benchmark.missing(out, self.cfg):
                 log.warning(
                     "%s: not made, for the weights were removed: %s", label, ", ".join(lacks)
                 )
             return False
         self.policies.forget()  # the harness has a process, and the memory, for itself
-        benchmark.benchmark(policy, out, self.cfg, label=label)
-        evaluation.write(out, benchmark.results(out, self.cfg))
+        self._alone(partial(benchmark.benchmark, policy, out, self.cfg, label=label))
+        results = benchmark.results(out, self.cfg)
+        self._alone(partial(evaluation.write, out, results))
         return True
 
     # --- room on the disk -----------------------------------------------------------------
@@ -396,9 +439,12 @@ class _SelfPlay:
         )
 
     def _room(self, place: Path, label: str, **needed: int) -> None:
-        least = self.cfg.selfplay.keep == "last"
-        earlier = 0 if least else keep.removable(self.cfg, self.folder)
-        disk.check_room(place, needed, stage=label, earlier=earlier)
+        def check() -> None:
+            least = self.cfg.selfplay.keep == "last"
+            earlier = 0 if least else keep.removable(self.cfg, self.folder)
+            disk.check_room(place, needed, stage=label, earlier=earlier)
+
+        self._alone(check)
 
     def _room_to_train(self, out: Iteration, label: str) -> None:
         sizes, there = self.sizes, disk.bytes_in(out.train_state.parent)
@@ -411,6 +457,32 @@ class _SelfPlay:
         )
 
     # --- bookkeeping --------------------------------------------------------------------------
+
+    def _there(self, artifact: _Artifact) -> bool:
+        """Whether it is, as the main process sees it: processes never disagree on what to do."""
+        return self.world.main(artifact.exists)
+
+    def _alone(self, work: Callable[[], object]) -> None:
+        """By the main process, and done when this returns."""
+
+        def done() -> None:
+            work()
+
+        self.world.main(done)
+
+    def _same_folder(self) -> None:
+        """Refuses nodes that do not share the folder of runs."""
+        if not self.folder.config.exists():
+            raise ValueError(
+                f"runs_dir={self.cfg.runs_dir} is not the same folder on all nodes: "
+                f"{self.folder.config} is missing here; use one that they share"
+            )
+
+    def _processes(self) -> dict[str, Any]:
+        """For the record of a run; nothing where there is one process."""
+        if self.world.size == 1:
+            return {}
+        return {"processes": {"number": self.world.size, "parallel": self.world.parallel}}
 
     def _same_beginning(self) -> None:
         """Refuses to go on from other weights or prompts than the run began with."""
@@ -478,9 +550,13 @@ class _SelfPlay:
         out = self.folder.iteration(t)
         started = time.monotonic()
         yield
-        seconds = read_json(out.stages) if out.stages.exists() else {}
-        seconds[name] = round(seconds.get(name, 0.0) + time.monotonic() - started, 3)
-        write_json(out.stages, seconds)
+
+        def add() -> None:
+            seconds = read_json(out.stages) if out.stages.exists() else {}
+            seconds[name] = round(seconds.get(name, 0.0) + time.monotonic() - started, 3)
+            write_json(out.stages, seconds)
+
+        self._alone(add)
 
     def _warn(self, t: int, messages: dict[str, str | None]) -> None:
         """Says each kind of warning (health) once, at the iteration that first deserves it."""

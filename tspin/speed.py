@@ -24,12 +24,12 @@ SIZE = {"cpu": 1024, "cuda": 8192}  # of the matrices that are multiplied to mea
 
 
 class Speed:
-    """The speed of one training's steps."""
+    """The speed of one training's steps, on `num_devices` that take part in each."""
 
-    def __init__(self, policy: Policy, roles: Sequence[Role]) -> None:
+    def __init__(self, policy: Policy, roles: Sequence[Role], *, num_devices: int = 1) -> None:
         self.roles = roles
         self.padded = policy.packed is None
-        self.peak = matmul_rate(policy.device, policy.products)
+        self.peak = num_devices * matmul_rate(policy.device, policy.products)
         self._work = _work(policy.model)
 
     def of_step(

@@ -10,6 +10,7 @@ save and ends with the same bits.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import time
@@ -19,21 +20,22 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from tspin import preemption, quantized
 from tspin.artifacts import Iteration
 from tspin.config import ComputeConfig, OptimConfig, at
 from tspin.console import progress
-from tspin.files import atomic
+from tspin.distributed import ALONE, World
+from tspin.files import remove
 from tspin.logps import Logps
 from tspin.losses import Loss, Metrics, mean_metrics
 from tspin.model import Policy
+from tspin.parallel import Alone, Spread, spread, turns
 from tspin.precision import Optimizer, StochasticRounding
 from tspin.seeds import seed_for
 from tspin.speed import Speed
+from tspin.state import load_state, next_step, save_state, state, trained
 from tspin.tracking import StepLog, Tracker
 from tspin.triplets import Key, Triplet, epoch, micro_batches, num_tokens, reference_logps
 
@@ -54,26 +56,32 @@ def train(
     t: int,
     steps_before: int,
     label: str,
+    world: World = ALONE,
 ) -> None:
     """Updates the policy in place and leaves metrics.jsonl and checkpoint/ in `out`.
 
+    Under FSDP2 (world.shards) the policy ends in shards: what follows loads the checkpoint.
+
     reference  stored log-probs of theta_t, for a loss that needs them
+    world      the processes that train together; all of them call this
     Raises FloatingPointError at a loss or gradient that is not finite, before it is applied.
     """
     per_epoch = len(epoch(triplets, batch_size=optim.batch_size, seed=seed, t=t, epoch=0))
     num_steps = optim.epochs * per_epoch
     scheduled = (optim.schedule_epochs or optim.epochs) * per_epoch
+    speed = Speed(policy, loss.roles, num_devices=world.size)
+    together = spread(policy, world)
     optimizer = build_optimizer(policy, optim)
-    speed = Speed(policy, loss.roles)
-    first = load_state(out.train_state, policy, optimizer) if out.train_state.exists() else 0
+    first = _resume(out, policy, optimizer, world)
     # Checkpointing acts in training mode only, where transformers drops the cache that sampling
     # needs. Dropout is 0, but in adapters if asked for: the two modes compute alike.
     policy.model.train(compute.gradient_checkpointing or policy.dropout)
     saved = time.monotonic()
     batches: list[list[Triplet]] = []
+    record = StepLog(out.metrics, resume_from=first) if world.is_main else None
     with (
-        StepLog(out.metrics, resume_from=first) as record,
-        progress(num_steps, label, "step", initial=first) as bar,
+        record or contextlib.nullcontext(),
+        progress(num_steps, label, "step", initial=first, show=world.is_main) as bar,
         preemption.held(),
     ):
         for step in range(first, num_steps):
@@ -93,8 +101,9 @@ def train(
             if policy.dropout:
                 torch.manual_seed(seed_for(seed, "dropout", t, step))
             metrics, compute = gradient_step(
-                policy, optimizer, batch, loss, reference, optim, compute, where=f"{label} {step}"
-            )
+                policy, optimizer, batch, loss, reference, optim, compute, where=f"{label} {step}",
+                together=together,
+            )  # fmt: skip
             timing = speed.of_step(batch, compute, time.monotonic() - started)
             row = {
                 "iteration": t,
@@ -105,20 +114,25 @@ def train(
                 "lr": optimizer.param_groups[0]["lr"],
                 **timing,
             }
-            record.append(row)
-            tracker.log_step({**row, "global_step": steps_before + step})
+            if record is not None:
+                record.append(row)
+                tracker.log_step({**row, "global_step": steps_before + step})
             bar.update(1, loss=metrics["loss"])
-            wanted = preemption.boundary()
+            # The main process's clock decides for all, a signal to any of them too.
             due = step + 1 < num_steps and time.monotonic() - saved >= compute.save_seconds
-            if wanted or due:
-                record.sync()  # the rows before a saved step must not be lost after it
-                save_state(out.train_state, policy, optimizer, step + 1)
+            said = world.gather((due, preemption.boundary()))
+            wanted = any(asked for _, asked in said)
+            if wanted or said[0][0]:
+                if record is not None:
+                    record.sync()  # the rows before a saved step must not be lost after it
+                _keep(out, policy, optimizer, step + 1, world)
                 saved = time.monotonic()
             if wanted:
                 preemption.stop()
-        record.sync()  # nor the last ones after the checkpoint
+        if record is not None:
+            record.sync()  # nor the last ones after the checkpoint
     policy.model.eval()
-    policy.save(out.checkpoint)
+    together.save(out.checkpoint)
 
 
 def gradient_step(
@@ -131,15 +145,18 @@ def gradient_step(
     compute: ComputeConfig,
     *,
     where: str,
+    together: Spread | None = None,
 ) -> tuple[dict[str, float], ComputeConfig]:
     """One optimiser step on `batch`; the gradient is the mean over its examples.
 
+    together  how it is spread over processes, which all call this; None: there is one
     -> metrics; `compute` with what fits into memory: what was given, or a smaller cut
     """
+    together = together or Alone(policy, ALONE)
     while True:
         optimizer.zero_grad(set_to_none=True)
         try:
-            losses, found = accumulate(policy, batch, loss, reference, compute)
+            losses, found = accumulate(policy, batch, loss, reference, compute, together)
             break
         except torch.OutOfMemoryError as error:
             smaller = halved(compute, batch, loss)
@@ -155,7 +172,7 @@ def gradient_step(
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
     value = float(torch.cat(losses).double().mean())
-    grad_norm = clip_gradient(policy, optim.max_grad_norm)
+    grad_norm = together.clip(optim.max_grad_norm)
     if not (math.isfinite(value) and math.isfinite(grad_norm)):
         raise FloatingPointError(
             f"{where}: loss {value} and gradient norm {grad_norm} must be finite; batch of "
@@ -179,26 +196,29 @@ def accumulate(
     loss: Loss,
     reference: dict[Key, float] | None,
     compute: ComputeConfig,
+    together: Spread | None = None,
 ) -> tuple[list[Tensor], list[Metrics]]:
-    """Adds the gradient of the batch's mean loss. -> losses and metrics, part by part"""
-    losses: list[Tensor] = []
-    found: list[Metrics] = []
+    """Adds the gradient of the batch's mean loss. -> losses and metrics of all, part by part"""
+    together = together or Alone(policy, ALONE)
+    found: dict[int, list[tuple[Tensor, Metrics]]] = {}  # by micro-batch, in parts
 
-    def judge(part: Sequence[Triplet], logps: Logps) -> Tensor:
+    def judge(number: int | None, part: Sequence[Triplet], logps: Logps) -> Tensor:
         ref = None
         if loss.needs_reference:
             assert reference is not None
             ref = reference_logps(reference, part, loss.roles, logps.annotated)
         values, metrics = loss(logps, ref)
-        losses.append(values.detach())
-        found.append(metrics | _per_token(logps, part))
+        if number is not None:
+            facts = metrics | _per_token(logps, part)
+            found.setdefault(number, []).append((values.detach(), facts))
         return values
 
-    for micro in micro_batches(
-        batch, loss.roles, size=compute.micro_batch, max_tokens=compute.max_tokens
-    ):
-        (policy.loss_sum(micro, loss.roles, judge) / len(batch)).backward()
-    return losses, found
+    cut = micro_batches(batch, loss.roles, size=compute.micro_batch, max_tokens=compute.max_tokens)
+    for turn in turns(list(cut), together.world):
+        together.backward(turn, loss.roles, partial(judge, turn.number), len(batch))
+    everybodys = _everybodys(found, together.world)
+    parts = [part for number in sorted(everybodys) for part in everybodys[number]]
+    return [losses for losses, _ in parts], [metrics for _, metrics in parts]
 
 
 def halved(compute: ComputeConfig, batch: Sequence[Triplet], loss: Loss) -> ComputeConfig | None:
@@ -211,22 +231,9 @@ def halved(compute: ComputeConfig, batch: Sequence[Triplet], loss: Loss) -> Comp
     return replace(compute, max_tokens=all_there // 2) if all_there > longest else None
 
 
-def clip_gradient(policy: Policy, limit: float | None) -> float:
-    """Scales the gradient down to a norm of `limit`. -> its norm before, in float32 at least"""
-    gradients = [p.grad for p in policy.model.parameters() if p.grad is not None]
-    norms = [
-        torch.linalg.vector_norm(g, dtype=torch.promote_types(g.dtype, torch.float32))
-        for g in gradients
-    ]
-    norm = torch.linalg.vector_norm(torch.stack(norms))
-    if limit is not None:
-        torch.nn.utils.clip_grads_with_norm_(policy.model.parameters(), limit, norm)
-    return float(norm)
-
-
 def build_optimizer(policy: Policy, optim: OptimConfig) -> Optimizer:
     """A new optimiser. RMSprop has no bias correction: its first steps want a warm-up."""
-    weights = [parameter for _, parameter in trained(policy.model)]
+    weights = [parameter for _, parameter in trained(policy)]
     if optim.precision == "bf16_stochastic":
         return StochasticRounding(weights, partial(torch_optimizer, optim=optim))
     return torch_optimizer(weights, optim)
@@ -265,38 +272,57 @@ def lr_factor(step: int, num_steps: int, optim: OptimConfig) -> float:
     }[optim.schedule]
 
 
-def trained(model: torch.nn.Module) -> list[tuple[str, torch.nn.Parameter]]:
-    """What is not frozen, by name."""
-    return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+def _keep(
+    out: Iteration, policy: Policy, optimizer: Optimizer, next_step: int, world: World
+) -> None:
+    """Saves the state of training, then removes older ones."""
+    if world.shards:
+        from tspin import shards
+
+        shards.save_state(out.train_shards(next_step), state(policy, optimizer), next_step, world)
+    else:
+        world.main(partial(save_state, out.train_state, policy, optimizer, next_step))
+
+    def clear() -> None:
+        for step, folder in out.all_train_shards().items():
+            if step != next_step or not world.shards:
+                remove(folder)
+        if world.shards:
+            remove(out.train_state)
+
+    world.main(clear)
 
 
-def save_state(path: Path, policy: Policy, optimizer: Optimizer, next_step: int) -> None:
-    """Trained weights, optimiser tensors and the next step as one safetensors file."""
-    tensors = {f"model/{name}": p.detach() for name, p in trained(policy.model)}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer/{index}/{name}": value for name, value in state.items()}
-    with atomic(path) as temporary:
-        save_file(
-            {name: tensor.contiguous() for name, tensor in tensors.items()},
-            temporary,
-            metadata={"next_step": str(next_step)},
-        )
+def _resume(out: Iteration, policy: Policy, optimizer: Optimizer, world: World) -> int:
+    """Loads the last state, whatever number of processes saved it. -> the next step, or 0"""
+
+    def last() -> Path | None:
+        states = out.all_train_shards()
+        if out.train_state.exists():
+            states[next_step(out.train_state)] = out.train_state
+        return states[max(states)] if states else None
+
+    path = world.main(last)
+    if path is None:
+        return 0
+    if path == out.train_state:
+        return load_state(path, policy, optimizer, shards=world.shards)
+    from tspin import shards
+
+    return shards.load_state(path, policy, optimizer, world)
 
 
-def load_state(path: Path, policy: Policy, optimizer: Optimizer) -> int:
-    """The inverse of save_state, in place. -> the next step"""
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    with safe_open(path, framework="pt") as file, torch.no_grad():
-        for name, parameter in trained(policy.model):
-            parameter.copy_(file.get_tensor(f"model/{name}"))
-        for name in file.keys():
-            kind, _, rest = name.partition("/")
-            if kind == "optimizer":
-                index, _, key = rest.partition("/")
-                state.setdefault(int(index), {})[key] = file.get_tensor(name)
-        next_step = int(file.metadata()["next_step"])
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-    return next_step
+def _everybodys(
+    mine: dict[int, list[tuple[Tensor, Metrics]]], world: World
+) -> dict[int, list[tuple[Tensor, Metrics]]]:
+    """By micro-batch, on all processes."""
+    if world.size == 1:
+        return mine
+    on_cpu = {
+        number: [(losses.cpu(), {k: v.cpu() for k, v in facts.items()}) for losses, facts in parts]
+        for number, parts in mine.items()
+    }
+    return {n: parts for found in world.gather(on_cpu) for n, parts in found.items()}
 
 
 def _per_token(logps: Logps, micro: Sequence[Triplet]) -> dict[str, torch.Tensor]:

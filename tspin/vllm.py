@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from tspin.config import DecodingConfig
-from tspin.questions import Done, Question, check_response
+from tspin.questions import Batches, Done, Question, check_response
 from tspin.tokens import Renderer
 
 WORKER = Path(__file__).resolve().parent / "vllm_worker" / "__main__.py"
@@ -78,30 +78,32 @@ class VLLM:
     devices: Sequence[str | None]
     log: Path
     facts: dict[str, Any] = field(default_factory=dict)
+    central = True
 
     def answers(
-        self, batches: Mapping[int, Sequence[Question]], how: DecodingConfig, *, done: Done
+        self, batches: Batches, how: DecodingConfig, *, done: Done
     ) -> Iterator[tuple[int, list[list[int]]]]:
         """Batches go to whichever process is free.
 
         Raises ValueError with the reason and the end of the log when a process fails; batches that
         ended before have been given.
         """
-        if not batches:
+        asked = dict(batches)
+        if not asked:
             return
         todo: queue.SimpleQueue[int] = queue.SimpleQueue()
-        for key in batches:
+        for key in asked:
             todo.put(key)
         events: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        left = len(batches)
+        left = len(asked)
         with ExitStack() as stack:
             said = stack.enter_context(self.log.open("ab"))
-            for device in self.devices[: len(batches)]:
+            for device in self.devices[: len(asked)]:
                 process = stack.enter_context(_worker(how, device, said))
-                request = self._request(batches, how)
+                request = self._request(asked, how)
                 threading.Thread(
-                    target=_serve, args=(process, request, batches, todo, events), daemon=True
+                    target=_serve, args=(process, request, asked, todo, events), daemon=True
                 ).start()
             while left:
                 event = events.get()
