@@ -395,6 +395,18 @@ def test_those_who_wait_come_one_after_the_other(tmp_path):
     assert (tmp_path / "log").read_text() == "xxxx"
 
 
+def test_a_file_system_without_flock_is_refused(tmp_path, monkeypatch):
+    """filelock would take a file instead, which outlives an owner that is killed."""
+    import fcntl
+
+    def missing(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", missing)
+    with pytest.raises(OSError, match="this file system has no flock"), owner(tmp_path):
+        pytest.fail("held")
+
+
 def test_a_folder_is_free_again_after_an_error(tmp_path):
     with pytest.raises(RuntimeError), owner(tmp_path):
         raise RuntimeError
