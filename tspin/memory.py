@@ -74,7 +74,7 @@ def memory(
     if lora is not None and optim.precision == "fp32_master":
         own = "float64" if products == "float64" else "float32"
     trained = shape.parameters if lora is None else shape.adapters(lora)
-    weights = shape.parameters * BYTES[held]
+    weights = float(shape.parameters * BYTES[held])
     if lora is not None:
         weights += trained * BYTES[own]
     if run.model.quantize == "8bit":
@@ -84,7 +84,7 @@ def memory(
     states = 2 if optim.name == "adamw" else 1 + (optim.momentum > 0)
     of_state = 1 + 4 / BLOCK if optim.state == "8bit" else max(4, BYTES[own])
     gradients = float(trained * BYTES[own])
-    state = trained * states * of_state
+    state = float(trained * states * of_state)
     copied = BYTES[own] != BYTES[products]
     copies = float(BYTES[products] * (shape.linear if lora is None else trained)) if copied else 0.0
     largest = max(a * b for a, b in shape.matrices.values())

@@ -14,7 +14,7 @@ def main(arguments: Sequence[str]) -> int:
         description="Adds adapters (a checkpoint of a run under lora=default) to their base and "
         "writes a plain transformers folder, for vLLM, lm-eval or anybody.",
     )
-    parser.add_argument("checkpoint", type=Path, help="RUN/iter_T/checkpoint, or iter_T itself")
+    parser.add_argument("adapters", type=Path, help="RUN/iter_T/checkpoint, or iter_T itself")
     parser.add_argument("out", type=Path, help="the folder to write; it must not be there yet")
     parser.add_argument(
         "--dtype",
@@ -31,8 +31,8 @@ def main(arguments: Sequence[str]) -> int:
     try:
         if told.out.exists():
             raise ValueError(f"{told.out} is there already; name a new folder, or remove it")
-        inner = Iteration(told.checkpoint).checkpoint
-        folder = inner if inner.is_dir() else told.checkpoint
+        inner = Iteration(told.adapters).checkpoint
+        folder = inner if inner.is_dir() else told.adapters
         merge(folder, told.out, getattr(torch, told.dtype))
     except (ValueError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")

@@ -77,10 +77,10 @@ def optimizer(
     return _plain(bitsandbytes.optim.AdamW8bit)(parameters, betas=optim.betas, **common)
 
 
-def _plain(kind: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
+def _plain(kind: Any) -> Any:
     """The same optimiser, whose state_dict holds tensors and nothing else, as torch's own do."""
 
-    class Plain(kind):  # type: ignore[misc, valid-type]
+    class Plain(kind):  # type: ignore[misc]
         def state_dict(self) -> dict[str, Any]:
             whole = super().state_dict()
             for number, state in whole["state"].items():
