@@ -80,7 +80,7 @@ def optimizer(
 def _plain(kind: Any) -> Any:
     """The same optimiser, whose state_dict holds tensors and nothing else, as torch's own do."""
 
-    class Plain(kind):  # type: ignore[misc]
+    class Plain(kind):
         def state_dict(self) -> dict[str, Any]:
             whole = super().state_dict()
             for number, state in whole["state"].items():
