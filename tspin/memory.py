@@ -84,7 +84,7 @@ def memory(
     states = 2 if optim.name == "adamw" else 1 + (optim.momentum > 0)
     of_state = 1 + 4 / BLOCK if optim.state == "8bit" else max(4, BYTES[own])
     gradients = float(trained * BYTES[own])
-    state = trained * states * of_state
+    state = float(trained * states * of_state)
     copied = BYTES[own] != BYTES[products]
     copies = float(BYTES[products] * (shape.linear if lora is None else trained)) if copied else 0.0
     largest = max(a * b for a, b in shape.matrices.values())
