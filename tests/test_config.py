@@ -495,6 +495,7 @@ def test_long_differences_are_digested():
 
 FREE = {"compute.save_seconds": 7.0, "compute.threads": 3, "track.tags": ["x"]} | {
     "selfplay.share": False,
+    "compute.parallel": "fsdp2",
     "evals.template": "run",
     **dict.fromkeys(("evals.batch_size", "evals.limit", "evals.max_length"), 3),
 }
