@@ -507,6 +507,7 @@ FREE = {
     "sync.checkpoints": "last",
     "sync.train_state": False,
     "sync.seconds": 5.0,
+    "compute.parallel": "fsdp2",
     "evals.template": "run",
     **dict.fromkeys(("evals.batch_size", "evals.limit", "evals.max_length"), 3),
 }

@@ -17,6 +17,7 @@ from tiny import compose, play
 import main
 from tspin import launch
 from tspin.artifacts import Iteration, RunDir
+from tspin.config import dump, run_name
 from tspin.distributed import ALONE
 from tspin.files import read_rows
 from tspin.tracking import StepLog
@@ -188,7 +189,7 @@ def test_self_play_on_two_processes_is_self_play(run, tmp_path):
         assert row["logp"] == pytest.approx(same["logp"], abs=1e-2)
     launch_record = json.loads(two.provenance.read_text())["launches"][0]
     assert launch_record["processes"] == {"number": 2, "parallel": "fsdp2"}
-    assert "Traceback" not in said and len(rows) == 2
+    assert "Traceback" not in said and len(rows) == 3  # the initial policy, two iterations
 
 
 # --- when one fails ------------------------------------------------------------------------------
@@ -257,9 +258,9 @@ def test_stochastic_rounding_is_of_whole_matrices():
 
 def test_the_way_of_training_is_no_part_of_a_runs_name():
     """So that a run begun on one process goes on with the same command under torchrun."""
-    plain = compose("name=null")
-    assert compose("name=null", "compute=fsdp2").name == plain.name
-    assert compose("name=null", "compute=fsdp2").history(1) == plain.history(1)
+    plain, sharded = compose(), compose("compute=fsdp2")
+    assert run_name(dump(sharded), dump(plain)) == run_name(dump(plain), dump(plain))
+    assert sharded.history(1) == plain.history(1)
 
 
 def test_torchrun_starts_one_run_and_not_a_sweep(monkeypatch, caplog):
