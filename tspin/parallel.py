@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from inspect import signature
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -158,7 +158,7 @@ class Replicas:
 
 
 def _replicated(policy: Policy) -> nn.parallel.DistributedDataParallel:
-    ddp = nn.parallel.DistributedDataParallel
+    ddp: Any = nn.parallel.DistributedDataParallel
     # The name changes with torch 2.13. Buffers are constants here.
     renamed = "forward_sync_buffers" in signature(ddp.__init__).parameters
     no_buffers = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
