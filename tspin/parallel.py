@@ -158,7 +158,7 @@ class Replicas:
 
 
 def _replicated(policy: Policy) -> nn.parallel.DistributedDataParallel:
-    ddp = nn.parallel.DistributedDataParallel
+    ddp: Any = nn.parallel.DistributedDataParallel
     # The name changes with torch 2.13. Buffers are constants here.
     renamed = "forward_sync_buffers" in signature(ddp.__init__).parameters
     no_buffers: dict[str, Any] = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
