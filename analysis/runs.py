@@ -36,8 +36,9 @@ FAST_YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml where it wa
 # Keys, or sections, that make no other method of a run.
 NO_METHOD = ("name", "seed", "runs_dir", "track.", "evals.", "compute.", "loss.name", "loss.label",
              "model.name", "data.name", "data.eval_split", "selfplay.iterations",
-             "selfplay.share", "decoding.vllm_python", "decoding.data_parallel",
-             "decoding.tensor_parallel", "decoding.gpu_memory", "decoding.url")  # fmt: skip
+             "selfplay.share", "selfplay.keep", "sync.", "decoding.vllm_python",
+             "decoding.data_parallel", "decoding.tensor_parallel", "decoding.gpu_memory",
+             "decoding.url")  # fmt: skip
 UNUSED = {  # coefficients that an objective does not contain
     "sft": ("coef.",),
     "spin": ("coef.alpha", "coef.beta"),

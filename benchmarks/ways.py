@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import torch
 from datasets import Dataset
@@ -28,12 +29,13 @@ from transformers import (
 from benchmarks.measure import clock
 from benchmarks.shapes import SAMPLED, Case
 from main import check
+from tspin import sampling
 from tspin.artifacts import Iteration, RunDir
 from tspin.files import read_rows, write_jsonl
 from tspin.losses import SFT, SPIN, TSPIN, Loss
 from tspin.model import Policy, arithmetic
 from tspin.prepare import prepare
-from tspin.sampling import Question, respond
+from tspin.questions import Question
 from tspin.score import score, write_scores
 from tspin.tokens import Renderer
 from tspin.tracking import Identity, Tracker
@@ -218,13 +220,12 @@ def ends(triplets: Sequence[Triplet]) -> list[int]:
 
 def sample(case: Case, run: Run, policy: Policy, triplets: Sequence[Triplet]) -> list[list[int]]:
     """Ours. A number near 1 draws the last id, EOS; below, near-uniform weights never do."""
-    random = torch.Generator().manual_seed(0)
-    questions = []
-    for triplet, end in zip(triplets, ends(triplets), strict=True):
-        numbers = 0.9 * torch.rand(SAMPLED, generator=random, dtype=torch.double)
-        numbers[end - 1] = 1 - 1e-12
-        questions.append(Question(triplet.prompt_ids, numbers, 1.0))
-    return respond(policy, questions, run.decoding)
+    numbers = 0.9 * torch.rand(len(triplets), SAMPLED, dtype=torch.double)
+    for row, end in zip(numbers, ends(triplets), strict=True):
+        row[end - 1] = 1 - 1e-12
+    questions = [Question(t.prompt_ids, number, 1.0) for number, t in enumerate(triplets)]
+    with patch.object(sampling, "uniforms", lambda seed, length: numbers[seed]):
+        return sampling.respond(policy, questions, run.decoding)
 
 
 def generation(case: Case) -> Work:

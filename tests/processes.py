@@ -23,6 +23,7 @@ from tspin.artifacts import Iteration, Responses
 from tspin.evaluate import evaluate
 from tspin.generate import generate
 from tspin.losses import SFT, SPIN, TSPIN, TSPINRef, WithoutHA
+from tspin.sampling import Native
 from tspin.score import score, write_scores
 from tspin.tracking import Identity, Tracker
 from tspin.triplets import epoch, micro_batches
@@ -119,7 +120,7 @@ def sample(world, folder):
     how = replace(RUN.decoding, max_new_tokens=8, batch_size=2)
     prompts = {f"p{i}": list(range(3, 4 + i % 7)) for i in range(19)}
     generate(
-        policy, prompts, Responses(folder / "samples"), how=how, seed=0, t=1, label="test",
+        Native(policy), prompts, Responses(folder / "samples"), how=how, seed=0, t=1, label="test",
         facts={}, world=world,
     )  # fmt: skip
     roles = ("annotated", "synthetic", "proto")
@@ -129,8 +130,8 @@ def sample(world, folder):
     world.main(lambda: write_scores(out.scores, TRIPLETS, logps))
     rows = [{"id": i, "prompt": i, "prompt_ids": ids} for i, ids in prompts.items()]
     evaluate(
-        policy, rows, lambda prompt, response: len(response) > 3, None, out.answers, data=RUN.data,
-        how=how, seed=0, t=1, label="test", world=world,
+        Native(policy), rows, lambda prompt, response: len(response) > 3, None, out.answers,
+        data=RUN.data, how=how, seed=0, t=1, label="test", world=world,
     )  # fmt: skip
 
 
@@ -220,7 +221,7 @@ def _process(job, rank, port):
     faulthandler.dump_traceback_later(LONGEST, exit=True)  # a test fails, and never hangs
     code = 0
     try:
-        world = distributed.join(RUN.compute, RUN.optim.precision)
+        world = distributed.join(RUN.compute, RUN.optim, lora=False)
         globals()[job["case"]](world, folder)
         world.barrier()
     except SystemExit as stopped:

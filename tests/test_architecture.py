@@ -109,12 +109,12 @@ MAY_IMPORT = {
     # Algorithm 1
     "selfplay": "activity artifacts benchmark config data disk distributed evaluate evaluation "
     "files generate health heartbeat inputs keep logps losses mirror model outside prepare "
-    "provenance replay report score sharing speed tracking train triplets",
+    "provenance replay report score shapes sharing speed tracking train triplets",
     # python -m tspin
     "__main__": "",  # by name, when a verb is typed
     "status": "artifacts console files heartbeat sweep",
     "merge": "artifacts model",
-    "plan": "config hours main memory shapes",
+    "plan": "config disk hours main memory shapes",
     # the built-in tasks and their policies
     "micro": "files",
     "micro.splits": "",

@@ -221,9 +221,10 @@ def test_all_stop_when_one_fails_and_one_says_why(case, line, start, run, alone,
 # --- how it is started ---------------------------------------------------------------------------
 
 
-def chosen(parallel, precision="fp32_master", **environment):
-    compute = compose(f"compute.parallel={parallel}").compute
-    return launch.chosen(compute, precision, environment)
+def chosen(parallel, *words, **environment):
+    run = compose(f"compute.parallel={parallel}", *words)
+    lora = run.model.lora is not None
+    return launch.chosen(run.compute, run.optim, environment, lora=lora)
 
 
 FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
@@ -250,10 +251,13 @@ def test_contradictions_name_both_sides(parallel, environment, reason):
         chosen(parallel, **environment)
 
 
-def test_stochastic_rounding_is_of_whole_matrices():
-    assert chosen("ddp", "bf16_stochastic") == "ddp"
-    with pytest.raises(ValueError, match="bf16_stochastic .* compute=ddp"):
-        chosen("fsdp2", "bf16_stochastic")
+@pytest.mark.parametrize(
+    "word", ["optim.precision=bf16_stochastic", "optim.state=8bit", "lora=default"]
+)
+def test_what_needs_whole_matrices_is_not_cut_into_shards(word):
+    assert chosen("ddp", word) == "ddp"
+    with pytest.raises(ValueError, match=f"{word} .* compute=ddp"):
+        chosen("fsdp2", word)
 
 
 def test_the_way_of_training_is_no_part_of_a_runs_name():

@@ -55,6 +55,7 @@ def request_of(place):
             "max_length": None,
             "compute": vars(compose("compute.device=cpu").compute),
             "precision": "fp32_master",
+            "quantize": None,
         } | settings
 
     return make

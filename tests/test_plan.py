@@ -12,7 +12,7 @@ import torch
 from tiny import compose
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
-from tspin import adapters, attention, fused, plan, shapes
+from tspin import adapters, attention, disk, fused, plan, shapes
 from tspin.__main__ import main as tspin
 from tspin.hours import Machine, decode, forward, stages
 from tspin.memory import CHUNK, dtypes, longest, memory
@@ -167,13 +167,14 @@ def test_frozen_weights_take_a_third_of_the_backward_pass_less():
     assert adapted / full == pytest.approx(3 / 4, rel=1e-3)
 
 
-def test_disk_is_a_checkpoint_an_iteration_and_the_state_twice():
-    found = plan.disk(SHAPE, ZEPHYR, "cuda")
-    number = SHAPE.parameters
-    assert (found.checkpoint, found.state) == (4 * number, 8 * number)
-    assert found.in_all == (5 * 4 + 2 * 8) * number
+def test_what_is_trained_is_what_a_checkpoint_holds():
     lora = compose("model=zephyr", "lora=default")
-    assert plan.disk(SHAPE, lora, "cuda").checkpoint == 4 * 41_943_040
+    assert plan.trained(SHAPE, ZEPHYR) == SHAPE.parameters
+    assert plan.trained(SHAPE, lora) == 41_943_040
+    in_8_bits = disk.sizes(
+        compose("model=zephyr", "optim.state=8bit"), parameters=2560, train=1, heldout=0
+    )
+    assert in_8_bits.train_state == 4 * 2560 + 2560 + 4 * 10  # a scale for 256 numbers
 
 
 def test_the_table_of_a_24_gb_card_is_what_the_function_says():
@@ -185,7 +186,7 @@ def test_the_command(capsys):
     assert tspin(["plan", "model=zephyr", "compute=cuda", "--gpus", "1", "4"]) == 0
     said = capsys.readouterr().out
     assert "7.242e9 weights in float32, products in bfloat16" in said
-    assert "4 fsdp2" in said and "peak in training" in said and "29.0 GB a checkpoint" in said
+    assert "4 fsdp2" in said and "peak in training" in said and "29 GB a checkpoint" in said
     assert tspin(["plan", "model=zephir"]) == 1
     assert "did you mean zephyr" in capsys.readouterr().err
     assert tspin(["plan", "model=zephyr", "--gpus", "0"]) == 1

@@ -260,7 +260,7 @@ def test_on_cuda_float32_is_float32_and_the_default_computes_in_bfloat16(monkeyp
     assert (found["fp32_master"].weights, found["fp32_master"].autocast) == (
         torch.float32, torch.bfloat16,
     )  # fmt: skip
-    keys = [sampling_key(compute, mode) for mode in MODES]
+    keys = [sampling_key(compute, mode, RUN.model) for mode in MODES]
     assert keys[0] == ["cuda", "torch.bfloat16"]  # as it always was
     assert keys[0] != keys[1] != keys[2] != keys[0]  # other samples: another folder of y0
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tspin.config import OptimConfig, Run
 
-BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "8bit": 1 + 4 / 256}
 BESIDE = (".json", ".model", ".txt", ".jinja")
 # Upper bounds. A token is an int32 and some characters of text; compressed it is less.
 PER_TOKEN, PER_ROW, PER_FILE = 10, 120, 4096
@@ -27,12 +27,12 @@ NEVER = 30 * 24 * 3600.0  # compute.save_seconds from which on no training state
 
 def bytes_of_checkpoint(parameters: int, dtype: str, *, others: int = 0) -> int:
     """Weights in `dtype`, and `others`: tokenizer and configuration, as large as they came."""
-    return parameters * BYTES[dtype] + others
+    return round(parameters * BYTES[dtype]) + others
 
 
 def bytes_of_train_state(parameters: int, dtype: str, *, tensors: int, state_dtype: str) -> int:
     """Weights, and per weight so many tensors of the optimiser."""
-    return parameters * (BYTES[dtype] + tensors * BYTES[state_dtype])
+    return round(parameters * (BYTES[dtype] + tensors * BYTES[state_dtype]))
 
 
 def bytes_of_training(checkpoint: int, train_state: int) -> int:
@@ -60,7 +60,7 @@ def optimizer_tensors(optim: OptimConfig) -> int:
 
 
 def weights_dtype(run: Run) -> str:
-    """In which weights are held and saved."""
+    """In which trained weights are held and saved."""
     if run.optim.precision == "bf16_stochastic":
         return "bfloat16"
     return "float64" if run.dtype == "float64" else "float32"
@@ -94,10 +94,11 @@ class Sizes:
 
 
 def sizes(run: Run, *, parameters: int, train: int, heldout: int, others: int = 0) -> Sizes:
-    """parameters: of the model; train, heldout: prompts; others: see bytes_of_checkpoint"""
+    """parameters: that are trained; train, heldout: prompts; others: see bytes_of_checkpoint"""
     dtype, optim = weights_dtype(run), run.optim
     checkpoint = bytes_of_checkpoint(parameters, dtype, others=others)
     state_dtype = "float32" if optim.precision == "bf16_stochastic" else dtype
+    state_dtype = "8bit" if optim.state == "8bit" else state_dtype
     train_state = bytes_of_train_state(
         parameters, dtype, tensors=optimizer_tensors(optim), state_dtype=state_dtype
     )

@@ -20,7 +20,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from tspin.config import ComputeConfig, Precision
+from tspin.config import ComputeConfig, OptimConfig
 from tspin.files import atomic, owner
 from tspin.launch import Parallel, check_devices, chosen, launched
 from tspin.preemption import REQUEUE, Preempted
@@ -202,7 +202,7 @@ class World:
 ALONE = World(0, 1)
 
 
-def join(compute: ComputeConfig, precision: Precision) -> World:
+def join(compute: ComputeConfig, optim: OptimConfig, *, lora: bool) -> World:
     """The world that the launcher made, ready to be talked to.
 
     Raises ValueError for a launch that contradicts the configuration, on rank 0; Elsewhere on the
@@ -212,7 +212,7 @@ def join(compute: ComputeConfig, precision: Precision) -> World:
     if size == 1:
         return ALONE
     try:
-        parallel = chosen(compute, precision, os.environ)
+        parallel = chosen(compute, optim, os.environ, lora=lora)
         check_devices(compute)
     except ValueError:
         if rank == 0:

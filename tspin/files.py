@@ -15,7 +15,7 @@ import shutil
 import socket
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +167,8 @@ def owner(folder: Path, *, wait: bool = False, what: str | None = None) -> Itera
             _acquire(lock, -1)
         os.listdir(folder)  # on NFS this client may remember what it looked for and did not find
     try:
-        path.write_text(f"{os.getpid()} on {socket.gethostname()}")  # for people
+        with suppress(OSError):  # for people: a full disk is somebody else's to meet
+            path.write_text(f"{os.getpid()} on {socket.gethostname()}")
         yield
     finally:
         lock.release()

@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from typing import Literal
 
-from tspin.config import ComputeConfig, Precision
+from tspin.config import ComputeConfig, OptimConfig
 
 Parallel = Literal["ddp", "fsdp2"]
 
@@ -20,7 +20,7 @@ def launched(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
 
 
 def chosen(
-    compute: ComputeConfig, precision: Precision, environment: Mapping[str, str]
+    compute: ComputeConfig, optim: OptimConfig, environment: Mapping[str, str], *, lora: bool
 ) -> Parallel:
     """How the processes train: compute.parallel, or what accelerate's own configuration says.
 
@@ -39,11 +39,15 @@ def chosen(
             "compute.parallel=deepspeed_zero3 is not there yet: use compute=fsdp2, which shards "
             "the same three (weights, gradients, optimiser state)"
         )
-    if found == "fsdp2" and precision == "bf16_stochastic":
-        raise ValueError(
-            "optim.precision=bf16_stochastic rounds whole matrices and knows no compute=fsdp2; "
-            "use optim.precision=fp32_master, or compute=ddp"
-        )
+    if found == "fsdp2":
+        for there, what, why in [
+            (optim.precision == "bf16_stochastic", "optim.precision=bf16_stochastic",
+             "rounds whole matrices"),
+            (optim.state == "8bit", "optim.state=8bit", "keeps its scales for whole matrices"),
+            (lora, "lora=default", "leaves little that is worth cutting into shards"),
+        ]:  # fmt: skip
+            if there:
+                raise ValueError(f"{what} {why} and knows no compute=fsdp2; use compute=ddp")
     mixed = environment.get("ACCELERATE_MIXED_PRECISION", "no")
     if mixed not in ("no", "bf16") or (
         mixed == "bf16" and compute.dtype not in ("auto", "bfloat16")

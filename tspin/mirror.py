@@ -236,20 +236,25 @@ class Mirror:
 
     def _wanted(self, path: Path, newest: int) -> bool:
         first, *inside = path.relative_to(self.folder.path).parts
-        if TRAIN_STATE in inside:
-            return self.sync.train_state
+        if TRAIN_STATE in inside:  # not of shards: they are complete together or not at all
+            return self.sync.train_state and path.parent.name == TRAIN_STATE
         if CHECKPOINT in inside and self.sync.checkpoints == "last":
             return Iteration(self.folder.path / first).t >= newest
-        return first != TRACKER and not (CHECKPOINT in inside and self.sync.checkpoints == "none")
+        if CHECKPOINT in inside and self.sync.checkpoints == "none":
+            return False
+        return first not in (TRACKER, self.folder.heartbeat.name)
 
     def _kept(self, name: str) -> bool:
         """Whether the store keeps what is not here any more.
 
-        People make room on a disk because there is a copy; a training state is of no more use.
+        People make room on a disk because there is a copy. A training state is of no more use, and
+        selfplay.keep is what they want of checkpoints, there too.
         """
-        parts = Path(name).parts
+        first, *inside = Path(name).parts
+        if CHECKPOINT in inside and Iteration(self.folder.path / first).removed.exists():
+            return False
         return not (
-            TRAIN_STATE in parts or (CHECKPOINT in parts and self.sync.checkpoints == "last")
+            TRAIN_STATE in inside or (CHECKPOINT in inside and self.sync.checkpoints == "last")
         )
 
 

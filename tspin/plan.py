@@ -9,15 +9,15 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
-from tspin import hours, shapes
+from tspin import disk, hours, shapes
 from tspin.config import Run
 from tspin.hours import LENGTHS, Machine
-from tspin.memory import BYTES, Device, Memory, Sharding, dtypes, memory
+from tspin.memory import Device, Memory, Sharding, dtypes, memory
 from tspin.shapes import Shape
 
 GB = 1e9
+PAIRS = 50_000  # where a run takes all there are: of the paper's larger experiments
 PARTS = (
     "weights", "gradients", "state", "copies", "activations", "head", "step", "gathered", "cache",
     "context",
@@ -43,28 +43,9 @@ WAYS = (
 )
 
 
-@dataclass(frozen=True)
-class Disk:
-    """Bytes. state: of an iteration in training, twice while it is saved"""
-
-    checkpoint: float
-    state: float
-    iterations: int
-
-    @property
-    def in_all(self) -> float:
-        return self.checkpoint * self.iterations + 2 * self.state
-
-
-def disk(shape: Shape, run: Run, device: Device) -> Disk:
-    """What a run writes, but for samples and scores (about a kilobyte a prompt and iteration)."""
-    held, _ = dtypes(run, device)
-    found = memory(shape, run, device=device)
-    if run.model.lora is None:
-        trained = shape.parameters * float(BYTES[held])
-    else:
-        trained = found.gradients
-    return Disk(trained, trained + found.state, run.selfplay.iterations)
+def trained(shape: Shape, run: Run) -> int:
+    """Weights that are trained."""
+    return shape.parameters if run.model.lora is None else shape.adapters(run.model.lora)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -85,8 +66,7 @@ def describe(
 ) -> str:
     """The plan of one run as text. gpus: numbers of processes to compare"""
     held, products = dtypes(run, device)
-    lora = run.model.lora
-    trained = shape.parameters if lora is None else shape.adapters(lora)
+    number = trained(shape, run)
     base = run.model.quantize or held
     said = f"{run.name}: {shape.parameters / 1e9:.3f}e9 weights in {base}, products in {products}"
     ways: dict[str, Memory] = {}
@@ -104,21 +84,20 @@ def describe(
         [f"peak in {name}", *(f"{getattr(m, name) / GB:.2f}" for m in ways.values())]
         for name in ("training", "sampling")
     ]
-    needed = disk(shape, run, device)
-    return "\n\n".join(
-        [
-            f"{said}; {trained:,} of them trained" if lora is None else
-            f"{said}; {trained:,} more are trained",
-            "Memory of a process at the longest triplet, GB (1e9 bytes), computed:\n"
-            + table(["", *ways], rows),
-            _hours(shape, run, machine)
-            if machine is not None
-            else "Hours: nothing is assumed of a CPU's speed; --flops F says it",
-            f"Disk: {needed.checkpoint / GB:.1f} GB a checkpoint, {needed.iterations} of them; "
-            f"{needed.state / GB:.1f} GB of training state,\ntwice while it is saved; "
-            f"{needed.in_all / GB:.1f} GB in all, samples and scores aside",
-        ]
-    ) + "\n"  # fmt: skip
+    return (
+        "\n\n".join(
+            [
+                f"{said}; {number:,} {'of them' if run.model.lora is None else 'more'} are trained",
+                "Memory of a process at the longest triplet, GB (1e9 bytes), computed:\n"
+                + table(["", *ways], rows),
+                _hours(shape, run, machine)
+                if machine is not None
+                else "Hours: nothing is assumed of a CPU's speed; --flops F says it",
+                _disk(shape, run),
+            ]
+        )
+        + "\n"
+    )
 
 
 def card(gigabytes: float) -> str:
@@ -187,6 +166,18 @@ def _run(words: list[str]) -> Run:
     from main import check  # the command line of a run, which knows Hydra
 
     return check(words).points[0].run
+
+
+def _disk(shape: Shape, run: Run) -> str:
+    pairs, count = run.data.size or PAIRS, run.selfplay.iterations
+    one = disk.sizes(run, parameters=trained(shape, run), train=pairs, heldout=run.data.heldout)
+    at_most = one.of_run(count, checkpoints=count)
+    least = one.of_run(count, checkpoints=1)
+    return (
+        f"Disk, {pairs:,} pairs: {disk.said(one.checkpoint)} a checkpoint, "
+        f"{disk.said(one.training)} at most while it is trained;\n"
+        f"{disk.said(at_most)} for {count} iterations, {disk.said(least)} with selfplay.keep=last"
+    )
 
 
 def _hours(shape: Shape, run: Run, machine: Machine) -> str:

@@ -35,6 +35,7 @@ from tspin import (
     provenance,
     replay,
     report,
+    shapes,
     sharing,
     speed,
 )
@@ -62,7 +63,7 @@ def run(cfg: Run, *, command: list[str]) -> list[dict[str, Any]]:
     Raises ValueError for what a user can mend: unreachable model or data, a folder in use or with
     another configuration.
     """
-    world = distributed.join(cfg.compute, cfg.optim.precision)
+    world = distributed.join(cfg.compute, cfg.optim, lora=cfg.model.lora is not None)
     with world.together():
         return _run(cfg, command, world)
 
@@ -432,11 +433,21 @@ class _SelfPlay:
         heldout = len(self.inputs.heldout)
         return disk.sizes(
             self.cfg,
-            parameters=disk.num_parameters(self.initial) or 0,  # unknown: not asked for
+            parameters=self._num_trained() or 0,  # unknown: not asked for
             train=len(self.inputs.prompts) - heldout,
             heldout=heldout,
             others=disk.bytes_beside(self.initial),
         )
+
+    def _num_trained(self) -> int | None:
+        """Weights that a checkpoint holds."""
+        lora = self.cfg.model.lora
+        if lora is None:
+            return disk.num_parameters(self.initial)
+        try:
+            return shapes.find(self.cfg.model).adapters(lora)
+        except ValueError:  # an architecture whose matrices are not counted
+            return None
 
     def _room(self, place: Path, label: str, **needed: int) -> None:
         def check() -> None:
