@@ -232,6 +232,7 @@ def test_the_harness_does_not_outlive_a_killed_parent(place, tmp_path):
         "max_length": None,
         "compute": vars(compose("compute.threads=1").compute),
         "precision": "fp32_master",
+        "quantize": None,
     }
     code = (
         "import json, sys; from tspin import benchmark\n"

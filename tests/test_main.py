@@ -101,8 +101,8 @@ TOP = (
     "selfplay, track"
 )
 TYPED = (
-    "coef, compute, data, decoding, evals, experiment, loss, model, name, optim, runs_dir, seed, "
-    "selfplay, size, sweep, track"
+    "coef, compute, data, decoding, evals, experiment, lora, loss, model, name, optim, runs_dir, "
+    "seed, selfplay, size, sweep, track"
 )
 LOSSES = "sft, spin, tspin, tspin_ref, w/o-H-A, wo_ha"
 PRESETS = "paper, quick, spin_code, spin_paper"
