@@ -48,7 +48,8 @@ MAY_IMPORT = {
     "preemption": "",
     "sources": "schemas",
     "triplets": "logps seeds",
-    "config": "artifacts files losses",  # losses only when an objective is built: loss_at
+    "rules": "artifacts",  # and the types of config
+    "config": "files losses rules",  # losses only when an objective is built: loss_at
     "losses": "logps",
     "answers": "",
     "data": "micro.open_task micro.task schemas sources",
@@ -127,7 +128,7 @@ MAY_IMPORT = {
     "micro.__main__": "micro micro.build micro.open_build",
 }
 # for type checkers only, where the import itself would be a cycle
-TYPES_ONLY = {"config": "losses", "data": "config", "triplets": "config"}
+TYPES_ONLY = {"config": "losses", "rules": "config", "data": "config", "triplets": "config"}
 STAGES = ("prepare", "generate", "score", "train", "evaluate")
 NO_TORCH = (
     "activity answers artifacts benchmark config console data disk distributed endpoint evaluate "

@@ -17,7 +17,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_vali
 from pydantic.dataclasses import dataclass
 from pydantic_core import ErrorDetails
 
-from tspin.artifacts import SHARED
+from tspin import rules
 from tspin.files import digest, flatten
 
 if TYPE_CHECKING:
@@ -66,16 +66,6 @@ policy, not of its training, and its file says how it was made."""
 # Of `decoding`: what other programs read, and of that what decides the samples.
 DECIDES = {"vllm": ("tensor_parallel", "vllm_args"), "openai": ("url", "url_model")}
 NOT_DECIDING = ("vllm_python", "data_parallel", "gpu_memory")
-OURS_OF_VLLM = {  # arguments of its engine -> what sets them
-    "model": "model.path",
-    "dtype": "compute.dtype",
-    "max_num_seqs": "decoding.batch_size",
-    "max_model_len": "decoding.max_new_tokens",
-    "tensor_parallel_size": "decoding.tensor_parallel",
-    "data_parallel_size": "decoding.data_parallel",
-    "gpu_memory_utilization": "decoding.gpu_memory",
-}
-COLDEST = 0.01  # temperature; vLLM takes what is below it for this
 
 ADDED: dict[str, Any] = {"model.lora": None, "model.quantize": None, "optim.state": "float32"}
 """Keys that came after the first runs, each at the value where a run is what it was without it:
@@ -360,63 +350,8 @@ class Run:
 
     @model_validator(mode="after")
     def _rules_between_fields(self) -> Run:
-        limit = self.model.max_length - self.decoding.max_new_tokens
-        if not 1 <= self.max_prompt_length <= limit:
-            raise ValueError(
-                f"model.max_prompt_length={self.max_prompt_length} + decoding.max_new_tokens="
-                f"{self.decoding.max_new_tokens} must fit into model.max_length="
-                f"{self.model.max_length}, with at least one prompt token"
-            )
-        for key, schedule, may_be_0 in [
-            ("coef.alpha", self.coef.alpha, False),
-            ("coef.beta", self.coef.beta, True),
-            ("coef.lambda", self.coef.lam, False),
-            ("optim.lr", self.optim.lr, False),
-        ]:
-            values = schedule if isinstance(schedule, list) else [schedule]
-            if not values or min(values) < 0 or (min(values) == 0 and not may_be_0):
-                rule = "at least 0" if may_be_0 else "above 0"
-                raise ValueError(f"{key}={schedule} must be {rule}, one value or one per iteration")
-        if isinstance(self.coef.beta, list) and len(self.coef.beta) > 1 and self.coef.beta[0]:
-            raise ValueError(
-                f"coef.beta={self.coef.beta} must begin with 0: at iteration 0 the synthetic "
-                "response is the proto-synthetic one and the historical term has no gradient"
-            )
-        if (self.optim.schedule_epochs or self.optim.epochs) < self.optim.epochs:
-            raise ValueError(
-                f"optim.schedule_epochs={self.optim.schedule_epochs} is below optim.epochs="
-                f"{self.optim.epochs}: the learning rate would be 0 for the rest"
-            )
-        if self.compute.dtype not in ("auto", self.dtype):
-            raise ValueError(
-                f"compute.dtype={self.compute.dtype} contradicts optim.precision="
-                f"{self.optim.precision}, whose arithmetic is {self.dtype}; use compute.dtype=auto"
-            )
-        if self.selfplay.keep == "best" and self.data.heldout == 0:
-            raise ValueError(
-                "selfplay.keep=best needs held-out prompts to say which is best: data.heldout=N"
-            )
-        if problem := _engine_problem(self):
+        if (problem := next(rules.problems(self), None)) is not None:
             raise ValueError(problem)
-        if self.model.quantize is not None and self.model.lora is None:
-            raise ValueError(
-                f"model.quantize={self.model.quantize} holds weights that cannot be trained: add "
-                "lora=default, or leave it out"
-            )
-        if self.model.lora is not None and self.model.lora.targets == []:
-            raise ValueError("model.lora.targets=[] adapts nothing; use all or names of layers")
-        if self.optim.state == "8bit" and self.optim.name == "rmsprop" and self.optim.momentum:
-            raise ValueError(
-                f"optim.state=8bit knows no momentum of rmsprop, and optim.momentum="
-                f"{self.optim.momentum}; use optim.momentum=0, optim=adamw or optim.state=float32"
-            )
-        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.,=+@-]{,249}", self.name):
-            raise ValueError(
-                f"name={self.name!r} must be one folder name: at most 250 letters, digits and "
-                ". , = + @ - _, the first a letter, a digit or _"
-            )
-        if self.name in (*SHARED, "multirun"):
-            raise ValueError(f"name={self.name} is the name of a folder that runs share")
         return self
 
 
@@ -434,46 +369,6 @@ def arithmetic_dtype(compute: ComputeConfig, precision: Precision) -> DType:
             return "bfloat16"
         case "fp32_master":
             return compute.dtype
-
-
-def _engine_problem(run: Run) -> str | None:
-    """Why the engine that samples cannot do what is asked, and the way out."""
-    how, cool = run.decoding, run.data.eval_cool
-    if how.engine == "vllm":
-        if run.dtype == "float64":
-            return (
-                "compute.dtype=float64 is none of vLLM's; use compute.dtype=float32 or "
-                "decoding.engine=native"
-            )
-        if min(how.temperature, how.temperature if cool is None else cool) < COLDEST:
-            return (
-                f"decoding.temperature={how.temperature} and data.eval_cool={cool} must be at "
-                f"least {COLDEST}: vLLM takes what is colder for that; use decoding.sample=false, "
-                "or decoding.engine=native"
-            )
-        for key in OURS_OF_VLLM.keys() & how.vllm_args.keys():
-            return f"decoding.vllm_args.{key} is set by {OURS_OF_VLLM[key]}"
-    if how.engine in DECIDES and run.model.lora is not None:
-        return (
-            f"decoding.engine={how.engine} reads whole models, and lora=default leaves adapters "
-            "beside their base; use decoding.engine=native"
-        )
-    if how.engine == "openai":
-        if how.url is None or how.url_model is None:
-            return (
-                f"decoding.engine=openai needs decoding.url (here {how.url}), as http://HOST:8000/v1,"
-                f" and decoding.url_model (here {how.url_model}), the policy's name there"
-            )
-        follows = run.selfplay.iterations > 1 or run.data.heldout > 0 or run.selfplay.start_from
-        if "CHECKPOINT" not in how.url_model and follows:
-            return (
-                f"decoding.url_model={how.url_model} names one policy for good, and this run "
-                "samples from several: every iteration's, and each on held-out prompts. Write "
-                "CHECKPOINT where the name has the policy's folder, and serve each when it is "
-                "asked for; or sample from the initial policy alone (selfplay.iterations=1 "
-                "data.heldout=0), or use decoding.engine=vllm"
-            )
-    return None
 
 
 _RUN = TypeAdapter(Run)
