@@ -69,9 +69,11 @@ def describe(
     number = trained(shape, run)
     base = run.model.quantize or held
     said = f"{run.name}: {shape.parameters / 1e9:.3f}e9 weights in {base}, products in {products}"
+    whole = run.model.lora is not None or run.optim.state == "8bit"  # launch.chosen: no shards
+    whole |= run.optim.precision == "bf16_stochastic"
     ways: dict[str, Memory] = {}
     for number in gpus:
-        kinds: tuple[Sharding, ...] = ("ddp",) if number == 1 else ("ddp", "fsdp2")
+        kinds: tuple[Sharding, ...] = ("ddp",) if number == 1 or whole else ("ddp", "fsdp2")
         for kind in kinds:
             name = "1 process" if number == 1 else f"{number} {kind}"
             ways[name] = memory(shape, run, device=device, gpus=number, sharding=kind)
