@@ -1,8 +1,8 @@
 # docker build -t tspin .                                  CPU
 # docker build --build-arg COMPUTE=cuda -t tspin:cuda .    CUDA
-# docker run --rm -v "$PWD/runs:/work/runs" tspin loss=tspin seed=1
-# docker run --rm --gpus all -v "$PWD/runs:/work/runs" tspin:cuda model=zephyr
-# docker run --rm --gpus all --ipc host --entrypoint torchrun -v "$PWD/runs:/work/runs" tspin:cuda \
+# docker run --rm -v "$PWD/runs:/home/tspin/work/runs" tspin loss=tspin seed=1
+# docker run --rm --gpus all -v "$PWD/runs:/home/tspin/work/runs" tspin:cuda model=zephyr
+# docker run --rm --gpus all --ipc host --entrypoint torchrun -v "$PWD/runs:/home/tspin/work/runs" tspin:cuda \
 #   --nproc_per_node=8 /opt/tspin/main.py compute=fsdp2 model=zephyr
 ARG PYTHON=3.11
 FROM python:${PYTHON}-slim
@@ -11,7 +11,7 @@ FROM python:${PYTHON}-slim
 ARG COMPUTE=cpu
 ARG EXTRAS=gguf,evals,launchers,remote
 
-ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 HF_HOME=/work/.cache/huggingface TSPIN_CACHE=/work/.cache/tspin
+ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 HF_HOME=/home/tspin/work/.cache/huggingface TSPIN_CACHE=/home/tspin/work/.cache/tspin
 WORKDIR /opt/tspin
 
 # torch alone and first, as in the README: asked for with the rest it might be another build.
@@ -32,9 +32,9 @@ COPY sweeps ./sweeps
 COPY analysis ./analysis
 COPY hydra_plugins ./hydra_plugins
 
-RUN useradd --create-home --uid 1000 tspin && mkdir /work && chown tspin /work
+RUN useradd --create-home --uid 1000 tspin && install -d -o tspin /home/tspin/work
 USER 1000
-WORKDIR /work
+WORKDIR /home/tspin/work
 
 # The exec form: a signal reaches Python itself, which saves and leaves (docs/clusters.md).
 ENTRYPOINT ["python", "/opt/tspin/main.py"]
