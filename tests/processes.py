@@ -16,25 +16,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from tiny import compose, play, random_policy, random_triplets
+from tiny import LOSSES, compose, play, random_policy, random_triplets
+from torch.distributed import TCPStore
 
 from tspin import distributed, shards, train
 from tspin.artifacts import Iteration, Responses
 from tspin.evaluate import evaluate
 from tspin.generate import generate
-from tspin.losses import SFT, SPIN, TSPIN, TSPINRef, WithoutHA
 from tspin.sampling import Native
 from tspin.score import score, write_scores
 from tspin.tracking import Identity, Tracker
 from tspin.triplets import epoch, micro_batches
 
-LOSSES = {
-    "sft": SFT(),
-    "spin": SPIN(lam=0.1),
-    "tspin": TSPIN(alpha=0.3, beta=0.1),
-    "tspin_ref": TSPINRef(alpha=0.3, beta=0.1),
-    "wo_ha": WithoutHA(alpha=0.3),
-}
 RUN = compose("compute.device=cpu")
 OPTIM = replace(RUN.optim, lr=1e-3, batch_size=4, epochs=2, max_grad_norm=1.0)
 COMPUTE = replace(RUN.compute, micro_batch=1, save_seconds=1e9)
@@ -203,7 +196,9 @@ def serve():
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         pids = [os.fork() or _process(job, rank, port) for rank in range(job["size"])]
+        meeting = TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)
         codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+        del meeting
         answer.write(json.dumps(codes) + "\n")
         answer.flush()
 
@@ -217,6 +212,7 @@ def _process(job, rank, port):
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(job["size"])}
     os.environ |= {"LOCAL_WORLD_SIZE": str(job["size"]), "OMP_NUM_THREADS": "1"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"  # they meet at the launcher, as torchrun's
     distributed.LAST_WORDS = 1.0
     faulthandler.dump_traceback_later(LONGEST, exit=True)  # a test fails, and never hangs
     code = 0

@@ -61,7 +61,7 @@ MAY_IMPORT = {
     "quantized": "config",
     "adapters": "config files seeds",
     "shapes": "config micro",
-    "memory": "config shapes",
+    "memory": "config disk shapes",
     "hours": "config shapes",
     "speed": "config logps model triplets",
     # several processes
@@ -115,7 +115,7 @@ MAY_IMPORT = {
     "__main__": "",  # by name, when a verb is typed
     "status": "artifacts console files heartbeat sweep",
     "merge": "artifacts model",
-    "plan": "config disk hours main memory shapes",
+    "plan": "config disk hours launch main memory shapes",
     # the built-in tasks and their policies
     "micro": "files",
     "micro.splits": "",

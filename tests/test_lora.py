@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import compose, play, random_triplets
+from tiny import compose, interrupted, play, random_triplets
 
 from tspin import adapters, engine, micro, model, speed, train
 from tspin.__main__ import main as tspin
@@ -284,22 +284,12 @@ def test_a_hub_base_is_named_by_its_id_and_revision(tmp_path):
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_interrupted_and_resumed_it_ends_with_the_same_bits(dropout, tmp_path, monkeypatch):
+def test_interrupted_and_resumed_it_ends_with_the_same_bits(dropout, tmp_path):
     """With dropout too: it is drawn anew in each step, from the step's own seed."""
     triplets, lora = random_triplets(16), replace(LORA, dropout=dropout)
     teach(adapted(lora=lora), tmp_path / "whole", triplets=triplets)
-    step, steps = train.gradient_step, []
-
-    def interrupted(*args, **kwargs):
-        if len(steps) == 2:
-            raise KeyboardInterrupt
-        steps.append(kwargs["where"])
-        return step(*args, **kwargs)
-
-    monkeypatch.setattr(train, "gradient_step", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted(2):
         teach(adapted(lora=lora), tmp_path / "cut", triplets=triplets)
-    monkeypatch.setattr(train, "gradient_step", step)
     stored = load_file(Iteration(tmp_path / "cut").train_state)
     assert all("lora_" in name for name in stored if name.startswith("model/"))
     teach(adapted(lora=lora), tmp_path / "cut", triplets=triplets)

@@ -9,8 +9,8 @@ import torch
 from families import FAMILIES, REFUSED, Exact, family
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_train import LOSSES, OPTIM, RUN
-from tiny import random_model, random_triplets, triplet
+from test_train import OPTIM, RUN
+from tiny import LOSSES, random_model, random_triplets, triplet
 
 from tspin import attention, fused, model
 from tspin.logps import ROLES, Logps

@@ -188,7 +188,7 @@ def test_the_command(capsys):
     assert "7.242e9 weights in float32, products in bfloat16" in said
     assert "4 fsdp2" in said and "peak in training" in said and "29 GB a checkpoint" in said
     assert tspin(["plan", "model=zephyr", "lora=default"]) == 0
-    assert "fsdp2" not in capsys.readouterr().out  # which launch.chosen refuses
+    assert "fsdp2" not in capsys.readouterr().out  # see launch.whole
     assert tspin(["plan", "model=zephir"]) == 1
     assert "did you mean zephyr" in capsys.readouterr().err
     assert tspin(["plan", "model=zephyr", "--gpus", "0"]) == 1

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import compose, play, random_policy, random_triplets
+from tiny import compose, interrupted, play, random_policy, random_triplets
 
 from tspin import micro, train
 from tspin.artifacts import Iteration
@@ -153,21 +153,11 @@ def test_the_first_margin_against_the_stored_reference_is_exactly_zero(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["rmsprop", "adamw"])
-def test_interrupted_and_resumed_it_ends_with_the_same_bits(name, tmp_path, monkeypatch):
+def test_interrupted_and_resumed_it_ends_with_the_same_bits(name, tmp_path):
     triplets, options = random_triplets(16), {"loss": TSPIN(0.3, 0.1), "name": name}
     teach(policy_for(BF16), triplets, tmp_path / "whole", BF16, **options)
-    step, steps = train.gradient_step, []
-
-    def interrupted(*args, **kwargs):
-        if len(steps) == 2:
-            raise KeyboardInterrupt
-        steps.append(kwargs["where"])
-        return step(*args, **kwargs)
-
-    monkeypatch.setattr(train, "gradient_step", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted(2):
         teach(policy_for(BF16), triplets, tmp_path / "cut", BF16, **options)
-    monkeypatch.setattr(train, "gradient_step", step)
     teach(policy_for(BF16, seed=9), triplets, tmp_path / "cut", BF16, **options)
     weights = [Iteration(tmp_path / x).checkpoint / "model.safetensors" for x in ("whole", "cut")]
     assert weights[0].read_bytes() == weights[1].read_bytes()

@@ -7,23 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import compose, random_policy, random_triplets
+from tiny import LOSSES, compose, random_policy, random_triplets
 
 from tspin.artifacts import Iteration
 from tspin.files import read_rows
-from tspin.losses import SFT, SPIN, TSPIN, TSPINRef, WithoutHA
+from tspin.losses import SFT, SPIN, TSPIN, TSPINRef
 from tspin.score import score, write_scores
 from tspin.tracking import Identity, StepLog, Tracker
 from tspin.train import build_optimizer, gradient_step, load_state, lr_factor, save_state, train
 from tspin.triplets import epoch, keyed, micro_batches
 
-LOSSES = {
-    "sft": SFT(),
-    "spin": SPIN(lam=0.1),
-    "tspin": TSPIN(alpha=0.3, beta=0.1),
-    "tspin_ref": TSPINRef(alpha=0.3, beta=0.1),
-    "wo_ha": WithoutHA(alpha=0.3),
-}
 RUN = compose()
 OPTIM = replace(RUN.optim, lr=1e-3, batch_size=4, epochs=1, max_grad_norm=None)
 COMPUTE = replace(RUN.compute, micro_batch=2, save_seconds=1e9)

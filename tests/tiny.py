@@ -1,21 +1,32 @@
 """Small things tests build on: random models of any dtype, tokenizers with awkward habits, runs."""
 
+from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 import hydra
+import pytest
 import torch
 from omegaconf import OmegaConf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from tspin import selfplay
+from tspin import selfplay, train
 from tspin.artifacts import RunDir
 from tspin.config import Run
+from tspin.losses import SFT, SPIN, TSPIN, TSPINRef, WithoutHA
 from tspin.micro import folder
 from tspin.model import Policy
 from tspin.tokens import Renderer
 from tspin.triplets import Triplet
 
+LOSSES = {
+    "sft": SFT(),
+    "spin": SPIN(lam=0.1),
+    "tspin": TSPIN(alpha=0.3, beta=0.1),
+    "tspin_ref": TSPINRef(alpha=0.3, beta=0.1),
+    "wo_ha": WithoutHA(alpha=0.3),
+}
 CONF = Path(__file__).resolve().parents[1] / "conf"
 
 
@@ -57,6 +68,21 @@ def sentencepiece_like():
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
     )
+
+
+@contextmanager
+def interrupted(after):
+    """A training in the block is stopped by Ctrl-C after so many steps."""
+    step, steps = train.gradient_step, []
+
+    def stopped(*args, **kwargs):
+        if len(steps) == after:
+            raise KeyboardInterrupt
+        steps.append(kwargs["where"])
+        return step(*args, **kwargs)
+
+    with patch.object(train, "gradient_step", stopped), pytest.raises(KeyboardInterrupt):
+        yield
 
 
 def triplet(i, prompt, annotated, synthetic=None, proto=None, *, source=1, split="train"):

@@ -66,6 +66,13 @@ def weights_dtype(run: Run) -> str:
     return "float64" if run.dtype == "float64" else "float32"
 
 
+def state_dtype(run: Run) -> str:
+    """In which the optimiser keeps its numbers, a key of BYTES."""
+    if run.optim.state == "8bit":
+        return "8bit"
+    return "float32" if run.optim.precision == "bf16_stochastic" else weights_dtype(run)
+
+
 @dataclass(frozen=True)
 class Sizes:
     """Bytes that an iteration of a run writes.
@@ -97,10 +104,8 @@ def sizes(run: Run, *, parameters: int, train: int, heldout: int, others: int = 
     """parameters: that are trained; train, heldout: prompts; others: see bytes_of_checkpoint"""
     dtype, optim = weights_dtype(run), run.optim
     checkpoint = bytes_of_checkpoint(parameters, dtype, others=others)
-    state_dtype = "float32" if optim.precision == "bf16_stochastic" else dtype
-    state_dtype = "8bit" if optim.state == "8bit" else state_dtype
     train_state = bytes_of_train_state(
-        parameters, dtype, tensors=optimizer_tensors(optim), state_dtype=state_dtype
+        parameters, dtype, tensors=optimizer_tensors(optim), state_dtype=state_dtype(run)
     )
     if run.compute.save_seconds >= NEVER:
         train_state = 0

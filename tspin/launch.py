@@ -39,15 +39,8 @@ def chosen(
             "compute.parallel=deepspeed_zero3 is not there yet: use compute=fsdp2, which shards "
             "the same three (weights, gradients, optimiser state)"
         )
-    if found == "fsdp2":
-        for there, what, why in [
-            (optim.precision == "bf16_stochastic", "optim.precision=bf16_stochastic",
-             "rounds whole matrices"),
-            (optim.state == "8bit", "optim.state=8bit", "keeps its scales for whole matrices"),
-            (lora, "lora=default", "leaves little that is worth cutting into shards"),
-        ]:  # fmt: skip
-            if there:
-                raise ValueError(f"{what} {why} and knows no compute=fsdp2; use compute=ddp")
+    if found == "fsdp2" and (reason := whole(optim, lora=lora)) is not None:
+        raise ValueError(f"{reason} and knows no compute=fsdp2; use compute=ddp")
     mixed = environment.get("ACCELERATE_MIXED_PRECISION", "no")
     if mixed not in ("no", "bf16") or (
         mixed == "bf16" and compute.dtype not in ("auto", "bfloat16")
@@ -57,6 +50,15 @@ def chosen(
             "arithmetic is chosen by compute.dtype and optim.precision; use mixed_precision: 'no'"
         )
     return "fsdp2" if found == "fsdp2" else "ddp"
+
+
+def whole(optim: OptimConfig, *, lora: bool) -> str | None:
+    """Why what is trained cannot be cut into shards; None: it can."""
+    if optim.precision == "bf16_stochastic":
+        return "optim.precision=bf16_stochastic rounds whole matrices"
+    if optim.state == "8bit":
+        return "optim.state=8bit keeps its scales for whole matrices"
+    return "lora=default leaves little that is worth cutting into shards" if lora else None
 
 
 def _told_by_accelerate(environment: Mapping[str, str]) -> tuple[str | None, str]:

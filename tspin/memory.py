@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tspin.config import Run, arithmetic_dtype
+from tspin.disk import BYTES, optimizer_tensors, state_dtype, weights_dtype
 from tspin.shapes import Shape
 
 Device = Literal["cpu", "cuda"]
 Sharding = Literal["ddp", "fsdp2"]
-BYTES = {"float64": 8, "float32": 4, "bfloat16": 2}
 CHUNK = {"cpu": 2**23, "cuda": 2**27}  # logits at a time: fused.CHUNK, unread here: it needs torch
-BLOCK = 256  # numbers with one scale, in 8-bit state (and 64 in a 4-bit base)
+BLOCK = 256  # scales of a 4-bit base with one scale of their own
 CONTEXT = {"cpu": 0, "cuda": 2**30}  # assumed: CUDA's own, and what its allocator cannot use
 
 
@@ -69,10 +69,7 @@ def memory(
     gradients and state are divided, and two layers and the head are whole at a time.
     """
     held, products = dtypes(run, device)
-    lora, optim = run.model.lora, run.optim
-    own = "bfloat16" if optim.precision == "bf16_stochastic" else held
-    if lora is not None and optim.precision == "fp32_master":
-        own = "float64" if products == "float64" else "float32"
+    lora, own = run.model.lora, weights_dtype(run)
     trained = shape.parameters if lora is None else shape.adapters(lora)
     weights = float(shape.parameters * BYTES[held])
     if lora is not None:
@@ -81,10 +78,8 @@ def memory(
         weights -= shape.linear * (BYTES[held] - 1 - 4 / shape.hidden)
     elif run.model.quantize == "4bit":  # a byte of scale for 64, and for 256 scales another
         weights -= shape.linear * (BYTES[held] - 0.5 - 1 / 64 - 4 / 64 / BLOCK)
-    states = 2 if optim.name == "adamw" else 1 + (optim.momentum > 0)
-    of_state = 1 + 4 / BLOCK if optim.state == "8bit" else max(4, BYTES[own])
     gradients = float(trained * BYTES[own])
-    state = float(trained * states * of_state)
+    state = float(trained * optimizer_tensors(run.optim) * BYTES[state_dtype(run)])
     copied = BYTES[own] != BYTES[products]
     copies = float(BYTES[products] * (shape.linear if lora is None else trained)) if copied else 0.0
     largest = max(a * b for a, b in shape.matrices.values())

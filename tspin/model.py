@@ -364,9 +364,8 @@ class Policies:
     def forget(self) -> None:
         """The policy in memory no longer is what any folder holds, or its memory is needed."""
         self._policy = None
-        gc.collect()  # a policy and its packed path know each other
+        gc.collect()  # a policy and its packed path know each other, modules and their hooks too
         if torch.cuda.is_available():
-            gc.collect()  # modules and their hooks hold each other
             torch.cuda.empty_cache()  # else another process could not have it
 
     def hold(self, policy: Policy, folder: Path) -> None:

@@ -10,7 +10,7 @@ import argparse
 import sys
 from collections.abc import Iterable, Sequence
 
-from tspin import disk, hours, shapes
+from tspin import disk, hours, launch, shapes
 from tspin.config import Run
 from tspin.hours import LENGTHS, Machine
 from tspin.memory import Device, Memory, Sharding, dtypes, memory
@@ -69,8 +69,7 @@ def describe(
     number = trained(shape, run)
     base = run.model.quantize or held
     said = f"{run.name}: {shape.parameters / 1e9:.3f}e9 weights in {base}, products in {products}"
-    whole = run.model.lora is not None or run.optim.state == "8bit"  # launch.chosen: no shards
-    whole |= run.optim.precision == "bf16_stochastic"
+    whole = launch.whole(run.optim, lora=run.model.lora is not None) is not None
     ways: dict[str, Memory] = {}
     for number in gpus:
         kinds: tuple[Sharding, ...] = ("ddp",) if number == 1 or whole else ("ddp", "fsdp2")

@@ -99,9 +99,9 @@ class VLLM:
         left = len(asked)
         with ExitStack() as stack:
             said = stack.enter_context(self.log.open("ab"))
+            request = self._request(asked, how)
             for device in self.devices[: len(asked)]:
                 process = stack.enter_context(_worker(how, device, said))
-                request = self._request(asked, how)
                 threading.Thread(
                     target=_serve, args=(process, request, asked, todo, events), daemon=True
                 ).start()
