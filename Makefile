@@ -1,6 +1,7 @@
 # make run    set up and run the main job on the embedded model
 # make test   set up and run the tests
 # make lint   formatting, lint and types
+# make docs   docs/ and the reference of the modules as a site, build/docs; a warning is an error
 # make paper  the paper in miniature: every experiment on both built-in tasks, then the report in
 #             report/paper (SEEDS=10 for narrower intervals; goes on where it was stopped)
 # make tune   the sweep that chose the learning rates of the built-in models
@@ -12,7 +13,7 @@ READY := $(VENV)/.ready
 SEEDS ?= 3
 JOBS ?= 2
 
-.PHONY: run test lint paper tune bench bench-gpu
+.PHONY: run test lint docs paper tune bench bench-gpu
 run: $(READY)
 	$(VENV)/bin/python main.py
 
@@ -23,6 +24,9 @@ lint: $(READY)
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
+
+docs: $(READY)
+	$(VENV)/bin/mkdocs build --strict --quiet
 
 # Runs of one thread each, JOBS at a time.
 seeds = $(shell $(PYTHON) -c "print(*range($(SEEDS)), sep=',')")

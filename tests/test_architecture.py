@@ -116,6 +116,13 @@ MAY_IMPORT = {
     "status": "artifacts console files heartbeat sweep",
     "merge": "artifacts model",
     "plan": "config disk hours launch main memory shapes",
+    "asked": "artifacts config keep sweep",
+    "destination": "files",
+    "chat_template": "tokens",
+    "card": "artifacts config files report sources tracking",
+    "export": "artifacts asked card chat_template config destination model tokens",
+    "pairs": "artifacts asked config data destination files model tokens",
+    "chat": "artifacts asked config console model questions sampling",
     # the built-in tasks and their policies
     "micro": "files",
     "micro.splits": "",
@@ -131,7 +138,8 @@ MAY_IMPORT = {
 TYPES_ONLY = {"config": "losses", "rules": "config", "data": "config", "triplets": "config"}
 STAGES = ("prepare", "generate", "score", "train", "evaluate")
 NO_TORCH = (
-    "activity answers artifacts benchmark config console data disk distributed endpoint evaluate "
+    "activity answers artifacts asked benchmark config console data destination disk distributed "
+    "endpoint evaluate "
     "evaluation files generate health heartbeat keep launch mirror preemption questions replay "
     "schemas seeds sources status store sweep tokens tracking vllm vllm_worker.__main__ words "
     "micro micro.task micro.open_task"

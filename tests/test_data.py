@@ -86,6 +86,37 @@ SCHEMAS = {
         },
         ("s", "x", "y"),
     ),
+    "official SPIN": (
+        {
+            "real": chat(("user", "x"), ("assistant", "y")),
+            "generated": chat(("user", "x"), ("assistant", "")),  # as before it is sampled
+        },
+        (None, "x", "y"),
+    ),
+    "preference": ({"prompt": "x", "chosen": "y", "rejected": "z"}, (None, "x", "y")),
+    "preference, as turns": (
+        {
+            "prompt": chat(("system", "s"), ("user", "x")),
+            "chosen": chat(("assistant", "y")),
+            "rejected": chat(("assistant", "z")),
+        },
+        ("s", "x", "y"),
+    ),
+    "preference, prompt in both": (
+        {
+            "chosen": chat(("user", "x"), ("assistant", "y")),
+            "rejected": chat(("user", "x"), ("assistant", "z")),
+        },
+        (None, "x", "y"),
+    ),
+    "preference, prompt thrice": (
+        {"prompt": "x", "chosen": chat(("user", "x"), ("assistant", "y"))},
+        (None, "x", "y"),
+    ),
+    "our triplets": (
+        {"system": "s", "prompt": "x", "annotated": "y", "synthetic": "z", "proto": "w"},
+        ("s", "x", "y"),
+    ),
     "instruction": ({"instruction": "x", "output": "y"}, (None, "x", "y")),
     "instruction_input": (
         {"instruction": "x", "input": "z", "output": "y"},

@@ -11,6 +11,9 @@ from collections.abc import Sequence
 VERBS = {
     "status": ("tspin.status", "how far runs are, and which of them live"),
     "merge": ("tspin.merge", "adapters and their base as one model"),
+    "export": ("tspin.export", "a policy as a model for others, with its card"),
+    "pairs": ("tspin.pairs", "what a run sampled, as preference data"),
+    "chat": ("tspin.chat", "talk to a policy, or to two side by side"),
     "plan": ("tspin.plan", "memory, hours and disk of a run, before anything starts"),
 }
 

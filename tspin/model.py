@@ -12,6 +12,7 @@ import contextlib
 import gc
 import importlib.util
 import logging
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -316,12 +317,29 @@ def merge(folder: Path, out: Path, dtype: torch.dtype) -> None:
 
     if not adapters.is_adapter(folder):
         raise ValueError(f"{folder} holds no adapters: there is nothing to merge")
-    wide = torch.promote_types(dtype, torch.float32)
-    how = Arithmetic(torch.device("cpu"), wide, wide)
-    model = adapters.merge(_read(adapters.base_of(folder), wide, how, None), folder).to(dtype)
     with atomic(out) as temporary:
-        model.save_pretrained(temporary)
+        temporary.mkdir()
+        write(folder, temporary, dtype)
         AutoTokenizer.from_pretrained(folder).save_pretrained(temporary)
+
+
+def write(folder: Path, out: Path, dtype: torch.dtype | None) -> None:
+    """The whole model in `folder` into the folder `out`: config and weights, no tokenizer.
+
+    dtype  of the weights written; None: as they are, and float32 for merged adapters
+    """
+    there = adapters.is_adapter(folder)
+    if dtype is None and not there:
+        for file in (folder / "config.json", *folder.glob("model*")):
+            shutil.copyfile(file, out / file.name)
+        return
+    dtype = dtype or torch.float32
+    held = torch.promote_types(dtype, torch.float32) if there else dtype
+    how = Arithmetic(torch.device("cpu"), held, held)
+    model = _read(adapters.base_of(folder) if there else folder, held, how, None)
+    if there:
+        model = adapters.merge(model, folder).to(dtype)
+    model.save_pretrained(out)
 
 
 def _read(

@@ -9,9 +9,10 @@ import reprlib
 from collections.abc import Mapping
 
 SCHEMAS = (
-    "messages, conversations, prompt + response, prompt + completion, "
-    "or instruction (+ input) + output"
+    "messages, conversations, prompt + response, prompt + completion, instruction (+ input) + "
+    "output, real (SPIN's own), chosen or prompt + chosen (preference data), prompt + annotated"
 )
+RESPONSES = ("response", "completion", "chosen", "annotated")  # beside `prompt`; the first counts
 ROLES = {
     "system": "system",
     "user": "user",
@@ -38,8 +39,15 @@ def texts(row: object) -> tuple[str | None, str, str]:
     if "messages" in row or "conversations" in row:  # before prompt: ultrachat has both
         name = "messages" if "messages" in row else "conversations"
         system, prompt, annotated = _first_round(row[name], name)
-    elif "prompt" in row and ("response" in row or "completion" in row):
-        name = "response" if "response" in row else "completion"
+    elif isinstance(
+        row.get("real"), list
+    ):  # beside `generated`: samples of a policy that is not ours
+        system, prompt, annotated = _first_round(row["real"], "real")
+    elif isinstance(row.get("chosen"), list) and not isinstance(row.get("prompt"), list):
+        # A conversation from its beginning; a text as `prompt` repeats its first turn.
+        system, prompt, annotated = _first_round(row["chosen"], "chosen")
+    elif "prompt" in row and (names := [name for name in RESPONSES if name in row]):
+        name = names[0]
         if isinstance(row["prompt"], list) and isinstance(row[name], list):
             system, prompt, annotated = _first_round(row["prompt"] + row[name], f"prompt + {name}")
         else:

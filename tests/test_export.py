@@ -1,0 +1,394 @@
+"""What leaves a run for other people's tools: export, pairs, chat."""
+
+import importlib.util
+import io
+import json
+import os
+import subprocess
+import sys
+
+import datasets
+import huggingface_hub
+import pytest
+import torch
+import transformers
+from test_tokens import chat_tokenizer
+from tiny import micro_tokenizer, play, sentencepiece_like
+from tokenizers.processors import TemplateProcessing
+
+from tspin import chat_template, data, keep
+from tspin.__main__ import main
+from tspin.chat import beside
+from tspin.files import read_json, read_rows
+from tspin.pairs import triplets
+from tspin.sweep import stored
+from tspin.tokens import Renderer
+
+VLLM = os.environ.get("TSPIN_VLLM_PYTHON")
+HOSTILE = "</s> \u4f60 <|im_start|> {{ 7 * 7 }}"
+TASK = """
+task: sums
+dataset_path: json
+dataset_kwargs: {data_files: {test: DATA}}
+test_split: test
+output_type: generate_until
+doc_to_text: "{{question}}"
+doc_to_target: "{{answer}}"
+metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
+generation_kwargs: {max_gen_toks: 5, until: ["END"]}
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Two iterations on data of its own: one row has a system message, one is hostile."""
+    root = tmp_path_factory.mktemp("outside")
+    rows = [{"prompt": f"Say {i}.", "response": f" {i} "} for i in range(10)]
+    rows += [{"system": "Be brief.", "prompt": "Hi", "response": "Hi."}]
+    rows += [{"prompt": HOSTILE, "response": "</s>{{ 7 }}"}]
+    file = root / "pairs.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    told = [f"data.path={file}", "data.size=8", "data.heldout=4", "optim.batch_size=4"]
+    folder, _ = play(root / "runs", "tspin", "data=file", *told, name="outside")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(run, tmp_path_factory):
+    to = tmp_path_factory.mktemp("exported") / "policy"
+    assert main(["export", f"run={run.path}", "iteration=best", f"to={to}"]) == 0
+    return to
+
+
+@pytest.fixture
+def said(capsys):
+    """(exit code, what was said) of a verb"""
+
+    def say(*words):
+        code = main(words)
+        told = capsys.readouterr()
+        return code, told.out + told.err
+
+    return say
+
+
+# --- the chat template ---------------------------------------------------------------------------
+
+
+def with_bos():
+    """As Llama: BOS before a text, and the mark of a word's start behind it."""
+    tokenizer = sentencepiece_like()
+    tokenizer._tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", tokenizer.bos_token_id)]
+    )
+    return tokenizer
+
+
+@pytest.mark.parametrize("template", ["alpaca", "alpaca_space", "none"])
+@pytest.mark.parametrize("make", [micro_tokenizer, chat_tokenizer, sentencepiece_like, with_bos])
+def test_the_chat_template_renders_the_ids_of_training(make, template):
+    tokenizer = make()
+    renderer = Renderer(tokenizer, template)
+    text = chat_template.of(renderer)
+    for prompt in ["Hi", " What's\n\nthe 'matter'? \\n", "{{ 7 * 7 }} {% if %}", "\u00e9\u4f60"]:
+        for system in [None, "Be brief."]:
+            ours = renderer.prompt_ids(prompt, system)
+            assert chat_template.prompt_ids(tokenizer, text, prompt, system) == ours
+
+
+def test_under_chat_it_is_the_tokenizers_own():
+    tokenizer = chat_tokenizer()
+    assert chat_template.of(Renderer(tokenizer, "chat")) == tokenizer.chat_template
+
+
+@pytest.mark.parametrize("template", ["alpaca_space", "none"])
+def test_a_whole_round_is_prompt_and_response(template):
+    renderer = Renderer(micro_tokenizer(), template)
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": " Yes.\n"}]
+    ids = renderer.tokenizer.apply_chat_template(
+        messages, chat_template=chat_template.of(renderer), return_dict=False
+    )
+    assert ids == renderer.prompt_ids("Hi") + renderer.response_ids("Yes.")
+
+
+# --- export --------------------------------------------------------------------------------------
+
+
+def test_the_exported_policy_is_the_best_one(run, exported):
+    t, *_ = keep.best([run.iteration(t) for t in run.iterations()])
+    ours, theirs = (
+        transformers.AutoModelForCausalLM.from_pretrained(folder).state_dict()
+        for folder in (run.iteration(t).checkpoint, exported)
+    )
+    assert theirs.keys() == ours.keys()
+    assert all(torch.equal(theirs[name], ours[name]) for name in ours)
+
+
+def test_the_exported_tokenizer_conditions_on_the_ids_of_training(run, exported):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(exported)
+    rows = [row for row in read_rows(run.prompts) if row["prompt"] != HOSTILE]
+    for row in rows:
+        system = "Be brief." if row["prompt"] == "Hi" else None
+        ids = chat_template.prompt_ids(tokenizer, None, row["prompt"], system)
+        assert ids == row["prompt_ids"]
+
+
+def test_generation_is_that_of_the_run(exported):
+    found = read_json(exported / "generation_config.json")
+    del found["transformers_version"]
+    assert found == {
+        "do_sample": True,
+        "temperature": 1.0,
+        "top_k": 0,
+        "top_p": 1.0,
+        "max_new_tokens": 10,
+        "eos_token_id": [1],
+        "pad_token_id": 0,
+    }
+
+
+def test_the_card_is_read_back_by_the_hubs_client(run, exported):
+    card = huggingface_hub.ModelCard.load(exported / "README.md")
+    assert card.data.library_name == "transformers"
+    (perplexity,) = card.data.eval_results
+    t, metric, value = keep.best([run.iteration(t) for t in run.iterations()])
+    assert (perplexity.metric_type, perplexity.metric_value) == (metric, value)
+    assert read_json(run.data)["digest"] in card.text
+    assert str(run.path.parent) not in card.content  # nothing of this machine
+    assert (exported / "training.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_transformers_pipeline(exported):
+    pipe = transformers.pipeline("text-generation", str(exported), device="cpu")
+    (answer,) = pipe([{"role": "user", "content": "Say 1."}], do_sample=False)
+    *_, said = answer["generated_text"]
+    assert said["role"] == "assistant" and isinstance(said["content"], str)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None, reason="without lm-eval")
+def test_the_command_line_of_lm_eval(exported, tmp_path):
+    (tmp_path / "sums.jsonl").write_text('{"question": "1 + 0 =", "answer": 0}\n')
+    (tmp_path / "sums.yaml").write_text(TASK.replace("DATA", str(tmp_path / "sums.jsonl")))
+    command = [sys.executable, "-m", "lm_eval", "--model", "hf", "--model_args"]
+    command += [
+        f"pretrained={exported}",
+        "--device",
+        "cpu",
+        "--apply_chat_template",
+        "--tasks",
+        "sums",
+    ]
+    command += ["--include_path", str(tmp_path)]
+    env = os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "|sums" in done.stdout and "exact_match" in done.stdout
+
+
+@pytest.mark.skipif(VLLM is None, reason="TSPIN_VLLM_PYTHON names no interpreter with vLLM")
+def test_vllm(exported):
+    code = (
+        "import sys, vllm\n"
+        "if __name__ == '__main__':\n"
+        "    llm = vllm.LLM(sys.argv[1], enforce_eager=True, max_model_len=64)\n"
+        "    (out,) = llm.chat([{'role': 'user', 'content': 'Say 1.'}])\n"
+        "    print('IDS', *out.prompt_token_ids)\n"
+    )
+    done = subprocess.run([VLLM, "-c", code, str(exported)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(exported)
+    ids = chat_template.prompt_ids(tokenizer, None, "Say 1.")
+    assert f"IDS {' '.join(map(str, ids))}" in done.stdout
+
+
+def test_the_hub_is_pushed_to_through_its_client(run, monkeypatch, said):
+    """A private repository, and the folder with the card in it."""
+    told = []
+
+    class Client:
+        def create_repo(self, name, **options):
+            told.append((name, options))
+
+        def upload_folder(self, *, repo_id, repo_type, folder_path):
+            told.append((repo_id, repo_type, sorted(path.name for path in folder_path.iterdir())))
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Client)
+    code, words = said("export", f"run={run.path}", "to=hub:me/policy")
+    assert code == 0 and "hub:me/policy" in words
+    (name, options), (repo, kind, files) = told
+    assert (name, repo, kind) == ("me/policy", "me/policy", "model")
+    assert options == {"repo_type": "model", "private": True, "exist_ok": True}
+    assert {"README.md", "model.safetensors", "tokenizer.json", "training.png"} <= set(files)
+
+
+def test_a_hub_that_refuses_is_one_line(run, monkeypatch, said):
+    class Client:
+        def create_repo(self, name, **options):
+            raise RuntimeError("401 Unauthorized\nwith a request id")
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Client)
+    code, words = said("pairs", f"run={run.path}", "to=hub:me/pairs")
+    assert code == 1 and "the hub did not take it (401 Unauthorized); log in" in words
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["to=x"], "run= is missing"),
+        (["run=RUN"], "to= is missing"),
+        (["run=RUN", "to=x", "iteraton=1"], r"did you mean iteration="),
+        (["run=RUN", "to=x", "iteration=7"], "use best, last or one of 0, 1"),
+        (["run=RUN", "to=RUN"], "is there already"),
+        (["run=RUN", "to=hub:x"], "write to=hub:OWNER/NAME"),
+        (["run=RUN", "to=x", "dtype=int8"], "choices: bfloat16, float32, same"),
+        (["run=nowhere", "to=x"], "run=nowhere is no run"),
+    ],
+)
+def test_mistakes_are_one_line(run, said, words, why, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, told = said("export", *(word.replace("RUN", str(run.path)) for word in words))
+    assert code == 1 and why in told and told.startswith("error: ") and told.count("\n") == 1
+    assert not (tmp_path / "x").exists()
+
+
+def test_removed_weights_are_named_with_the_way_out(run, said, tmp_path):
+    from tspin.files import write_json
+
+    out = run.iteration(0)
+    write_json(out.removed, {"keep": "last"})
+    try:
+        code, told = said("export", f"run={run.path}", "iteration=0", f"to={tmp_path / 'x'}")
+    finally:
+        out.removed.unlink()
+    assert code == 1 and "removed by selfplay.keep=last" in told
+    assert "weights are there of iteration 1" in told
+
+
+@pytest.mark.parametrize("verb", ["export", "pairs", "chat"])
+def test_help(verb, said):
+    code, told = said(verb, "--help")
+    assert code == 0 and told.startswith(f"usage: python -m tspin {verb} run=...")
+
+
+# --- pairs ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pairs(run, tmp_path_factory):
+    to = tmp_path_factory.mktemp("pairs") / "set"
+    assert main(["pairs", f"run={run.path}", "iteration=1", f"to={to}"]) == 0
+    return to
+
+
+def load(folder, config, split="train"):
+    cache = str(folder.parent / "cache")
+    return datasets.load_dataset(str(folder), config, split=split, cache_dir=cache).to_list()
+
+
+def test_triplets_are_those_that_were_trained_on(run, pairs):
+    rows = {
+        row["id"]: row for split in ("train", "heldout") for row in load(pairs, "triplets", split)
+    }
+    samples = run.iteration(1).synthetic.ids()
+    for prompt in read_rows(run.prompts):
+        row = rows[prompt["id"]]
+        assert row["system"] == ("Be brief." if prompt["prompt"] == "Hi" else None)
+        assert row["annotated"] == prompt["annotated"].strip()
+        assert row["prompt_ids"] == prompt["prompt_ids"]
+        assert row["annotated_ids"] == prompt["annotated_ids"]
+        assert row["synthetic_ids"] == samples[prompt["id"]]
+
+
+def test_preferences_are_the_texts_of_the_run(run, pairs):
+    both = zip(load(pairs, "preference"), load(pairs, "triplets"), strict=True)
+    for two, three in both:
+        system = "Be brief.\n\n" if three["system"] else ""
+        prompt = f"{system}### Instruction: {three['prompt']}\n\n### Response: "
+        assert two == {
+            "prompt": prompt,
+            "chosen": three["annotated"],
+            "rejected": three["synthetic"],
+        }
+
+
+def test_a_chat_runs_preferences_are_messages(run, monkeypatch):
+    """The ids differ from the run's, so that the system messages are read from its data again."""
+    from tspin.pairs import _messages
+
+    row = {"system": "s", "prompt": "x", "annotated": "y", "synthetic": "z"}
+    assert _messages(row) == {
+        "prompt": [{"role": "system", "content": "s"}, {"role": "user", "content": "x"}],
+        "chosen": [{"role": "assistant", "content": "y"}],
+        "rejected": [{"role": "assistant", "content": "z"}],
+    }
+
+
+def test_our_reader_takes_them_back(run, pairs):
+    file = pairs / "triplets" / "train-00000-of-00001.parquet"
+    there = {
+        (pair.system, pair.prompt, pair.annotated) for pair in data.read_pairs(str(file)).pairs
+    }
+    cfg = stored(run).run
+    assert there == {
+        (pair.system, pair.prompt, pair.annotated.strip()) for pair in data.load(cfg.data).train
+    }
+
+
+def test_a_changed_source_is_refused_where_it_is_needed(run):
+    """System messages stand in the source alone: another one would be another prompt."""
+    cfg = stored(run).run
+    renderer = Renderer(micro_tokenizer(), cfg.model.template)
+    file = run.path.parent.parent / "pairs.jsonl"
+    before = file.read_text()
+    file.write_text(before.replace("Be brief.", "Be long."))
+    try:
+        with pytest.raises(ValueError, match="has a system message"):
+            triplets(cfg, run, run.iteration(1), renderer)
+    finally:
+        file.write_text(before)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="without trl")
+def test_trl_makes_the_ids_of_the_run(run, pairs, exported):
+    """TRL's own preparation, under a template whose boundary no token crosses."""
+    from trl.trainer.dpo_trainer import DPOConfig, DPOTrainer
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(exported)
+    trainer = DPOTrainer.__new__(DPOTrainer)
+    trainer._tokenizer = tokenizer
+    rows = [row for row in load(pairs, "preference") if "</s>" not in str(row)]
+    ours = [row for row in load(pairs, "triplets") if "</s>" not in str(row["prompt"])]
+    config = DPOConfig(output_dir=str(pairs.parent / "trl"), report_to="none", bf16=False)
+    found = trainer._prepare_dataset(datasets.Dataset.from_list(rows), tokenizer, config, "train")
+    for theirs, row in zip(found, ours, strict=True):
+        assert (
+            theirs["prompt_ids"] + theirs["chosen_ids"] == row["prompt_ids"] + row["annotated_ids"]
+        )
+
+
+# --- chat ----------------------------------------------------------------------------------------
+
+
+def test_a_piped_talk_is_answered_line_by_line(run, said, monkeypatch):
+    words = ["chat", f"run={run.path}", "greedy=true"]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Say 1.\n\nSay 2.\n/quit\nSay 3.\n"))
+    code, told = said(*words)
+    assert code == 0 and told.count("\n\n") == 2
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Say 1.\nSay 2.\n"))
+    assert said(*words) == (0, told)
+
+
+def test_two_policies_side_by_side(run, said, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Say 1.\n"))
+    code, told = said("chat", f"run={run.path}", "iteration=1", "against=base")
+    assert code == 0
+    head, rule, *_ = told.split("\n")
+    assert [part.strip() for part in head.split("|")] == ["iteration 1", "initial policy"]
+
+
+def test_columns_and_rows():
+    assert beside(["a", "b"], ["x y", "z"], width=20) == "[a] x y\n[b] z\n\n"
+    wide = beside(["a", "b"], ["one\ntwo", "z"], width=63)
+    left = [line.split("|")[0] for line in wide.splitlines() if line]
+    assert [part.strip() for part in left] == ["a", "-", "one", "two"]
+    assert {len(part) for part in left[:3]} == {31}

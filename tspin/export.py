@@ -1,0 +1,84 @@
+"""`python -m tspin export`: an iteration's policy as a model for others, with its card.
+
+What is written is a plain transformers folder: weights (adapters are merged into their base),
+tokenizer with the chat template that renders the prompts of training, generation config with the
+ids that end a response and the sampling of the run, README.md with what is known of it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from tspin import asked, card, chat_template, destination, model
+from tspin.artifacts import Iteration, RunDir
+from tspin.asked import Told
+from tspin.config import Run
+from tspin.tokens import Renderer
+
+ABOUT = """Writes the policy of an iteration as a plain transformers folder with tokenizer, chat
+template, generation config and model card: for transformers, vLLM, lm-eval and anybody."""
+OPTIONS = {
+    "run": asked.RUN,
+    "iteration": asked.ITERATION,
+    "to": destination.TO,
+    "dtype": ("same", "of the weights: same (merged adapters: float32), float32 or bfloat16"),
+    "private": destination.PRIVATE,
+}
+DTYPES = ("same", "float32", "bfloat16")
+
+
+def main(arguments: Sequence[str]) -> int:
+    return asked.answer("export", ABOUT, OPTIONS, arguments, _export)
+
+
+def _export(told: Told) -> None:
+    dtype = asked.choice(told, "dtype", DTYPES)
+    private = asked.choice(told, "private", ("true", "false")) == "true"
+    destination.check(told["to"])
+    cfg, folder = asked.opened(told["run"])
+    out = asked.iteration(folder, told["iteration"])
+    with destination.opened(told["to"], "model", private=private) as made:
+        export(cfg, folder, out, made, dtype=None if dtype == "same" else getattr(torch, dtype))
+    sys.stdout.write(f"iteration {out.t} of {folder.path} -> {told['to']}\n")
+
+
+def export(
+    cfg: Run, folder: RunDir, out: Iteration, made: Path, *, dtype: torch.dtype | None = None
+) -> None:
+    """Fills the folder `made` with iteration `out` of the run.
+
+    dtype  of the weights; None: as they are, and float32 for merged adapters
+    """
+    weights = asked.weights(folder, out)
+    model.write(weights, made, dtype)
+    renderer = model.renderer(weights, template=cfg.model.template)
+    template = chat_template.of(renderer)
+    renderer.tokenizer.chat_template = template
+    renderer.tokenizer.save_pretrained(made)
+    _write_generation(cfg, renderer, made)
+    card.write(cfg, folder, out, made, messages=template is not None)
+
+
+def _write_generation(cfg: Run, renderer: Renderer, made: Path) -> None:
+    """generation_config.json: how the run sampled is the default of whoever loads the folder."""
+    from transformers import GenerationConfig
+
+    how = cfg.decoding
+    sampling = {}
+    if how.sample:
+        # What is not filtered is said: defaults of other versions do filter.
+        sampling = {"temperature": how.temperature, "top_k": how.top_k or 0}
+        sampling |= {"top_p": 1.0 if how.top_p is None else how.top_p}
+        sampling |= {} if how.min_p is None else {"min_p": how.min_p}
+    GenerationConfig(
+        do_sample=how.sample,
+        max_new_tokens=how.max_new_tokens,
+        eos_token_id=renderer.stop_ids,
+        pad_token_id=renderer.pad_id,
+        bos_token_id=renderer.tokenizer.bos_token_id,
+        **sampling,
+    ).save_pretrained(made)
