@@ -155,9 +155,13 @@ def fetch(model: ModelConfig) -> Path:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    """Of a folder. Other kinds are pickles, which can run code when they are read."""
+    files = sorted(folder.glob("*.safetensors"))
     if not files:
-        raise ValueError(f"model.path={folder} holds no *.safetensors")
+        raise ValueError(
+            f"model.path={folder} holds no *.safetensors, the one kind of weights that is read; "
+            "of a model you trust: from_pretrained(FOLDER).save_pretrained(NEW) in transformers"
+        )
     return files
 
 
@@ -336,12 +340,15 @@ def _read(
         if "dropout" in name and isinstance(getattr(config, name), float):
             setattr(config, name, 0.0)
     if quantize is None:
-        model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=dtype)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, config=config, dtype=dtype, use_safetensors=True
+        )
         return model.to(how.device)
     return AutoModelForCausalLM.from_pretrained(
         folder,
         config=config,
         dtype=dtype,
+        use_safetensors=True,
         device_map={"": how.device},
         quantization_config=quantized.base_config(quantize, how.products),
     )
