@@ -1,6 +1,7 @@
 # make run    set up and run the main job on the embedded model
 # make test   set up and run the tests
 # make lint   formatting, lint and types
+# make chaos  100 faults on purpose (kills, full disks, damaged files, ...), then `survived N of N`
 # make paper  the paper in miniature: every experiment on both built-in tasks, then the report in
 #             report/paper (SEEDS=10 for narrower intervals; goes on where it was stopped)
 # make tune   the sweep that chose the learning rates of the built-in models
@@ -12,12 +13,15 @@ READY := $(VENV)/.ready
 SEEDS ?= 3
 JOBS ?= 2
 
-.PHONY: run test lint paper tune bench bench-gpu
+.PHONY: run test chaos lint paper tune bench bench-gpu
 run: $(READY)
 	$(VENV)/bin/python main.py
 
 test: $(READY)
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
+
+chaos: $(READY)
+	$(VENV)/bin/python tests/chaos.py $(CHAOS)
 
 lint: $(READY)
 	$(VENV)/bin/ruff check

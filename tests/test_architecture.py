@@ -91,7 +91,7 @@ MAY_IMPORT = {
     "vllm_worker": "",
     "vllm_worker.__main__": "",  # another environment's
     "endpoint": "config questions tokens",
-    "outside": "config endpoint model questions sampling vllm",
+    "outside": "config endpoint files model questions sampling vllm",
     "inputs": "artifacts config data files tracking triplets",
     # stages
     "prepare": "artifacts config data files tokens",

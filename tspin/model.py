@@ -32,7 +32,7 @@ from tspin.config import (
     Quantize,
     arithmetic_dtype,
 )
-from tspin.files import atomic, cache, file_digest, owner
+from tspin.files import atomic, cache, check_sums, file_digest, owner, write_sums
 from tspin.logps import Logps, Role, sequence_logps
 from tspin.packed import Judge, Packed, packed
 from tspin.packing import Layout
@@ -124,6 +124,7 @@ class Policy:
         with atomic(folder) as temporary:
             self.model.save_pretrained(temporary)
             self.renderer.tokenizer.save_pretrained(temporary)
+            write_sums(temporary)
 
 
 def check_reachable(model: ModelConfig) -> None:
@@ -365,6 +366,7 @@ class Policies:
     def __call__(self, folder: Path) -> Policy:
         if self._policy is None or self._folder != folder:
             self._policy = None  # never two in memory
+            check_sums(folder)
             self._policy, self._folder = self._read(folder), folder
         return self._policy
 
