@@ -144,6 +144,10 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         return table.to_pylist()
 
 
+# What readers raise for bytes that mean nothing; types that Arrow does not have are ArrowException.
+_NOT_OURS = (ValueError, TypeError, LookupError, AttributeError, pa.ArrowException)
+
+
 class Damaged(ValueError):
     """A finished file whose bytes are not those that were written; see `damaged`."""
 
@@ -155,7 +159,7 @@ def whole(path: Path) -> Iterator[None]:
         yield
     except (FileNotFoundError, Damaged):
         raise
-    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
+    except (OSError, *_NOT_OURS) as error:
         if getattr(error, "errno", None) is not None:  # the disk's own, which name the file
             raise
         raise damaged(path, error) from error
