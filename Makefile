@@ -2,6 +2,7 @@
 # make test   set up and run the tests
 # make lint   formatting, lint and types
 # make docs   docs/ and the reference of the modules as a site, build/docs; a warning is an error
+# make chaos  100 faults on purpose (kills, full disks, damaged files, ...), then `survived N of N`
 # make paper  the paper in miniature: every experiment on both built-in tasks, then the report in
 #             report/paper (SEEDS=10 for narrower intervals; goes on where it was stopped)
 # make tune   the sweep that chose the learning rates of the built-in models
@@ -13,12 +14,15 @@ READY := $(VENV)/.ready
 SEEDS ?= 3
 JOBS ?= 2
 
-.PHONY: run test lint docs paper tune bench bench-gpu
+.PHONY: run test chaos lint docs paper tune bench bench-gpu
 run: $(READY)
 	$(VENV)/bin/python main.py
 
 test: $(READY)
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
+
+chaos: $(READY)
+	$(VENV)/bin/python tests/chaos.py $(CHAOS)
 
 lint: $(READY)
 	$(VENV)/bin/ruff check

@@ -20,7 +20,7 @@ import yaml
 
 from analysis.options import command
 from tspin.config import unknown
-from tspin.files import digest, write_json
+from tspin.files import digest, write_text
 from tspin.replay import eval_key
 from tspin.tracking import CELLS, TIES, logged_in
 
@@ -355,6 +355,7 @@ def main(arguments: Sequence[str]) -> None:
             page.save()
             log.info("published: %s", page.url)
         else:
-            write_json(Path(options["out"]), specification(page))
+            spec = json.dumps(specification(page), indent=2, ensure_ascii=False)
+            write_text(Path(options["out"]), f"{spec}\n")
             num_panels = sum(map(len, drawn.values()))
             log.info("%d panels: %s", num_panels, options["out"])

@@ -92,7 +92,7 @@ MAY_IMPORT = {
     "vllm_worker": "",
     "vllm_worker.__main__": "",  # another environment's
     "endpoint": "config questions tokens",
-    "outside": "config endpoint model questions sampling vllm",
+    "outside": "config endpoint files model questions sampling vllm",
     "inputs": "artifacts config data files tracking triplets",
     # stages
     "prepare": "artifacts config data files tokens",
@@ -376,6 +376,25 @@ def test_nothing_prints_or_pickles(module):
         if isinstance(node, ast.Call):
             call = ast.unparse(node.func)
             assert call not in ("print", "torch.save", "torch.load"), f"line {node.lineno}"
+            assert call != "yaml.load" or _safe_loader(node), f"line {node.lineno}"
+            keys = {keyword.arg for keyword in node.keywords}
+            assert "trust_remote_code" not in keys, f"line {node.lineno}"
+
+
+def _safe_loader(call):
+    loader = ast.unparse(call.args[1])
+    return loader in ("yaml.CSafeLoader", "FAST_YAML", "_TaskFile")  # the last two: see below
+
+
+def test_loaders_of_yaml_make_plain_values_only():
+    from analysis.runs import FAST_YAML
+    from tspin.benchmark import _TaskFile
+
+    assert FAST_YAML in (yaml.SafeLoader, yaml.CSafeLoader)
+    assert issubclass(_TaskFile, yaml.SafeLoader)
+    text = "a: !!python/object/apply:os.getpid []"
+    with pytest.raises(yaml.YAMLError):
+        yaml.load(text, FAST_YAML)
 
 
 # --- dependencies --------------------------------------------------------------------------------

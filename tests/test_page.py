@@ -19,6 +19,7 @@ from tspin.files import write_jsonl, write_rows
 PIECES = ("table1", "figure2", "figure4c", "comparison")
 PHONE, DESKTOP = 390, 1280
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+HOSTILE = "<img src=x onerror=window.ran=1>"  # no slash: it is part of a folder's name
 MARKUP = "<b id='bold'>b</b><script>window.ran = 1</script></script>"
 
 
@@ -137,6 +138,36 @@ def test_a_number_that_is_not_finite_is_none(tmp_path):
     write_rows(made.iteration(0).scores, rows, SCORES)
     shown = page.samples(Runs.read(tmp_path))["runs"][0]["prompts"][0]["iterations"][0]
     assert shown["scores"] == {"annotated": [-1.0, None], "synthetic": [None, None]}
+
+
+# --- what is not ours ---
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory):
+    """A page of runs where every text that somebody else may write is markup."""
+    root = tmp_path_factory.mktemp("hostile")
+    for seed in range(2):
+        made = write_run(
+            root / "runs", "tspin", seed=seed, scores=True, model=HOSTILE, data=HOSTILE,
+            apart=HOSTILE,
+        )  # fmt: skip
+        config = made.config.read_text(encoding="utf-8")
+        made.config.write_text(config.replace("label: T-SPIN", f'label: "{MARKUP}"'))
+        words = dict.fromkeys(("prompt", "annotated", "synthetic", "proto", MARKUP), MARKUP)
+        for t in (0, 1):
+            write_jsonl(made.iteration(t).samples, [{"id": MARKUP, "split": MARKUP, **words}])
+    runs = Runs.read(root / "runs")
+    pieces = catalogue.build(runs, ("comparison",), with_paper=True)
+    images = render.images(catalogue.drawings(pieces), [render.SHOWN])
+    return page.write(runs, pieces, images, claims.judge(runs), root / "report", [MARKUP])
+
+
+def test_names_and_labels_are_escaped_too(hostile):
+    html = hostile.read_text(encoding="utf-8")
+    body = re.sub(r"<(script|style).*?</\1>", "", html, flags=re.S)
+    assert "&lt;img src=x" in body and "&lt;b id=" in body  # they are shown
+    assert "<img src=x" not in html and "<b id=" not in html and "ran = 1</script>" not in html
 
 
 # --- in a browser ---------------------------------------------------------------------------------
@@ -289,6 +320,13 @@ def test_markup_of_a_response_is_shown_not_run(at):
     choose(opened, "run", "T-SPIN, seed 0 (micro on micro)")
     assert becomes(opened, lambda: MARKUP in texts(opened, "#browser .text"), True)
     assert opened.execute_script("return window.ran") is None and not find(opened, "#bold")
+
+
+def test_markup_anywhere_is_shown_not_run(browser, hostile):
+    browser.get(hostile.as_uri())
+    assert becomes(browser, lambda: MARKUP in texts(browser, "#browser .text"), True)
+    assert browser.execute_script("return window.ran") is None and not find(browser, "#bold")
+    assert not find(browser, "img[src=x]") and browser.get_log("browser") == []
 
 
 def test_log_likelihoods_stand_beside_responses(at):

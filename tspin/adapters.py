@@ -140,6 +140,7 @@ def compute_in(model: PreTrainedModel, autocast: torch.dtype | None) -> None:
 def attach(base: PreTrainedModel, folder: Path) -> None:
     """The adapters in `folder`, beside the weights of the base, as they are."""
     need()
+    _safe(folder)
     base.load_adapter(str(folder))
 
 
@@ -151,8 +152,15 @@ def merge(base: PreTrainedModel, folder: Path) -> PreTrainedModel:
     need()
     from peft import PeftModel
 
+    _safe(folder)
     whole = PeftModel.from_pretrained(base, folder).merge_and_unload()
     return whole.requires_grad_(True)  # peft has frozen it
+
+
+def _safe(folder: Path) -> None:
+    """ValueError where peft would read a pickle, which can run code."""
+    if not (folder / WEIGHTS).exists():
+        raise ValueError(f"{folder} holds no {WEIGHTS}, the one kind of adapters that is read")
 
 
 def need() -> None:

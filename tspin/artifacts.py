@@ -15,7 +15,17 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
-from tspin.files import digest, flatten, read_json, read_rows, remove, write_text
+from tspin.files import (
+    damaged,
+    digest,
+    file_digest,
+    flatten,
+    read_json,
+    read_rows,
+    remove,
+    whole,
+    write_text,
+)
 
 SHARED = ("proto", "base")  # folders of runs_dir that are no runs
 CHECKPOINT, TRAIN_STATE = "checkpoint", "train_state"  # folders of an iteration
@@ -90,7 +100,9 @@ class Responses:
         return read_json(self.manifest)
 
     def rows(self) -> list[dict[str, Any]]:
-        return [row for i in range(self.facts()["num_parts"]) for row in read_rows(self.part(i))]
+        with whole(self.manifest):
+            num_parts = range(self.facts()["num_parts"])
+        return [row for i in num_parts for row in read_rows(self.part(i))]
 
     def ids(self) -> dict[str, list[int]]:
         """Prompt id -> sampled token ids."""
@@ -196,7 +208,25 @@ class Iteration:
                 f"{read_json(self.removed)['keep']}; run it again with selfplay.keep=all and a "
                 "name of its own (name=...), or remove that iteration's folder to train it again"
             )
+        if not self.checkpoint.exists():
+            raise ValueError(
+                f"{self.checkpoint} is gone, and is needed to go on; put it back, or remove "
+                f"{self.done.name} beside it and give the same command again: it is trained anew"
+            )
         return self.checkpoint
+
+    def digests(self) -> dict[str, str]:
+        """File -> sha256 of what stays as it is and carries no digest itself, for done.json."""
+        files = (self.metrics, self.samples)
+        return {path.name: file_digest(path) for path in files if path.exists()}
+
+    def check(self) -> None:
+        """ValueError where a file is not the one that done.json tells of (if it does)."""
+        with whole(self.done):
+            files = dict(read_json(self.done).get("files", {}))
+        for path in (self.metrics, self.samples):
+            if path.name in files and path.exists() and file_digest(path) != files[path.name]:
+                raise damaged(path, "it is not the file that done.json tells of")
 
     def clear_train_state(self) -> None:
         """Removes what only an unfinished training needs."""
@@ -288,7 +318,11 @@ class RunDir:
         if not self.config.exists():
             write_text(self.config, yaml.safe_dump(config, sort_keys=False))
             return
-        old = flatten(yaml.safe_load(self.config.read_text(encoding="utf-8")))
+        with whole(self.config):
+            try:
+                old = flatten(yaml.safe_load(self.config.read_text(encoding="utf-8")))
+            except (yaml.YAMLError, AttributeError) as error:
+                raise ValueError(str(error)) from None
         for key, value in added.items():
             if not any(f"{known}.".startswith(f"{key}.") for known in old):
                 old[key] = value

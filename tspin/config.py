@@ -13,7 +13,14 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 from pydantic.dataclasses import dataclass
 from pydantic_core import ErrorDetails
 
@@ -26,6 +33,7 @@ if TYPE_CHECKING:
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*$", max_length=64)]  # in paths
 Place = Annotated[str, Field(min_length=1)]
+Keyless = Annotated[str, AfterValidator(lambda url: _keyless(url))]  # in files and records
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Schedule = float | list[float]  # one value, or one per iteration; the last repeats
 LossName = Literal["sft", "spin", "tspin", "tspin_ref", "wo_ha"]
@@ -158,7 +166,7 @@ class DecodingConfig:
     tensor_parallel: int = Field(ge=1)  # GPUs of each of them
     gpu_memory: float = Field(gt=0, le=1)  # share of a GPU that vLLM takes
     vllm_args: dict[str, Any]  # further arguments of vLLM's engine, by its names
-    url: str | None = Field(pattern=r"^https?://[^\s@?#]+$")  # .../v1; no key in it
+    url: Annotated[Keyless, Field(pattern=r"^https?://[^\s#]+$")] | None  # .../v1
     url_model: Place | None  # what the policy is called there; CHECKPOINT: its folder
 
 
@@ -208,7 +216,7 @@ class TrackConfig:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class SyncConfig:
-    url: str | None  # s3://BUCKET/PREFIX, gs://..., a folder; None: no copy
+    url: Keyless | None  # s3://BUCKET/PREFIX, gs://..., a folder; None: no copy
     checkpoints: Literal["all", "last", "none"]
     train_state: bool  # of an iteration that is not done, too
     seconds: float = Field(gt=0)  # between two looks at what is new
@@ -371,6 +379,16 @@ def arithmetic_dtype(compute: ComputeConfig, precision: Precision) -> DType:
             return compute.dtype
 
 
+def _keyless(url: str) -> str:
+    """ValueError, which does not repeat it, for an address with a password or a key in it."""
+    if re.search(r"://[^/]*@", url) or ("://" in url and "?" in url):
+        raise ValueError(
+            "no password or key in an address, since it stands in every record of a "
+            "run; they go into the environment"
+        )
+    return url
+
+
 _RUN = TypeAdapter(Run)
 # pydantic names the branch of a union it tried
 _UNION_TAGS = ("float", "list[float]", "literal['all']", "list[constrained-str]")
@@ -449,5 +467,7 @@ def _explain(key: str, error: ErrorDetails) -> str:
             return f"{key} is not set"
         case "value_error" if not key:
             return error["msg"].removeprefix("Value error, ")
+        case "value_error":
+            return f"{key}: {error['msg'].removeprefix('Value error, ')}"
         case _:
             return f"{key}={error['input']!r}: {error['msg']}"

@@ -26,6 +26,7 @@ from tspin.tokens import Renderer
 
 KEY = "TSPIN_API_KEY"  # environment variable: the key is in no file and on no command line
 SECONDS = 600.0  # of one request
+LARGEST = 1 << 26  # bytes of an answer that are read
 PATIENCE = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)  # seconds between two tries
 BUSY = (408, 425, 429)  # of the user's errors, those that pass; all of the server's may
 
@@ -66,7 +67,10 @@ class Endpoint:
 
     def _look_up(self) -> None:
         found = self._call("/models", None)
-        names = [str(entry.get("id")) for entry in found.get("data", [])]
+        try:
+            names = [str(entry["id"]) for entry in found["data"]]
+        except (LookupError, TypeError):
+            raise self._refusal(f"/models: {str(found):.200} is no list of models") from None
         if self.served not in names:
             raise ValueError(
                 f"decoding.url={self.url} serves {', '.join(names) or 'nothing'}, not "
@@ -96,19 +100,17 @@ class Endpoint:
         )
         try:
             (choice,) = found["choices"]
-        except (KeyError, ValueError, TypeError):
+            ids, read = choice.get("token_ids"), choice.get("prompt_token_ids")
+        except (LookupError, ValueError, TypeError, AttributeError):
             raise self._refusal(f"{str(found):.200} is no completion") from None
-        ids = choice.get("token_ids")
         if ids is None:
             raise self._refusal(
                 "it returns no token ids, and text that is encoded again is other ids than were "
                 "sampled; needed is return_token_ids, as vLLM 0.10.2 or SGLang have it"
             )
-        read = choice.get("prompt_token_ids")
         if read is not None and read != prompt:
-            raise self._refusal(
-                f"it read {len(read)} prompt ids that are not the {len(prompt)} sent"
-            )
+            length = len(read) if isinstance(read, list) else 0
+            raise self._refusal(f"it read {length} prompt ids that are not the {len(prompt)} sent")
         try:
             check_response(ids, stop=self.renderer.stop_ids, max_new_tokens=how.max_new_tokens)
         except ValueError as error:
@@ -125,13 +127,13 @@ class Endpoint:
         for patience in (*PATIENCE, None):
             try:
                 with _OPENER.open(request, timeout=SECONDS) as answer:
-                    return json.load(answer)
+                    return json.loads(answer.read(LARGEST))
             except HTTPError as error:
                 reason = f"{path}: {error.code} {error.reason} {_detail(error)}".strip()
                 if error.code < 500 and error.code not in BUSY:
                     hint = f"; its key goes into ${KEY}" if error.code in (401, 403) else ""
                     raise self._refusal(f"{reason}{hint}") from None
-            except ValueError:
+            except (ValueError, RecursionError):
                 raise self._refusal(f"{path}: the answer is no JSON") from None
             except (OSError, HTTPException) as error:  # out of reach, cut off, or too slow
                 reason = f"{path}: {error or type(error).__name__}"

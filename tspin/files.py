@@ -20,12 +20,16 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from tspin import activity
 
 log = logging.getLogger("tspin")
+SHA256 = "sha256"  # in a JSON object
+VALUES = b"tspin.sha256"  # in the metadata of a parquet file
+SUMS = "tspin.sha256sums"  # in a folder: digests of its files, as `sha256sum --check` reads them
 
 
 @contextmanager
@@ -80,16 +84,30 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
+    """An object gets one key more, a digest of the others: `read_json` checks and drops it."""
+    if isinstance(value, dict):
+        value = {**value, SHA256: digest(json.loads(json.dumps(value)))}
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Raises ValueError, which names the file and the way out, for one that is damaged."""
+    with whole(path):
+        value = json.loads(path.read_text(encoding="utf-8"))
+        said = value.pop(SHA256, None) if isinstance(value, dict) else None  # None: not ours
+        if said is not None and said != digest(value):
+            raise ValueError("its values are not those that were written")
+        return value
 
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]], schema: pa.Schema) -> None:
-    """Rows to one parquet file; columns a row lacks become null."""
+    """Rows to one parquet file; columns a row lacks become null.
+
+    It carries a digest of its values, which `read_rows` checks: a byte that a disk or a copy has
+    changed is found whatever it means.
+    """
     table = pa.Table.from_pylist(list(rows), schema=schema)
+    table = table.replace_schema_metadata({VALUES: _values_digest(table)})
     with atomic(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
 
@@ -117,7 +135,73 @@ def _link_file(source: Any, target: Any) -> None:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    return pq.read_table(path).to_pylist()
+    """Raises ValueError, which names the file and the way out, for one that is damaged."""
+    with whole(path):
+        table = pq.read_table(path)
+        said = (table.schema.metadata or {}).get(VALUES)  # of an older version: none
+        if said is not None and said != _values_digest(table):
+            raise ValueError("its values are not those that were written")
+        return table.to_pylist()
+
+
+# What readers raise for bytes that mean nothing; types that Arrow does not have are ArrowException.
+_NOT_OURS = (ValueError, TypeError, LookupError, AttributeError, pa.ArrowException)
+
+
+class Damaged(ValueError):
+    """A finished file whose bytes are not those that were written; see `damaged`."""
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[None]:
+    """What reading `path` raises where its bytes are not ours becomes `damaged`'s ValueError."""
+    try:
+        yield
+    except (FileNotFoundError, Damaged):
+        raise
+    except (OSError, *_NOT_OURS) as error:
+        if getattr(error, "errno", None) is not None:  # the disk's own, which name the file
+            raise
+        raise damaged(path, error) from error
+    except RecursionError:
+        raise damaged(path, "nested too deep") from None
+
+
+def damaged(path: Path, why: object) -> Damaged:
+    """To be raised where the bytes of a finished file are not those that were written."""
+    names = path.stat().st_nlink if path.is_file() else 1
+    links = f", under all its {names} names (find RUNS_DIR -samefile it)," if names > 1 else ""
+    return Damaged(
+        f"{path} is damaged ({next(iter(str(why).splitlines()), '')[:200]}). Remove it{links} with "
+        "manifest.json, eval.json and done.json beside it, as far as they are there, and give the "
+        "same command again: it is made anew"
+    )
+
+
+def _values_digest(table: pa.Table) -> bytes:
+    """sha256, in hex, of names, types and values of the columns, however they are encoded."""
+    sha = hashlib.sha256()
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        sha.update(json.dumps([name, len(column)]).encode())
+        for part in _column(column):
+            sha.update(part)
+    return sha.hexdigest().encode()
+
+
+def _column(column: pa.ChunkedArray) -> Iterator[bytes]:
+    """The values as bytes; nulls are told from what they are filled with."""
+    missing = column.is_null()
+    yield f"{len(column)} ".encode()
+    yield missing.to_numpy().tobytes()
+    if pa.types.is_list(column.type):
+        yield pc.list_value_length(column).fill_null(0).to_numpy().tobytes()
+        yield from _column(pc.list_flatten(column))
+    elif pa.types.is_string(column.type):
+        yield pc.binary_length(column).fill_null(0).to_numpy().tobytes()
+        yield from (text.encode() for text in column.to_pylist() if text is not None)
+    else:
+        yield f"{column.type} ".encode()
+        yield column.filter(pc.invert(missing)).to_numpy().tobytes()
 
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
@@ -139,6 +223,31 @@ def file_digest(*paths: Path) -> str:
             while block := f.read(1 << 22):
                 sha.update(block)
     return sha.hexdigest()
+
+
+def write_sums(folder: Path) -> None:
+    """Digests of the files in `folder`, beside them."""
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != SUMS)
+    lines = [f"{file_digest(path)}  {path.name}\n" for path in files]
+    (folder / SUMS).write_text("".join(lines), encoding="utf-8")
+
+
+def check_sums(folder: Path) -> None:
+    """ValueError for a folder whose files are not those of its sums, where it has any.
+
+    The whole folder is read: as long as loading it takes, at most.
+    """
+    if not (folder / SUMS).exists():
+        return
+    for line in (folder / SUMS).read_text(encoding="utf-8", errors="replace").splitlines():
+        said, _, name = line.partition("  ")
+        file = folder / Path(name).name
+        if not file.is_file() or file_digest(file) != said:
+            raise Damaged(
+                f"{folder} is damaged ({name!r:.200} is not what {SUMS} names). Remove the folder "
+                "and done.json beside it and give the same command again: it is made anew. "
+                f"What was changed on purpose is read without {SUMS}"
+            )
 
 
 @contextmanager

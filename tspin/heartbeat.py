@@ -68,13 +68,24 @@ class Beat:
         return now - self.time <= LOST
 
 
+_KINDS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("done", "total", "pid"), (int,)),
+    **dict.fromkeys(("moved", "time"), (int, float)),
+    **dict.fromkeys(("unit", "host", "space"), (str,)),
+    **dict.fromkeys(("stage", "waiting", "born", "ended", "why"), (str, type(None))),
+    "rate": (int, float, type(None)),
+    "warnings": (dict,),
+}
+
+
 def read(folder: RunDir) -> Beat | None:
     """The last beat; None where there is none, or none that can be read."""
     try:
         found = json.loads(folder.heartbeat.read_text(encoding="utf-8"))
-        return Beat(**{f.name: found[f.name] for f in fields(Beat)})
-    except (OSError, ValueError, KeyError, TypeError):
+        beat = Beat(**{f.name: found[f.name] for f in fields(Beat)})
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
+    return beat if all(isinstance(getattr(beat, f), kinds) for f, kinds in _KINDS.items()) else None
 
 
 class Heart:

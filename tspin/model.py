@@ -33,7 +33,7 @@ from tspin.config import (
     Quantize,
     arithmetic_dtype,
 )
-from tspin.files import atomic, cache, file_digest, owner
+from tspin.files import atomic, cache, check_sums, file_digest, owner, write_sums
 from tspin.logps import Logps, Role, sequence_logps
 from tspin.packed import Judge, Packed, packed
 from tspin.packing import Layout
@@ -125,6 +125,7 @@ class Policy:
         with atomic(folder) as temporary:
             self.model.save_pretrained(temporary)
             self.renderer.tokenizer.save_pretrained(temporary)
+            write_sums(temporary)
 
 
 def check_reachable(model: ModelConfig) -> None:
@@ -156,9 +157,13 @@ def fetch(model: ModelConfig) -> Path:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    """Of a folder. Other kinds are pickles, which can run code when they are read."""
+    files = sorted(folder.glob("*.safetensors"))
     if not files:
-        raise ValueError(f"model.path={folder} holds no *.safetensors")
+        raise ValueError(
+            f"model.path={folder} holds no *.safetensors, the one kind of weights that is read; "
+            "of a model you trust: from_pretrained(FOLDER).save_pretrained(NEW) in transformers"
+        )
     return files
 
 
@@ -354,12 +359,15 @@ def _read(
         if "dropout" in name and isinstance(getattr(config, name), float):
             setattr(config, name, 0.0)
     if quantize is None:
-        model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=dtype)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, config=config, dtype=dtype, use_safetensors=True
+        )
         return model.to(how.device)
     return AutoModelForCausalLM.from_pretrained(
         folder,
         config=config,
         dtype=dtype,
+        use_safetensors=True,
         device_map={"": how.device},
         quantization_config=quantized.base_config(quantize, how.products),
     )
@@ -376,6 +384,7 @@ class Policies:
     def __call__(self, folder: Path) -> Policy:
         if self._policy is None or self._folder != folder:
             self._policy = None  # never two in memory
+            check_sums(folder)
             self._policy, self._folder = self._read(folder), folder
         return self._policy
 

@@ -13,6 +13,7 @@ import torch
 
 from tspin import endpoint, model, vllm
 from tspin.config import Run
+from tspin.files import check_sums
 from tspin.model import Policies
 from tspin.questions import Source
 from tspin.sampling import Native
@@ -28,6 +29,8 @@ def check(cfg: Run) -> None:
 def source(folder: Path, policies: Policies, cfg: Run, *, log: Path) -> Source:
     """What answers for the policy in `folder`. log: file for what another process says"""
     how = cfg.decoding
+    if cfg.outside:
+        check_sums(folder)  # of the native engine when the policy is loaded
     match how.engine:
         case "vllm":
             policies.forget()

@@ -103,7 +103,7 @@ def check_response(ids: Any, *, stop: Sequence[int], max_new_tokens: int) -> Non
     Another program's answers are looked at before they are trained on: a server that stops at ids
     of its own, or cuts at its own length, would teach false stops unnoticed.
     """
-    if not isinstance(ids, list) or not ids or not all(isinstance(i, int) for i in ids):
+    if not isinstance(ids, list) or not ids or not all(type(i) is int and i >= 0 for i in ids):
         raise ValueError(f"a response is {ids!r:.80}, not token ids")
     if len(ids) > max_new_tokens:
         raise ValueError(f"a response has {len(ids)} tokens, more than {max_new_tokens=}")

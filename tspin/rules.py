@@ -23,6 +23,7 @@ OURS_OF_VLLM = {  # arguments of its engine -> what sets them
     "data_parallel_size": "decoding.data_parallel",
     "gpu_memory_utilization": "decoding.gpu_memory",
 }
+SECRETS_OF_VLLM = {"hf_token", "api_key"}  # arguments of its engine that no file should hold
 WHOLE = (
     "decoding.engine={engine} reads whole models, and lora=default leaves adapters beside their "
     "base; use decoding.engine=native"
@@ -113,6 +114,8 @@ def _vllm(run: Run) -> Iterator[str]:
         )
     for key in OURS_OF_VLLM.keys() & how.vllm_args.keys():
         yield f"decoding.vllm_args.{key} is set by {OURS_OF_VLLM[key]}"
+    for key in how.vllm_args.keys() & SECRETS_OF_VLLM:
+        yield f"decoding.vllm_args.{key} would stand in config.yaml; use the environment"
     if run.model.lora is not None:
         yield WHOLE.format(engine="vllm")
 

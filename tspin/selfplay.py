@@ -43,7 +43,7 @@ from tspin.artifacts import Iteration, Responses, RunDir, shared_folder, sharing
 from tspin.config import ADDED, IDENTITY_FREE, Run, dump
 from tspin.distributed import World
 from tspin.evaluate import evaluate
-from tspin.files import digest, link, read_json, read_rows, remove, write_json
+from tspin.files import check_sums, digest, link, read_json, read_rows, remove, write_json
 from tspin.generate import generate
 from tspin.inputs import Inputs, first_iteration, start_from
 from tspin.logps import ROLES, Role
@@ -77,6 +77,7 @@ def _run(cfg: Run, command: list[str], world: World) -> list[dict[str, Any]]:
         world.main(partial(benchmark.check, cfg.evals))
     with world.held(folder.path):
         world.main(partial(folder.claim, dump(cfg), free=IDENTITY_FREE, added=ADDED))
+        world.main(partial(_check_finished, folder))
         with _signs(cfg, folder, world, complete=complete):
             if complete:
                 log.info("%s is complete: nothing to do", folder.path)
@@ -129,7 +130,7 @@ class _SelfPlay:
         cfg, folder = self.cfg, self.folder
         log.info("%s", folder.path)
         self._same_folder()
-        if not self._there(folder.prompts):
+        if not (self._there(folder.prompts) and self._there(folder.data)):
             self._alone(lambda: prepare(cfg, folder, self.policies(self.initial).renderer))
         self.inputs = Inputs(cfg, folder, self.initial)
         self._alone(self._same_beginning)
@@ -421,6 +422,7 @@ class _SelfPlay:
                     "%s: not made, for the weights were removed: %s", label, ", ".join(lacks)
                 )
             return False
+        self._alone(partial(check_sums, policy))
         self.policies.forget()  # the harness has a process, and the memory, for itself
         self._alone(partial(benchmark.benchmark, policy, out, self.cfg, label=label))
         results = benchmark.results(out, self.cfg)
@@ -524,6 +526,7 @@ class _SelfPlay:
     def _take(self, t: int, twin: Iteration) -> None:
         """Iteration t of another run as this one's, shown as if it had been played here."""
         out = self.folder.iteration(t)
+        twin.check()
         seconds = sum(read_json(twin.done)["seconds"].values())
         source = sharing.origin(twin)
         log.info(
@@ -552,6 +555,7 @@ class _SelfPlay:
                 "key": self._key(t),
                 "weights": model.weight_digest(out.checkpoint),
                 "initial_weights": read_json(self.folder.initial)["weights"],
+                "files": out.digests(),
             },
         )
 
@@ -584,6 +588,13 @@ def _complete(cfg: Run, folder: RunDir) -> bool:
     if not all(out.done.exists() for out in made[1:]):
         return False
     return not any(benchmark.due(out, cfg) for out in made)
+
+
+def _check_finished(folder: RunDir) -> None:
+    """ValueError where something of a finished iteration has changed since: who reads it later
+    would not notice."""
+    for t in folder.iterations():
+        folder.iteration(t).check()
 
 
 def _check_reachable(cfg: Run) -> None:

@@ -7,6 +7,7 @@ number of processes reads, one alone too.
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from tspin.distributed import World
-from tspin.files import write_json
+from tspin.files import write_sums
 from tspin.model import Policy
 from tspin.precision import Optimizer
 from tspin.state import STEP, restore, weights
@@ -66,7 +67,11 @@ def save_checkpoint(policy: Policy, world: World, folder: Path) -> None:
             _describe(policy, temporary)
             if cut.is_sharded:
                 index = {"metadata": cut.metadata, "weight_map": cut.tensor_to_filename}
-                write_json(temporary / f"{_WEIGHTS}.safetensors.index.json", index)
+                text = json.dumps(index, indent=2)
+                (temporary / f"{_WEIGHTS}.safetensors.index.json").write_text(text)
+        world.barrier()
+        if world.is_main:
+            write_sums(temporary)
 
 
 def save_state(path: Path, tensors: Mapping[str, Tensor], next_step: int, world: World) -> None:

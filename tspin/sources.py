@@ -120,9 +120,14 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, object]]:
 def _batch_rows(batch: pyarrow.RecordBatch) -> list[object]:
     try:
         return batch.to_pylist()
-    except UnicodeDecodeError as error:
+    except (ValueError, OverflowError) as error:  # also a date beyond those that Python has
         if batch.num_rows == 1:
-            return [BadRow(f"invalid UTF-8 ({error.reason})")]
+            why = (
+                f"invalid UTF-8 ({error.reason})"
+                if isinstance(error, UnicodeDecodeError)
+                else error
+            )
+            return [BadRow(f"{why}")]
     return [row for i in range(batch.num_rows) for row in _batch_rows(batch.slice(i, 1))]
 
 

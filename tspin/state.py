@@ -7,39 +7,43 @@ from either, on any number of processes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tspin.files import atomic
+from tspin.files import atomic, damaged
 from tspin.model import Policy
 from tspin.precision import Optimizer
 
-STEP = "next_step"
+STEP, VALUES = "next_step", "sha256"
 
 
 def save_state(path: Path, policy: Policy, optimizer: Optimizer, next_step: int) -> None:
     """Trained weights, optimiser tensors and the next step as one safetensors file."""
-    tensors = state(policy, optimizer)
+    tensors = {name: t.contiguous() for name, t in state(policy, optimizer).items()}
+    facts = {STEP: str(next_step), VALUES: _digest(tensors, next_step)}
     with atomic(path) as temporary:
-        save_file(
-            {name: tensor.contiguous() for name, tensor in tensors.items()},
-            temporary,
-            metadata={STEP: str(next_step)},
-        )
+        save_file(tensors, temporary, metadata=facts)
 
 
 def load_state(path: Path, policy: Policy, optimizer: Optimizer, *, shards: bool = False) -> int:
     """The inverse of save_state, in place. -> the next step
 
     shards  whether weights lie in shards here; then all processes call this
+    Raises ValueError for a file whose values are not those that were written.
     """
     weight_of = weights(policy)
-    with safe_open(path, framework="pt") as file:
+    opened, facts = _open(path)
+    with opened as file:
+        # A state of an older version has no digest.
+        if facts.get(VALUES) not in (None, _digest(_Tensors(file), int(facts[STEP]))):
+            raise damaged(path, "its values are not those that were written")
         found = ((name, file.get_tensor(name)) for name in file.keys())
         if shards:
             found = ((name, _laid_out(tensor, weight_of(name))) for name, tensor in found)
@@ -49,8 +53,7 @@ def load_state(path: Path, policy: Policy, optimizer: Optimizer, *, shards: bool
 
 def next_step(path: Path) -> int:
     """What a file of save_state says."""
-    with safe_open(path, framework="pt") as file:
-        return int(file.metadata()[STEP])
+    return int(_open(path)[1][STEP])
 
 
 def state(policy: Policy, optimizer: Optimizer) -> dict[str, Tensor]:
@@ -91,6 +94,44 @@ def restore(policy: Policy, optimizer: Optimizer, tensors: Iterable[tuple[str, T
             index, _, key = rest.partition("/")
             held.setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict({**optimizer.state_dict(), "state": held})
+
+
+def _open(path: Path) -> tuple[Any, dict[str, str]]:
+    """The file and what it says of itself."""
+    try:
+        file = safe_open(path, framework="pt")
+    except SafetensorError as error:
+        raise damaged(path, error) from None
+    facts = file.metadata() or {}
+    if not facts.get(STEP, "").isdecimal():
+        raise damaged(path, f"it has no {STEP}")
+    return file, facts
+
+
+class _Tensors(Mapping[str, Tensor]):
+    """Of an open file, one at a time in memory."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._file.get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._file.keys())
+
+    def __len__(self) -> int:
+        return len(self._file.keys())
+
+
+def _digest(tensors: Mapping[str, Tensor], next_step: int) -> str:
+    """sha256, in hex, of the step and of names, types, shapes and values."""
+    sha = hashlib.sha256(str(next_step).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        sha.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()
 
 
 def _laid_out(whole: Tensor, like: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tspin.artifacts import MIRROR, Iteration, Responses, RunDir
@@ -43,11 +43,26 @@ class Store:
             self._fs.auto_mkdir = True
 
     def record(self) -> Record | None:
-        """The manifest; None where there is none."""
+        """The manifest; None where there is none. ValueError for one that we did not write."""
         try:
-            return Record(self.url, **json.loads(self._fs.cat_file(self._at(MIRROR))))
+            told = json.loads(self._fs.cat_file(self._at(MIRROR)))
         except FileNotFoundError:
             return None
+        except RecursionError:
+            told = None
+        try:
+            revision, files = told["revision"], told["files"]
+            found = {
+                name: {"size": int(facts["size"]), "sha256": str(facts["sha256"])}
+                for name, facts in files.items()
+            }
+            record = Record(self.url, int(revision), found)
+        except (AttributeError, KeyError, TypeError, ValueError):
+            raise ValueError(f"{self._at(MIRROR)} is no manifest of a run's copy") from None
+        for name in found:
+            if not _inside(name):
+                raise ValueError(f"{self._at(MIRROR)} names {name!r}, which is outside of a run")
+        return record
 
     def write_record(self, record: Record) -> None:
         files = {
@@ -90,6 +105,17 @@ def order(name: str) -> tuple[int, str]:
     out, samples = Iteration(path.parent), Responses(path.parent)
     last = [[out.metrics, out.evaluation, samples.manifest], [out.done]]
     return next((rank for rank, files in enumerate(last, 1) if path in files), 0), name
+
+
+def _inside(name: str) -> bool:
+    """Whether it is a path below the folder that it is joined with."""
+    path = PurePosixPath(name)
+    return (
+        bool(path.parts)
+        and not path.is_absolute()
+        and ".." not in path.parts
+        and ("\0" not in name)
+    )
 
 
 def same(path: Path, facts: dict[str, Any]) -> bool:

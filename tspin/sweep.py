@@ -404,7 +404,8 @@ def _facts(out: Iteration) -> dict[str, Any] | None:
             facts["seconds"]["benchmarks"] = sum(
                 task["seconds"] for task in found["benchmarks"].values()
             )
-    except (OSError, ValueError):
+        sum(facts["seconds"].values())
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
     return facts
 
@@ -438,7 +439,7 @@ def _stored(file: Path, mtime: int) -> Point | None:
         tree = yaml.load(file.read_text(encoding="utf-8"), yaml.CSafeLoader)
         # The folder may have moved since.
         return Point((), config.load(tree | {"runs_dir": str(file.parent.parent)}))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, yaml.YAMLError, RecursionError):
         return None
 
 

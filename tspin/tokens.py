@@ -7,8 +7,10 @@ arrive here as ids and are never decoded and encoded again.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ class Renderer:
 
     `stop_ids` are the ids that end a response; `eos_id`, one of them, is appended to annotated
     responses. BOS is put before a prompt if and only if the tokenizer itself does.
-    Special tokens spelled out inside a user's text stay text: they never become control ids.
+    Special tokens spelled out inside a user's text stay text: they never become `control_ids`.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str) -> None:
@@ -56,6 +58,7 @@ class Renderer:
         eos_id = tokenizer.eos_token_id
         if eos_id is None:
             raise ValueError("the tokenizer has no EOS token: no response could end")
+        self.control_ids = _control_ids(tokenizer)
         self.eos_id: int = self._end_of_turn(eos_id) if template == "chat" else eos_id
         self.stop_ids = sorted({self.eos_id, eos_id})
         # Pads are masked by length, so that EOS may serve where no pad token exists.
@@ -103,18 +106,35 @@ class Renderer:
         ]
 
     def _chat_ids(self, prompt: str, system: str | None) -> list[int]:
+        """The template around the contents. Its control ids are its own, whatever these hold."""
         contents = [prompt] if system is None else [system, prompt]
-        text = self._chat_text([_CONTENT.format(i) for i in range(len(contents))])
-        if not any(s in c for c in contents for s in self.tokenizer.all_special_tokens):
-            for i, content in enumerate(contents):
-                text = text.replace(_CONTENT.format(i), content)
-            return self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        ids: list[int] = []  # the template's own special tokens count, the user's do not
-        for i, content in enumerate(contents):
-            before, text = text.split(_CONTENT.format(i), 1)
-            ids += self.tokenizer(before, add_special_tokens=False)["input_ids"]
-            ids += self._encode(content)
-        return ids + self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        pieces = self._pieces(len(contents))
+        text = "".join(chain(*zip(pieces, (*contents, ""), strict=True)))
+        whole = self._template_ids(text)
+        parts = [self._template_ids(piece) for piece in pieces]
+        if self._num_control(whole) == sum(map(self._num_control, parts)):
+            return whole
+        for part, content in zip(parts, contents, strict=False):
+            part += self._encode(content)
+        return list(chain(*parts))
+
+    def _pieces(self, num_contents: int) -> list[str]:
+        """What the chat template has before, between and behind the messages."""
+        marks = [_CONTENT.format(i) for i in range(num_contents)]
+        pieces = re.split("|".join(marks), self._chat_text(marks))
+        if len(pieces) != num_contents + 1:
+            raise ValueError(
+                "the tokenizer's chat template does not have each message once, in their order; "
+                "use another model.template (choices: alpaca, alpaca_space, chat, none)"
+            )
+        return pieces
+
+    def _template_ids(self, text: str) -> list[int]:
+        """Ids of text in which special tokens count."""
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def _num_control(self, ids: list[int]) -> int:
+        return sum(i in self.control_ids for i in ids)
 
     def _chat_text(self, contents: list[str], response: str | None = None) -> str:
         roles = ["user"] if len(contents) == 1 else ["system", "user"]
@@ -132,10 +152,14 @@ class Renderer:
         response = _CONTENT.format("response")
         behind = self._chat_text([_CONTENT.format(0)], response).split(response, 1)[1]
         ids = self.tokenizer(behind.lstrip(), add_special_tokens=False)["input_ids"]
-        special = set(self.tokenizer.all_special_ids) | {
-            i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special
-        }
-        return ids[0] if ids and ids[0] in special else eos_id
+        return ids[0] if ids and ids[0] in self.control_ids else eos_id
+
+
+def _control_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Ids of special tokens, those that no attribute of the tokenizer names included."""
+    added = tokenizer.added_tokens_decoder.items()
+    ids = {*tokenizer.all_special_ids, *(i for i, token in added if token.special)}
+    return frozenset(ids - {tokenizer.unk_token_id})  # that one stands for ordinary text
 
 
 def _bos_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from tspin.files import room_for, write_text
+from tspin.files import room_for, whole, write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -95,14 +95,16 @@ class StepLog:
     @staticmethod
     def read(path: Path) -> list[dict[str, Any]]:
         """The complete rows of metrics.jsonl; a last line still being written is left out."""
-        return [json.loads(line) for line in _complete_lines(path)]
+        with whole(path):
+            return [json.loads(line) for line in _complete_lines(path)]
 
 
 def _cut_back(path: Path, step: int) -> None:
     """Keep the rows before `step`, atomically: a crash leaves the old file or the new one."""
     if not path.exists():
         return
-    kept = [line for line in _complete_lines(path) if json.loads(line)["step"] < step]
+    with whole(path):
+        kept = [line for line in _complete_lines(path) if json.loads(line)["step"] < step]
     write_text(path, "".join(kept))
 
 

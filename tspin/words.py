@@ -95,7 +95,7 @@ def _lines(file: Path, including: tuple[Path, ...], folder: Path) -> list[Words]
         raise ValueError(f"{file} includes itself")
     try:
         told = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{file} is no YAML: {' '.join(str(error).split())}") from None
     if not isinstance(told, dict):
         raise ValueError(f"{file} is no sweep: it needs {', '.join(FIELDS)}")
