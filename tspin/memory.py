@@ -132,7 +132,7 @@ def longest(run: Run) -> tuple[int, int]:
     return count * triplet, count * alone
 
 
-def _layer(shape: Shape, p: int, r: int, *, frozen: bool) -> float:
+def _layer(shape: Shape, p: float, r: float, *, frozen: bool) -> float:
     """Bytes a token that a layer keeps. p, r: of a product, of the residual stream"""
     inputs = 2 * p if p == r else 5 * p  # autocast casts for each of five matrices
     normed = 0 if frozen else 2 * r
