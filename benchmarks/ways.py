@@ -29,11 +29,11 @@ from transformers import (
 from benchmarks.measure import clock
 from benchmarks.shapes import SAMPLED, Case
 from main import check
-from tspin import sampling
+from tspin import arithmetic, sampling
 from tspin.artifacts import Iteration, RunDir
 from tspin.files import read_rows, write_jsonl
 from tspin.losses import SFT, SPIN, TSPIN, Loss
-from tspin.model import Policy, arithmetic
+from tspin.model import Policy
 from tspin.prepare import prepare
 from tspin.questions import Question
 from tspin.score import score, write_scores
@@ -67,7 +67,8 @@ def settings(case: Case, attention: str, *words: str) -> Run:
 
 
 def policy_of(case: Case, run: Run) -> Policy:
-    model, how = case.model_shape.model(case.device), arithmetic(run.compute, run.optim.precision)
+    model = case.model_shape.model(case.device)
+    how = arithmetic.chosen(run.compute, run.optim.precision)
     if run.compute.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     renderer = Renderer(case.model_shape.tokenizer(), "none")
