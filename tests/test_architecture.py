@@ -81,11 +81,12 @@ MAY_IMPORT = {
     "sharing": "artifacts benchmark config files inputs",
     "heartbeat": "activity artifacts files",
     "disk": "config",
-    "keep": "artifacts benchmark config disk evaluation files sweep",
+    "keep": "artifacts benchmark config disk evaluation files points",
     "store": "artifacts files",
     "mirror": "artifacts config files preemption store",
     "words": "config",
-    "sweep": "artifacts benchmark config console files words",
+    "points": "artifacts config files words",
+    "sweep": "artifacts benchmark config console files points words",
     "engine": "attention",
     "questions": "config seeds tokens",
     "sampling": "config engine model questions tokens",
@@ -119,10 +120,10 @@ MAY_IMPORT = {
     "tracking weights",
     # python -m tspin
     "__main__": "",  # by name, when a verb is typed
-    "status": "artifacts console files heartbeat sweep",
+    "status": "artifacts console files heartbeat points sweep",
     "merge": "artifacts model",
     "plan": "config disk hours launch main memory shapes",
-    "asked": "artifacts config keep sweep",
+    "asked": "artifacts config keep points",
     "destination": "files",
     "chat_template": "tokens",
     "card": "artifacts config files report sources tracking",
@@ -145,10 +146,9 @@ TYPES_ONLY = {"config": "losses", "rules": "config", "data": "config", "triplets
 STAGES = ("prepare", "generate", "score", "train", "evaluate")
 NO_TORCH = (
     "activity answers artifacts asked benchmark config console data destination disk distributed "
-    "endpoint evaluate "
-    "evaluation files generate health heartbeat keep launch mirror preemption questions replay "
-    "schemas seeds sources status store sweep tokens tracking vllm vllm_worker.__main__ words "
-    "micro micro.task micro.open_task"
+    "endpoint evaluate evaluation files generate health heartbeat keep launch mirror points "
+    "preemption questions replay schemas seeds sources status store sweep tokens tracking vllm "
+    "vllm_worker.__main__ words micro micro.task micro.open_task"
 )
 
 
@@ -253,9 +253,8 @@ def test_only_self_play_knows_the_stages():
 
 
 def test_main_sees_the_command_line_and_selfplay_alone():
-    known = set(
-        map("tspin.{}".format, "config console launch preemption selfplay sweep words".split())
-    )
+    names = "config console launch points preemption selfplay sweep words".split()
+    known = {f"tspin.{name}" for name in names}
     assert ours("main") - {"main", "hydra_plugins.tspin"} == known
     assert ours("hydra_plugins.tspin") == {"tspin.preemption", "tspin.sweep"}
 

@@ -21,7 +21,7 @@ from tspin.__main__ import main
 from tspin.chat import beside
 from tspin.files import read_json, read_rows
 from tspin.pairs import triplets
-from tspin.sweep import stored
+from tspin.points import stored
 from tspin.tokens import Renderer
 
 VLLM = os.environ.get("TSPIN_VLLM_PYTHON")
