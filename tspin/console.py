@@ -25,7 +25,7 @@ from tspin import activity
 log = logging.getLogger("tspin")
 WIDE = 100_000  # characters: wider than any table
 
-# The order of the table's columns; each is named in the README's glossary.
+# The order of the table's columns; each is named in docs/runs.md.
 RESULT_COLUMNS = (
     "iteration",
     "loss",
