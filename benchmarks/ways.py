@@ -6,6 +6,7 @@ A way is built for a case and called with a round's examples. -> seconds, set-up
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import replace
@@ -26,7 +27,6 @@ from transformers import (
     TrainerCallback,
 )
 
-from benchmarks.measure import clock
 from benchmarks.shapes import SAMPLED, Case
 from main import check
 from tspin import arithmetic, sampling
@@ -64,6 +64,12 @@ def settings(case: Case, attention: str, *words: str) -> Run:
     cut = (f"compute.micro_batch={n}", f"optim.batch_size={n}", f"decoding.batch_size={rows}")
     once = ("optim.epochs=1", "optim.warmup=0", f"optim.lr={LR}")
     return check(["model=micro", "track=none", *mine, *cut, *once, *words]).points[0].run
+
+
+def clock(case: Case) -> float:
+    if case.device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def policy_of(case: Case, run: Run) -> Policy:
