@@ -43,7 +43,7 @@ from tspin.artifacts import Iteration, Responses, RunDir, shared_folder, sharing
 from tspin.config import ADDED, IDENTITY_FREE, Run, dump
 from tspin.distributed import World
 from tspin.evaluate import evaluate
-from tspin.files import check_sums, digest, link, read_json, read_rows, remove, write_json
+from tspin.files import check_sums, digest_each, each_row, link, read_json, remove, write_json
 from tspin.generate import generate
 from tspin.inputs import Inputs, first_iteration, start_from
 from tspin.logps import ROLES, Role
@@ -238,7 +238,7 @@ class _SelfPlay:
         key = {
             "weights": read_json(self.folder.initial)["weights"],
             "prompts": prompts_digest(heldout),
-            "annotated": digest([row["annotated_ids"] for row in heldout]),
+            "annotated": digest_each(list(row["annotated_ids"]) for row in heldout),
             "answers": [self._answers_heldout(), self.cfg.data.eval_draws, self.cfg.data.eval_cool],
             **self._sampling(),
         }
@@ -283,11 +283,12 @@ class _SelfPlay:
             with self._stage(t, "generate"):
                 start = self.inputs.start_of(t)
                 self._generate(start, out.synthetic, t, f"iteration {t}: generate", {"t": t})
-        rows = out.synthetic.rows()
         annotated = {row["id"]: row["annotated_ids"] for row in self.inputs.prompts}
-        same = sum(row["response_ids"] == annotated[row["id"]] for row in rows)
-        reasons = [row["finish_reason"] for row in rows]
-        self._warn(t, {"cut": health.cut(reasons), "same": health.identical(same, len(rows))})
+        same, reasons = 0, []
+        for row in out.synthetic.each("id", "response_ids", "finish_reason"):
+            same += row["response_ids"] == annotated[row["id"]]
+            reasons.append(row["finish_reason"])
+        self._warn(t, {"cut": health.cut(reasons), "same": health.identical(same, len(reasons))})
 
     def _generate(self, start: Path, out: Responses, t: int, label: str, facts: dict) -> None:
         self._room(out.path, label, samples=self.sizes.samples)
@@ -393,7 +394,8 @@ class _SelfPlay:
         """The stored log-probs of theta_t, where the objective asks for them."""
         if not self.cfg.loss_at(t).needs_reference:
             return None
-        return keyed(read_rows(self.folder.iteration(t).ref_scores))
+        path = self.folder.iteration(t).ref_scores
+        return keyed(each_row(path, "id", "source", "role", "logp"))
 
     def _evaluate(self, policy: Path, out: Iteration, t: int, label: str) -> None:
         """eval.json from held-out answers and scores. t: what the policy samples for next"""
@@ -543,8 +545,8 @@ class _SelfPlay:
     def _finish(self, t: int) -> None:
         """What people see of the iteration, its warnings, and done.json, written last."""
         out = self.folder.iteration(t)
-        write_contingency(out.contingency, read_rows(out.scores))
-        report.samples(self.folder, t, self.inputs.prompts, count=self.cfg.track.num_samples)
+        write_contingency(out.contingency, each_row(out.scores))
+        report.samples(self.folder, t, count=self.cfg.track.num_samples)
         replay.iteration(self.folder, t, self.tracker)
         self._warn(t, report.warnings(self.folder, t))
         write_json(
