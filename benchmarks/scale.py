@@ -5,8 +5,8 @@
 --rows        sizes of the data, each a run of its own (default: 10000 50000 200000)
 --iterations  of self-play (default: 5)
 --loss        default: tspin_ref, which reads the most: three responses and reference log-probs
---out         NAME.md and NAME.json are written (default: docs/scale); "": nothing is
-Needs Linux, and 6 KB of temporary disk ($TMPDIR) per row and iteration.
+--out         NAME.md and NAME.json are written (default: docs/scale)
+Needs Linux, and 20 KB of temporary disk ($TMPDIR) per row.
 Exit status 1 where a process held GATE or more at a size of at most GATED rows.
 
 A run is `selfplay.run` in a process of its own: its samples are drawn from a seed, its
@@ -21,7 +21,6 @@ import json
 import logging
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -30,7 +29,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import wraps
+from importlib import metadata
 from pathlib import Path
+from platform import python_version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -42,18 +43,23 @@ if TYPE_CHECKING:
 GATE, GATED = 2000, 200_000  # MB of a process; rows
 LENGTHS = (50, 450), (50, 500)  # tokens of a prompt and of a response, uniform: 250 and 275
 HELDOUT = 512
-LIBRARIES = ("python", "torch", "transformers", "pyarrow", "pandas")
+LIBRARIES = ("torch", "transformers", "pyarrow", "pandas")
 MB = 10**6
-READING = f"""Made by `{{command}}`. Everything is the package's own but the model: its samples are
-drawn from a seed, its log-probabilities are made up from lengths, a training step walks its
-micro-batches to the loss. Prompts have {sum(LENGTHS[0]) // 2} tokens and responses
-{sum(LENGTHS[1]) // 2} on average, like UltraChat's; a token is a word of six characters, half as long again as
-English has them. {HELDOUT} prompts are held out. Objective {{loss}}, {{iterations}} iterations.
+READING = f"""Everything is the package's own but the model: its samples are drawn from a seed, its
+log-probabilities are made up from lengths, and a training step walks its micro-batches to the loss.
+Prompts have {sum(LENGTHS[0]) // 2} tokens and responses {sum(LENGTHS[1]) // 2} on average, like
+UltraChat's; a token is a word of six characters, half as long again as English has them.
+{HELDOUT} prompts are held out.
 
-Peak is the resident memory of the whole process at most, interpreter and libraries included (they
-take the peak of `begin`); a run is one process from its first stage to its last, so that what a
-stage leaves behind counts in the next. Seconds and bytes are sums over the iterations; links are
-counted once. Weights come on top of all of it.
+Peak is the resident memory of the whole process at most, interpreter and libraries included: they
+are `begin`. A run is one process from its first stage to its last, so that what a stage leaves
+behind counts in the next. Seconds and bytes are sums over the iterations; bytes of a file with
+several names are counted once. Weights come on top of all of it.
+
+In memory are: texts, while the data are read, split and encoded (`data`); from then on ids, 2 bytes
+each where they are below 65536 and 4 elsewhere, with 1 KB of objects a triplet; log-probabilities
+where they are counted. Files are read and written 2048 rows at a time. A .json file is read whole:
+many rows are better given as .jsonl or parquet.
 """
 
 
@@ -129,7 +135,7 @@ def measured(rows: int, iterations: int, loss: str, folder: Path) -> dict[str, S
     from tspin.inputs import Inputs
     from tspin.model import Policy
 
-    write_pairs(folder / "pairs.jsonl", rows + HELDOUT)
+    write_pairs(folder / "pairs.jsonl", rows + min(HELDOUT, rows))
     write_model(folder / "model")
     meter = Meter(folder / "runs")
     stages: dict[str, Callable] = {
@@ -145,8 +151,8 @@ def measured(rows: int, iterations: int, loss: str, folder: Path) -> dict[str, S
     }
     for name, function in stages.items():
         put(function, in_stage(meter, name, function))
-    Inputs.triplets = in_stage(meter, "join", Inputs.triplets)  # type: ignore[method-assign]
-    Policy.logps = made_up  # type: ignore[assignment, method-assign]
+    Inputs.triplets = in_stage(meter, "join", Inputs.triplets)
+    Policy.logps = made_up
     put(train.gradient_step, walk)
     put(outside.source, lambda start, policies, cfg, log: Drawn(policies(start).renderer))
     selfplay.run(settings(rows, iterations, loss, folder), command=sys.argv)
@@ -160,7 +166,7 @@ def settings(rows: int, iterations: int, loss: str, folder: Path) -> Any:
     words = (
         "model=custom", f"model.path={folder}/model", "model.name=none", "model.template=none",
         "model.max_length=2048", "data=file", f"data.path={folder}/pairs.jsonl",
-        f"data.size={rows}", f"data.heldout={HELDOUT}", f"loss={loss}", "track=none",
+        f"data.size={rows}", f"data.heldout={min(HELDOUT, rows)}", f"loss={loss}", "track=none",
         f"selfplay.iterations={iterations}", "optim.batch_size=64",
         "compute=cpu", "compute.micro_batch=16", "compute.score_batch=64", "compute.threads=1",
         "decoding.max_new_tokens=512", f"runs_dir={folder}/runs",
@@ -285,8 +291,9 @@ def main(arguments: Sequence[str]) -> int:
     found: dict[int, dict[str, Stage]] = {}
     for rows in options.rows:
         found[rows] = size(rows, options)
-        write(options, found, " ".join(["python -m benchmarks.scale", *arguments]))
-    return int(any(verdict(rows, stages) == "MISSED" for rows, stages in found.items()))
+        words = " ".join(["python -m benchmarks.scale", *arguments])
+        write(options, dict(sorted(found.items())), words)
+    return int(any(missed(rows, stages) for rows, stages in found.items()))
 
 
 def size(rows: int, options: argparse.Namespace) -> dict[str, Stage]:
@@ -304,20 +311,67 @@ def size(rows: int, options: argparse.Namespace) -> dict[str, Stage]:
             raise SystemExit(f"{' '.join(command)} ended with {code}")
         peak, seconds = 1024 * used.ru_maxrss / MB, time.monotonic() - began
         stages["analysis all"] = Stage(peak, seconds, bytes_in(out) / MB)
-        if free := shutil.disk_usage(temporary).free / MB:
-            sys.stderr.write(f"{rows} rows: {verdict(rows, stages)}, {free:.0f} MB of disk left\n")
+        sys.stderr.write(f"{verdict(rows, stages)}\n")
         return stages
 
 
+def whole(stages: dict[str, Stage]) -> Stage:
+    """The highest peak, and the sums."""
+    each = stages.values()
+    return Stage(max(x.peak for x in each), sum(x.seconds for x in each), sum(x.disk for x in each))
+
+
+def missed(rows: int, stages: dict[str, Stage]) -> bool:
+    return rows <= GATED and whole(stages).peak >= GATE
+
+
 def verdict(rows: int, stages: dict[str, Stage]) -> str:
-    peak = max(stage.peak for stage in stages.values())
-    gated = f"of {GATE}: " + ("ok" if peak < GATE else "MISSED") if rows <= GATED else "not judged"
-    return f"{peak:.0f} MB {gated}"
+    judged = ("MISSED" if missed(rows, stages) else "ok") if rows <= GATED else "not judged"
+    return f"{rows} rows: {whole(stages).peak:.0f} MB, gate {GATE}: {judged}"
 
 
 def write(options: argparse.Namespace, found: dict[int, dict[str, Stage]], command: str) -> None:
     """OUT.md and OUT.json."""
-    raise NotImplementedError
+    facts = {"python": python_version()} | {name: metadata.version(name) for name in LIBRARIES}
+    rows = {n: {name: asdict(x) for name, x in stages.items()} for n, stages in found.items()}
+    known = {"command": command, "loss": options.loss, "iterations": options.iterations}
+    out = Path(options.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(known | facts | {"rows": rows}, indent=1)
+    out.with_suffix(".json").write_text(f"{text}\n")
+    made = f"Made by `{command}`: `loss={options.loss}`, {options.iterations} iterations.\n"
+    versions = ", ".join(f"{name} {value}" for name, value in facts.items())
+    verdicts = [f"- {verdict(rows, stages)}" for rows, stages in found.items()]
+    lines = ["# Many rows\n", made, READING, f"{versions}.\n", *table(found), ""]
+    lines += [*verdicts, *on_paper(found), ""]
+    out.with_suffix(".md").write_text("\n".join(lines))
+
+
+def table(found: dict[int, dict[str, Stage]]) -> Iterator[str]:
+    """A row for each stage: peak in MB / seconds / MB on disk, at every size."""
+    sizes = {rows: stages | {"all": whole(stages)} for rows, stages in found.items()}
+    yield _row(["peak MB / s / MB on disk", *(f"{rows} rows" for rows in sizes)])
+    yield _row(["---"] * (1 + len(sizes)))
+    for name in next(iter(sizes.values())):
+        cells = (stages[name] for stages in sizes.values())
+        shown = (f"{x.peak:.0f} / {x.seconds:.0f} / {max(x.disk, 0):.0f}" for x in cells)
+        yield _row([name, *shown])
+
+
+def on_paper(found: dict[int, dict[str, Stage]]) -> Iterator[str]:
+    """A million rows, on the straight line through the last two sizes."""
+    if len(found) > 1:
+        (a, before), (b, after) = list(found.items())[-2:]
+        slope = (whole(after).peak - whole(before).peak) / (b - a)
+        peak = whole(after).peak + slope * (10**6 - b)
+        yield (
+            f"- a million rows, on paper, by the straight line through the last two: {peak:.0f} MB "
+            f"({1000 * slope:.1f} KB for each row more)"
+        )
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _parser() -> argparse.ArgumentParser:

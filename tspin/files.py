@@ -145,7 +145,8 @@ def _link_file(source: Any, target: Any) -> None:
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """Raises ValueError, which names the file and the way out, for one that is damaged."""
-    return [row for table in _groups(path) for row in table.to_pylist()]
+    with whole(path):
+        return [row for table in _groups(path) for row in table.to_pylist()]
 
 
 def each_row(path: Path, *columns: str) -> Iterator[dict[str, Any]]:
@@ -154,17 +155,16 @@ def each_row(path: Path, *columns: str) -> Iterator[dict[str, Any]]:
     Lists of numbers come as arrays of 2 or 4 bytes a number: in a list it would be 36.
     columns  of a row; none: all of them
     """
-    for table in _groups(path):
-        names = columns or table.column_names
-        yield from (
-            dict(zip(names, cells, strict=True))
-            for cells in zip(*(_cells(table[name]) for name in names), strict=True)
-        )
+    with whole(path):
+        for table in _groups(path):
+            names = columns or table.column_names
+            for cells in zip(*(_cells(table[name]) for name in names), strict=True):
+                yield dict(zip(names, cells, strict=True))
 
 
 def _groups(path: Path) -> Iterator[pa.Table]:
     """The row groups of a file, each after a look at its digest."""
-    with whole(path), pq.ParquetFile(path) as file:
+    with pq.ParquetFile(path) as file:
         said = (file.metadata.metadata or {}).get(VALUES)  # of an older version: none
         digests = said.split() if said is not None else []
         count = max(file.num_row_groups, 1)
@@ -246,7 +246,7 @@ def _column(column: pa.ChunkedArray) -> Iterator[bytes]:
         yield from _column(pc.list_flatten(column))
     elif pa.types.is_string(column.type):
         yield pc.binary_length(column).fill_null(0).to_numpy().tobytes()
-        yield from (text.encode() for text in column.to_pylist() if text is not None)
+        yield "".join(text for text in column.to_pylist() if text is not None).encode()
     else:
         yield f"{column.type} ".encode()
         yield column.filter(pc.invert(missing)).to_numpy().tobytes()

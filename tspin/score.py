@@ -97,7 +97,7 @@ def summarise(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     for row in rows:
         of_role = splits.setdefault(row["split"], {}).setdefault(row["role"], _Scores())
         of_role.add(row, places.setdefault((row["id"], row["source"]), len(places)))
-    prompts = {place: prompt for (prompt, _), place in places.items()}
+    prompts = [prompt for prompt, _ in places]
     result: dict[str, dict[str, Any]] = {}
     for split, roles in splits.items():
         there = {place for scores in roles.values() for place in scores.places}

@@ -26,8 +26,7 @@ class Triplet:
     """One prompt and its responses, as ids.
 
     source  iteration whose policy sampled the synthetic response.
-    ids     lists, or arrays that hold them in 2 or 4 bytes each (files.each_row): all of a run's
-            triplets are in memory at a time.
+    Ids are in lists, or in arrays of 2 or 4 bytes each (files.each_row) where there are many.
 
     Example: Triplet("9f", 1, [1, 5], {"annotated": [7, 2], "synthetic": [8, 2], "proto": [9]})
     """
