@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
@@ -208,8 +210,10 @@ class Runs:
         return pd.DataFrame() if kept is None else kept
 
     def scores(self, run: Run, t: int) -> pd.DataFrame:
-        """Log-probabilities and rewards after iteration t: a row per prompt and role."""
-        return self._parquet(run.folder.iteration(t).scores, SCORES.names)
+        """Log-probabilities and rewards after iteration t of the prompts that its readable samples
+        show: a row per prompt and role."""
+        shown = sorted({row["id"] for row in self.samples(run, t)})
+        return self._parquet(run.folder.iteration(t).scores, SCORES.names, shown)
 
     def answers(self, run: Run, t: int) -> pd.DataFrame:
         """Held-out answers after iteration t (BASE: before the first): id, decoding, response,
@@ -312,13 +316,18 @@ class Runs:
                 if out.evaluation.exists():
                     yield run, t, out
 
-    def _parquet(self, path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    def _parquet(
+        self, path: Path, columns: Sequence[str], ids: Sequence[str] | None = None
+    ) -> pd.DataFrame:
+        """Columns of a file, of all its rows or of those with these ids."""
+
         def read(path: Path) -> pd.DataFrame:
-            with pq.ParquetFile(path) as file:
-                for name in columns:
-                    if name not in file.schema_arrow.names:
-                        raise KeyError(f"column {name}")
-                return file.read(columns=list(columns)).to_pandas()
+            there = pq.read_schema(path).names
+            for name in columns:
+                if name not in there:
+                    raise KeyError(f"column {name}")
+            keep = None if ids is None else pc.field("id").isin(pa.array(ids, pa.string()))
+            return pq.read_table(path, columns=list(columns), filters=keep).to_pandas()
 
         kept = self._once(path, "rows", read, missing_is_fine=True)
         return pd.DataFrame(columns=list(columns)) if kept is None else kept

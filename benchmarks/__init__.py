@@ -1,1 +1,1 @@
-"""What the claims about speed and size rest on. `suite` is what `make bench` runs."""
+"""What the claims about speed and size rest on: `suite` (make bench); `scale`, many rows."""

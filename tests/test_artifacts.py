@@ -207,18 +207,22 @@ def sampled(folder: Path) -> Responses:
     return samples
 
 
+def listed(samples: Responses) -> dict[str, list[int]]:
+    return {i: list(ids) for i, ids in samples.ids().items()}
+
+
 def test_samples_exist_with_their_manifest_and_not_before(tmp_path):
     samples = sampled(tmp_path / "proto")
     assert not samples.exists()
     write_json(samples.manifest, {"num_parts": 2})
-    assert samples.exists() and samples.ids() == {"a": [0], "b": [1]}
+    assert samples.exists() and listed(samples) == {"a": [0], "b": [1]}
 
 
 def test_only_the_parts_of_the_manifest_are_read(tmp_path):
     samples = sampled(tmp_path / "proto")
     write_json(samples.manifest, {"num_parts": 1})
     (samples.path / ".part-00000.parquet.tmp").write_text("half")
-    assert samples.ids() == {"a": [0]}
+    assert listed(samples) == {"a": [0]}
 
 
 def test_a_link_shares_the_bytes_and_outlives_the_source(tmp_path):
@@ -230,7 +234,7 @@ def test_a_link_shares_the_bytes_and_outlives_the_source(tmp_path):
     assert names(linked.path) == ["manifest.json", "part-00000.parquet", "part-00001.parquet"]
     assert linked.part(0).stat().st_ino == samples.part(0).stat().st_ino
     write_json(samples.manifest, {"num_parts": 0})  # a write replaces, it never reaches through
-    assert linked.facts() == {"num_parts": 2} and linked.ids() == {"a": [0], "b": [1]}
+    assert linked.facts() == {"num_parts": 2} and listed(linked) == {"a": [0], "b": [1]}
 
 
 def test_a_link_takes_folders_along_and_leaves_what_it_is_told_to(tmp_path):

@@ -20,7 +20,7 @@ from tspin import chat_template, data, keep
 from tspin.__main__ import main
 from tspin.chat import beside
 from tspin.files import read_json, read_rows
-from tspin.pairs import triplets
+from tspin.pairs import Joined
 from tspin.points import stored
 from tspin.tokens import Renderer
 
@@ -296,7 +296,7 @@ def test_triplets_are_those_that_were_trained_on(run, pairs):
         assert row["annotated"] == prompt["annotated"].strip()
         assert row["prompt_ids"] == prompt["prompt_ids"]
         assert row["annotated_ids"] == prompt["annotated_ids"]
-        assert row["synthetic_ids"] == samples[prompt["id"]]
+        assert row["synthetic_ids"] == list(samples[prompt["id"]])
 
 
 def test_preferences_are_the_texts_of_the_run(run, pairs):
@@ -343,7 +343,7 @@ def test_a_changed_source_is_refused_where_it_is_needed(run):
     file.write_text(before.replace("Be brief.", "Be long."))
     try:
         with pytest.raises(ValueError, match="has a system message"):
-            triplets(cfg, run, run.iteration(1), renderer)
+            Joined(cfg, run, run.iteration(1), renderer)
     finally:
         file.write_text(before)
 

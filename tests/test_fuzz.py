@@ -21,7 +21,7 @@ from tiny import compose, micro_tokenizer
 from tspin import config, data, endpoint, heartbeat, points, schemas, status, words
 from tspin.artifacts import ANSWERS, PROMPTS, Iteration, Responses, RunDir
 from tspin.endpoint import Endpoint
-from tspin.files import read_json, read_rows, write_json, write_jsonl, write_rows
+from tspin.files import VALUES, read_json, read_rows, write_json, write_jsonl, write_rows
 from tspin.questions import Question, check_response
 from tspin.state import next_step
 from tspin.store import Store
@@ -372,7 +372,9 @@ def test_one_changed_number_in_parquet_is_found(folder):
 
     file = folder / "scores.parquet"
     write_rows(file, [{"logp": -1.25}], pa.schema([("logp", pa.float64())]))
-    pq.write_table(pq.read_table(file), file, compression="none", use_dictionary=False)
+    told = {VALUES: pq.read_metadata(file).metadata[VALUES]}
+    table = pq.read_table(file).replace_schema_metadata(told)
+    pq.write_table(table, file, compression="none", use_dictionary=False)
     assert read_rows(file) == [{"logp": -1.25}]  # however it is stored
     here, other = struct.pack("<d", -1.25), struct.pack("<d", math.nan)
     file.write_bytes(file.read_bytes().replace(here, other))  # in the page, and its extremes

@@ -6,7 +6,7 @@ counters.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -18,6 +18,7 @@ import yaml
 from tspin.files import (
     damaged,
     digest,
+    each_row,
     file_digest,
     flatten,
     read_json,
@@ -100,13 +101,19 @@ class Responses:
         return read_json(self.manifest)
 
     def rows(self) -> list[dict[str, Any]]:
-        with whole(self.manifest):
-            num_parts = range(self.facts()["num_parts"])
-        return [row for i in num_parts for row in read_rows(self.part(i))]
+        return [row for part in self._parts() for row in read_rows(part)]
 
-    def ids(self) -> dict[str, list[int]]:
+    def each(self, *columns: str) -> Iterator[dict[str, Any]]:
+        """The same one by one, see files.each_row."""
+        return (row for part in self._parts() for row in each_row(part, *columns))
+
+    def ids(self) -> dict[str, Sequence[int]]:
         """Prompt id -> sampled token ids."""
-        return {row["id"]: row["response_ids"] for row in self.rows()}
+        return {row["id"]: row["response_ids"] for row in self.each("id", "response_ids")}
+
+    def _parts(self) -> list[Path]:
+        with whole(self.manifest):
+            return [self.part(i) for i in range(self.facts()["num_parts"])]
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ Check = Callable[[str, str], bool | None]  # prompt, response -> right, wrong or
 Canonical = Callable[[str, str], str | None]  # prompt, response -> one spelling of a right answer
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Pair:
     """A prompt x and its annotated response y, with the system message before them if any.
 

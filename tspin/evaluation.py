@@ -12,7 +12,7 @@ from typing import Any
 
 from tspin.answers import num_distinct
 from tspin.artifacts import Iteration
-from tspin.files import read_json, read_rows, write_json
+from tspin.files import each_row, read_json, read_rows, write_json
 
 Estimate = dict[str, Any]  # value, stderr (None: unknown), n
 MAX_NGRAM = 3
@@ -27,7 +27,7 @@ def write(out: Iteration, benchmarks: dict[str, Any]) -> None:
     """
     found: dict[str, Estimate] = {}
     if out.scores.exists():
-        found |= of_scores([r for r in read_rows(out.scores) if r["split"] == "heldout"])
+        found |= of_scores([r for r in each_row(out.scores) if r["split"] == "heldout"])
     if out.answers.exists():
         rows = read_rows(out.answers)
         for decoding in dict.fromkeys(row["decoding"] for row in rows):

@@ -14,11 +14,14 @@ import re
 import shutil
 import socket
 import warnings
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -28,7 +31,8 @@ from tspin import activity
 
 log = logging.getLogger("tspin")
 SHA256 = "sha256"  # in a JSON object
-VALUES = b"tspin.sha256"  # in the metadata of a parquet file
+VALUES = b"tspin.sha256"  # in the metadata of a parquet file, one of each row group
+ROWS_PER_GROUP = 2048  # rows of a parquet file that are Python objects at a time
 SUMS = "tspin.sha256sums"  # in a folder: digests of its files, as `sha256sum --check` reads them
 
 
@@ -101,15 +105,20 @@ def read_json(path: Path) -> Any:
 
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]], schema: pa.Schema) -> None:
-    """Rows to one parquet file; columns a row lacks become null.
+    """Rows to one parquet file, a row group at a time; columns a row lacks become null.
 
-    It carries a digest of its values, which `read_rows` checks: a byte that a disk or a copy has
-    changed is found whatever it means.
+    It carries a digest of the values of each group, which readers check: a byte that a disk or a
+    copy has changed is found whatever it means.
     """
-    table = pa.Table.from_pylist(list(rows), schema=schema)
-    table = table.replace_schema_metadata({VALUES: _values_digest(table)})
+    digests: list[bytes] = []
     with atomic(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+        with pq.ParquetWriter(temporary, schema, compression="zstd") as file:
+            left = iter(rows)
+            while (group := list(islice(left, ROWS_PER_GROUP))) or not digests:
+                table = pa.Table.from_pylist(group, schema=schema)
+                digests.append(_values_digest(table))
+                file.write_table(table)
+            file.add_key_value_metadata({VALUES: b" ".join(digests)})
 
 
 def link(source: Path, target: Path, *, leave: Sequence[str] = ()) -> None:
@@ -137,11 +146,50 @@ def _link_file(source: Any, target: Any) -> None:
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """Raises ValueError, which names the file and the way out, for one that is damaged."""
     with whole(path):
-        table = pq.read_table(path)
-        said = (table.schema.metadata or {}).get(VALUES)  # of an older version: none
-        if said is not None and said != _values_digest(table):
-            raise ValueError("its values are not those that were written")
-        return table.to_pylist()
+        return [row for table in _groups(path) for row in table.to_pylist()]
+
+
+def each_row(path: Path, *columns: str) -> Iterator[dict[str, Any]]:
+    """The same rows for files of any size, a row group in memory at a time.
+
+    Lists of numbers come as arrays of 2 or 4 bytes a number: in a list it would be 36.
+    columns  of a row; none: all of them
+    """
+    with whole(path):
+        for table in _groups(path):
+            names = columns or table.column_names
+            for cells in zip(*(_cells(table[name]) for name in names), strict=True):
+                yield dict(zip(names, cells, strict=True))
+
+
+def _groups(path: Path) -> Iterator[pa.Table]:
+    """The row groups of a file, each after a look at its digest."""
+    with pq.ParquetFile(path) as file:
+        said = (file.metadata.metadata or {}).get(VALUES)  # of an older version: none
+        digests = said.split() if said is not None else []
+        count = max(file.num_row_groups, 1)
+        if said is not None and len(digests) != count:
+            raise ValueError("it has not as many row groups as were written")
+        for i in range(count):
+            table = file.read_row_group(i) if file.num_row_groups else file.read()
+            if digests and digests[i] != _values_digest(table):
+                raise ValueError("its values are not those that were written")
+            yield table
+
+
+def _cells(column: pa.ChunkedArray) -> list[Any]:
+    """The values of a column as Python objects, see `each_row`."""
+    if not pa.types.is_list(column.type):
+        return column.to_pylist()
+    numbers = pc.list_flatten(column).to_numpy()
+    small = not len(numbers) or 0 <= numbers.min() <= numbers.max() < 2**16
+    code, numbers = ("H", numbers.astype(np.uint16)) if small else ("i", numbers.astype(np.int32))
+    lengths = pc.list_value_length(column).to_pylist()
+    ends = np.cumsum([length or 0 for length in lengths]).tolist()
+    return [
+        None if length is None else array(code, numbers[end - length : end].tobytes())
+        for length, end in zip(lengths, ends, strict=True)
+    ]
 
 
 # What readers raise for bytes that mean nothing; types that Arrow does not have are ArrowException.
@@ -198,7 +246,7 @@ def _column(column: pa.ChunkedArray) -> Iterator[bytes]:
         yield from _column(pc.list_flatten(column))
     elif pa.types.is_string(column.type):
         yield pc.binary_length(column).fill_null(0).to_numpy().tobytes()
-        yield from (text.encode() for text in column.to_pylist() if text is not None)
+        yield "".join(text for text in column.to_pylist() if text is not None).encode()
     else:
         yield f"{column.type} ".encode()
         yield column.filter(pc.invert(missing)).to_numpy().tobytes()
@@ -211,8 +259,21 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 def digest(value: Any) -> str:
     """sha256 of a JSON-serialisable value, in hex."""
+    return hashlib.sha256(_canonical(value)).hexdigest()
+
+
+def digest_each(values: Iterable[Any]) -> str:
+    """digest([*values]) of values of which there may be many."""
+    sha = hashlib.sha256(b"[")
+    for number, value in enumerate(values):
+        sha.update(b"," * (number > 0) + _canonical(value))
+    sha.update(b"]")
+    return sha.hexdigest()
+
+
+def _canonical(value: Any) -> bytes:
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return text.encode()
 
 
 def file_digest(*paths: Path) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from tspin.artifacts import Iteration, Responses, RunDir
 from tspin.config import Run
 from tspin.data import Canonical, Check, canonical, checker
-from tspin.files import digest, read_rows
+from tspin.files import digest_each, each_row
 from tspin.tracking import StepLog
 from tspin.triplets import Triplet, join
 
@@ -22,8 +22,9 @@ class Inputs:
 
     def __init__(self, cfg: Run, folder: RunDir, initial: Path) -> None:
         self.cfg, self.folder, self.initial = cfg, folder, initial
-        self.prompts: list[dict[str, Any]] = read_rows(folder.prompts)
-        self.heldout = [row for row in self.prompts if row["split"] == "heldout"]
+        parts = ("id", "split", "prompt_ids", "annotated_ids")  # texts stay on the disk
+        self.prompts: list[dict[str, Any]] = list(each_row(folder.prompts, *parts))
+        self.heldout = [row for row in each_row(folder.prompts) if row["split"] == "heldout"]
         # The program that checks answers; None without one, or without prompts to ask.
         self.check: Check | None = checker(cfg.data) if self.heldout else None
         self.canonical: Canonical | None = canonical(cfg.data)
@@ -86,4 +87,4 @@ def start_from(cfg: Run) -> Iteration:
 
 def prompts_digest(rows: Iterable[dict[str, Any]]) -> str:
     """What sampling conditions on: id and token ids of rows of prompts.parquet."""
-    return digest([[row["id"], row["prompt_ids"]] for row in rows])
+    return digest_each([row["id"], list(row["prompt_ids"])] for row in rows)

@@ -8,7 +8,8 @@ plain text in the run's form elsewhere; `triplets` has y, y' and y0 as text and 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from tspin import asked, data, destination
 from tspin.artifacts import Iteration, RunDir
 from tspin.asked import Told
 from tspin.config import Run
-from tspin.files import read_json, read_rows, write_rows, write_text
+from tspin.files import each_row, read_json, write_rows, write_text
 from tspin.tokens import TEXT_TEMPLATES, Renderer
 
 ABOUT = """Writes the prompts of a run with annotated, synthetic and proto-synthetic responses, for
@@ -94,65 +95,67 @@ def pairs(cfg: Run, folder: RunDir, out: Iteration, made: Path) -> int:
     renderer = model.renderer(
         asked.weights(folder, asked.iteration(folder, "last")), template=cfg.model.template
     )
-    found = triplets(cfg, folder, out, renderer)
     chat = cfg.model.template == "chat"
     shape = MESSAGES if chat else pa.string()
     preference = pa.schema([(name, shape) for name in ("prompt", "chosen", "rejected")])
-    splits = list(dict.fromkeys(split for split, _ in found))
-    for split in splits:
-        rows = [row for s, row in found if s == split]
-        two = [_messages(row) if chat else _plain(row, renderer) for row in rows]
+    count = Counter(row["split"] for row in each_row(folder.prompts, "split"))
+    joined = Joined(cfg, folder, out, renderer)
+    for split in count:
+        two = (_messages(r) if chat else _plain(r, renderer) for r in joined.rows(split))
         write_rows(made / _file("preference", split), two, preference)
-        write_rows(made / _file("triplets", split), rows, TRIPLETS)
-    write_text(made / "README.md", _card(cfg, folder, out, splits, len(found)))
-    return len(found)
+        write_rows(made / _file("triplets", split), joined.rows(split), TRIPLETS)
+    write_text(made / "README.md", _card(cfg, folder, out, list(count), count.total()))
+    return count.total()
 
 
-def triplets(
-    cfg: Run, folder: RunDir, out: Iteration, renderer: Renderer
-) -> list[tuple[str, dict[str, Any]]]:
-    """(split, row of TRIPLETS) of every prompt, in the order of the run."""
-    prompts = read_rows(folder.prompts)
-    systems = _systems(cfg, prompts, renderer)
-    samples = {
-        role: {row["id"]: row for row in source.rows()}
-        for role, source in (("synthetic", out.synthetic), ("proto", folder.proto))
-    }
-    found = []
-    for prompt in prompts:
-        ids = prompt["annotated_ids"]
-        whole = ids[-1] == renderer.eos_id
-        row = {
-            "id": prompt["id"],
-            "system": systems[prompt["id"]] if prompt["id"] in systems else None,
-            "prompt": prompt["prompt"],
-            "annotated": prompt["annotated"].strip() if whole else renderer.text(ids),
-            "prompt_ids": prompt["prompt_ids"],
-            "annotated_ids": ids,
+class Joined:
+    """Rows of the schema TRIPLETS, in the order of the run; the samples alone are in memory."""
+
+    def __init__(self, cfg: Run, folder: RunDir, out: Iteration, renderer: Renderer) -> None:
+        self.prompts, self.renderer = folder.prompts, renderer
+        self.systems = _systems(cfg, folder, renderer)
+        self.samples = {
+            role: {row["id"]: row for row in source.each("id", "response", "response_ids")}
+            for role, source in (("synthetic", out.synthetic), ("proto", folder.proto))
         }
-        for role, by_id in samples.items():
-            row[role] = by_id[prompt["id"]]["response"]
-            row[f"{role}_ids"] = by_id[prompt["id"]]["response_ids"]
-        found.append((prompt["split"], row))
-    return found
+
+    def rows(self, split: str) -> Iterator[dict[str, Any]]:
+        for prompt in each_row(self.prompts):
+            if prompt["split"] != split:
+                continue
+            name, ids = prompt["id"], prompt["annotated_ids"]
+            whole = ids[-1] == self.renderer.eos_id
+            row = {
+                "id": name,
+                "system": self.systems[name] if name in self.systems else None,
+                "prompt": prompt["prompt"],
+                "annotated": prompt["annotated"].strip() if whole else self.renderer.text(ids),
+                "prompt_ids": prompt["prompt_ids"],
+                "annotated_ids": ids,
+            }
+            for role, by_id in self.samples.items():
+                row[role] = by_id[name]["response"]
+                row[f"{role}_ids"] = by_id[name]["response_ids"]
+            yield row
 
 
-def _systems(
-    cfg: Run, prompts: Sequence[dict[str, Any]], renderer: Renderer
-) -> dict[str, str | None]:
+def _systems(cfg: Run, folder: RunDir, renderer: Renderer) -> dict[str, str | None]:
     """The system messages by prompt id: a run keeps them as ids alone, the source has the text."""
 
     def ids(prompt: str, system: str | None) -> list[int]:
         whole = renderer.prompt_ids(prompt, system)
         return renderer.cut_prompt(whole, max_length=cfg.max_prompt_length)
 
-    odd = [row for row in prompts if ids(row["prompt"], None) != row["prompt_ids"]]
+    prompts = each_row(folder.prompts, "id", "prompt", "prompt_ids")
+    odd = [row for row in prompts if ids(row["prompt"], None) != list(row["prompt_ids"])]
     if not odd:
         return {}
     source = data.load(cfg.data)
     systems = {pair.id: pair.system for pair in (*source.train, *source.heldout)}
     for row in odd:
-        if row["id"] not in systems or ids(row["prompt"], systems[row["id"]]) != row["prompt_ids"]:
+        if row["id"] not in systems or ids(row["prompt"], systems[row["id"]]) != list(
+            row["prompt_ids"]
+        ):
             raise ValueError(
                 f"prompt {row['id']} has a system message, which is read from data.path="
                 f"{cfg.data.path} again, and that is not what the run read; put it back"

@@ -6,6 +6,7 @@ Leaves prompts.parquet (train and held-out prompts) and data.json (digest and co
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 from tspin import data
@@ -24,26 +25,28 @@ def prepare(run: Run, folder: RunDir, renderer: Renderer) -> None:
     is dropped and counted; so are pairs that the reader was told to skip.
     """
     source = data.load(run.data)
-    rows: list[dict[str, Any]] = []
+    num = {"train": 0, "heldout": 0}
     counts = {
         "num_skipped": source.num_skipped,
         "num_dropped": 0,
         "num_prompts_cut": 0,
         "num_responses_cut": 0,
     }
-    for split, pairs in (("train", source.train), ("heldout", source.heldout)):
-        for pair in pairs:
-            whole = renderer.prompt_ids(pair.prompt, pair.system)
-            prompt_ids = renderer.cut_prompt(whole, max_length=run.max_prompt_length)
-            room = run.model.max_length - len(prompt_ids)
-            response_ids = renderer.response_ids(pair.annotated)
-            if not response_ids:
-                counts["num_dropped"] += 1
-                continue
-            counts["num_prompts_cut"] += len(prompt_ids) < len(whole)
-            counts["num_responses_cut"] += len(response_ids) > room
-            rows.append(
-                {
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for split, pairs in (("train", source.train), ("heldout", source.heldout)):
+            for pair in pairs:
+                whole = renderer.prompt_ids(pair.prompt, pair.system)
+                prompt_ids = renderer.cut_prompt(whole, max_length=run.max_prompt_length)
+                room = run.model.max_length - len(prompt_ids)
+                response_ids = renderer.response_ids(pair.annotated)
+                if not response_ids:
+                    counts["num_dropped"] += 1
+                    continue
+                counts["num_prompts_cut"] += len(prompt_ids) < len(whole)
+                counts["num_responses_cut"] += len(response_ids) > room
+                num[split] += 1
+                yield {
                     "id": pair.id,
                     "split": split,
                     "prompt": pair.prompt,
@@ -51,12 +54,10 @@ def prepare(run: Run, folder: RunDir, renderer: Renderer) -> None:
                     "prompt_ids": prompt_ids,
                     "annotated_ids": response_ids[:room],
                 }
-            )
-    if not any(row["split"] == "train" for row in rows):
-        raise ValueError(f"{run.data.path}: no pair is left to train on ({counts})")
-    facts = {"digest": source.digest, **counts, "reasons": list(source.reasons)}
-    for split in ("train", "heldout"):
-        facts[f"num_{split}"] = sum(row["split"] == split for row in rows)
+        if not num["train"]:
+            raise ValueError(f"{run.data.path}: no pair is left to train on ({counts})")
+
+    write_rows(folder.prompts, rows(), PROMPTS)
     if counts["num_skipped"] or counts["num_dropped"]:
         log.warning(
             "%d rows skipped and %d dropped for having no response token: %s",
@@ -64,5 +65,5 @@ def prepare(run: Run, folder: RunDir, renderer: Renderer) -> None:
             counts["num_dropped"],
             "; ".join(source.reasons) or "-",
         )
-    write_json(folder.data, facts)
-    write_rows(folder.prompts, rows, PROMPTS)
+    facts = {"digest": source.digest, **counts, "reasons": list(source.reasons)}
+    write_json(folder.data, facts | {f"num_{split}": n for split, n in num.items()})

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from heapq import nsmallest
 from typing import Any
 
 from tspin import health
 from tspin.artifacts import Iteration, RunDir
-from tspin.files import read_json, write_json, write_jsonl
+from tspin.files import each_row, read_json, write_json, write_jsonl
 from tspin.logps import ROLES
 from tspin.tracking import StepLog
 
@@ -89,20 +90,21 @@ def worth(out: Iteration) -> dict[str, Any]:
     return row
 
 
-def samples(folder: RunDir, t: int, prompts: Sequence[dict[str, Any]], *, count: int) -> None:
+def samples(folder: RunDir, t: int, *, count: int) -> None:
     """samples.jsonl: a few prompts with their responses, held-out first, for reading."""
-    out = folder.iteration(t)
-    chosen = sorted(prompts, key=lambda row: (row["split"] != "heldout", row["id"]))[:count]
+    out, wanted = folder.iteration(t), ("id", "split", "prompt", "annotated")
+    chosen = nsmallest(
+        count,
+        each_row(folder.prompts, *wanted),
+        key=lambda row: (row["split"] != "heldout", row["id"]),
+    )
+    ids = {row["id"] for row in chosen}
     responses = {
-        role: {row["id"]: row["response"] for row in source.rows()}
+        role: {r["id"]: r["response"] for r in source.each("id", "response") if r["id"] in ids}
         for role, source in (("synthetic", out.synthetic), ("proto", folder.proto))
         if source.exists()
     }
-    rows = [
-        {key: row[key] for key in ("id", "split", "prompt", "annotated")}
-        | {role: by_id[row["id"]] for role, by_id in responses.items()}
-        for row in chosen
-    ]
+    rows = [row | {role: by_id[row["id"]] for role, by_id in responses.items()} for row in chosen]
     write_jsonl(out.samples, rows)
 
 

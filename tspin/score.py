@@ -7,10 +7,13 @@ rewards, the contingency table and the diagnostics are counted from.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from tspin.artifacts import SCORES
@@ -48,7 +51,10 @@ def score(
                 for triplet, logp in zip(batch, found[role].tolist(), strict=True):
                     logps[triplet.id, triplet.source, role] = logp
             bar.update(len(batch))
-        return {key: logp for found in world.gather(logps) for key, logp in found.items()}
+        everyones, *others = world.gather(logps)
+        for theirs in others:
+            everyones |= theirs
+        return everyones
 
 
 def write_scores(
@@ -60,14 +66,14 @@ def write_scores(
     loss: Loss | None = None,
 ) -> None:
     """scores.parquet; with `loss`, the rewards of every role that its reference covers."""
-    rows = []
-    for triplet in triplets:
-        for role in triplet.responses:
-            key = (triplet.id, triplet.source, role)
-            if key in logps:
-                ref_logp = None if reference is None else reference.get(key)
-                rows.append(
-                    {
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for triplet in triplets:
+            for role in triplet.responses:
+                key = (triplet.id, triplet.source, role)
+                if key in logps:
+                    ref_logp = None if reference is None else reference.get(key)
+                    yield {
                         "id": triplet.id,
                         "split": triplet.split,
                         "source": triplet.source,
@@ -77,47 +83,71 @@ def write_scores(
                         "ref_logp": ref_logp,
                         "reward": _reward(loss, logps[key], ref_logp),
                     }
-                )
-    write_rows(path, rows, SCORES)
+
+    write_rows(path, rows(), SCORES)
 
 
-def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def summarise(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Figure 3 from rows of scores.parquet: by split, means by role and the contingency table.
 
     Counts are over all triplets of the split that have rewards for y and y'.
     """
+    splits: dict[str, dict[str, _Scores]] = {}
+    places: dict[tuple[str, int], int] = {}  # prompt id, source -> number of the triplet
+    for row in rows:
+        of_role = splits.setdefault(row["split"], {}).setdefault(row["role"], _Scores())
+        of_role.add(row, places.setdefault((row["id"], row["source"]), len(places)))
+    prompts = [prompt for prompt, _ in places]
     result: dict[str, dict[str, Any]] = {}
-    for split in dict.fromkeys(row["split"] for row in rows):
-        mine = [row for row in rows if row["split"] == split]
-        facts: dict[str, Any] = {"num_prompts": len({row["id"] for row in mine})}
-        for role in dict.fromkeys(row["role"] for row in mine):
-            of_role = [row for row in mine if row["role"] == role]
-            facts[f"logps/{role}"] = _mean(row["logp"] for row in of_role)
-            facts[f"logps_per_token/{role}"] = sum(r["logp"] for r in of_role) / sum(
-                r["num_tokens"] for r in of_role
-            )
-            if all(row["reward"] is not None for row in of_role):
-                facts[f"rewards/{role}"] = _mean(row["reward"] for row in of_role)
-        facts["contingency"] = _count(mine)
+    for split, roles in splits.items():
+        there = {place for scores in roles.values() for place in scores.places}
+        facts: dict[str, Any] = {"num_prompts": len({prompts[place] for place in there})}
+        for role, scores in roles.items():
+            total = sum(scores.logps)
+            facts[f"logps/{role}"] = total / len(scores.logps)
+            facts[f"logps_per_token/{role}"] = total / scores.num_tokens
+            if not scores.lacking:
+                facts[f"rewards/{role}"] = sum(scores.rewards) / len(scores.rewards)
+        facts["contingency"] = _count(roles, len(places))
         result[split] = facts
     return result
 
 
-def write_contingency(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+def write_contingency(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     write_json(path, summarise(rows))
 
 
-def _count(rows: Sequence[dict[str, Any]]) -> dict[str, int]:
-    by_key = {(r["id"], r["source"], r["role"]): (r["reward"], r["logp"]) for r in rows}
-    pairs = [
-        (by_key[i, source, "annotated"], by_key[i, source, "synthetic"])
-        for i, source, role in by_key
-        if role == "annotated" and (i, source, "synthetic") in by_key
-    ]
-    pairs = [(y, s) for y, s in pairs if y[0] is not None and s[0] is not None]
-    if not pairs:
+class _Scores:
+    """The rows of a role, in their order, as arrays of numbers; NaN stands for no reward."""
+
+    def __init__(self) -> None:
+        self.places, self.logps, self.rewards = array("q"), array("d"), array("d")
+        self.num_tokens = self.lacking = 0
+
+    def add(self, row: dict[str, Any], place: int) -> None:
+        """place: number of its triplet"""
+        lacking = row["reward"] is None
+        self.places.append(place)
+        self.logps.append(row["logp"])
+        self.rewards.append(math.nan if lacking else row["reward"])
+        self.num_tokens += row["num_tokens"]
+        self.lacking += lacking
+
+    def table(self, size: int) -> torch.Tensor:
+        """(size, 2): reward and log-probability of the triplet with each number, NaN without."""
+        found = torch.full((size, 2), math.nan, dtype=torch.float64)
+        for column, values in enumerate((self.rewards, self.logps)):
+            found[np.asarray(self.places), column] = torch.from_numpy(np.asarray(values))
+        return found
+
+
+def _count(roles: Mapping[str, _Scores], size: int) -> dict[str, int]:
+    y, s = (roles[role].table(size) if role in roles else torch.full((size, 2), math.nan)
+            for role in ("annotated", "synthetic"))  # fmt: skip
+    both = ~(y[:, 0].isnan() | s[:, 0].isnan())
+    if not both.any():
         return {}
-    y, s = (torch.tensor(side, dtype=torch.float64) for side in zip(*pairs, strict=True))
+    y, s = y[both], s[both]
     return {k: int(v.sum()) for k, v in contingency(y[:, 0], s[:, 0], y[:, 1], s[:, 1]).items()}
 
 
@@ -126,8 +156,3 @@ def _reward(loss: Loss | None, logp: float, ref_logp: float | None) -> float | N
         return None
     ref = None if ref_logp is None else torch.tensor(ref_logp, dtype=torch.float64)
     return float(loss.reward(torch.tensor(logp, dtype=torch.float64), ref))
-
-
-def _mean(values: Iterable[float]) -> float:
-    values = list(values)
-    return sum(values) / len(values)

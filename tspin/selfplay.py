@@ -35,7 +35,7 @@ from tspin import (
 from tspin.artifacts import Iteration, RunDir, sharing_lock
 from tspin.config import ADDED, IDENTITY_FREE, Run, dump
 from tspin.distributed import World
-from tspin.files import read_json, read_rows, remove, write_json
+from tspin.files import each_row, read_json, remove, write_json
 from tspin.inputs import Inputs, first_iteration
 from tspin.model import Policies
 from tspin.prepare import prepare
@@ -182,8 +182,8 @@ class _SelfPlay:
     def _finish(self, t: int) -> None:
         """What people see of the iteration, its warnings, and done.json, written last."""
         out = self.folder.iteration(t)
-        write_contingency(out.contingency, read_rows(out.scores))
-        report.samples(self.folder, t, self.inputs.prompts, count=self.cfg.track.num_samples)
+        write_contingency(out.contingency, each_row(out.scores))
+        report.samples(self.folder, t, count=self.cfg.track.num_samples)
         replay.iteration(self.folder, t, self.tracker)
         self.stages.warn(t, report.warnings(self.folder, t))
         write_json(

@@ -16,7 +16,7 @@ from tspin.artifacts import Iteration, Responses, RunDir, shared_folder
 from tspin.config import Run
 from tspin.distributed import World
 from tspin.evaluate import evaluate
-from tspin.files import check_sums, digest, link, read_json, read_rows, write_json
+from tspin.files import check_sums, digest_each, each_row, link, read_json, write_json
 from tspin.generate import generate
 from tspin.inputs import Inputs, prompts_digest
 from tspin.logps import ROLES, Role
@@ -87,7 +87,7 @@ class Stages:
         key = {
             "weights": read_json(self.folder.initial)["weights"],
             "prompts": prompts_digest(heldout),
-            "annotated": digest([row["annotated_ids"] for row in heldout]),
+            "annotated": digest_each(list(row["annotated_ids"]) for row in heldout),
             "answers": [self._answers_heldout(), self.cfg.data.eval_draws, self.cfg.data.eval_cool],
             **self.sampling(),
         }
@@ -132,11 +132,12 @@ class Stages:
             with self.timed(t, "generate"):
                 start = self.inputs.start_of(t)
                 self._generate(start, out.synthetic, t, f"iteration {t}: generate", {"t": t})
-        rows = out.synthetic.rows()
         annotated = {row["id"]: row["annotated_ids"] for row in self.inputs.prompts}
-        same = sum(row["response_ids"] == annotated[row["id"]] for row in rows)
-        reasons = [row["finish_reason"] for row in rows]
-        self.warn(t, {"cut": health.cut(reasons), "same": health.identical(same, len(rows))})
+        same, reasons = 0, []
+        for row in out.synthetic.each("id", "response_ids", "finish_reason"):
+            same += row["response_ids"] == annotated[row["id"]]
+            reasons.append(row["finish_reason"])
+        self.warn(t, {"cut": health.cut(reasons), "same": health.identical(same, len(reasons))})
 
     def _generate(self, start: Path, out: Responses, t: int, label: str, facts: dict) -> None:
         self._room(out.path, label, samples=self.room.sizes.samples)
@@ -242,7 +243,8 @@ class Stages:
         """The stored log-probs of theta_t, where the objective asks for them."""
         if not self.cfg.loss_at(t).needs_reference:
             return None
-        return keyed(read_rows(self.folder.iteration(t).ref_scores))
+        path = self.folder.iteration(t).ref_scores
+        return keyed(each_row(path, "id", "source", "role", "logp"))
 
     def evaluate(self, policy: Path, out: Iteration, t: int, label: str) -> None:
         """eval.json from held-out answers and scores. t: what the policy samples for next"""

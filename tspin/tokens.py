@@ -98,7 +98,7 @@ class Renderer:
 
     def text(self, response_ids: Sequence[int]) -> str:
         """A response as people read it, without special tokens and surrounding space."""
-        return str(self.tokenizer.decode(response_ids, skip_special_tokens=True)).strip()
+        return str(self.tokenizer.decode(list(response_ids), skip_special_tokens=True)).strip()
 
     def _encode(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)[

@@ -6,8 +6,9 @@ training, scoring, restarts and the cut into micro-batches all see the same ones
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from sys import intern
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,12 @@ from tspin.seeds import seed_for
 Key = tuple[str, int, str]  # prompt id, source, role: one response of a triplet
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Triplet:
     """One prompt and its responses, as ids.
 
     source  iteration whose policy sampled the synthetic response.
+    Ids are in lists, or in arrays of 2 or 4 bytes each (files.each_row) where there are many.
 
     Example: Triplet("9f", 1, [1, 5], {"annotated": [7, 2], "synthetic": [8, 2], "proto": [9]})
     """
@@ -43,8 +45,8 @@ class Triplet:
 def join(
     prompts: Sequence[dict[str, Any]],
     source: int,
-    synthetic: dict[str, list[int]] | None = None,
-    proto: dict[str, list[int]] | None = None,
+    synthetic: Mapping[str, Sequence[int]] | None = None,
+    proto: Mapping[str, Sequence[int]] | None = None,
 ) -> list[Triplet]:
     """Prompt rows with the responses sampled for them, joined on the prompt's id.
 
@@ -54,7 +56,7 @@ def join(
 
     Raises ValueError naming the first prompt that a set lacks.
     """
-    sets: dict[Role, dict[str, list[int]] | None] = {"synthetic": synthetic, "proto": proto}
+    sets: dict[Role, Mapping[str, Sequence[int]] | None] = {"synthetic": synthetic, "proto": proto}
     triplets = []
     for row in prompts:
         responses: dict[Role, Sequence[int]] = {"annotated": row["annotated_ids"]}
@@ -138,7 +140,7 @@ def collate(triplets: Sequence[Triplet], roles: Sequence[Role], *, pad_id: int) 
 
 def keyed(rows: Iterable[dict[str, Any]]) -> dict[Key, float]:
     """Rows of ref_scores.parquet -> (prompt id, source, role) -> logp."""
-    return {(row["id"], row["source"], row["role"]): row["logp"] for row in rows}
+    return {(row["id"], row["source"], intern(row["role"])): row["logp"] for row in rows}
 
 
 def reference_logps(

@@ -1,0 +1,389 @@
+"""Memory, time and disk of a run on many rows, with everything real but the model's arithmetic.
+
+    python -m benchmarks.scale [--rows N ...] [--iterations N] [--loss NAME] [--out NAME]
+
+--rows        sizes of the data, each a run of its own (default: 10000 50000 200000)
+--iterations  of self-play (default: 5)
+--loss        default: tspin_ref, which reads the most: three responses and reference log-probs
+--out         NAME.md and NAME.json are written (default: docs/scale)
+Needs Linux, and 20 KB of temporary disk ($TMPDIR) per row.
+Exit status 1 where a process held GATE or more at a size of at most GATED rows.
+
+A run is `selfplay.run` in a process of its own: its samples are drawn from a seed, its
+log-probabilities are made up from lengths, and a training step walks its micro-batches to the
+loss. `python -m analysis all` follows in another process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import wraps
+from importlib import metadata
+from pathlib import Path
+from platform import python_version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tspin.logps import Logps, Role
+    from tspin.triplets import Triplet
+
+# torch is imported by the process that is measured alone: another's peak begins with its parent's.
+
+GATE, GATED = 2000, 200_000  # MB of a process; rows
+LENGTHS = (50, 450), (50, 500)  # tokens of a prompt and of a response, uniform: 250 and 275
+HELDOUT = 512
+LIBRARIES = ("torch", "transformers", "pyarrow", "pandas")
+MB = 10**6
+READING = f"""Everything is the package's own but the model: its samples are drawn from a seed, its
+log-probabilities are made up from lengths, and a training step walks its micro-batches to the loss.
+Prompts have {sum(LENGTHS[0]) // 2} tokens and responses {sum(LENGTHS[1]) // 2} on average, like
+UltraChat's; a token is a word of six characters, half as long again as English has them.
+{HELDOUT} prompts are held out.
+
+Peak is the resident memory of the whole process at most, interpreter and libraries included: they
+are `begin`. A run is one process from its first stage to its last, so that what a stage leaves
+behind counts in the next. Seconds and bytes are sums over the iterations; bytes of a file with
+several names are counted once. Weights come on top of all of it.
+
+In memory are: texts, while the data are read, split and encoded (`data`); from then on ids, 2 bytes
+each where they are below 65536 and 4 elsewhere, with 1 KB of objects a triplet; log-probabilities
+where they are counted. Files are read and written 2048 rows at a time. A .json file is read whole:
+many rows are better given as .jsonl or parquet.
+"""
+
+
+@dataclass
+class Stage:
+    """What a part of a run took: peak of the process in MB, seconds, MB written."""
+
+    peak: float = 0.0
+    seconds: float = 0.0
+    disk: float = 0.0
+
+
+class Meter:
+    """Attributes peak, seconds and bytes to the stages of this process, one after the other."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.stages: dict[str, Stage] = {}
+        self._restart("begin")
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """The block is `name`'s; what follows it is the rest's."""
+        self.close()
+        self._restart(name)
+        try:
+            yield
+        finally:
+            self.close()
+            self._restart("rest")
+
+    def close(self) -> None:
+        """Adds what the stage under way has taken so far."""
+        found = self.stages.setdefault(self.name, Stage())
+        found.peak = max(found.peak, status("VmHWM"))
+        found.seconds += time.monotonic() - self.began
+        found.disk += bytes_in(self.folder) / MB - self.disk
+
+    def _restart(self, name: str) -> None:
+        self.name, self.began = name, time.monotonic()
+        self.disk = bytes_in(self.folder) / MB
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins again
+
+
+def status(key: str) -> float:
+    """MB that this process holds (VmRSS) or has held at most (VmHWM)."""
+    (kib,) = re.findall(rf"{key}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return 1024 * int(kib) / MB
+
+
+def bytes_in(folder: Path) -> int:
+    """Of all files below, one with several names counted once."""
+    found = [path.lstat() for path in folder.rglob("*")] if folder.is_dir() else []
+    return sum({entry.st_ino: entry.st_size for entry in found}.values())
+
+
+# --- the process that is measured ----------------------------------------------------------------
+
+
+def measured(rows: int, iterations: int, loss: str, folder: Path) -> dict[str, Stage]:
+    """A run of self-play in folder/runs."""
+    from tspin import (
+        evaluate,
+        evaluation,
+        generate,
+        outside,
+        prepare,
+        report,
+        score,
+        selfplay,
+        train,
+    )
+    from tspin.inputs import Inputs
+    from tspin.model import Policy
+
+    write_pairs(folder / "pairs.jsonl", rows + min(HELDOUT, rows))
+    write_model(folder / "model")
+    meter = Meter(folder / "runs")
+    stages: dict[str, Callable] = {
+        "data": prepare.prepare,
+        "samples": generate.generate,
+        "score": score.score,
+        "score files": score.write_scores,
+        "train": train.train,
+        "answers": evaluate.evaluate,
+        "evaluation file": evaluation.write,
+        "contingency": score.write_contingency,
+        "readable samples": report.samples,
+    }
+    for name, function in stages.items():
+        put(function, in_stage(meter, name, function))
+    Inputs.triplets = in_stage(meter, "join", Inputs.triplets)
+    Policy.logps = made_up
+    put(train.gradient_step, walk)
+    put(outside.source, lambda start, policies, cfg, log: Drawn(policies(start).renderer))
+    selfplay.run(settings(rows, iterations, loss, folder), command=sys.argv)
+    meter.close()
+    return meter.stages
+
+
+def settings(rows: int, iterations: int, loss: str, folder: Path) -> Any:
+    from main import check
+
+    words = (
+        "model=custom", f"model.path={folder}/model", "model.name=none", "model.template=none",
+        "model.max_length=2048", "data=file", f"data.path={folder}/pairs.jsonl",
+        f"data.size={rows}", f"data.heldout={min(HELDOUT, rows)}", f"loss={loss}", "track=none",
+        f"selfplay.iterations={iterations}", "optim.batch_size=64",
+        "compute=cpu", "compute.micro_batch=16", "compute.score_batch=64", "compute.threads=1",
+        "decoding.max_new_tokens=512", f"runs_dir={folder}/runs",
+    )  # fmt: skip
+    return check(words).points[0].run
+
+
+def put(original: Callable, other: Callable) -> None:
+    """`other` in the place of a function, in every module that has imported it."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("tspin"):
+            for key, value in list(vars(module).items()):
+                if value is original:
+                    setattr(module, key, other)
+
+
+def in_stage(meter: Meter, name: str, function: Callable) -> Callable:
+    @wraps(function)
+    def work(*args: Any, **kwargs: Any) -> Any:
+        with meter.stage(name):
+            return function(*args, **kwargs)
+
+    return work
+
+
+def write_pairs(path: Path, rows: int) -> None:
+    import numpy as np
+
+    from benchmarks.shapes import SHAPES
+    from tspin.files import atomic
+
+    random, vocab = np.random.default_rng(0), SHAPES["smol"].vocab
+
+    def text(low: int, high: int) -> str:
+        ids = random.integers(2, vocab - 1, random.integers(low, high))
+        return " ".join(f"w{i}" for i in ids.tolist())
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic(path) as temporary, temporary.open("w") as file:
+        for _ in range(rows):
+            prompt, response = (text(*lengths) for lengths in LENGTHS)
+            file.write(json.dumps({"prompt": prompt, "response": response}) + "\n")
+
+
+def write_model(path: Path) -> None:
+    """The vocabulary of a real one, and hardly any weights."""
+    from benchmarks.shapes import SHAPES, Llama
+
+    vocab = SHAPES["smol"].vocab
+    shape = Llama(vocab, 8, 8, layers=1, heads=1, kv_heads=1, head_dim=8, tied=True)
+    shape.model("cpu").save_pretrained(path)
+    shape.tokenizer().save_pretrained(path)
+
+
+class Drawn:
+    """A questions.Source whose responses are functions of their seeds."""
+
+    central = False
+
+    def __init__(self, renderer: Any) -> None:
+        self.renderer, self.facts = renderer, {"engine": "drawn"}
+
+    def answers(
+        self, batches: Any, how: Any, *, done: Callable[[int], object]
+    ) -> Iterator[tuple[int, list[list[int]]]]:
+        for key, questions in batches:
+            yield key, [self._response(question.seed) for question in questions]
+            done(len(questions))
+
+    def _response(self, seed: int) -> list[int]:
+        import numpy as np
+
+        random, eos = np.random.default_rng(seed), self.renderer.eos_id
+        return [*random.integers(2, eos, random.integers(*LENGTHS[1]) - 1).tolist(), eos]
+
+
+def made_up(policy: Any, triplets: Sequence[Triplet], roles: Sequence[Role]) -> Logps:
+    """About 1 nat a token, and something of the ids themselves."""
+    import torch
+
+    from tspin.logps import Logps
+
+    found = {}
+    for role in roles:
+        ids = [list(triplet.responses[role]) for triplet in triplets]
+        found[role] = torch.tensor([-len(x) - x[0] / 1e5 for x in ids], dtype=torch.float64)
+    return Logps(**found)
+
+
+def walk(
+    policy: Any, optimizer: Any, batch: Sequence[Triplet], loss: Any, reference: Any, optim: Any,
+    compute: Any, **_: Any,
+) -> tuple[dict[str, float], Any]:  # fmt: skip
+    """train.gradient_step as far as the loss."""
+    import torch
+
+    from tspin.losses import mean_metrics
+    from tspin.triplets import micro_batches, num_tokens, reference_logps
+
+    losses, metrics = [], []
+    for micro in micro_batches(batch, loss.roles, size=compute.micro_batch):
+        logps, ref = made_up(policy, micro, loss.roles), None
+        if loss.needs_reference:
+            ref = reference_logps(reference, micro, loss.roles, logps.annotated)
+        values, found = loss(logps, ref)
+        losses.append(values)
+        metrics.append(found)
+    numbers = {"loss": float(torch.cat(losses).mean()), **mean_metrics(metrics), "grad_norm": 0.0}
+    tokens = num_tokens(batch, loss.roles)
+    return numbers | {"num_examples": len(batch), "num_tokens": tokens}, compute
+
+
+# --- the process that asks -----------------------------------------------------------------------
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = _parser().parse_args(arguments)
+    if options.folder:
+        logging.disable(logging.INFO)
+        stages = measured(options.rows[0], options.iterations, options.loss, Path(options.folder))
+        sys.stdout.write(json.dumps({name: asdict(stage) for name, stage in stages.items()}))
+        return 0
+    found: dict[int, dict[str, Stage]] = {}
+    for rows in options.rows:
+        found[rows] = size(rows, options)
+        words = " ".join(["python -m benchmarks.scale", *arguments])
+        write(options, dict(sorted(found.items())), words)
+    return int(any(missed(rows, stages) for rows, stages in found.items()))
+
+
+def size(rows: int, options: argparse.Namespace) -> dict[str, Stage]:
+    """A run and its analysis in processes of their own."""
+    with tempfile.TemporaryDirectory() as temporary:
+        told = (f"--rows={rows}", f"--iterations={options.iterations}", f"--loss={options.loss}")
+        run = [sys.executable, "-m", "benchmarks.scale", *told, "--folder", temporary]
+        done = subprocess.run(run, stdout=subprocess.PIPE, check=True, text=True)
+        stages = {name: Stage(**facts) for name, facts in json.loads(done.stdout).items()}
+        began, out = time.monotonic(), Path(temporary) / "report"
+        command = [sys.executable, "-m", "analysis", "all", f"runs={temporary}/runs", f"out={out}"]
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        _, code, used = os.wait4(process.pid, 0)
+        if code:
+            raise SystemExit(f"{' '.join(command)} ended with {code}")
+        peak, seconds = 1024 * used.ru_maxrss / MB, time.monotonic() - began
+        stages["analysis all"] = Stage(peak, seconds, bytes_in(out) / MB)
+        sys.stderr.write(f"{verdict(rows, stages)}\n")
+        return stages
+
+
+def whole(stages: dict[str, Stage]) -> Stage:
+    """The highest peak, and the sums."""
+    each = stages.values()
+    return Stage(max(x.peak for x in each), sum(x.seconds for x in each), sum(x.disk for x in each))
+
+
+def missed(rows: int, stages: dict[str, Stage]) -> bool:
+    return rows <= GATED and whole(stages).peak >= GATE
+
+
+def verdict(rows: int, stages: dict[str, Stage]) -> str:
+    judged = ("MISSED" if missed(rows, stages) else "ok") if rows <= GATED else "not judged"
+    return f"{rows} rows: {whole(stages).peak:.0f} MB, gate {GATE}: {judged}"
+
+
+def write(options: argparse.Namespace, found: dict[int, dict[str, Stage]], command: str) -> None:
+    """OUT.md and OUT.json."""
+    facts = {"python": python_version()} | {name: metadata.version(name) for name in LIBRARIES}
+    rows = {n: {name: asdict(x) for name, x in stages.items()} for n, stages in found.items()}
+    known = {"command": command, "loss": options.loss, "iterations": options.iterations}
+    out = Path(options.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(known | facts | {"rows": rows}, indent=1)
+    out.with_suffix(".json").write_text(f"{text}\n")
+    made = f"Made by `{command}`: `loss={options.loss}`, {options.iterations} iterations.\n"
+    versions = ", ".join(f"{name} {value}" for name, value in facts.items())
+    verdicts = [f"- {verdict(rows, stages)}" for rows, stages in found.items()]
+    lines = ["# Many rows\n", made, READING, f"{versions}.\n", *table(found), ""]
+    lines += [*verdicts, *on_paper(found), ""]
+    out.with_suffix(".md").write_text("\n".join(lines))
+
+
+def table(found: dict[int, dict[str, Stage]]) -> Iterator[str]:
+    """A row for each stage: peak in MB / seconds / MB on disk, at every size."""
+    sizes = {rows: stages | {"all": whole(stages)} for rows, stages in found.items()}
+    yield _row(["peak MB / s / MB on disk", *(f"{rows} rows" for rows in sizes)])
+    yield _row(["---"] * (1 + len(sizes)))
+    for name in next(iter(sizes.values())):
+        cells = (stages[name] for stages in sizes.values())
+        shown = (f"{x.peak:.0f} / {x.seconds:.0f} / {max(x.disk, 0):.0f}" for x in cells)
+        yield _row([name, *shown])
+
+
+def on_paper(found: dict[int, dict[str, Stage]]) -> Iterator[str]:
+    """A million rows, on the straight line through the last two sizes."""
+    if len(found) > 1:
+        (a, before), (b, after) = list(found.items())[-2:]
+        slope = (whole(after).peak - whole(before).peak) / (b - a)
+        peak = whole(after).peak + slope * (10**6 - b)
+        yield (
+            f"- a million rows, on paper, by the straight line through the last two: {peak:.0f} MB "
+            f"({1000 * slope:.1f} KB for each row more)"
+        )
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("benchmarks.scale", allow_abbrev=False)
+    parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 50_000, 200_000])
+    parser.add_argument("--iterations", type=int, default=5)
+    parser.add_argument("--loss", default="tspin_ref")
+    parser.add_argument("--out", default="docs/scale")
+    parser.add_argument("--folder", help=argparse.SUPPRESS)  # be the process that is measured
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
