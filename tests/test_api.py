@@ -13,7 +13,8 @@ from tiny import SMALL, compose, micro_tokenizer, random_model
 from tspin.config import dump
 
 DOC = Path(__file__).resolve().parents[1] / "docs" / "api.md"
-ROWS = [("Say 1.", "one", "two", "three"), ("Say 2.", "two", "x", "yy")]
+ROLES = ("annotated", "synthetic", "proto")
+TRIPLETS = [("Say 1.", "one", "two", "three"), ("Say 2.", "two", "x", "yy")]
 
 
 def example(name, **given):
@@ -25,50 +26,63 @@ def example(name, **given):
 
 def test_a_loop_of_ones_own_learns():
     model = random_model(dtype=torch.float32)
-    found = example("loop", model=model, tokenizer=micro_tokenizer(), triplets=ROWS)
+    found = example("loop", model=model, tokenizer=micro_tokenizer(), triplets=TRIPLETS)
     first, _, last = found["history"]
     assert last < first
 
 
 @pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="without trl")
 def test_trls_trainer_takes_the_loss(tmp_path):
-    """Its first loss is -log sigmoid(log pi(y) - log pi(y')) of the same rows, by hand."""
+    """Its first loss is l(c) + 0.1 l(h) of the same triplets, by hand, over two micro-batches."""
     import datasets
-    from trl import DPOConfig
 
     random_model(dtype=torch.float32).save_pretrained(tmp_path / "model")
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model")
-    tokenizer = micro_tokenizer()
-    pairs = [{"prompt": p, "chosen": y, "rejected": s} for p, y, s, _ in ROWS]
     before = copy.deepcopy(model)
-    arguments = DPOConfig(
-        output_dir=str(tmp_path),
-        per_device_train_batch_size=2,
-        max_steps=1,
-        logging_steps=1,
-        report_to="none",
-        save_strategy="no",
-        use_cpu=True,
-        bf16=False,
-    )
+    tokenizer = micro_tokenizer()
+
+    def ids(text):
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    rows = [
+        {"id": str(i), "prompt_ids": ids(prompt)}
+        | {f"{role}_ids": ids(text) for role, text in zip(ROLES, responses, strict=True)}
+        for i, (prompt, *responses) in enumerate(TRIPLETS)
+    ]
+    options = {
+        "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": 2,
+        "max_steps": 2,
+        "logging_steps": 1,
+        "learning_rate": 1e-3,
+        "report_to": "none",
+        "save_strategy": "no",
+        "use_cpu": True,
+        "bf16": False,
+    }
     found = example(
         "trl",
         model=model,
         tokenizer=tokenizer,
-        arguments=arguments,
-        pairs=datasets.Dataset.from_list(pairs),
+        triplets=datasets.Dataset.from_list(rows),
+        folder=str(tmp_path),
+        options=options,
     )
 
-    def logp(prompt, response):
-        first, ids = (tokenizer(text)["input_ids"] for text in (prompt, prompt + response))
-        ids += [tokenizer.eos_token_id]
+    def logp(row, role):
+        first, whole = row["prompt_ids"], row["prompt_ids"] + row[f"{role}_ids"]
         with torch.no_grad():
-            scores = before(torch.tensor([ids])).logits[0].log_softmax(-1)
-        return sum(scores[i - 1, ids[i]] for i in range(len(first), len(ids)))
+            scores = before(torch.tensor([whole])).logits[0].log_softmax(-1)
+        return sum(scores[i - 1, whole[i]] for i in range(len(first), len(whole)))
 
-    losses = [-torch.nn.functional.logsigmoid(logp(p, y) - logp(p, s)) for p, y, s, _ in ROWS]
-    logged = found["trainer"].state.log_history[0]["loss"]
-    assert logged == pytest.approx(torch.stack(losses).mean().item(), rel=1e-3)
+    def loss(row):
+        y, s, y0 = (logp(row, role) for role in ROLES)
+        ell = torch.nn.functional.softplus
+        return ell(s - y) + 0.1 * ell(y0 - s)
+
+    first, second = (entry["loss"] for entry in found["trainer"].state.log_history[:2])
+    assert first == pytest.approx(torch.stack([*map(loss, rows)]).mean().item(), rel=1e-3)
+    assert second < first
 
 
 def test_a_run_from_plain_values(tmp_path):

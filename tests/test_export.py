@@ -1,13 +1,18 @@
 """What leaves a run for other people's tools: export, pairs, chat."""
 
+import importlib
 import importlib.util
 import io
 import json
+import math
 import os
+import re
 import subprocess
 import sys
+from contextlib import suppress
 
 import datasets
+import hub_server
 import huggingface_hub
 import pytest
 import torch
@@ -16,15 +21,18 @@ from test_tokens import chat_tokenizer
 from tiny import micro_tokenizer, play, sentencepiece_like
 from tokenizers.processors import TemplateProcessing
 
-from tspin import chat_template, data, keep
-from tspin.__main__ import main
-from tspin.chat import beside
+import tspin
+from tspin import asked, chat_template, data, destination, keep
+from tspin.__main__ import VERBS, main
+from tspin.chat import shown
 from tspin.files import read_json, read_rows
+from tspin.model import weight_digest
 from tspin.pairs import triplets
 from tspin.sweep import stored
 from tspin.tokens import Renderer
 
 VLLM = os.environ.get("TSPIN_VLLM_PYTHON")
+WIDE = "\u4f60"  # two columns of a terminal
 HOSTILE = "</s> \u4f60 <|im_start|> {{ 7 * 7 }}"
 TASK = """
 task: sums
@@ -141,7 +149,6 @@ def test_generation_is_that_of_the_run(exported):
         "temperature": 1.0,
         "top_k": 0,
         "top_p": 1.0,
-        "max_new_tokens": 10,
         "eos_token_id": [1],
         "pad_token_id": 0,
     }
@@ -153,7 +160,8 @@ def test_the_card_is_read_back_by_the_hubs_client(run, exported):
     (perplexity,) = card.data.eval_results
     t, metric, value = keep.best([run.iteration(t) for t in run.iterations()])
     assert (perplexity.metric_type, perplexity.metric_value) == (metric, value)
-    assert read_json(run.data)["digest"] in card.text
+    assert huggingface_hub.ModelCard(card.content).data.to_dict() == card.data.to_dict()
+    assert read_json(run.data)["digest"] in card.text and f"tspin {tspin.__version__}," in card.text
     assert str(run.path.parent) not in card.content  # nothing of this machine
     assert (exported / "training.png").read_bytes().startswith(b"\x89PNG")
 
@@ -183,6 +191,7 @@ def test_the_command_line_of_lm_eval(exported, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "|sums" in done.stdout and "exact_match" in done.stdout
+    assert "max_new_tokens" not in done.stderr  # the length is the task's
 
 
 @pytest.mark.skipif(VLLM is None, reason="TSPIN_VLLM_PYTHON names no interpreter with vLLM")
@@ -201,34 +210,47 @@ def test_vllm(exported):
     assert f"IDS {' '.join(map(str, ids))}" in done.stdout
 
 
-def test_the_hub_is_pushed_to_through_its_client(run, monkeypatch, said):
-    """A private repository, and the folder with the card in it."""
-    told = []
+@pytest.fixture
+def hub(monkeypatch):
+    """The real client, and a server on this machine that keeps what it is sent."""
+    with hub_server.serving() as (endpoint, repositories):
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setenv("HF_TOKEN", hub_server.TOKEN)
+        monkeypatch.setenv("NO_PROXY", "*")
+        yield endpoint, repositories
 
-    class Client:
-        def create_repo(self, name, **options):
-            told.append((name, options))
 
-        def upload_folder(self, *, repo_id, repo_type, folder_path):
-            told.append((repo_id, repo_type, sorted(path.name for path in folder_path.iterdir())))
+def test_the_hub_is_sent_what_a_folder_gets(run, exported, hub, said):
+    endpoint, repositories = hub
+    code, words = said("export", f"run={run.path}", "iteration=best", "to=hub:me/policy")
+    assert code == 0 and f"-> {endpoint}/me/policy\n" in words
+    ((kind, name), repository) = repositories.popitem()
+    assert (kind, name, repository["private"]) == ("model", "me/policy", True)
+    assert repository["files"] == {path.name: path.read_bytes() for path in exported.iterdir()}
+    assert not [file for file in repository["files"].values() if hub_server.TOKEN.encode() in file]
 
-    monkeypatch.setattr(huggingface_hub, "HfApi", Client)
+
+def test_the_hub_alone_names_the_repository_itself(run, hub, said):
+    _, repositories = hub
+    code, _ = said("pairs", f"run={run.path}", "iteration=1", "to=hub", "private=false")
+    assert code == 0
+    ((kind, name), repository) = repositories.popitem()
+    assert (kind, name, repository["private"]) == ("dataset", "me/outside-iter1", False)
+    assert "preference/train-00000-of-00001.parquet" in repository["files"]
+
+
+@pytest.mark.parametrize("name", ["a=b,c..d--e-", "x" * 200 + "-iter3", ".-_"])
+def test_names_for_the_hub_are_those_it_allows(name):
+    huggingface_hub.utils.validate_repo_id(destination.for_hub(name))
+
+
+def test_a_hub_that_refuses_is_one_line_before_any_work(run, hub, monkeypatch, said):
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    monkeypatch.setattr("tspin.export.export", None)  # not callable
     code, words = said("export", f"run={run.path}", "to=hub:me/policy")
-    assert code == 0 and "hub:me/policy" in words
-    (name, options), (repo, kind, files) = told
-    assert (name, repo, kind) == ("me/policy", "me/policy", "model")
-    assert options == {"repo_type": "model", "private": True, "exist_ok": True}
-    assert {"README.md", "model.safetensors", "tokenizer.json", "training.png"} <= set(files)
-
-
-def test_a_hub_that_refuses_is_one_line(run, monkeypatch, said):
-    class Client:
-        def create_repo(self, name, **options):
-            raise RuntimeError("401 Unauthorized\nwith a request id")
-
-    monkeypatch.setattr(huggingface_hub, "HfApi", Client)
-    code, words = said("pairs", f"run={run.path}", "to=hub:me/pairs")
-    assert code == 1 and "the hub did not take it (401 Unauthorized); log in" in words
+    assert code == 1 and words.startswith("error: to=hub:me/policy: the hub did not take it (")
+    assert "Invalid" in words and words.count("\n") == 1 and "hf_wrong" not in words
 
 
 @pytest.mark.parametrize(
@@ -264,10 +286,25 @@ def test_removed_weights_are_named_with_the_way_out(run, said, tmp_path):
     assert "weights are there of iteration 1" in told
 
 
-@pytest.mark.parametrize("verb", ["export", "pairs", "chat"])
-def test_help(verb, said):
-    code, told = said(verb, "--help")
-    assert code == 0 and told.startswith(f"usage: python -m tspin {verb} run=...")
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verbs_help_has_examples_of_it(verb, capsys):
+    """Those of KEY=VALUE name options that there are; nothing is wider than a terminal."""
+    with suppress(SystemExit):  # argparse's way to end
+        main([verb, "--help"])
+    told = capsys.readouterr().out
+    assert told.startswith(f"usage: python -m tspin {verb} ")
+    examples = [line.split() for line in told.split("examples:\n")[1].splitlines()]
+    assert examples and all(words[:4] == ["python", "-m", "tspin", verb] for words in examples)
+    assert max(map(len, told.splitlines())) <= 100
+    if hasattr(importlib.import_module(VERBS[verb][0]), "OPTIONS"):
+        options = importlib.import_module(VERBS[verb][0]).OPTIONS
+        for words in examples:
+            asked.read([word for word in words[4:] if "=" in word], options)
+
+
+def test_the_version_has_one_owner(run, said):
+    assert said("--version") == (0, f"tspin {tspin.__version__}\n")
+    assert read_json(run.provenance)["launches"][0]["versions"]["tspin"] == tspin.__version__
 
 
 # --- pairs ---------------------------------------------------------------------------------------
@@ -366,6 +403,44 @@ def test_trl_makes_the_ids_of_the_run(run, pairs, exported):
         )
 
 
+@pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="without trl")
+def test_trl_trains_on_them_and_a_run_begins_with_what_it_left(pairs, exported, tmp_path):
+    """DPO's first loss is -log sigmoid(0); then the official SPIN code's rows on TRL's policy."""
+    from trl import DPOConfig, DPOTrainer
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(exported)
+    trainer = DPOTrainer(
+        transformers.AutoModelForCausalLM.from_pretrained(exported, dtype=torch.float32),
+        args=DPOConfig(
+            output_dir=str(tmp_path / "trl"), max_steps=2, logging_steps=1, learning_rate=1e-3,
+            report_to="none", save_strategy="no", use_cpu=True, bf16=False,
+        ),
+        train_dataset=datasets.Dataset.from_list(load(pairs, "preference")),
+        processing_class=tokenizer,
+    )  # fmt: skip
+    trainer.train()
+    first, second = (row["loss"] for row in trainer.state.log_history[:2])
+    assert first == pytest.approx(math.log(2), abs=1e-4) and second != first
+    trainer.save_model(str(tmp_path / "trl"))
+
+    def chat(prompt, response):
+        turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
+        return turns
+
+    rows = [{"real": chat(f"Say {i}.", str(i)), "generated": chat(f"Say {i}.", "x")} for i in "123"]
+    (tmp_path / "spin.json").write_text(json.dumps(rows))
+    folder, _ = play(
+        tmp_path / "runs",
+        "spin",
+        *("model=custom", f"model.path={tmp_path / 'trl'}", "model.template=chat"),
+        *("model.max_length=128", "decoding.max_new_tokens=8"),
+        *("data=file", f"data.path={tmp_path / 'spin.json'}", "data.size=2", "data.heldout=1"),
+        "selfplay.iterations=1",
+    )
+    assert read_json(folder.initial)["weights"] == weight_digest(tmp_path / "trl")
+    assert sorted(row["annotated"] for row in read_rows(folder.prompts)) == ["1", "2", "3"]
+
+
 # --- chat ----------------------------------------------------------------------------------------
 
 
@@ -383,12 +458,95 @@ def test_two_policies_side_by_side(run, said, monkeypatch):
     code, told = said("chat", f"run={run.path}", "iteration=1", "against=base")
     assert code == 0
     head, rule, *_ = told.split("\n")
-    assert [part.strip() for part in head.split("|")] == ["iteration 1", "initial policy"]
+    assert re.split(r"  +", head) == ["iteration 1", "initial policy"] and set(rule) == {"-"}
 
 
 def test_columns_and_rows():
-    assert beside(["a", "b"], ["x y", "z"], width=20) == "[a] x y\n[b] z\n\n"
-    wide = beside(["a", "b"], ["one\ntwo", "z"], width=63)
-    left = [line.split("|")[0] for line in wide.splitlines() if line]
-    assert [part.strip() for part in left] == ["a", "-", "one", "two"]
-    assert {len(part) for part in left[:3]} == {31}
+    two = {"a": "x y", "b": ""}
+    assert shown(two, width=20) == "[a] x y\n[b] (nothing)\n\n"
+    head, rule, *rows = shown({"a": "one\n\ntwo", "b": WIDE * 20}, width=63).splitlines()
+    assert head.split() == ["a", "b"] and set(rule) == {"-"}
+    left, right = zip(*((row[:28].strip(), row[28:].strip()) for row in rows if row), strict=True)
+    assert left == ("one", "", "two")
+    assert "".join(right) == WIDE * 20 and max(map(len, right)) * 2 <= 30
+
+
+def test_no_answer_steers_the_terminal():
+    text = shown({"a": "\x1b[2Jx\u202ey\r\x9b\ud800\tz\n\u4f60"}, width=80)
+    assert text == "\ufffd[2Jx\ufffdy\ufffd\ufffd\ufffd\tz\n\u4f60\n\n"
+
+
+@pytest.fixture(scope="module")
+def talk(run):
+    """A process that chats at a terminal of its own. -> what types and gives what was shown"""
+    import pty
+
+    pid, terminal = pty.fork()
+    if pid == 0:
+        words = ["-m", "tspin", "chat", f"run={run.path}", "greedy=true"]
+        os.execvp(sys.executable, [sys.executable, *words])
+
+    def until(ending):
+        seen = b""
+        while not seen.endswith(ending):
+            seen += os.read(terminal, 1024)
+        return seen.decode(errors="replace").replace("\r", "")
+
+    def type_in(keys, ending=b"> "):
+        os.write(terminal, keys)
+        return until(ending)
+
+    greeting = until(b"> ")
+    yield greeting, type_in
+    os.write(terminal, b"\x04")
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    os.close(terminal)
+
+
+def test_at_a_terminal_it_says_whom_one_talks_to(talk):
+    greeting, _ = talk
+    assert "outside: iteration 1, greedy, at most 10 tokens. /quit ends it.\n" in greeting
+
+
+def test_keys_at_a_terminal(talk):
+    """Nothing for empty lines, Ctrl-C clears a line, bytes that are no text do no harm."""
+    _, type_in = talk
+    one = type_in(b"Say 1.\n").split("\n", 1)[1]
+    assert one.endswith("\n\n> ")
+    assert type_in(b"\n").strip() == ">" and type_in(b"   \n").strip() == ">"
+    type_in(b"half", b"half")
+    assert type_in(b"\x03").strip(" \n^C") == ">"
+    assert type_in(b"Say 1.\n").split("\n", 1)[1] == one
+    assert type_in(b"\xff" + WIDE.encode() + b"\n").endswith("\n\n> ")
+    long = type_in(b"x" * 3000 + b"\n")
+    assert re.search(r"\(the last 54 of 30\d\d tokens of the prompt are read\)", long)
+
+
+def test_ctrl_c_stops_an_answer_and_not_the_talk(run, said, monkeypatch):
+    lines = iter(["Say 1.", "Say 2."])
+
+    def typed(_):
+        try:
+            return next(lines)
+        except StopIteration:
+            raise EOFError from None
+
+    def respond(policy, questions, how):
+        if sum(1 for _ in lines) == 0:
+            return [[policy.renderer.eos_id]]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", typed)
+    monkeypatch.setattr("tspin.chat.respond", respond)
+    code, told = said("chat", f"run={run.path}")
+    assert code == 0 and told.count("(stopped)") == 1
+
+
+def test_a_response_that_was_cut_says_so(run, said, monkeypatch):
+    ended = {"yes": [40, 1], "no": [40]}
+    for what, ids in ended.items():
+        monkeypatch.setattr("tspin.chat.respond", lambda *_, ids=ids: [ids])
+        monkeypatch.setattr(sys, "stdin", io.StringIO("Hi\n"))
+        _, told = said("chat", f"run={run.path}")
+        assert told.endswith(" ...\n\n") == (what == "no")

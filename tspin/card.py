@@ -42,15 +42,15 @@ of this iteration (c is log pi(y) - log pi(y'), h is log pi(y') - log pi(y0), l 
 
     from transformers import pipeline
     pipe = pipeline("text-generation", "FOLDER")
-    pipe([{{"role": "user", "content": "..."}}])
+    pipe([{{"role": "user", "content": "..."}}], max_new_tokens={max_new_tokens})
 
     vllm serve FOLDER
     lm_eval --model hf --model_args pretrained=FOLDER --tasks gsm8k{flag}
     python convert_hf_to_gguf.py FOLDER --outfile model.gguf    # of llama.cpp, where it knows both
                                                                 # architecture and tokenizer
 
-Sampling defaults (`generation_config.json`) are those of the run: `max_new_tokens` is
-{max_new_tokens}.
+Sampling defaults (`generation_config.json`) are those of the run, which sampled at most
+{max_new_tokens} tokens.
 
 ## Results
 
@@ -75,7 +75,6 @@ def write(cfg: Run, folder: RunDir, out: Iteration, made: Path, *, messages: boo
     """README.md and its picture into `made`. messages: whether the tokenizer has a chat template"""
     from huggingface_hub import ModelCard, ModelCardData
 
-    title = f"{folder.path.absolute().name}-iter{out.t}"
     results = _results(out)
     data = ModelCardData(
         library_name="transformers",
@@ -83,7 +82,7 @@ def write(cfg: Run, folder: RunDir, out: Iteration, made: Path, *, messages: boo
         tags=["t-spin", "self-play", cfg.loss.label],
         base_model=cfg.model.path if _on_hub(cfg.model.path) else None,
         datasets=[cfg.data.path] if _on_hub(cfg.data.path) else None,
-        model_name=title,
+        model_name=title(folder, out),
         eval_results=_index(cfg, results) or None,
     )
     if messages:
@@ -94,7 +93,7 @@ def write(cfg: Run, folder: RunDir, out: Iteration, made: Path, *, messages: boo
             "the run, and none renders its ids exactly."
         )
     text = TEXT.format(
-        title=title,
+        title=title(folder, out),
         model=cfg.model.name,
         t=out.t,
         label=cfg.loss.label,
@@ -111,6 +110,11 @@ def write(cfg: Run, folder: RunDir, out: Iteration, made: Path, *, messages: boo
     )
     ModelCard(f"---\n{data.to_yaml()}\n---\n{text}").save(made / "README.md")
     picture(folder, out).savefig(made / PICTURE, dpi=120)
+
+
+def title(folder: RunDir, out: Iteration) -> str:
+    """What an iteration is called where others see it."""
+    return f"{folder.path.absolute().name}-iter{out.t}"
 
 
 def shown(cfg: Run) -> dict[str, Any]:
