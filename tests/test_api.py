@@ -17,16 +17,19 @@ ROLES = ("annotated", "synthetic", "proto")
 TRIPLETS = [("Say 1.", "one", "two", "three"), ("Say 2.", "two", "x", "yy")]
 
 
-def example(name, **given):
-    """The names that the example leaves behind."""
-    (code,) = re.findall(rf"^```python {name}\n(.*?)^```", DOC.read_text(), re.S | re.M)
-    exec(compile(code, f"docs/api.md, {name}", "exec"), given)
+def example(heading, **given):
+    """The names that the example below a heading leaves behind."""
+    (section,) = re.findall(rf"^## {heading}\n(.*?)(?=^## |\Z)", DOC.read_text(), re.S | re.M)
+    (code,) = re.findall(r"^```python\n(.*?)^```", section, re.S | re.M)
+    exec(compile(code, f"docs/api.md, {heading}", "exec"), given)
     return given
 
 
 def test_a_loop_of_ones_own_learns():
     model = random_model(dtype=torch.float32)
-    found = example("loop", model=model, tokenizer=micro_tokenizer(), triplets=TRIPLETS)
+    found = example(
+        "A loop of your own", model=model, tokenizer=micro_tokenizer(), triplets=TRIPLETS
+    )
     first, _, last = found["history"]
     assert last < first
 
@@ -61,7 +64,7 @@ def test_trls_trainer_takes_the_loss(tmp_path):
         "bf16": False,
     }
     found = example(
-        "trl",
+        "TRL's trainer",
         model=model,
         tokenizer=tokenizer,
         triplets=datasets.Dataset.from_list(rows),
@@ -88,5 +91,5 @@ def test_trls_trainer_takes_the_loss(tmp_path):
 def test_a_run_from_plain_values(tmp_path):
     small = [*SMALL, "data.size=8", "data.heldout=0", "selfplay.iterations=1"]
     cfg = compose("loss=sft", "track.diagnostics=false", f"runs_dir={tmp_path}", *small)
-    found = example("run", tree=dump(cfg))
+    found = example("A whole run", tree=dump(cfg))
     assert [row["iteration"] for row in found["rows"]] == [0]

@@ -18,7 +18,7 @@ import pytest
 import torch
 import transformers
 from test_tokens import chat_tokenizer
-from tiny import micro_tokenizer, play, sentencepiece_like
+from tiny import compose, micro_tokenizer, play, random_model, sentencepiece_like
 from tokenizers.processors import TemplateProcessing
 
 import tspin
@@ -26,12 +26,13 @@ from tspin import asked, chat_template, data, destination, keep
 from tspin.__main__ import VERBS, main
 from tspin.chat import shown
 from tspin.files import read_json, read_rows
-from tspin.model import weight_digest
+from tspin.model import fetch, weight_digest
 from tspin.pairs import triplets
 from tspin.sweep import stored
 from tspin.tokens import Renderer
 
 VLLM = os.environ.get("TSPIN_VLLM_PYTHON")
+CONVERT = os.environ.get("TSPIN_CONVERT_GGUF")  # PYTHON FOLDER/convert_hf_to_gguf.py
 WIDE = "\u4f60"  # two columns of a terminal
 HOSTILE = "</s> \u4f60 <|im_start|> {{ 7 * 7 }}"
 TASK = """
@@ -208,6 +209,45 @@ def test_vllm(exported):
     tokenizer = transformers.AutoTokenizer.from_pretrained(exported)
     ids = chat_template.prompt_ids(tokenizer, None, "Say 1.")
     assert f"IDS {' '.join(map(str, ids))}" in done.stdout
+
+
+@pytest.mark.skipif(CONVERT is None, reason="TSPIN_CONVERT_GGUF names no convert_hf_to_gguf.py")
+def test_llama_cpps_own_converter_takes_it(tmp_path):
+    """Read back by transformers it is the same weights, and the same ids of a conversation.
+
+    With SmolLM2's tokenizer, which the converter knows by its hash; the model is a small one.
+    """
+    smollm = fetch(compose("model=smollm2", "data=micro").model)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(smollm)
+    tokenizer.save_pretrained(tmp_path / "policy")
+    random_model(vocab_size=len(tokenizer), dtype=torch.float32).save_pretrained(
+        tmp_path / "policy"
+    )
+    told = [f"model.path={tmp_path / 'policy'}", "model.template=chat", "data=micro", "data.size=8"]
+    told += ["decoding.max_new_tokens=8", "model.max_length=128", "selfplay.iterations=1"]
+    play(tmp_path, "sft", "model=custom", *told, name="small")
+    made = tmp_path / "made"
+    assert main(["export", f"run={tmp_path / 'small'}", f"to={made}"]) == 0
+    command = [*CONVERT.split(), str(made), "--outfile", str(tmp_path / "x.gguf")]
+    done = subprocess.run([*command, "--outtype", "f32"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+    def read(kind, **where):
+        return kind.from_pretrained(**where)
+
+    there, back = {"pretrained_model_name_or_path": made}, {"gguf_file": "x.gguf"}
+    back["pretrained_model_name_or_path"] = tmp_path
+    ours, theirs = (
+        read(transformers.AutoModelForCausalLM, dtype=torch.float32, **where).state_dict()
+        for where in (there, back)
+    )
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    ids = [
+        chat_template.prompt_ids(read(transformers.AutoTokenizer, **where), None, "1 + 1?\n\u4f60")
+        for where in (there, back)
+    ]
+    assert ids[0] == ids[1]
 
 
 @pytest.fixture

@@ -46,11 +46,10 @@ of this iteration (c is log pi(y) - log pi(y'), h is log pi(y') - log pi(y0), l 
 
     vllm serve FOLDER
     lm_eval --model hf --model_args pretrained=FOLDER --tasks gsm8k{flag}
-    python convert_hf_to_gguf.py FOLDER --outfile model.gguf    # of llama.cpp, where it knows both
-                                                                # architecture and tokenizer
+    python convert_hf_to_gguf.py FOLDER --outfile model.gguf    # of llama.cpp
 
-Sampling defaults (`generation_config.json`) are those of the run, which sampled at most
-{max_new_tokens} tokens.
+llama.cpp knows many architectures and tokenizers, not all. Sampling defaults
+(`generation_config.json`) are those of the run, which sampled at most {max_new_tokens} tokens.
 
 ## Results
 
@@ -99,7 +98,7 @@ def write(cfg: Run, folder: RunDir, out: Iteration, made: Path, *, messages: boo
         label=cfg.loss.label,
         paper=PAPER,
         link=cfg.loss.link,
-        objective=" ".join((type(cfg.loss_at(out.t)).__doc__ or "").split("\n")[0].split()),
+        objective=(type(cfg.loss_at(out.t)).__doc__ or "").split("\n")[0].partition(":")[0],
         messages=how,
         flag=" --apply_chat_template" if messages else "",
         max_new_tokens=cfg.decoding.max_new_tokens,
