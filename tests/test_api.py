@@ -2,15 +2,16 @@
 
 import copy
 import importlib.util
+import math
 import re
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
-from tiny import SMALL, compose, micro_tokenizer, random_model
+from tiny import SMALL, micro_tokenizer, random_model
 
-from tspin.config import dump
+from tspin.config import dump, load
 
 DOC = Path(__file__).resolve().parents[1] / "docs" / "api.md"
 ROLES = ("annotated", "synthetic", "proto")
@@ -23,6 +24,13 @@ def example(heading, **given):
     (code,) = re.findall(r"^```python\n(.*?)^```", section, re.S | re.M)
     exec(compile(code, f"docs/api.md, {heading}", "exec"), given)
     return given
+
+
+def test_an_objective_is_what_its_comment_says():
+    """-log sigmoid(2) = 0.1269 and -log sigmoid(0) = 0.6931"""
+    (value,) = example("An objective")["values"]
+    by_hand = math.log(1 + math.exp(-2)) + 0.1 * math.log(2)
+    assert value.item() == pytest.approx(by_hand) == pytest.approx(0.1962, abs=5e-5)
 
 
 def test_a_loop_of_ones_own_learns():
@@ -88,8 +96,9 @@ def test_trls_trainer_takes_the_loss(tmp_path):
     assert second < first
 
 
-def test_a_run_from_plain_values(tmp_path):
+def test_a_run_from_typed_words(tmp_path):
     small = [*SMALL, "data.size=8", "data.heldout=0", "selfplay.iterations=1"]
-    cfg = compose("loss=sft", "track.diagnostics=false", f"runs_dir={tmp_path}", *small)
-    found = example("A whole run", tree=dump(cfg))
-    assert [row["iteration"] for row in found["rows"]] == [0]
+    words = ["loss=sft", "track=none", "track.diagnostics=false", f"runs_dir={tmp_path}", *small]
+    found = example("A whole run", words=words)
+    assert list(found["table"]["iteration"]) == [0]
+    assert load(dump(found["point"].run)) == found["point"].run

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 import datasets
 import hub_server
@@ -22,6 +23,7 @@ from tiny import compose, micro_tokenizer, play, random_model, sentencepiece_lik
 from tokenizers.processors import TemplateProcessing
 
 import tspin
+from main import check
 from tspin import asked, chat_template, data, destination, keep
 from tspin.__main__ import VERBS, main
 from tspin.chat import shown
@@ -31,6 +33,7 @@ from tspin.pairs import triplets
 from tspin.sweep import stored
 from tspin.tokens import Renderer
 
+ROOT = Path(__file__).resolve().parents[1]
 VLLM = os.environ.get("TSPIN_VLLM_PYTHON")
 CONVERT = os.environ.get("TSPIN_CONVERT_GGUF")  # PYTHON FOLDER/convert_hf_to_gguf.py
 WIDE = "\u4f60"  # two columns of a terminal
@@ -342,6 +345,21 @@ def test_every_verbs_help_has_examples_of_it(verb, capsys):
             asked.read([word for word in words[4:] if "=" in word], options)
 
 
+def test_every_verb_on_a_page_is_said_right():
+    """Verbs, and the options of those of KEY=VALUE; python main.py is tested in test_main.py."""
+    shown = []
+    for page in (ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")):
+        text = page.read_text(encoding="utf-8")
+        shown += re.findall(r"python -m tspin ([a-z]+)((?: +[^\s`#<|,)]+)*)", text)
+    assert {verb for verb, _ in shown} == set(VERBS)
+    for verb, words in shown:
+        module = importlib.import_module(VERBS[verb][0])
+        if words and hasattr(module, "OPTIONS"):
+            asked.read(words.split(), module.OPTIONS)
+        elif verb == "plan":
+            check([word for word in words.split() if "=" in word])
+
+
 def test_the_version_has_one_owner(run, said):
     assert said("--version") == (0, f"tspin {tspin.__version__}\n")
     assert read_json(run.provenance)["launches"][0]["versions"]["tspin"] == tspin.__version__
@@ -425,22 +443,25 @@ def test_a_changed_source_is_refused_where_it_is_needed(run):
         file.write_text(before)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="without trl")
-def test_trl_makes_the_ids_of_the_run(run, pairs, exported):
-    """TRL's own preparation, under a template whose boundary no token crosses."""
+def prepared_by_trl(rows, tokenizer, folder):
+    """Prompt and chosen ids of each row, by TRL's own preparation."""
     from trl.trainer.dpo_trainer import DPOConfig, DPOTrainer
 
-    tokenizer = transformers.AutoTokenizer.from_pretrained(exported)
     trainer = DPOTrainer.__new__(DPOTrainer)
     trainer._tokenizer = tokenizer
+    config = DPOConfig(output_dir=str(folder), report_to="none", bf16=False)
+    found = trainer._prepare_dataset(datasets.Dataset.from_list(rows), tokenizer, config, "train")
+    return [row["prompt_ids"] + row["chosen_ids"] for row in found]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="without trl")
+def test_trl_makes_the_ids_of_the_run(pairs, exported):
+    """Under a template whose boundary no token crosses."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(exported)
     rows = [row for row in load(pairs, "preference") if "</s>" not in str(row)]
     ours = [row for row in load(pairs, "triplets") if "</s>" not in str(row["prompt"])]
-    config = DPOConfig(output_dir=str(pairs.parent / "trl"), report_to="none", bf16=False)
-    found = trainer._prepare_dataset(datasets.Dataset.from_list(rows), tokenizer, config, "train")
-    for theirs, row in zip(found, ours, strict=True):
-        assert (
-            theirs["prompt_ids"] + theirs["chosen_ids"] == row["prompt_ids"] + row["annotated_ids"]
-        )
+    ids = [row["prompt_ids"] + row["annotated_ids"] for row in ours]
+    assert prepared_by_trl(rows, tokenizer, pairs.parent / "trl") == ids
 
 
 @pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="without trl")
@@ -479,6 +500,13 @@ def test_trl_trains_on_them_and_a_run_begins_with_what_it_left(pairs, exported, 
     )
     assert read_json(folder.initial)["weights"] == weight_digest(tmp_path / "trl")
     assert sorted(row["annotated"] for row in read_rows(folder.prompts)) == ["1", "2", "3"]
+
+    to = tmp_path / "messages" / "set"
+    assert main(["pairs", f"run={folder.path}", f"to={to}"]) == 0
+    messages, rows = load(to, "preference"), load(to, "triplets")
+    assert messages[0]["chosen"] == [{"role": "assistant", "content": rows[0]["annotated"]}]
+    ids = [row["prompt_ids"] + row["annotated_ids"] for row in rows]
+    assert prepared_by_trl(messages, tokenizer, tmp_path) == ids
 
 
 # --- chat ----------------------------------------------------------------------------------------
