@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import select
 import subprocess
 import sys
 from contextlib import suppress
@@ -529,6 +530,22 @@ def test_two_policies_side_by_side(run, said, monkeypatch):
     assert re.split(r"  +", head) == ["iteration 1", "initial policy"] and set(rule) == {"-"}
 
 
+@pytest.mark.parametrize(("tokens", "length"), [("3", 3), ("0", None), ("64", None), ("x", None)])
+def test_answers_of_another_length(run, said, monkeypatch, tokens, length):
+    """The run's model.max_length is 64, and a prompt needs room."""
+    asked_for = []
+
+    def respond(policy, questions, how):
+        asked_for.append(how.max_new_tokens)
+        return [[policy.renderer.eos_id]]
+
+    monkeypatch.setattr("tspin.chat.respond", respond)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Hi\n"))
+    code, told = said("chat", f"run={run.path}", f"tokens={tokens}")
+    assert asked_for == ([] if length is None else [length])
+    assert code == 0 if length else told.startswith(f"error: tokens={tokens} is no whole number")
+
+
 def test_columns_and_rows():
     two = {"a": "x y", "b": ""}
     assert shown(two, width=20) == "[a] x y\n[b] (nothing)\n\n"
@@ -557,6 +574,7 @@ def talk(run):
     def until(ending):
         seen = b""
         while not seen.endswith(ending):
+            assert select.select([terminal], [], [], 120)[0], seen  # seconds
             seen += os.read(terminal, 1024)
         return seen.decode(errors="replace").replace("\r", "")
 

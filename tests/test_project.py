@@ -38,19 +38,17 @@ def test_issue_forms_are_as_github_wants_them(form):
     assert {kind for kind, _, _ in fields} <= {"textarea", "input", "dropdown", "markdown"}
 
 
-def test_every_page_of_docs_is_on_the_site():
-    listed = [name for entry in yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
-              for name in entry.values()]  # fmt: skip
+def pages(nav):
+    """The files of a navigation, sections opened."""
+    for entry in nav:
+        for inner in entry.values():
+            yield from [inner] if isinstance(inner, str) else pages(inner)
+
+
+def test_every_page_of_docs_is_on_the_site_once():
+    listed = list(pages(yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]))
     there = {str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")}
     assert set(listed) == there and len(listed) == len(there)
-
-
-@pytest.mark.parametrize("page", ["README.md", "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
-def test_links_between_pages_lead_somewhere(page):
-    path = ROOT / page
-    for link in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8")):
-        if "://" not in link:
-            assert (path.parent / link).exists(), f"{path.name}: {link}"
 
 
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda path: path.name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tspin import asked, model
@@ -37,6 +38,7 @@ OPTIONS = {
     "against": ("", "another one, whose answers stand beside"),
     "system": ("", "a system message before every prompt"),
     "greedy": ("false", "true: the likeliest token at every step"),
+    "tokens": ("", "of an answer at most (default: decoding.max_new_tokens of the run)"),
     "seed": ("0", "of the samples"),
 }
 
@@ -50,6 +52,8 @@ def _chat(told: Told) -> None:
     if not told["seed"].isdecimal():
         raise ValueError(f"seed={told['seed']} is no whole number from 0")
     cfg, folder = asked.opened(told["run"])
+    if told["tokens"]:
+        cfg = _longer(cfg, told["tokens"])
     words = [told[key] for key in ("iteration", "against") if told[key]]
     policies = {name: _load(cfg, path) for name, path in (_found(cfg, folder, w) for w in words)}
     system = told["system"] or None
@@ -103,6 +107,17 @@ def shown(said: Mapping[str, str], *, width: int) -> str:
     else:
         text = beside(texts, width=width)
     return f"{text}\n\n"
+
+
+def _longer(cfg: Run, tokens: str) -> Run:
+    """The run with answers of another length; prompts have the rest of model.max_length."""
+    if not (tokens.isdecimal() and 0 < int(tokens) < cfg.model.max_length):
+        raise ValueError(
+            f"tokens={tokens} is no whole number from 1 to {cfg.model.max_length - 1}, "
+            "below model.max_length"
+        )
+    decoding = replace(cfg.decoding, max_new_tokens=int(tokens))
+    return replace(cfg, decoding=decoding, model=replace(cfg.model, max_prompt_length=None))
 
 
 def _notes(policy: Policy, line: str, cfg: Run, system: str | None) -> str:
