@@ -31,6 +31,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from tspin import launch, preemption, sweep, words
 from tspin.config import Run, dump, load, run_name, unknown
+from tspin.points import Point, distinct
 
 ROOT = Path(__file__).resolve().parent
 CONF, SWEEPS = ROOT / "conf", ROOT / "sweeps"
@@ -129,7 +130,7 @@ class Command:
     """
 
     arguments: list[str]
-    points: list[sweep.Point]
+    points: list[Point]
     name: str
     multirun: bool
     dry_run: bool
@@ -162,8 +163,8 @@ def check(arguments: list[str]) -> Command:
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         for line in lines:
             for chosen in _grid(line, multirun=flags.multirun):
-                points.append(sweep.Point(tuple(chosen), compose([*hydras, *chosen])))
-    points = sweep.distinct(points, name)
+                points.append(Point(tuple(chosen), compose([*hydras, *chosen])))
+    points = distinct(points, name)
     for folder in {point.run.folder.parent for point in points}:
         there = next(p for p in [folder, *folder.absolute().parents] if p.exists())
         if not there.is_dir() or not os.access(there, os.W_OK):

@@ -10,7 +10,6 @@ import importlib.util
 import logging
 import os
 import re
-import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -180,14 +179,6 @@ def _serve(pipe: Connection, case: Case, way: str) -> None:
         pass  # the parent has closed its end
     except Exception:
         pipe.send(traceback.format_exc())
-
-
-def clock(case: Case) -> float:
-    if case.device == "cuda":
-        import torch
-
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 def _now(case: Case) -> float:

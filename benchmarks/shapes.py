@@ -6,13 +6,14 @@ Weights and ids are random: no time below depends on either, and nothing has to 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tspin.logps import Role
+from tspin.shapes import KNOWN, Shape
 from tspin.triplets import Triplet
 
 if TYPE_CHECKING:
@@ -36,16 +37,8 @@ LONG = 9  # assumed: prompts of ultrachat are so many times as long, 256 on aver
 
 
 @dataclass(frozen=True)
-class Shape:
-    """Of a Llama."""
-
-    vocab: int
-    hidden: int
-    intermediate: int
-    layers: int
-    heads: int
-    kv_heads: int
-    tied: bool = True
+class Llama(Shape):
+    """A model of that shape, without bias, and its tokenizer."""
 
     def model(self, device: str) -> PreTrainedModel:
         """With random float32 weights."""
@@ -60,6 +53,7 @@ class Shape:
             num_hidden_layers=self.layers,
             num_attention_heads=self.heads,
             num_key_value_heads=self.kv_heads,
+            head_dim=self.head_dim,
             tie_word_embeddings=self.tied,
             max_position_embeddings=4096,
         )
@@ -80,19 +74,23 @@ class Shape:
         )
 
 
-def _small(vocab: int) -> Shape:
-    return Shape(vocab, hidden=256, intermediate=688, layers=4, heads=4, kv_heads=4)
+def _small(vocab: int) -> Llama:
+    return Llama(vocab, 256, 688, layers=4, heads=4, kv_heads=4, head_dim=64, tied=True)
+
+
+def _known(name: str) -> Llama:
+    return Llama(**asdict(KNOWN[name]))
 
 
 SHAPES = {
-    "tiny": Shape(512, hidden=32, intermediate=64, layers=2, heads=2, kv_heads=1),
+    "tiny": Llama(512, 32, 64, layers=2, heads=2, kv_heads=1, head_dim=16, tied=True),
     "v2k": _small(2048),
     "v8k": _small(8192),
     "v32k": _small(32768),
     "v49k": _small(49152),
     "v128k": _small(128256),
-    "smol": Shape(49152, 576, 1536, layers=30, heads=9, kv_heads=3),  # SmolLM2-135M
-    "mistral": Shape(32000, 4096, 14336, layers=32, heads=32, kv_heads=8, tied=False),  # 7B
+    "smol": _known("HuggingFaceTB/SmolLM2-135M-Instruct"),
+    "mistral": _known("mistralai/Mistral-7B-v0.1"),
 }
 
 
@@ -120,7 +118,7 @@ class Case:
     longest: int = 4096  # no prompt or response is longer
 
     @cached_property
-    def model_shape(self) -> Shape:
+    def model_shape(self) -> Llama:
         return SHAPES[self.shape]
 
     @property
@@ -167,16 +165,14 @@ def flops(shape: Shape, triplets: Sequence[Triplet], roles: Sequence[Role]) -> f
     6 operations per weight and token (2 forward, 4 backward), the head on response tokens only;
     12 per layer, channel and visible pair of query and key.
     """
-    heads = 2 + 2 * shape.kv_heads / shape.heads
-    layer = heads * shape.hidden**2 + 3 * shape.hidden * shape.intermediate
     total = 0.0
     for triplet in triplets:
         prompt = len(triplet.prompt_ids)
         fed = [len(triplet.responses[role]) - 1 for role in roles]
         seen = prompt * (prompt + 1) / 2 + sum(n * prompt + n * (n + 1) / 2 for n in fed)
         tokens, targets = prompt + sum(fed), sum(n + 1 for n in fed)
-        total += 6 * (shape.layers * layer * tokens + shape.vocab * shape.hidden * targets)
-        total += 12 * shape.layers * shape.hidden * seen
+        total += 6 * (shape.linear * tokens + shape.head * targets)
+        total += 12 * shape.layers * shape.heads * shape.head_dim * seen
     return total
 
 

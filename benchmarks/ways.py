@@ -6,6 +6,7 @@ A way is built for a case and called with a round's examples. -> seconds, set-up
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import replace
@@ -26,14 +27,13 @@ from transformers import (
     TrainerCallback,
 )
 
-from benchmarks.measure import clock
 from benchmarks.shapes import SAMPLED, Case
 from main import check
-from tspin import sampling
+from tspin import arithmetic, sampling
 from tspin.artifacts import Iteration, RunDir
 from tspin.files import read_rows, write_jsonl
 from tspin.losses import SFT, SPIN, TSPIN, Loss
-from tspin.model import Policy, arithmetic
+from tspin.model import Policy
 from tspin.prepare import prepare
 from tspin.questions import Question
 from tspin.score import score, write_scores
@@ -66,8 +66,15 @@ def settings(case: Case, attention: str, *words: str) -> Run:
     return check(["model=micro", "track=none", *mine, *cut, *once, *words]).points[0].run
 
 
+def clock(case: Case) -> float:
+    if case.device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 def policy_of(case: Case, run: Run) -> Policy:
-    model, how = case.model_shape.model(case.device), arithmetic(run.compute, run.optim.precision)
+    model = case.model_shape.model(case.device)
+    how = arithmetic.chosen(run.compute, run.optim.precision)
     if run.compute.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     renderer = Renderer(case.model_shape.tokenizer(), "none")

@@ -19,7 +19,7 @@ import torch
 from tiny import LOSSES, compose, play, random_policy, random_triplets
 from torch.distributed import TCPStore
 
-from tspin import distributed, shards, train
+from tspin import distributed, micro, model, shards, train
 from tspin.artifacts import Iteration, Responses
 from tspin.evaluate import evaluate
 from tspin.generate import generate
@@ -46,9 +46,11 @@ class Killed(BaseException):
 # --- cases: what every process of a job does -----------------------------------------------------
 
 
-def teach(out, loss, world, *, dtype=torch.float64, stop_at=None, compute=COMPUTE, **options):
+def teach(
+    out, loss, world, *, dtype=torch.float64, stop_at=None, compute=COMPUTE, policy=None, **options
+):
     """One iteration of a small random policy, or its steps before `stop_at`. -> the policy"""
-    policy = random_policy(dtype=dtype, seed=3, **options)
+    policy = policy or random_policy(dtype=dtype, seed=3, **options)
     reference = None
     if LOSSES[loss].needs_reference:
         batches = epoch(TRIPLETS, batch_size=OPTIM.batch_size, seed=0, t=1, epoch=0)
@@ -86,6 +88,16 @@ def losses(world, folder):
         teach(folder / kind / "float32", "tspin", here, dtype=torch.float32)
         tokens = replace(COMPUTE, max_tokens=40)
         teach(folder / kind / "plain", "tspin", here, compute=tokens, attention="plain")
+
+
+def adapters(world, folder):
+    """model.lora, whose base is the same in all processes and trained in none."""
+    run = compose("compute.device=cpu", "compute.dtype=float64", "lora=default")
+    policy = model.load(
+        micro.folder("warm"), template="alpaca_space", compute=run.compute,
+        precision=run.optim.precision, lora=run.model.lora,
+    )  # fmt: skip
+    teach(folder / "adapters", "tspin_ref", world, policy=policy)
 
 
 def small_files(world, folder):

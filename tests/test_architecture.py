@@ -70,8 +70,9 @@ MAY_IMPORT = {
     "state": "files model precision",
     "shards": "distributed files model precision state",
     "parallel": "distributed logps model packed shards triplets",
-    "model": "adapters attention config files logps micro micro.open_build packed packing "
-    "quantized tokens triplets",
+    "arithmetic": "attention config quantized",
+    "weights": "adapters config files micro micro.open_build",
+    "model": "adapters arithmetic config files logps packed packing quantized tokens triplets",
     "tracking": "files",
     "provenance": "artifacts files",
     "report": "artifacts files health logps tracking",
@@ -80,11 +81,12 @@ MAY_IMPORT = {
     "sharing": "artifacts benchmark config files inputs",
     "heartbeat": "activity artifacts files",
     "disk": "config",
-    "keep": "artifacts benchmark config disk evaluation files sweep",
+    "keep": "artifacts benchmark config disk evaluation files points",
     "store": "artifacts files",
     "mirror": "artifacts config files preemption store",
     "words": "config",
-    "sweep": "artifacts benchmark config console files words",
+    "points": "artifacts config files words",
+    "sweep": "artifacts benchmark config console files points words",
     "engine": "attention",
     "questions": "config seeds tokens",
     "sampling": "config engine model questions tokens",
@@ -92,7 +94,7 @@ MAY_IMPORT = {
     "vllm_worker": "",
     "vllm_worker.__main__": "",  # another environment's
     "endpoint": "config questions tokens",
-    "outside": "config endpoint files model questions sampling vllm",
+    "outside": "arithmetic config endpoint files model questions sampling vllm",
     "inputs": "artifacts config data files tracking triplets",
     # stages
     "prepare": "artifacts config data files tokens",
@@ -105,24 +107,29 @@ MAY_IMPORT = {
     "harness": "",
     "harness.__main__": "files harness.evaluation harness.tasks",
     "harness.tasks": "config harness.numbers",
-    "harness.evaluation": "config harness.numbers model tokens",
+    "harness.evaluation": "arithmetic config harness.numbers model tokens",
     "harness.numbers": "",
     # Algorithm 1
-    "selfplay": "activity artifacts benchmark config data disk distributed evaluate evaluation "
-    "files generate health heartbeat inputs keep logps losses mirror model outside prepare "
-    "provenance replay report score shapes sharing speed tracking train triplets",
+    "room": "artifacts config disk inputs keep shapes",
+    "stages": "activity arithmetic artifacts benchmark config distributed evaluate evaluation "
+    "files generate health inputs logps model outside replay room score tracking train "
+    "triplets",
+    "beginning": "arithmetic artifacts benchmark config data files inputs outside weights",
+    "selfplay": "arithmetic artifacts beginning benchmark config distributed files heartbeat "
+    "inputs keep mirror model prepare provenance replay report score sharing speed stages "
+    "tracking weights",
     # python -m tspin
     "__main__": "",  # by name, when a verb is typed
-    "status": "artifacts console files heartbeat sweep",
+    "status": "artifacts console files heartbeat points sweep",
     "merge": "artifacts model",
     "plan": "config disk hours launch main memory shapes",
-    "asked": "artifacts config keep sweep",
+    "asked": "artifacts config keep points",
     "destination": "files",
     "chat_template": "tokens",
     "card": "artifacts config files report sources tracking",
     "export": "artifacts asked card chat_template config destination model tokens",
     "pairs": "artifacts asked card config data destination files model tokens",
-    "chat": "artifacts asked config console model questions sampling",
+    "chat": "artifacts asked config console model questions sampling weights",
     # the built-in tasks and their policies
     "micro": "files",
     "micro.splits": "",
@@ -139,10 +146,9 @@ TYPES_ONLY = {"config": "losses", "rules": "config", "data": "config", "triplets
 STAGES = ("prepare", "generate", "score", "train", "evaluate")
 NO_TORCH = (
     "activity answers artifacts asked benchmark config console data destination disk distributed "
-    "endpoint evaluate "
-    "evaluation files generate health heartbeat keep launch mirror preemption questions replay "
-    "schemas seeds sources status store sweep tokens tracking vllm vllm_worker.__main__ words "
-    "micro micro.task micro.open_task"
+    "endpoint evaluate evaluation files generate health heartbeat keep launch mirror points "
+    "preemption questions replay schemas seeds sources status store sweep tokens tracking vllm "
+    "vllm_worker.__main__ words micro micro.task micro.open_task"
 )
 
 
@@ -238,18 +244,17 @@ def test_stages_never_import_each_other():
     assert not [(stage, found) for stage in STAGES if (found := ours(f"tspin.{stage}") & stages)]
 
 
-def test_only_selfplay_knows_the_stages():
+def test_only_self_play_knows_the_stages():
     stages = {f"tspin.{stage}" for stage in STAGES}
     knowing = {module for module in SOURCES if ours(module) & stages}
-    assert knowing - stages == {"tspin.selfplay"}
-    assert ours("tspin.selfplay") >= stages
+    assert knowing - stages == {"tspin.selfplay", "tspin.stages"}
+    assert {m for m in SOURCES if "tspin.stages" in ours(m)} == {"tspin.selfplay"}
     assert {module for module in SOURCES if "tspin.selfplay" in ours(module)} == {"main"}
 
 
 def test_main_sees_the_command_line_and_selfplay_alone():
-    known = set(
-        map("tspin.{}".format, "config console launch preemption selfplay sweep words".split())
-    )
+    names = "config console launch points preemption selfplay sweep words".split()
+    known = {f"tspin.{name}" for name in names}
     assert ours("main") - {"main", "hydra_plugins.tspin"} == known
     assert ours("hydra_plugins.tspin") == {"tspin.preemption", "tspin.sweep"}
 

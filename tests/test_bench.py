@@ -10,7 +10,7 @@ from tiny import triplet
 
 from benchmarks import shapes, suite, targets
 from benchmarks.measure import NEEDS, Result, measure
-from benchmarks.shapes import Case, Shape, flops
+from benchmarks.shapes import Case, Llama, flops
 from benchmarks.targets import Target, judge, ratios
 
 CASE = Case("triplets x", "triplets", "tiny", "alpaca", ("ours", "plain", "sorted"))
@@ -52,7 +52,7 @@ def test_text_for_other_libraries_has_the_same_ids():
 def test_flops_by_hand():
     """One layer of 4 h^2 + 3 h k = 88 weights at h = 2, k = 12, head 5 x 2; prompt of 2, response
     of 3: 4 tokens are fed, 3 predicted, and 1 + 2 + 3 + 4 pairs seen."""
-    shape = Shape(vocab=5, hidden=2, intermediate=12, layers=1, heads=1, kv_heads=1)
+    shape = Llama(5, 2, 12, layers=1, heads=1, kv_heads=1, head_dim=2, tied=True)
     assert flops(shape, [triplet("a", [3, 3], [3, 3, 4])], ["annotated"]) == (
         6 * (88 * 4 + 10 * 3) + 12 * 2 * 10
     )

@@ -12,7 +12,7 @@ import report_runs
 import yaml
 from report_runs import write_run
 
-from analysis import claims, grids, paper
+from analysis import claims, evidence, grids, paper
 from analysis.claims import NOT_ENOUGH, NOT_SUPPORTED, SUPPORTED, Part, verdict
 from analysis.runs import Runs
 from tspin.files import read_json, write_json, write_text
@@ -298,7 +298,7 @@ def test_a_claim_that_fails_costs_only_itself(tmp_path, monkeypatch):
         raise RuntimeError("broken")
 
     make(tmp_path, "spin", "tspin")
-    monkeypatch.setattr(claims.comparison, "compare", fail)
+    monkeypatch.setattr(evidence.comparison, "compare", fail)
     runs = Runs.read(tmp_path)
     judged = {it.claim.key: it.findings[0].verdict for it in claims.judge(runs)}
     assert judged["above_spin"] == NOT_ENOUGH and judged["gains"] == SUPPORTED

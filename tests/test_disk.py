@@ -6,7 +6,7 @@ from collections import namedtuple
 import pytest
 from tiny import compose, play
 
-from tspin import disk, selfplay
+from tspin import disk
 from tspin.artifacts import Iteration, RunDir
 from tspin.micro import folder as micro_folder
 
@@ -78,14 +78,14 @@ def test_what_a_run_writes(tmp_path, monkeypatch, loss, precision):
         clear(out)
 
     predicted = []
-    of = selfplay.disk.sizes
+    of = disk.sizes
 
     def sized(*args, **options):
         predicted.append(of(*args, **options))
         return predicted[-1]
 
     monkeypatch.setattr(Iteration, "clear_train_state", clearing)
-    monkeypatch.setattr(selfplay.disk, "sizes", sized)
+    monkeypatch.setattr(disk, "sizes", sized)
     precise = [f"optim.precision={precision}", "compute.save_seconds=0"]
     folder, _ = play(tmp_path, loss, *precise)
     (sizes,) = predicted

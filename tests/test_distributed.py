@@ -19,7 +19,7 @@ from tspin import launch
 from tspin.artifacts import Iteration, RunDir
 from tspin.config import dump, run_name
 from tspin.distributed import ALONE
-from tspin.files import read_rows
+from tspin.files import SUMS, check_sums, read_rows
 from tspin.tracking import StepLog
 from tspin.triplets import Triplet
 
@@ -113,6 +113,18 @@ def test_the_number_of_processes_changes_no_weight(size, run, alone, tmp_path):
                     assert row[key] == pytest.approx(same[key], rel=1e-9, abs=1e-12), key
 
 
+def test_adapters_are_trained_by_several_processes_as_by_one(run, tmp_path):
+    pytest.importorskip("peft")
+    processes.adapters(ALONE, tmp_path / "one")
+    run(2, "adapters", tmp_path / "two")
+    one, two = (
+        load_file(Iteration(tmp_path / name / "adapters").checkpoint / "adapter_model.safetensors")
+        for name in ("one", "two")
+    )
+    assert distance(one, two) < 1e-10
+    assert max(float(p.abs().max()) for name, p in one.items() if "lora_B" in name) > 1e-3
+
+
 def test_a_sharded_checkpoint_has_the_files_of_a_whole_one(run, alone, tmp_path):
     """Another time with files of 30 kB: as many as it takes, an index, and the same tensors."""
     run(2, "small_files", tmp_path)
@@ -122,8 +134,10 @@ def test_a_sharded_checkpoint_has_the_files_of_a_whole_one(run, alone, tmp_path)
     )
     names = sorted(path.name for path in whole.iterdir())
     assert names == sorted(path.name for path in sharded.iterdir())
-    for name in set(names) - {"model.safetensors"}:
+    for name in set(names) - {"model.safetensors", SUMS}:
         assert (whole / name).read_bytes() == (sharded / name).read_bytes(), name
+    for folder in (sharded, cut):
+        check_sums(folder)
     files = sorted(cut.glob("*.safetensors"))
     assert len(files) > 2 and not (cut / "model.safetensors").exists()
     index = json.loads((cut / "model.safetensors.index.json").read_text())

@@ -70,7 +70,7 @@ def test_the_initial_policy_is_benchmarked_once_for_all_seeds_and_objectives(tmp
 def test_a_finished_run_is_benchmarked_without_being_trained_again(tmp_path, asked, monkeypatch):
     folder, _ = play(tmp_path, "tspin")
     held_out = read_json(folder.iteration(1).evaluation)["heldout"]
-    monkeypatch.setattr("tspin.selfplay.train", lambda *a, **k: pytest.fail("trained again"))
+    monkeypatch.setattr("tspin.stages.train", lambda *a, **k: pytest.fail("trained again"))
     _, rows = play(tmp_path, "tspin", *evals("a"))
     assert labels(asked) == ["base", "iteration 0", "iteration 1"]
     assert read_json(folder.iteration(1).evaluation)["heldout"] == held_out

@@ -29,10 +29,10 @@ from tspin import asked, chat_template, data, destination, keep
 from tspin.__main__ import VERBS, main
 from tspin.chat import shown
 from tspin.files import read_json, read_rows
-from tspin.model import fetch, weight_digest
 from tspin.pairs import triplets
-from tspin.sweep import stored
+from tspin.points import stored
 from tspin.tokens import Renderer
+from tspin.weights import fetch, weight_digest
 
 ROOT = Path(__file__).resolve().parents[1]
 VLLM = os.environ.get("TSPIN_VLLM_PYTHON")

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny import compose, micro_tokenizer
 
-from tspin import config, data, endpoint, heartbeat, schemas, status, sweep, words
+from tspin import config, data, endpoint, heartbeat, points, schemas, status, words
 from tspin.artifacts import ANSWERS, PROMPTS, Iteration, Responses, RunDir
 from tspin.endpoint import Endpoint
 from tspin.files import read_json, read_rows, write_json, write_jsonl, write_rows
@@ -189,7 +189,7 @@ def test_json_and_what_is_read_from_it(folder, content):
         refused_or(read_json, path)
     refused_or(run.claim, {"seed": 0}, free=())
     heartbeat.read(run)
-    sweep.stored(run)
+    points.stored(run)
     refused_or(status.survey, folder)
 
 

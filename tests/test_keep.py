@@ -169,16 +169,16 @@ def test_a_kill_between_the_note_and_the_end_is_finished(tmp_path):
 
 def trained(monkeypatch):
     """(run, iteration) of what is trained from now on."""
-    seen = []
-    from tspin import selfplay
+    from tspin import stages
 
-    train = selfplay.train
+    seen = []
+    train = stages.train
 
     def training(policy, triplets, out, *, t, **options):
         seen.append((out.path.parent.name, t))
         return train(policy, triplets, out, t=t, **options)
 
-    monkeypatch.setattr(selfplay, "train", training)
+    monkeypatch.setattr(stages, "train", training)
     return seen
 
 
@@ -216,21 +216,21 @@ def test_a_complete_run_stays_complete_and_may_be_told_to_keep_less(tmp_path, ca
 
 
 def test_an_interrupted_run_goes_on_from_the_last(tmp_path, monkeypatch):
-    from tspin import selfplay
+    from tspin import stages
 
-    evaluate = selfplay.evaluate
+    evaluate = stages.evaluate
 
     def interrupted(*args, label, **options):
         if label == "iteration 2: evaluate":
             raise KeyboardInterrupt
         return evaluate(*args, label=label, **options)
 
-    monkeypatch.setattr(selfplay, "evaluate", interrupted)
+    monkeypatch.setattr(stages, "evaluate", interrupted)
     with pytest.raises(KeyboardInterrupt):
         play(tmp_path, "tspin", *THREE, "selfplay.keep=last")
     folder = RunDir(tmp_path / "tspin")
     assert folder.iterations() == [0, 1] and there(folder) == [1]
-    monkeypatch.setattr(selfplay, "evaluate", evaluate)
+    monkeypatch.setattr(stages, "evaluate", evaluate)
     play(tmp_path, "tspin", *THREE, "selfplay.keep=last")
     assert folder.iterations() == [0, 1, 2] and there(folder) == [2]
 

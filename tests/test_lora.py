@@ -7,17 +7,19 @@ import torch
 from safetensors.torch import load_file
 from tiny import compose, interrupted, play, random_triplets
 
-from tspin import adapters, engine, micro, model, speed, train
+from tspin import adapters, arithmetic, engine, micro, model, speed, train
 from tspin.__main__ import main as tspin
+from tspin.arithmetic import sampling_key
 from tspin.artifacts import Iteration, RunDir
 from tspin.config import ADDED, dump
 from tspin.files import flatten, read_json, read_rows, write_json
 from tspin.losses import SFT, SPIN, TSPIN, TSPINRef, WithoutHA
-from tspin.model import load, sampling_key, weight_digest
+from tspin.model import load
 from tspin.sampling import Question, respond
 from tspin.score import score
 from tspin.tracking import Identity, StepLog, Tracker
 from tspin.triplets import micro_batches
+from tspin.weights import check_reachable, weight_digest
 
 pytest.importorskip("peft")
 
@@ -217,13 +219,13 @@ def test_a_base_that_is_gone_is_named_with_the_way_out(tmp_path):
 def test_an_adapter_folder_is_no_base_of_new_adapters(tmp_path):
     adapted().save(tmp_path / "a")
     with pytest.raises(ValueError, match="holds adapters, and new ones would have no base"):
-        model.check_reachable(replace(RUN.model, path=str(tmp_path / "a")))
+        check_reachable(replace(RUN.model, path=str(tmp_path / "a")))
 
 
 def test_without_peft_it_is_one_line(monkeypatch):
     monkeypatch.setattr(adapters.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="needs peft.*pip install"):
-        model.check_reachable(RUN.model)
+        check_reachable(RUN.model)
 
 
 # --- checkpoints ---------------------------------------------------------------------------------
@@ -252,7 +254,7 @@ def test_every_reader_takes_it(tmp_path):
     assert tspin(["merge", str(WARM), str(tmp_path / "n")]) == 1  # no adapters
     assert (tmp_path / "m" / "model.safetensors").exists()
     assert not adapters.is_adapter(tmp_path / "m")
-    parts = model.in_parts(tmp_path / "a", model.arithmetic(EXACT, "fp32_master"), None)
+    parts = model.in_parts(tmp_path / "a", arithmetic.chosen(EXACT, "fp32_master"), None)
     readers = {
         "continued": (adapted(tmp_path / "a"), 1e-12),
         "in memory": (whole(tmp_path / "a"), 1e-10),

@@ -224,7 +224,7 @@ def test_without_the_hub_the_paper_run_says_what_to_give(tmp_path, model, hub):
     assert not list(tmp_path.rglob("runs"))
 
 
-@pytest.mark.parametrize("reachable", ["model", "data"])
+@pytest.mark.parametrize("reachable", ["weights", "data"])
 def test_what_is_out_of_reach_is_said_before_anything_is_loaded(
     monkeypatch, tmp_path, caplog, reachable
 ):
@@ -234,11 +234,11 @@ def test_what_is_out_of_reach_is_said_before_anything_is_loaded(
     def loaded(*args, **kwargs):
         raise AssertionError("loaded")
 
-    other = {"model": "data", "data": "model"}[reachable]
-    monkeypatch.setattr(f"tspin.selfplay.{reachable}.check_reachable", lambda *a, **k: None)
-    monkeypatch.setattr(f"tspin.selfplay.{other}.check_reachable", out_of_reach)
-    monkeypatch.setattr("tspin.selfplay.model.fetch", loaded)
-    monkeypatch.setattr("tspin.selfplay.model.load", loaded)
+    other = {"weights": "data", "data": "weights"}[reachable]
+    monkeypatch.setattr(f"tspin.{reachable}.check_reachable", lambda *a, **k: None)
+    monkeypatch.setattr(f"tspin.{other}.check_reachable", out_of_reach)
+    monkeypatch.setattr("tspin.weights.fetch", loaded)
+    monkeypatch.setattr("tspin.model.load", loaded)
     monkeypatch.setattr("tspin.selfplay.prepare", loaded)
     monkeypatch.setattr(sys, "argv", ["main.py", "model=zephyr", f"runs_dir={tmp_path / 'runs'}"])
     monkeypatch.chdir(tmp_path)

@@ -11,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from tiny import compose
 
-from tspin import files, micro, model
+from tspin import files, micro, weights
 from tspin.micro import open_build, open_task, splits, tokenizer, training
 from tspin.micro.__main__ import main
 
@@ -356,15 +356,15 @@ def test_a_run_builds_the_policies_once(short, monkeypatch, caplog):
     """Asking whether they can be had builds nothing; asking for one builds all, bit for bit."""
     good, weak = (compose(f"model={name}").model for name in ("micro_open", "micro_open_weak"))
     threads = torch.get_num_threads()
-    model.check_reachable(good)
+    weights.check_reachable(good)
     assert not short.exists()
     with caplog.at_level("INFO"):
-        assert model.fetch(good) == short / "main"
+        assert weights.fetch(good) == short / "main"
     assert "once" in caplog.text and str(short) in caplog.text
     assert torch.get_num_threads() == threads
 
     monkeypatch.setattr(training, "train", None)  # would fail
-    assert model.fetch(weak) == short / "weak"
+    assert weights.fetch(weak) == short / "weak"
     found = digests(short)
     assert len(set(found)) == 3
 

@@ -9,9 +9,10 @@ import torch
 from tiny import compose, random_triplets
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from tspin import micro, model
+from tspin import micro, weights
 from tspin.losses import SFT
-from tspin.model import Policies, check_reachable, fetch, load, weight_digest
+from tspin.model import Policies, load
+from tspin.weights import check_reachable, fetch, weight_digest
 
 RUN = compose()
 ROLES = ("annotated", "synthetic", "proto")
@@ -67,9 +68,9 @@ def test_a_package_with_a_gguf_file_is_used_where_it_is_installed(tmp_path, monk
     (package / "weights.gguf").touch()
     monkeypatch.syspath_prepend(tmp_path)
     wanted = replace(RUN.model, path="owner/name", package="carrier")
-    assert model._local(wanted) == package / "weights.gguf"
-    assert model._local(replace(wanted, path=str(tmp_path))) == tmp_path  # a path comes first
-    assert model._local(replace(wanted, package="not_installed_here")) is None
+    assert weights._local(wanted) == package / "weights.gguf"
+    assert weights._local(replace(wanted, path=str(tmp_path))) == tmp_path  # a path comes first
+    assert weights._local(replace(wanted, package="not_installed_here")) is None
 
 
 @pytest.mark.skipif(

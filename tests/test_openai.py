@@ -235,7 +235,7 @@ def test_parts_that_ended_are_kept(tmp_path):
     [
         ([], "needs decoding.url .* and decoding.url_model"),
         (["decoding.url=http://x/v1", "decoding.url_model=m"], "names one policy for good"),
-        (["decoding.url=http://key@x/v1", "decoding.url_model=m"], "decoding.url="),
+        (["decoding.url=http://key@x/v1", "decoding.url_model=m"], "decoding.url: no password"),
     ],
 )
 def test_an_endpoint_that_follows_no_policy_is_refused(words, reason):

@@ -178,7 +178,7 @@ def test_what_transformers_is_told(monkeypatch):
 
 
 def test_samples_of_a_quantised_base_are_its_own():
-    from tspin.model import sampling_key
+    from tspin.arithmetic import sampling_key
 
     keys = []
     for quantize in (None, "8bit", "4bit"):

@@ -19,7 +19,7 @@ from analysis.wandb_sync import Content
 from tspin import replay
 from tspin.artifacts import RunDir
 from tspin.config import dump
-from tspin.files import read_json, write_json, write_jsonl
+from tspin.files import SHA256, read_json, write_json, write_jsonl
 from tspin.tracking import CELLS, StepLog
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -196,7 +196,8 @@ def test_an_incomplete_run_goes_as_far_as_it_is(copy, tmp_path, said):
 
 def replaced(old, new):
     def change(path):
-        path.write_text(re.sub(old, new, path.read_text(), count=1))
+        text = re.sub(rf',\s*"{SHA256}": "\w+"', "", path.read_text())  # as of another program
+        path.write_text(re.sub(old, new, text, count=1))
 
     return change
 
@@ -227,7 +228,7 @@ def cut(path):
         (lambda f: f.iteration(1).evaluation, replaced('"value"', '"values"'), "has no 'value'"),
         (lambda f: f.base.evaluation, replaced('"value": [^,]+', '"value": Infinity'), "inf"),
         (lambda f: f.provenance, written({}), "has no 'launches'"),
-        (lambda f: f.data, cut, "Expecting"),
+        (lambda f: f.data, cut, "Unterminated string"),
         (lambda f: f.initial, written({}), "has no 'weights'"),
     ],
 )

@@ -137,11 +137,12 @@ class Events:
     def watch(self) -> None:
         import torch.optim.optimizer as optimizer
 
-        from tspin import selfplay
+        from tspin import selfplay, stages
         from tspin.tracking import StepLog
 
-        for name in ("prepare", "generate", "evaluate", "score", "train"):
-            setattr(selfplay, name, self._entering(getattr(selfplay, name), name))
+        selfplay.prepare = self._entering(selfplay.prepare, "prepare")
+        for name in ("generate", "evaluate", "score", "train"):
+            setattr(stages, name, self._entering(getattr(stages, name), name))
         append = StepLog.append
 
         def appending(log, row):

@@ -26,11 +26,11 @@ def leader(tmp_path_factory):
 
 def trained(monkeypatch):
     """The iterations that are trained from now on."""
-    seen = []
-    from tspin import selfplay
+    from tspin import stages
 
-    train = selfplay.train
-    monkeypatch.setattr(selfplay, "train", lambda *a, t, **k: (seen.append(t), train(*a, t=t, **k)))
+    seen = []
+    train = stages.train
+    monkeypatch.setattr(stages, "train", lambda *a, t, **k: (seen.append(t), train(*a, t=t, **k)))
     return seen
 
 

@@ -238,6 +238,8 @@ def test_columns_that_do_not_fit_follow_in_blocks_below():
     ]
     assert blocks[1][0] == ["t", "gamma"] and blocks[1][2:] == [["0", "3.5"], ["1", "3.5"]]
     assert max(map(len, text.splitlines())) <= 24
+    rows[0]["gamma"] = None  # a row is not repeated where it has nothing to say
+    assert table("narrow", rows, width=24).split("\n\n")[1].split()[3:] == ["1", "3.5"]
 
 
 # --- W&B -------------------------------------------------------------------------------------

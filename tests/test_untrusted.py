@@ -10,7 +10,7 @@ import torch
 from test_resume import Forker
 from tiny import compose, micro_tokenizer, play, random_model
 
-from tspin import adapters, config, model
+from tspin import adapters, config, model, weights
 from tspin.files import read_rows, write_json
 from tspin.store import Store
 
@@ -118,7 +118,7 @@ def test_pickled_weights_are_refused_unread(tmp_path):
     (folder / "model.safetensors").unlink()
     torch.save(Runs(sign), folder / "pytorch_model.bin")
     with pytest.raises(ValueError, match=r"no \*.safetensors"):
-        model.weight_digest(folder)
+        weights.weight_digest(folder)
     with pytest.raises((ValueError, OSError), match="safetensors"):
         compute = compose("compute.device=cpu").compute
         model.load(folder, template="none", compute=compute, precision="fp32_master")

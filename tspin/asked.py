@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from tspin import keep, sweep
+from tspin import keep, points
 from tspin.artifacts import Iteration, RunDir
 from tspin.config import Run, unknown
 
@@ -81,7 +81,7 @@ def choice(told: Told, key: str, choices: Sequence[str]) -> str:
 def opened(word: str) -> tuple[Run, RunDir]:
     """The configuration and the folder of run=WORD."""
     folder = RunDir(Path(word).expanduser())
-    point = sweep.stored(RunDir(folder.path.absolute()))
+    point = points.stored(RunDir(folder.path.absolute()))
     if point is None:
         why = (
             "its config.yaml is of another name or version"

@@ -19,6 +19,7 @@ from tspin.console import beside, printable, terminal_width
 from tspin.model import Policy
 from tspin.questions import Question, luck
 from tspin.sampling import respond
+from tspin.weights import check_reachable, fetch
 
 BASE = "base"
 QUIT = ("/quit", "/exit")
@@ -160,8 +161,8 @@ def _typed() -> Iterator[str]:
 def _found(cfg: Run, folder: RunDir, word: str) -> tuple[str, Path]:
     """What a word names, and its weights."""
     if word == BASE:
-        model.check_reachable(cfg.model)
-        return "initial policy", model.fetch(cfg.model)
+        check_reachable(cfg.model)
+        return "initial policy", fetch(cfg.model)
     out = asked.iteration(folder, word)
     return f"iteration {out.t}", asked.weights(folder, out)
 

@@ -26,7 +26,7 @@ from tspin import activity
 log = logging.getLogger("tspin")
 WIDE = 100_000  # characters: wider than any table
 
-# The order of the table's columns; each is named in the README's glossary.
+# The order of the table's columns; each is named in docs/runs.md.
 RESULT_COLUMNS = (
     "iteration",
     "loss",
@@ -133,7 +133,7 @@ def table(
            {"seconds": {"train": 2}}, {"seconds/train": 2} and {"seconds_train": 2} are one column.
     first  columns that lead, in this order; the others follow as they appear.
     width  in characters; columns that do not fit follow in blocks below, each block beginning
-           with the first column again.
+           with the first column again, without the rows that have nothing there.
     A missing value (absent or None) is "-"; a column missing in every row is left out.
     """
     flat = [dict(_flatten(row)) for row in rows]
@@ -145,7 +145,10 @@ def table(
         name: [*name.replace("_", "\n", 1).split("\n"), *(_show(row.get(name)) for row in flat)]
         for name in columns
     }
-    blocks = [_grid(flat, block) for block in _blocks(cells, width)]
+    blocks = []
+    for number, block in enumerate(_blocks(cells, width)):
+        said = [row for row in flat if any(row.get(name) is not None for name in block[1:])]
+        blocks.append(_grid(said if number else flat, block))
     return "\n\n".join([f"{title}\n{blocks[0]}" if blocks else title, *blocks[1:]])
 
 

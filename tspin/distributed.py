@@ -18,7 +18,7 @@ from datetime import timedelta
 from functools import cache
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from tspin.config import ComputeConfig, OptimConfig
 from tspin.files import atomic, owner
@@ -35,6 +35,12 @@ COLLECTIVE = timedelta(minutes=30)
 # The others wait on the main process for as long as benchmarks, or another run's lock, may take.
 ALONE_AT_MOST = timedelta(days=30)
 LAST_WORDS = 3.0  # seconds in which the process that failed first says why; a launcher kills it
+
+
+class Artifact(Protocol):
+    """A file or folder of a run."""
+
+    def exists(self) -> bool: ...
 
 
 class Elsewhere(SystemExit):
@@ -82,6 +88,18 @@ class World:
             raise
         self._broadcast((found, False))
         return found
+
+    def alone(self, work: Callable[[], object]) -> None:
+        """`work` by the main process, and done for all when this returns."""
+
+        def done() -> None:
+            work()
+
+        self.main(done)
+
+    def there(self, artifact: Artifact) -> bool:
+        """Whether it is, as the main process sees it: processes never disagree on what to do."""
+        return self.main(artifact.exists)
 
     def first_on_node(self, work: Callable[[], T]) -> T:
         """What `work` returns; on each node one process begins and the others find it done."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from tspin.artifacts import Iteration, Responses, RunDir
 from tspin.config import Run
 from tspin.data import Canonical, Check, canonical, checker
-from tspin.files import read_rows
+from tspin.files import digest, read_rows
 from tspin.tracking import StepLog
 from tspin.triplets import Triplet, join
 
@@ -81,3 +82,8 @@ def start_from(cfg: Run) -> Iteration:
             "(RUN/iter_T with done.json); to begin with other weights use model.path=FOLDER"
         )
     return found
+
+
+def prompts_digest(rows: Iterable[dict[str, Any]]) -> str:
+    """What sampling conditions on: id and token ids of rows of prompts.parquet."""
+    return digest([[row["id"], row["prompt_ids"]] for row in rows])

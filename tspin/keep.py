@@ -14,12 +14,12 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from tspin import benchmark, evaluation, sweep
+from tspin import benchmark, evaluation
 from tspin.artifacts import Iteration, RunDir, run_dirs, sharing_lock
 from tspin.config import Run
 from tspin.disk import bytes_in, said
 from tspin.files import owner, read_json, remove, write_json
-from tspin.sweep import Point
+from tspin.points import Point, stored
 
 log = logging.getLogger("tspin")
 
@@ -84,11 +84,11 @@ def _say_once(sentence: str) -> None:
 
 def _readers(cfg: Run, folder: RunDir, out: Iteration) -> Iterator[str]:
     """The runs of runs_dir that are to load these weights still."""
-    mine = sweep.stored(folder)
+    mine = stored(folder)
     for other in run_dirs(Path(cfg.runs_dir).expanduser()):
         if other.path.resolve() == folder.path.resolve():
             continue
-        point = sweep.stored(other)
+        point = stored(other)
         if point is None:
             continue
         if _starts_from(point, out) or (mine is not None and _will_link(point, mine, out.t)):

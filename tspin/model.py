@@ -1,7 +1,6 @@
-"""The policy: where its weights are, loading, the device it runs on, saving.
+"""The policy: loaded from a folder, computing, saved to a folder.
 
-A policy is loaded from a folder (a checkpoint, a hub snapshot, or a GGUF file that is converted
-once) and saved as a plain transformers folder, in the dtype in which it is held: float32, or
+A policy is saved as a plain transformers folder, in the dtype in which it is held: float32, or
 bfloat16 under optim.precision=bf16_stochastic. Under model.lora the folder holds adapters, and
 names the model that they belong to.
 """
@@ -10,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import importlib.util
 import logging
 import shutil
 from collections.abc import Callable, Sequence
@@ -22,18 +20,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from tspin import adapters, attention, micro, quantized
-from tspin.config import (
-    Attention,
-    ComputeConfig,
-    LoraConfig,
-    ModelConfig,
-    OptimConfig,
-    Precision,
-    Quantize,
-    arithmetic_dtype,
-)
-from tspin.files import atomic, cache, check_sums, file_digest, owner, write_sums
+from tspin import adapters, arithmetic, quantized
+from tspin.arithmetic import Arithmetic
+from tspin.config import Attention, ComputeConfig, LoraConfig, Precision, Quantize
+from tspin.files import atomic, check_sums, write_sums
 from tspin.logps import Logps, Role, sequence_logps
 from tspin.packed import Judge, Packed, packed
 from tspin.packing import Layout
@@ -44,7 +34,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 log = logging.getLogger("tspin")
-HUB_SECONDS = 5.0  # an unreachable hub should be known now, not after the client's retries
 
 
 @dataclass(frozen=True)
@@ -128,123 +117,6 @@ class Policy:
             write_sums(temporary)
 
 
-def check_reachable(model: ModelConfig) -> None:
-    """ValueError, within seconds and before anything is loaded, if the weights cannot be had."""
-    if model.lora is not None:
-        adapters.need()
-        if adapters.is_adapter(Path(model.path).expanduser()):
-            raise ValueError(
-                f"model.path={model.path} holds adapters, and new ones would have no base: merge "
-                "them first (python -m tspin merge), or go on from them (selfplay.start_from)"
-            )
-    if _local(model) is None and _cached(model) is None:
-        _ask_hub(model)
-
-
-def fetch(model: ModelConfig) -> Path:
-    """The folder with the model's weights and tokenizer; downloads or builds them if it must."""
-    local = _local(model)
-    if local is not None:
-        if not local.exists():
-            _build_open(local)
-        return _convert(local) if local.suffix == ".gguf" else local
-    cached = _cached(model)
-    if cached is not None:
-        return cached
-    from huggingface_hub import snapshot_download
-
-    return Path(snapshot_download(model.path, revision=model.revision, ignore_patterns=_UNUSED))
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """Of a folder. Other kinds are pickles, which can run code when they are read."""
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise ValueError(
-            f"model.path={folder} holds no *.safetensors, the one kind of weights that is read; "
-            "of a model you trust: from_pretrained(FOLDER).save_pretrained(NEW) in transformers"
-        )
-    return files
-
-
-def weight_digest(folder: Path) -> str:
-    """sha256 of the weight files, in hex: what a policy IS, whatever it is called.
-
-    Of adapters that of them and of their base.
-    """
-    if adapters.is_adapter(folder):
-        return adapters.adapters_digest(folder, weight_digest(adapters.base_of(folder)))
-    return file_digest(*weight_files(folder))
-
-
-@dataclass(frozen=True)
-class Arithmetic:
-    """Where to compute, the dtype of the weights that are trained, and that of the products."""
-
-    device: torch.device
-    weights: torch.dtype
-    products: torch.dtype
-
-    @property
-    def autocast(self) -> torch.dtype | None:
-        return None if self.products == self.weights else self.products
-
-
-def arithmetic(compute: ComputeConfig, precision: Precision) -> Arithmetic:
-    """What compute.device, compute.dtype and optim.precision come to on this machine.
-
-    Raises ValueError for a device that is not there.
-    """
-    name = compute.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"compute.device={name}, but torch finds no CUDA device; use cpu or auto")
-    dtype = arithmetic_dtype(compute, precision)
-    if dtype == "auto":
-        dtype = "bfloat16" if name.startswith("cuda") else "float32"
-    products = getattr(torch, dtype)
-    weights = torch.float32 if dtype == "bfloat16" else products
-    return Arithmetic(
-        torch.device(name), products if precision == "bf16_stochastic" else weights, products
-    )
-
-
-def check_small(model: ModelConfig, optim: OptimConfig, compute: ComputeConfig) -> None:
-    """ValueError where model.quantize or optim.state asks for what is not here."""
-    cuda = compute.device != "cpu" and torch.cuda.is_available()
-    quantized.check(model, optim, cuda=cuda)
-
-
-def arithmetic_facts(
-    compute: ComputeConfig, precision: Precision, model: ModelConfig
-) -> dict[str, Any]:
-    """What computes there, for the record of a run. compute.attention=auto may yet be plain."""
-    found = arithmetic(compute, precision)
-    base = {} if model.lora is None else {"base": model.quantize or _word(found.products)}
-    return {
-        "device": found.device.type,
-        "weights": _word(found.weights),
-        **base,
-        "dtype": _word(found.products),
-        "attention": compute.attention,
-        "kernel": attention.kernel(found.device, found.products),
-    }
-
-
-def sampling_key(compute: ComputeConfig, precision: Precision, model: ModelConfig) -> list[str]:
-    """What of the arithmetic decides samples, as part of their key.
-
-    The adapters of model.lora do not: at first they add nothing.
-    """
-    found = arithmetic(compute, precision)
-    held = found.weights if model.lora is None else found.products
-    key = [found.device.type, str(found.autocast or arithmetic_dtype(compute, precision))]
-    # Said only where it is not float32: keys of folders that are there stay what they are.
-    key += ["bfloat16 weights"] if held == torch.bfloat16 else []
-    return [*key, model.quantize] if model.quantize else key
-
-
 def load(
     folder: Path,
     *,
@@ -263,7 +135,7 @@ def load(
     """
     from transformers import GenerationConfig
 
-    how = arithmetic(compute, precision)
+    how = arithmetic.chosen(compute, precision)
     there = adapters.is_adapter(folder)
     base = adapters.base_of(folder) if there else folder
     # What is not trained needs no more than the products are made in.
@@ -398,93 +270,6 @@ class Policies:
     def hold(self, policy: Policy, folder: Path) -> None:
         """`policy` has been saved to `folder` and need not be loaded from there."""
         self._policy, self._folder = policy, folder
-
-
-_UNUSED = ["*.bin", "*.pth", "*.gguf", "*.onnx", "*.msgpack", "*.h5", "original/*"]
-
-
-def _local(model: ModelConfig) -> Path | None:
-    """The folder or GGUF file on this disk, or None for a hub id.
-
-    Policies of micro_open may not be there yet: `fetch` builds them.
-    """
-    task, colon, which = model.path.partition(":")
-    if colon and task in micro.POLICIES:
-        return micro.folder(which, task)
-    path = Path(model.path).expanduser()
-    if path.exists():
-        return path
-    if model.package and (spec := importlib.util.find_spec(model.package)) and spec.origin:
-        return next(iter(Path(spec.origin).parent.glob("*.gguf")), None)
-    if model.path.count("/") != 1 or model.path.startswith(("/", ".", "~")):
-        raise ValueError(f"model.path={model.path}: no such folder, and not a hub id OWNER/NAME")
-    return None
-
-
-def _cached(model: ModelConfig) -> Path | None:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        folder = snapshot_download(
-            model.path, revision=model.revision, local_files_only=True, ignore_patterns=_UNUSED
-        )
-    except LocalEntryNotFoundError:
-        return None
-    return Path(folder) if any(Path(folder).glob("*.safetensors")) else None
-
-
-def _ask_hub(model: ModelConfig) -> None:
-    from huggingface_hub import HfApi
-
-    try:
-        HfApi().model_info(model.path, revision=model.revision, timeout=HUB_SECONDS)
-    except Exception as error:  # the HTTP client, and with it its errors, changes by version
-        reason = str(error).strip().split("\n", 1)[0]
-        package = f" or install the package {model.package}" if model.package else ""
-        raise ValueError(
-            f"the model {model.path} is neither in reach on the hub ({reason}) nor in the local "
-            f"cache; give a local folder with model.path=FOLDER{package}"
-        ) from None
-
-
-def _build_open(folder: Path) -> None:
-    """The policies of micro_open, made once and kept in the cache."""
-    from tspin.micro import open_build
-
-    log.info(
-        "building the policies of micro_open in %s (once, about %d minutes on one core)",
-        folder.parent,
-        open_build.MINUTES,
-    )
-    open_build.build(folder.parent)
-
-
-def _convert(gguf: Path) -> Path:
-    """A GGUF file as a transformers folder of float32 safetensors, made once per file."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    root = cache()
-    folder = root / f"{gguf.stem}-{file_digest(gguf)[:12]}"
-    with owner(root, wait=True):
-        if folder.exists():
-            return folder
-        log.info("converting %s to safetensors in %s (once, about a minute)", gguf.name, folder)
-        source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
-        quantized = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
-        # A model loaded from GGUF refuses to be saved: its weights go into one that was not.
-        config = quantized.config
-        del config.quantization_config
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-        model.load_state_dict(quantized.state_dict())
-        with atomic(folder) as temporary:
-            model.save_pretrained(temporary)
-            AutoTokenizer.from_pretrained(**source).save_pretrained(temporary)
-    return folder
-
-
-def _word(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 @lru_cache

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from tspin import endpoint, model, vllm
+from tspin import arithmetic, endpoint, model, vllm
 from tspin.config import Run
 from tspin.files import check_sums
 from tspin.model import Policies
@@ -37,7 +37,7 @@ def source(folder: Path, policies: Policies, cfg: Run, *, log: Path) -> Source:
             return vllm.VLLM(
                 folder,
                 model.renderer(folder, template=cfg.model.template),
-                model.arithmetic_facts(cfg.compute, cfg.optim.precision, cfg.model)["dtype"],
+                arithmetic.facts(cfg.compute, cfg.optim.precision, cfg.model)["dtype"],
                 vllm.devices(how, _visible(cfg.compute.device)),
                 log,
             )

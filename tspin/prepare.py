@@ -6,13 +6,12 @@ Leaves prompts.parquet (train and held-out prompts) and data.json (digest and co
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
 from typing import Any
 
 from tspin import data
 from tspin.artifacts import PROMPTS, RunDir
 from tspin.config import Run
-from tspin.files import digest, write_json, write_rows
+from tspin.files import write_json, write_rows
 from tspin.tokens import Renderer
 
 log = logging.getLogger("tspin")
@@ -67,8 +66,3 @@ def prepare(run: Run, folder: RunDir, renderer: Renderer) -> None:
         )
     write_json(folder.data, facts)
     write_rows(folder.prompts, rows, PROMPTS)
-
-
-def prompts_digest(rows: Iterable[dict[str, Any]]) -> str:
-    """What sampling conditions on: id and token ids of rows of prompts.parquet."""
-    return digest([[row["id"], row["prompt_ids"]] for row in rows])

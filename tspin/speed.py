@@ -35,7 +35,7 @@ class Speed:
     def of_step(
         self, batch: Sequence[Triplet], compute: ComputeConfig, seconds: float
     ) -> dict[str, float]:
-        """What metrics.jsonl says of a step, by the names of the README's table.
+        """What metrics.jsonl says of a step, by the names of docs/runs.md.
 
         compute  how the batch was cut
         """

@@ -21,6 +21,7 @@ from tspin.artifacts import RunDir, run_dirs
 from tspin.console import rate_text, table, terminal_width
 from tspin.files import read_json
 from tspin.heartbeat import LOST, Beat
+from tspin.points import stored
 from tspin.sweep import Item, Plan, duration
 
 STATES = ("running", "waiting", "failed", "dead", "stopped", "not started", "complete")
@@ -84,7 +85,7 @@ def survey(runs: Path, *, now: float | None = None) -> list[Status]:
         hint = f"; there are runs in {', '.join(below)}" if below else ""
         what = "has no runs in it" if runs.is_dir() else "is no folder"
         raise ValueError(f"{runs} {what}{hint}")
-    points = [point for folder in folders if (point := sweep.stored(folder)) is not None]
+    points = [point for folder in folders if (point := stored(folder)) is not None]
     plan = sweep.plan(str(runs), points)
     items = {item.name: item for item in plan.items}
     clock = time.time() if now is None else now

@@ -59,7 +59,7 @@ def check(how: DecodingConfig) -> None:
     if reason is not None:
         raise ValueError(
             f"decoding.engine=vllm: {reason}; install vLLM into an environment of its own and name "
-            "its interpreter with decoding.vllm_python=PATH (README, Sampling with vLLM)"
+            "its interpreter with decoding.vllm_python=PATH (docs/sampling.md)"
         )
 
 

@@ -18,7 +18,7 @@ from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-from tspin import model
+from tspin import arithmetic, model
 from tspin.config import ComputeConfig
 from tspin.harness.numbers import tabulate
 from tspin.tokens import TEXT_TEMPLATES, Renderer
@@ -68,7 +68,7 @@ class Truncations(logging.Filter):
 
 def language_model(request: Mapping[str, Any]) -> HFLM:
     """The checkpoint as lm-eval loads it, in the run's arithmetic and on its device."""
-    how = model.arithmetic(ComputeConfig(**request["compute"]), request["precision"])
+    how = arithmetic.chosen(ComputeConfig(**request["compute"]), request["precision"])
     options: dict[str, Any] = {
         "pretrained": request["policy"],
         "device": str(how.device),
