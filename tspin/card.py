@@ -6,7 +6,7 @@ Everything comes from the files of the run; nothing of the machine it ran on is 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from tspin.sources import SUFFIXES
 from tspin.tracking import StepLog
 
 PICTURE = "training.png"
+POINTS = 60  # of a curve
 PAPER = "[arXiv 2601.08198](https://arxiv.org/abs/2601.08198)"
 SECTIONS = ("seed", "model", "loss", "coef", "data", "optim")
 ROLES = {"annotated": "annotated y", "synthetic": "synthetic y'", "proto": "proto-synthetic y0"}
@@ -134,13 +135,15 @@ def picture(folder: RunDir, out: Iteration) -> Any:
     left, right = figure.subplots(1, 2)
     passed = [folder.iteration(t) for t in folder.iterations() if t <= out.t]
     steps = [row for each in passed for row in StepLog.read(each.metrics)]
+    width = max(1, len(steps) // POINTS)
     for role, label in ROLES.items():
         key = f"logps/{role}"
-        points = [(i, row[key]) for i, row in enumerate(steps) if key in row]
+        points = _smooth([(i, row[key]) for i, row in enumerate(steps) if key in row], width)
         if points:
-            left.plot(*zip(*points, strict=True), label=label, linewidth=1)
-    left.set(xlabel="optimiser step", ylabel="mean log-probability, nats")
-    left.legend(frameon=False)
+            left.plot(*zip(*points, strict=True), label=label)
+    over = f", means over {width}" if width > 1 else ""
+    left.set(xlabel=f"optimiser step{over}", ylabel="log-probability, nats")
+    left.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
     found = [(-1, _results(folder.base))] + [(each.t, _results(each)) for each in passed]
     name = next((m for _, results in found for m in results), None)
     if name is None:
@@ -151,6 +154,13 @@ def picture(folder: RunDir, out: Iteration) -> Any:
     right.set(xlabel="after iteration", ylabel=name)
     right.set_xticks(*zip(*((t, "initial" if t < 0 else str(t)) for t, _ in points), strict=True))
     return figure
+
+
+def _smooth(points: Sequence[tuple[int, float]], width: int) -> list[tuple[float, float]]:
+    """Means of so many points that follow each other."""
+    parts = [points[i : i + width] for i in range(0, len(points), width)]
+    means = [[sum(axis) / len(part) for axis in zip(*part, strict=True)] for part in parts]
+    return [(x, y) for x, y in means]
 
 
 def _results(out: Iteration) -> dict[str, dict[str, Any]]:
