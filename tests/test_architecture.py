@@ -128,7 +128,7 @@ MAY_IMPORT = {
     "chat_template": "tokens",
     "card": "artifacts config files report sources tracking",
     "export": "artifacts asked card chat_template config destination model tokens",
-    "pairs": "artifacts asked config data destination files model tokens",
+    "pairs": "artifacts asked card config data destination files model tokens",
     "chat": "artifacts asked config console model questions sampling weights",
     # the built-in tasks and their policies
     "micro": "files",

@@ -1,30 +1,43 @@
 """What leaves a run for other people's tools: export, pairs, chat."""
 
+import importlib
 import importlib.util
 import io
 import json
+import math
 import os
+import re
+import select
 import subprocess
 import sys
+from contextlib import suppress
+from pathlib import Path
 
 import datasets
+import hub_server
 import huggingface_hub
 import pytest
 import torch
 import transformers
 from test_tokens import chat_tokenizer
-from tiny import micro_tokenizer, play, sentencepiece_like
+from tiny import compose, micro_tokenizer, play, random_model, sentencepiece_like
 from tokenizers.processors import TemplateProcessing
 
-from tspin import chat_template, data, keep
-from tspin.__main__ import main
-from tspin.chat import beside
+import tspin
+from main import check
+from tspin import asked, chat_template, data, destination, keep
+from tspin.__main__ import VERBS, main
+from tspin.chat import shown
 from tspin.files import read_json, read_rows
 from tspin.pairs import Joined
 from tspin.points import stored
 from tspin.tokens import Renderer
+from tspin.weights import fetch, weight_digest
 
+ROOT = Path(__file__).resolve().parents[1]
 VLLM = os.environ.get("TSPIN_VLLM_PYTHON")
+CONVERT = os.environ.get("TSPIN_CONVERT_GGUF")  # PYTHON FOLDER/convert_hf_to_gguf.py
+WIDE = "\u4f60"  # two columns of a terminal
 HOSTILE = "</s> \u4f60 <|im_start|> {{ 7 * 7 }}"
 TASK = """
 task: sums
@@ -141,7 +154,6 @@ def test_generation_is_that_of_the_run(exported):
         "temperature": 1.0,
         "top_k": 0,
         "top_p": 1.0,
-        "max_new_tokens": 10,
         "eos_token_id": [1],
         "pad_token_id": 0,
     }
@@ -153,7 +165,8 @@ def test_the_card_is_read_back_by_the_hubs_client(run, exported):
     (perplexity,) = card.data.eval_results
     t, metric, value = keep.best([run.iteration(t) for t in run.iterations()])
     assert (perplexity.metric_type, perplexity.metric_value) == (metric, value)
-    assert read_json(run.data)["digest"] in card.text
+    assert huggingface_hub.ModelCard(card.content).data.to_dict() == card.data.to_dict()
+    assert read_json(run.data)["digest"] in card.text and f"tspin {tspin.__version__}," in card.text
     assert str(run.path.parent) not in card.content  # nothing of this machine
     assert (exported / "training.png").read_bytes().startswith(b"\x89PNG")
 
@@ -183,6 +196,7 @@ def test_the_command_line_of_lm_eval(exported, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "|sums" in done.stdout and "exact_match" in done.stdout
+    assert "max_new_tokens" not in done.stderr  # the length is the task's
 
 
 @pytest.mark.skipif(VLLM is None, reason="TSPIN_VLLM_PYTHON names no interpreter with vLLM")
@@ -201,34 +215,86 @@ def test_vllm(exported):
     assert f"IDS {' '.join(map(str, ids))}" in done.stdout
 
 
-def test_the_hub_is_pushed_to_through_its_client(run, monkeypatch, said):
-    """A private repository, and the folder with the card in it."""
-    told = []
+@pytest.mark.skipif(CONVERT is None, reason="TSPIN_CONVERT_GGUF names no convert_hf_to_gguf.py")
+def test_llama_cpps_own_converter_takes_it(tmp_path):
+    """Read back by transformers it is the same weights, and the same ids of a conversation.
 
-    class Client:
-        def create_repo(self, name, **options):
-            told.append((name, options))
+    With SmolLM2's tokenizer, which the converter knows by its hash; the model is a small one.
+    """
+    smollm = fetch(compose("model=smollm2", "data=micro").model)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(smollm)
+    tokenizer.save_pretrained(tmp_path / "policy")
+    random_model(vocab_size=len(tokenizer), dtype=torch.float32).save_pretrained(
+        tmp_path / "policy"
+    )
+    told = [f"model.path={tmp_path / 'policy'}", "model.template=chat", "data=micro", "data.size=8"]
+    told += ["decoding.max_new_tokens=8", "model.max_length=128", "selfplay.iterations=1"]
+    play(tmp_path, "sft", "model=custom", *told, name="small")
+    made = tmp_path / "made"
+    assert main(["export", f"run={tmp_path / 'small'}", f"to={made}"]) == 0
+    command = [*CONVERT.split(), str(made), "--outfile", str(tmp_path / "x.gguf")]
+    done = subprocess.run([*command, "--outtype", "f32"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
 
-        def upload_folder(self, *, repo_id, repo_type, folder_path):
-            told.append((repo_id, repo_type, sorted(path.name for path in folder_path.iterdir())))
+    def read(kind, **where):
+        return kind.from_pretrained(**where)
 
-    monkeypatch.setattr(huggingface_hub, "HfApi", Client)
+    there, back = {"pretrained_model_name_or_path": made}, {"gguf_file": "x.gguf"}
+    back["pretrained_model_name_or_path"] = tmp_path
+    ours, theirs = (
+        read(transformers.AutoModelForCausalLM, dtype=torch.float32, **where).state_dict()
+        for where in (there, back)
+    )
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    ids = [
+        chat_template.prompt_ids(read(transformers.AutoTokenizer, **where), None, "1 + 1?\n\u4f60")
+        for where in (there, back)
+    ]
+    assert ids[0] == ids[1]
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """The real client, and a server on this machine that keeps what it is sent."""
+    with hub_server.serving() as (endpoint, repositories):
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setenv("HF_TOKEN", hub_server.TOKEN)
+        monkeypatch.setenv("NO_PROXY", "*")
+        yield endpoint, repositories
+
+
+def test_the_hub_is_sent_what_a_folder_gets(run, exported, hub, said):
+    endpoint, repositories = hub
+    code, words = said("export", f"run={run.path}", "iteration=best", "to=hub:me/policy")
+    assert code == 0 and f"-> {endpoint}/me/policy\n" in words
+    ((kind, name), repository) = repositories.popitem()
+    assert (kind, name, repository["private"]) == ("model", "me/policy", True)
+    assert repository["files"] == {path.name: path.read_bytes() for path in exported.iterdir()}
+    assert not [file for file in repository["files"].values() if hub_server.TOKEN.encode() in file]
+
+
+def test_the_hub_alone_names_the_repository_itself(run, hub, said):
+    _, repositories = hub
+    code, _ = said("pairs", f"run={run.path}", "iteration=1", "to=hub", "private=false")
+    assert code == 0
+    ((kind, name), repository) = repositories.popitem()
+    assert (kind, name, repository["private"]) == ("dataset", "me/outside-iter1", False)
+    assert "preference/train-00000-of-00001.parquet" in repository["files"]
+
+
+@pytest.mark.parametrize("name", ["a=b,c..d--e-", "x" * 200 + "-iter3", ".-_"])
+def test_names_for_the_hub_are_those_it_allows(name):
+    huggingface_hub.utils.validate_repo_id(destination.for_hub(name))
+
+
+def test_a_hub_that_refuses_is_one_line_before_any_work(run, hub, monkeypatch, said):
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    monkeypatch.setattr("tspin.export.export", None)  # not callable
     code, words = said("export", f"run={run.path}", "to=hub:me/policy")
-    assert code == 0 and "hub:me/policy" in words
-    (name, options), (repo, kind, files) = told
-    assert (name, repo, kind) == ("me/policy", "me/policy", "model")
-    assert options == {"repo_type": "model", "private": True, "exist_ok": True}
-    assert {"README.md", "model.safetensors", "tokenizer.json", "training.png"} <= set(files)
-
-
-def test_a_hub_that_refuses_is_one_line(run, monkeypatch, said):
-    class Client:
-        def create_repo(self, name, **options):
-            raise RuntimeError("401 Unauthorized\nwith a request id")
-
-    monkeypatch.setattr(huggingface_hub, "HfApi", Client)
-    code, words = said("pairs", f"run={run.path}", "to=hub:me/pairs")
-    assert code == 1 and "the hub did not take it (401 Unauthorized); log in" in words
+    assert code == 1 and words.startswith("error: to=hub:me/policy: the hub did not take it (")
+    assert "Invalid" in words and words.count("\n") == 1 and "hf_wrong" not in words
 
 
 @pytest.mark.parametrize(
@@ -264,10 +330,40 @@ def test_removed_weights_are_named_with_the_way_out(run, said, tmp_path):
     assert "weights are there of iteration 1" in told
 
 
-@pytest.mark.parametrize("verb", ["export", "pairs", "chat"])
-def test_help(verb, said):
-    code, told = said(verb, "--help")
-    assert code == 0 and told.startswith(f"usage: python -m tspin {verb} run=...")
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verbs_help_has_examples_of_it(verb, capsys):
+    """Those of KEY=VALUE name options that there are; nothing is wider than a terminal."""
+    with suppress(SystemExit):  # argparse's way to end
+        main([verb, "--help"])
+    told = capsys.readouterr().out
+    assert told.startswith(f"usage: python -m tspin {verb} ")
+    examples = [line.split() for line in told.split("examples:\n")[1].splitlines()]
+    assert examples and all(words[:4] == ["python", "-m", "tspin", verb] for words in examples)
+    assert max(map(len, told.splitlines())) <= 100
+    if hasattr(importlib.import_module(VERBS[verb][0]), "OPTIONS"):
+        options = importlib.import_module(VERBS[verb][0]).OPTIONS
+        for words in examples:
+            asked.read([word for word in words[4:] if "=" in word], options)
+
+
+def test_every_verb_on_a_page_is_said_right():
+    """Verbs, and the options of those of KEY=VALUE; python main.py is tested in test_main.py."""
+    shown = []
+    for page in (ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")):
+        text = page.read_text(encoding="utf-8")
+        shown += re.findall(r"python -m tspin ([a-z]+)((?: +[^\s`#<|,)]+)*)", text)
+    assert {verb for verb, _ in shown} == set(VERBS)
+    for verb, words in shown:
+        module = importlib.import_module(VERBS[verb][0])
+        if words and hasattr(module, "OPTIONS"):
+            asked.read(words.split(), module.OPTIONS)
+        elif verb == "plan":
+            check([word for word in words.split() if "=" in word])
+
+
+def test_the_version_has_one_owner(run, said):
+    assert said("--version") == (0, f"tspin {tspin.__version__}\n")
+    assert read_json(run.provenance)["launches"][0]["versions"]["tspin"] == tspin.__version__
 
 
 # --- pairs ---------------------------------------------------------------------------------------
@@ -348,22 +444,70 @@ def test_a_changed_source_is_refused_where_it_is_needed(run):
         file.write_text(before)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="without trl")
-def test_trl_makes_the_ids_of_the_run(run, pairs, exported):
-    """TRL's own preparation, under a template whose boundary no token crosses."""
+def prepared_by_trl(rows, tokenizer, folder):
+    """Prompt and chosen ids of each row, by TRL's own preparation."""
     from trl.trainer.dpo_trainer import DPOConfig, DPOTrainer
 
-    tokenizer = transformers.AutoTokenizer.from_pretrained(exported)
     trainer = DPOTrainer.__new__(DPOTrainer)
     trainer._tokenizer = tokenizer
+    config = DPOConfig(output_dir=str(folder), report_to="none", bf16=False)
+    found = trainer._prepare_dataset(datasets.Dataset.from_list(rows), tokenizer, config, "train")
+    return [row["prompt_ids"] + row["chosen_ids"] for row in found]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="without trl")
+def test_trl_makes_the_ids_of_the_run(pairs, exported):
+    """Under a template whose boundary no token crosses."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(exported)
     rows = [row for row in load(pairs, "preference") if "</s>" not in str(row)]
     ours = [row for row in load(pairs, "triplets") if "</s>" not in str(row["prompt"])]
-    config = DPOConfig(output_dir=str(pairs.parent / "trl"), report_to="none", bf16=False)
-    found = trainer._prepare_dataset(datasets.Dataset.from_list(rows), tokenizer, config, "train")
-    for theirs, row in zip(found, ours, strict=True):
-        assert (
-            theirs["prompt_ids"] + theirs["chosen_ids"] == row["prompt_ids"] + row["annotated_ids"]
-        )
+    ids = [row["prompt_ids"] + row["annotated_ids"] for row in ours]
+    assert prepared_by_trl(rows, tokenizer, pairs.parent / "trl") == ids
+
+
+@pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="without trl")
+def test_trl_trains_on_them_and_a_run_begins_with_what_it_left(pairs, exported, tmp_path):
+    """DPO's first loss is -log sigmoid(0); then the official SPIN code's rows on TRL's policy."""
+    from trl import DPOConfig, DPOTrainer
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(exported)
+    trainer = DPOTrainer(
+        transformers.AutoModelForCausalLM.from_pretrained(exported, dtype=torch.float32),
+        args=DPOConfig(
+            output_dir=str(tmp_path / "trl"), max_steps=2, logging_steps=1, learning_rate=1e-3,
+            report_to="none", save_strategy="no", use_cpu=True, bf16=False,
+        ),
+        train_dataset=datasets.Dataset.from_list(load(pairs, "preference")),
+        processing_class=tokenizer,
+    )  # fmt: skip
+    trainer.train()
+    first, second = (row["loss"] for row in trainer.state.log_history[:2])
+    assert first == pytest.approx(math.log(2), abs=1e-4) and second != first
+    trainer.save_model(str(tmp_path / "trl"))
+
+    def chat(prompt, response):
+        turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
+        return turns
+
+    rows = [{"real": chat(f"Say {i}.", str(i)), "generated": chat(f"Say {i}.", "x")} for i in "123"]
+    (tmp_path / "spin.json").write_text(json.dumps(rows))
+    folder, _ = play(
+        tmp_path / "runs",
+        "spin",
+        *("model=custom", f"model.path={tmp_path / 'trl'}", "model.template=chat"),
+        *("model.max_length=128", "decoding.max_new_tokens=8"),
+        *("data=file", f"data.path={tmp_path / 'spin.json'}", "data.size=2", "data.heldout=1"),
+        "selfplay.iterations=1",
+    )
+    assert read_json(folder.initial)["weights"] == weight_digest(tmp_path / "trl")
+    assert sorted(row["annotated"] for row in read_rows(folder.prompts)) == ["1", "2", "3"]
+
+    to = tmp_path / "messages" / "set"
+    assert main(["pairs", f"run={folder.path}", f"to={to}"]) == 0
+    messages, rows = load(to, "preference"), load(to, "triplets")
+    assert messages[0]["chosen"] == [{"role": "assistant", "content": rows[0]["annotated"]}]
+    ids = [row["prompt_ids"] + row["annotated_ids"] for row in rows]
+    assert prepared_by_trl(messages, tokenizer, tmp_path) == ids
 
 
 # --- chat ----------------------------------------------------------------------------------------
@@ -383,12 +527,112 @@ def test_two_policies_side_by_side(run, said, monkeypatch):
     code, told = said("chat", f"run={run.path}", "iteration=1", "against=base")
     assert code == 0
     head, rule, *_ = told.split("\n")
-    assert [part.strip() for part in head.split("|")] == ["iteration 1", "initial policy"]
+    assert re.split(r"  +", head) == ["iteration 1", "initial policy"] and set(rule) == {"-"}
+
+
+@pytest.mark.parametrize(("tokens", "length"), [("3", 3), ("0", None), ("64", None), ("x", None)])
+def test_answers_of_another_length(run, said, monkeypatch, tokens, length):
+    """The run's model.max_length is 64, and a prompt needs room."""
+    asked_for = []
+
+    def respond(policy, questions, how):
+        asked_for.append(how.max_new_tokens)
+        return [[policy.renderer.eos_id]]
+
+    monkeypatch.setattr("tspin.chat.respond", respond)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Hi\n"))
+    code, told = said("chat", f"run={run.path}", f"tokens={tokens}")
+    assert asked_for == ([] if length is None else [length])
+    assert code == 0 if length else told.startswith(f"error: tokens={tokens} is no whole number")
 
 
 def test_columns_and_rows():
-    assert beside(["a", "b"], ["x y", "z"], width=20) == "[a] x y\n[b] z\n\n"
-    wide = beside(["a", "b"], ["one\ntwo", "z"], width=63)
-    left = [line.split("|")[0] for line in wide.splitlines() if line]
-    assert [part.strip() for part in left] == ["a", "-", "one", "two"]
-    assert {len(part) for part in left[:3]} == {31}
+    two = {"a": "x y", "b": ""}
+    assert shown(two, width=20) == "[a] x y\n[b] (nothing)\n\n"
+    head, rule, *rows = shown({"a": "one\n\ntwo", "b": WIDE * 20}, width=63).splitlines()
+    assert head.split() == ["a", "b"] and set(rule) == {"-"}
+    left, right = zip(*((row[:28].strip(), row[28:].strip()) for row in rows if row), strict=True)
+    assert left == ("one", "", "two")
+    assert "".join(right) == WIDE * 20 and max(map(len, right)) * 2 <= 30
+
+
+def test_no_answer_steers_the_terminal():
+    text = shown({"a": "\x1b[2Jx\u202ey\r\x9b\ud800\tz\n\u4f60"}, width=80)
+    assert text == "\ufffd[2Jx\ufffdy\ufffd\ufffd\ufffd\tz\n\u4f60\n\n"
+
+
+@pytest.fixture(scope="module")
+def talk(run):
+    """A process that chats at a terminal of its own. -> what types and gives what was shown"""
+    import pty
+
+    pid, terminal = pty.fork()
+    if pid == 0:
+        words = ["-m", "tspin", "chat", f"run={run.path}", "greedy=true"]
+        os.execvp(sys.executable, [sys.executable, *words])
+
+    def until(ending):
+        seen = b""
+        while not seen.endswith(ending):
+            assert select.select([terminal], [], [], 120)[0], seen  # seconds
+            seen += os.read(terminal, 1024)
+        return seen.decode(errors="replace").replace("\r", "")
+
+    def type_in(keys, ending=b"> "):
+        os.write(terminal, keys)
+        return until(ending)
+
+    greeting = until(b"> ")
+    yield greeting, type_in
+    os.write(terminal, b"\x04")
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    os.close(terminal)
+
+
+def test_at_a_terminal_it_says_whom_one_talks_to(talk):
+    greeting, _ = talk
+    assert "outside: iteration 1, greedy, at most 10 tokens. /quit ends it.\n" in greeting
+
+
+def test_keys_at_a_terminal(talk):
+    """Nothing for empty lines, Ctrl-C clears a line, bytes that are no text do no harm."""
+    _, type_in = talk
+    one = type_in(b"Say 1.\n").split("\n", 1)[1]
+    assert one.endswith("\n\n> ")
+    assert type_in(b"\n").strip() == ">" and type_in(b"   \n").strip() == ">"
+    type_in(b"half", b"half")
+    assert type_in(b"\x03").strip(" \n^C") == ">"
+    assert type_in(b"Say 1.\n").split("\n", 1)[1] == one
+    assert type_in(b"\xff" + WIDE.encode() + b"\n").endswith("\n\n> ")
+    long = type_in(b"x" * 3000 + b"\n")
+    assert re.search(r"\(the last 54 of 30\d\d tokens of the prompt are read\)", long)
+
+
+def test_ctrl_c_stops_an_answer_and_not_the_talk(run, said, monkeypatch):
+    lines = iter(["Say 1.", "Say 2."])
+
+    def typed(_):
+        try:
+            return next(lines)
+        except StopIteration:
+            raise EOFError from None
+
+    def respond(policy, questions, how):
+        if sum(1 for _ in lines) == 0:
+            return [[policy.renderer.eos_id]]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", typed)
+    monkeypatch.setattr("tspin.chat.respond", respond)
+    code, told = said("chat", f"run={run.path}")
+    assert code == 0 and told.count("(stopped)") == 1
+
+
+def test_a_response_that_was_cut_says_so(run, said, monkeypatch):
+    ended = {"yes": [40, 1], "no": [40]}
+    for what, ids in ended.items():
+        monkeypatch.setattr("tspin.chat.respond", lambda *_, ids=ids: [ids])
+        monkeypatch.setattr(sys, "stdin", io.StringIO("Hi\n"))
+        _, told = said("chat", f"run={run.path}")
+        assert told.endswith(" ...\n\n") == (what == "no")

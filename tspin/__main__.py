@@ -7,21 +7,34 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from tspin import __version__
+
 # verb -> module with a main(arguments) -> exit code, and one line of help
 VERBS = {
-    "status": ("tspin.status", "how far runs are, and which of them live"),
-    "merge": ("tspin.merge", "adapters and their base as one model"),
-    "export": ("tspin.export", "a policy as a model for others, with its card"),
-    "pairs": ("tspin.pairs", "what a run sampled, as preference data"),
-    "chat": ("tspin.chat", "talk to a policy, or to two side by side"),
     "plan": ("tspin.plan", "memory, hours and disk of a run, before anything starts"),
+    "status": ("tspin.status", "how far runs are, and which of them live"),
+    "chat": ("tspin.chat", "talk to a policy, or to two side by side"),
+    "export": ("tspin.export", "a policy as a model for others, with its card"),
+    "pairs": ("tspin.pairs", "what an iteration was trained on, as preference data and triplets"),
+    "merge": ("tspin.merge", "adapters and their base as one model"),
 }
+USAGE = """usage: python -m tspin VERB ...
+
+What there is beside a run (python main.py) and its report (python -m analysis):
+
+{verbs}
+
+python -m tspin VERB --help says more, --version which version this is.
+"""
 
 
 def main(arguments: Sequence[str]) -> int:
     """-> exit code"""
     if not arguments or arguments[0] in ("--help", "-h"):
         sys.stdout.write(usage())
+        return 0
+    if arguments[0] == "--version":
+        sys.stdout.write(f"tspin {__version__}\n")
         return 0
     verb, *rest = arguments
     if verb not in VERBS:
@@ -35,8 +48,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def usage() -> str:
-    lines = [f"  {verb:<10} {line}" for verb, (_, line) in VERBS.items()]
-    return "\n".join([f"{__doc__}\n", *lines, "\npython -m tspin VERB --help says more.\n"])
+    return USAGE.format(verbs="\n".join(f"  {verb:<8} {line}" for verb, (_, line) in VERBS.items()))
 
 
 if __name__ == "__main__":

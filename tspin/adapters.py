@@ -8,7 +8,9 @@ iteration t + 1 goes on from those of iteration t. `merge` makes the whole model
 from __future__ import annotations
 
 import importlib.util
+import logging
 import re
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -167,6 +169,9 @@ def need() -> None:
     """ValueError where peft is missing."""
     if importlib.util.find_spec("peft") is None:
         raise ValueError(f"model.lora needs peft, which is not installed: {INSTALL}")
+    # What the libraries below say of each other, and no user can mend.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
 
 
 def _refuse_ends(model: PreTrainedModel, lora: LoraConfig) -> None:

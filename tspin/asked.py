@@ -12,19 +12,21 @@ from tspin.artifacts import Iteration, RunDir
 from tspin.config import Run, unknown
 
 Told = dict[str, str]
-RUN = (None, "folder of a run, as runs/NAME")  # option: default (None: must be given), help
+Options = Mapping[str, tuple[str | None, str]]  # key: default (None: must be given), help
+RUN = (None, "the folder of a run: runs/NAME")
 ITERATION = ("last", "best (by held-out prompts), last, or a number")
 
 
 def answer(
     verb: str,
     about: str,
-    options: Mapping[str, tuple[str | None, str]],
+    options: Options,
     arguments: Sequence[str],
     act: Callable[[Told], None],
 ) -> int:
     """Reads the words and acts; what a user can mend ends in one line. -> exit code
 
+    about    what the verb does and, behind an empty line, examples of it
     options  key -> default (None: it must be given; "": nothing), help
     """
     if "--help" in arguments or "-h" in arguments:
@@ -37,10 +39,13 @@ def answer(
     except (ValueError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return 130
     return 0
 
 
-def read(arguments: Sequence[str], options: Mapping[str, tuple[str | None, str]]) -> Told:
+def read(arguments: Sequence[str], options: Options) -> Told:
     """The defaults with what is given in their place. ValueError names the nearest option."""
     told = {key: default for key, (default, _) in options.items() if default is not None}
     for word in arguments:
@@ -56,12 +61,14 @@ def read(arguments: Sequence[str], options: Mapping[str, tuple[str | None, str]]
     return told
 
 
-def usage(verb: str, about: str, options: Mapping[str, tuple[str | None, str]]) -> str:
-    words = " ".join(f"{k}=..." if d is None else f"[{k}=...]" for k, (d, _) in options.items())
-    lines = [f"usage: python -m tspin {verb} {words}\n", about, ""]
-    for key, (default, what) in options.items():
-        lines.append(f"  {key + '=':<12} {what}{f' (default: {default})' if default else ''}")
-    return "\n".join(lines) + "\n"
+def usage(verb: str, about: str, options: Options) -> str:
+    given = [f"{key}=..." for key, (default, _) in options.items() if default is None]
+    what, _, examples = about.partition("\n\n")
+    lines = [f"usage: python -m tspin {verb} {' '.join(given)} [KEY=VALUE ...]", "", what, ""]
+    lines += ["options:"]
+    for key, (default, text) in options.items():
+        lines.append(f"  {key + '=':<12} {text}{f' (default: {default})' if default else ''}")
+    return "\n".join([*lines, "", "examples:", examples]) + "\n"
 
 
 def choice(told: Told, key: str, choices: Sequence[str]) -> str:

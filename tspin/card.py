@@ -6,7 +6,7 @@ Everything comes from the files of the run; nothing of the machine it ran on is 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from tspin.sources import SUFFIXES
 from tspin.tracking import StepLog
 
 PICTURE = "training.png"
+POINTS = 60  # of a curve
 PAPER = "[arXiv 2601.08198](https://arxiv.org/abs/2601.08198)"
 SECTIONS = ("seed", "model", "loss", "coef", "data", "optim")
 ROLES = {"annotated": "annotated y", "synthetic": "synthetic y'", "proto": "proto-synthetic y0"}
@@ -42,15 +43,14 @@ of this iteration (c is log pi(y) - log pi(y'), h is log pi(y') - log pi(y0), l 
 
     from transformers import pipeline
     pipe = pipeline("text-generation", "FOLDER")
-    pipe([{{"role": "user", "content": "..."}}])
+    pipe([{{"role": "user", "content": "..."}}], max_new_tokens={max_new_tokens})
 
     vllm serve FOLDER
     lm_eval --model hf --model_args pretrained=FOLDER --tasks gsm8k{flag}
-    python convert_hf_to_gguf.py FOLDER --outfile model.gguf    # of llama.cpp, where it knows both
-                                                                # architecture and tokenizer
+    python convert_hf_to_gguf.py FOLDER --outfile model.gguf    # of llama.cpp
 
-Sampling defaults (`generation_config.json`) are those of the run: `max_new_tokens` is
-{max_new_tokens}.
+llama.cpp knows many architectures and tokenizers, not all. Sampling defaults
+(`generation_config.json`) are those of the run, which sampled at most {max_new_tokens} tokens.
 
 ## Results
 
@@ -75,7 +75,6 @@ def write(cfg: Run, folder: RunDir, out: Iteration, made: Path, *, messages: boo
     """README.md and its picture into `made`. messages: whether the tokenizer has a chat template"""
     from huggingface_hub import ModelCard, ModelCardData
 
-    title = f"{folder.path.absolute().name}-iter{out.t}"
     results = _results(out)
     data = ModelCardData(
         library_name="transformers",
@@ -83,7 +82,7 @@ def write(cfg: Run, folder: RunDir, out: Iteration, made: Path, *, messages: boo
         tags=["t-spin", "self-play", cfg.loss.label],
         base_model=cfg.model.path if _on_hub(cfg.model.path) else None,
         datasets=[cfg.data.path] if _on_hub(cfg.data.path) else None,
-        model_name=title,
+        model_name=title(folder, out),
         eval_results=_index(cfg, results) or None,
     )
     if messages:
@@ -94,13 +93,13 @@ def write(cfg: Run, folder: RunDir, out: Iteration, made: Path, *, messages: boo
             "the run, and none renders its ids exactly."
         )
     text = TEXT.format(
-        title=title,
+        title=title(folder, out),
         model=cfg.model.name,
         t=out.t,
         label=cfg.loss.label,
         paper=PAPER,
         link=cfg.loss.link,
-        objective=" ".join((type(cfg.loss_at(out.t)).__doc__ or "").split("\n")[0].split()),
+        objective=(type(cfg.loss_at(out.t)).__doc__ or "").split("\n")[0].partition(":")[0],
         messages=how,
         flag=" --apply_chat_template" if messages else "",
         max_new_tokens=cfg.decoding.max_new_tokens,
@@ -111,6 +110,11 @@ def write(cfg: Run, folder: RunDir, out: Iteration, made: Path, *, messages: boo
     )
     ModelCard(f"---\n{data.to_yaml()}\n---\n{text}").save(made / "README.md")
     picture(folder, out).savefig(made / PICTURE, dpi=120)
+
+
+def title(folder: RunDir, out: Iteration) -> str:
+    """What an iteration is called where others see it."""
+    return f"{folder.path.absolute().name}-iter{out.t}"
 
 
 def shown(cfg: Run) -> dict[str, Any]:
@@ -131,13 +135,15 @@ def picture(folder: RunDir, out: Iteration) -> Any:
     left, right = figure.subplots(1, 2)
     passed = [folder.iteration(t) for t in folder.iterations() if t <= out.t]
     steps = [row for each in passed for row in StepLog.read(each.metrics)]
+    width = max(1, len(steps) // POINTS)
     for role, label in ROLES.items():
         key = f"logps/{role}"
-        points = [(i, row[key]) for i, row in enumerate(steps) if key in row]
+        points = _smooth([(i, row[key]) for i, row in enumerate(steps) if key in row], width)
         if points:
-            left.plot(*zip(*points, strict=True), label=label, linewidth=1)
-    left.set(xlabel="optimiser step", ylabel="mean log-probability, nats")
-    left.legend(frameon=False)
+            left.plot(*zip(*points, strict=True), label=label)
+    over = f", means over {width}" if width > 1 else ""
+    left.set(xlabel=f"optimiser step{over}", ylabel="log-probability, nats")
+    left.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
     found = [(-1, _results(folder.base))] + [(each.t, _results(each)) for each in passed]
     name = next((m for _, results in found for m in results), None)
     if name is None:
@@ -148,6 +154,13 @@ def picture(folder: RunDir, out: Iteration) -> Any:
     right.set(xlabel="after iteration", ylabel=name)
     right.set_xticks(*zip(*((t, "initial" if t < 0 else str(t)) for t, _ in points), strict=True))
     return figure
+
+
+def _smooth(points: Sequence[tuple[int, float]], width: int) -> list[tuple[float, float]]:
+    """Means of so many points that follow each other."""
+    parts = [points[i : i + width] for i in range(0, len(points), width)]
+    means = [[sum(axis) / len(part) for axis in zip(*part, strict=True)] for part in parts]
+    return [(x, y) for x, y in means]
 
 
 def _results(out: Iteration) -> dict[str, dict[str, Any]]:

@@ -9,6 +9,7 @@ import logging
 import shutil
 import sys
 import time
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import StringIO
@@ -40,6 +41,7 @@ RESULT_COLUMNS = (
 
 # Rich's SIMPLE box in ASCII: a rule below the header, nothing else.
 _HEADER_RULE = Box("    \n    \n -- \n    \n    \n -- \n    \n    \n", ascii=True)
+_MARKS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")  # turn a line around
 
 
 class Progress(Protocol):
@@ -150,6 +152,32 @@ def table(
     return "\n\n".join([f"{title}\n{blocks[0]}" if blocks else title, *blocks[1:]])
 
 
+def beside(texts: Mapping[str, str], *, width: int) -> str:
+    """Heading -> text, as columns of one width, lines wrapped; wide characters count two."""
+    each = (width - 3 * (len(texts) - 1)) // len(texts) - 2
+    grid = Table(box=_HEADER_RULE, show_edge=False, pad_edge=False)
+    for heading in texts:
+        grid.add_column(heading, min_width=each, max_width=each, overflow="fold")
+    grid.add_row(*texts.values())
+    return _plain(grid, width)
+
+
+def printable(text: str) -> str:
+    """Text of a model or a user as a terminal may see it: nothing that steers it.
+
+    Control characters other than line breaks and tabs, bidirectional marks and lone surrogates
+    become U+FFFD.
+    """
+    return "".join("\ufffd" if _steers(character) else character for character in text)
+
+
+def _steers(character: str) -> bool:
+    if character in "\n\t":
+        return False
+    kind = unicodedata.category(character)
+    return kind in ("Cc", "Cs") or unicodedata.bidirectional(character) in _MARKS
+
+
 def _blocks(cells: Mapping[str, Sequence[str]], width: int) -> list[list[str]]:
     """The columns cut into blocks that fit, the first column in each."""
     room = {name: max(map(len, column)) + 3 for name, column in cells.items()}  # 3: between
@@ -172,12 +200,15 @@ def _grid(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
         grid.add_column(header, justify="left" if is_text else "right", no_wrap=True)
     for row in rows:
         grid.add_row(*(_show(row.get(name)) for name in columns))
+    return _plain(grid, WIDE)  # no table reaches that, and rich cuts what does not fit
+
+
+def _plain(grid: Table, width: int) -> str:
+    """Plain text whatever the surroundings: cells are data, not rich markup."""
     out = StringIO()
-    # Plain text whatever the surroundings: cells are data, not rich markup, and a width that no
-    # table reaches, because rich cuts what does not fit.
     Console(
         file=out,
-        width=WIDE,
+        width=width,
         color_system=None,
         markup=False,
         emoji=False,

@@ -20,7 +20,11 @@ from tspin.config import Run
 from tspin.tokens import Renderer
 
 ABOUT = """Writes the policy of an iteration as a plain transformers folder with tokenizer, chat
-template, generation config and model card: for transformers, vLLM, lm-eval and anybody."""
+template, generation config and model card: for transformers, vLLM, lm-eval, llama.cpp. Adapters
+are merged into their base.
+
+  python -m tspin export run=runs/NAME iteration=best to=FOLDER
+  python -m tspin export run=runs/NAME to=hub:OWNER/NAME dtype=bfloat16 private=false"""
 OPTIONS = {
     "run": asked.RUN,
     "iteration": asked.ITERATION,
@@ -28,6 +32,7 @@ OPTIONS = {
     "dtype": ("same", "of the weights: same (merged adapters: float32), float32 or bfloat16"),
     "private": destination.PRIVATE,
 }
+LOADING = ("is_local", "local_files_only")  # how a tokenizer was loaded here, nothing of its own
 DTYPES = ("same", "float32", "bfloat16")
 
 
@@ -41,9 +46,11 @@ def _export(told: Told) -> None:
     destination.check(told["to"])
     cfg, folder = asked.opened(told["run"])
     out = asked.iteration(folder, told["iteration"])
-    with destination.opened(told["to"], "model", private=private) as made:
-        export(cfg, folder, out, made, dtype=None if dtype == "same" else getattr(torch, dtype))
-    sys.stdout.write(f"iteration {out.t} of {folder.path} -> {told['to']}\n")
+    to = destination.opened(told["to"], "model", name=card.title(folder, out), private=private)
+    with to as place:
+        kind = None if dtype == "same" else getattr(torch, dtype)
+        export(cfg, folder, out, place.folder, dtype=kind)
+    sys.stdout.write(f"iteration {out.t} of {folder.path} -> {place.where}\n")
 
 
 def export(
@@ -57,14 +64,20 @@ def export(
     model.write(weights, made, dtype)
     renderer = model.renderer(weights, template=cfg.model.template)
     template = chat_template.of(renderer)
-    renderer.tokenizer.chat_template = template
-    renderer.tokenizer.save_pretrained(made)
+    tokenizer = renderer.tokenizer
+    tokenizer.chat_template = template
+    for key in LOADING:
+        tokenizer.init_kwargs.pop(key, None)
+    tokenizer.save_pretrained(made)
     _write_generation(cfg, renderer, made)
     card.write(cfg, folder, out, made, messages=template is not None)
 
 
 def _write_generation(cfg: Run, renderer: Renderer, made: Path) -> None:
-    """generation_config.json: how the run sampled is the default of whoever loads the folder."""
+    """generation_config.json: how the run sampled is the default of whoever loads the folder.
+
+    Not its length: max_new_tokens there would cut what lm-eval and vLLM's server are asked for.
+    """
     from transformers import GenerationConfig
 
     how = cfg.decoding
@@ -76,7 +89,6 @@ def _write_generation(cfg: Run, renderer: Renderer, made: Path) -> None:
         sampling |= {} if how.min_p is None else {"min_p": how.min_p}
     GenerationConfig(
         do_sample=how.sample,
-        max_new_tokens=how.max_new_tokens,
         eos_token_id=renderer.stop_ids,
         pad_token_id=renderer.pad_id,
         bos_token_id=renderer.tokenizer.bos_token_id,

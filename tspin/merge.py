@@ -11,11 +11,18 @@ from pathlib import Path
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tspin merge",
-        description="Adds adapters (a checkpoint of a run under lora=default) to their base and "
-        "writes a plain transformers folder, for vLLM, lm-eval or anybody.",
+        description="Adds adapters to their base and writes a plain transformers folder, from any "
+        "checkpoint of a\nrun under lora=default; `export` does that too, and adds card and chat "
+        "template.",
+        epilog="examples:\n  python -m tspin merge runs/NAME/iter_4/checkpoint FOLDER",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("adapters", type=Path, help="RUN/iter_T/checkpoint, or iter_T itself")
-    parser.add_argument("out", type=Path, help="the folder to write; it must not be there yet")
+    parser.add_argument(
+        "adapters", type=Path, metavar="CHECKPOINT", help="RUN/iter_T/checkpoint, or iter_T itself"
+    )
+    parser.add_argument(
+        "out", type=Path, metavar="FOLDER", help="the folder to write; it must not be there yet"
+    )
     parser.add_argument(
         "--dtype",
         choices=("float32", "bfloat16"),

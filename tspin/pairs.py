@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from tspin import asked, data, destination
+from tspin import asked, card, data, destination
 from tspin.artifacts import Iteration, RunDir
 from tspin.asked import Told
 from tspin.config import Run
@@ -24,7 +24,10 @@ from tspin.tokens import TEXT_TEMPLATES, Renderer
 
 ABOUT = """Writes the prompts of a run with annotated, synthetic and proto-synthetic responses, for
 TRL (preference: prompt, chosen, rejected) and as triplets, in parquet files that `datasets` loads:
-load_dataset(FOLDER, "preference")."""
+load_dataset(FOLDER, "preference") and load_dataset(FOLDER, "triplets").
+
+  python -m tspin pairs run=runs/NAME iteration=1 to=FOLDER
+  python -m tspin pairs run=runs/NAME to=hub:OWNER/NAME"""
 OPTIONS = {
     "run": asked.RUN,
     "iteration": asked.ITERATION,
@@ -77,9 +80,10 @@ def _pairs(told: Told) -> None:
     destination.check(told["to"])
     cfg, folder = asked.opened(told["run"])
     out = asked.iteration(folder, told["iteration"])
-    with destination.opened(told["to"], "dataset", private=private) as made:
-        count = pairs(cfg, folder, out, made)
-    sys.stdout.write(f"{count} triplets of iteration {out.t} of {folder.path} -> {told['to']}\n")
+    to = destination.opened(told["to"], "dataset", name=card.title(folder, out), private=private)
+    with to as place:
+        count = pairs(cfg, folder, out, place.folder)
+    sys.stdout.write(f"{count} triplets of iteration {out.t} of {folder.path} -> {place.where}\n")
 
 
 def pairs(cfg: Run, folder: RunDir, out: Iteration, made: Path) -> int:
@@ -195,7 +199,7 @@ def _card(cfg: Run, folder: RunDir, out: Iteration, splits: Sequence[str], count
     chat = cfg.model.template == "chat"
     return CARD.format(
         **files,
-        title=f"{folder.path.absolute().name}-iter{out.t}",
+        title=card.title(folder, out),
         data=cfg.data.name,
         digest=read_json(folder.data)["digest"],
         model=cfg.model.name,

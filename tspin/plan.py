@@ -128,7 +128,10 @@ def main(arguments: Sequence[str]) -> int:
         prog="python -m tspin plan",
         usage="python -m tspin plan [GROUP=OPTION ...] [KEY=VALUE ...] [options]",
         description="What a run needs, before anything starts: memory of a process by part, hours, "
-        "disk. Takes the words of main.py. Loads nothing; compute.device=auto is read as cuda.",
+        "disk.\nTakes the words of main.py. Loads nothing; compute.device=auto is read as cuda.",
+        epilog="examples:\n  python -m tspin plan model=zephyr lora=default --gpus 1 4\n"
+        "  python -m tspin plan --card 24",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("words", nargs="*", help="as main.py takes them: model=zephyr lora=default")
     parser.add_argument(

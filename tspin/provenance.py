@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
+from tspin import __version__
 from tspin.artifacts import RunDir
 from tspin.files import read_json, write_json
 
 PACKAGES = (
-    "tspin",
     "torch",
     "transformers",
     "tokenizers",
@@ -39,7 +39,7 @@ def record(folder: RunDir, *, command: list[str], config: dict[str, Any], **fact
         "command": command,
         "config": config,
         "git": git_revision(),
-        "versions": {"python": platform.python_version(), **versions()},
+        "versions": {"python": platform.python_version(), "tspin": __version__, **versions()},
         "platform": platform.platform(),
         "devices": devices(),
         **facts,

@@ -39,6 +39,9 @@ states
   not started  it has a folder, and no process has said a word there
   complete     nothing is left to do
 After failed, dead and stopped the same command goes on where it was."""
+EXAMPLES = """examples:
+  python -m tspin status
+  python -m tspin status runs/paper --watch 10"""
 
 
 @dataclass(frozen=True)
@@ -238,6 +241,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tspin status",
         description=HELP.format(lost=LOST),
+        epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(

@@ -101,9 +101,10 @@ class Renderer:
         return str(self.tokenizer.decode(list(response_ids), skip_special_tokens=True)).strip()
 
     def _encode(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)[
-            "input_ids"
-        ]
+        # Not verbose: what is longer than the model takes is cut by us, and counted.
+        return self.tokenizer(
+            text, add_special_tokens=False, split_special_tokens=True, verbose=False
+        )["input_ids"]
 
     def _chat_ids(self, prompt: str, system: str | None) -> list[int]:
         """The template around the contents. Its control ids are its own, whatever these hold."""
@@ -131,7 +132,7 @@ class Renderer:
 
     def _template_ids(self, text: str) -> list[int]:
         """Ids of text in which special tokens count."""
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
 
     def _num_control(self, ids: list[int]) -> int:
         return sum(i in self.control_ids for i in ids)

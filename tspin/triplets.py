@@ -28,7 +28,7 @@ class Triplet:
     source  iteration whose policy sampled the synthetic response.
     Ids are in lists, or in arrays of 2 or 4 bytes each (files.each_row) where there are many.
 
-    Example: Triplet("9f", 1, [1, 5], {"annotated": [7, 2], "synthetic": [8, 2], "proto": [9]})
+    Example: Triplet("9f", "train", 1, [1, 5], {"annotated": [7], "synthetic": [8], "proto": [9]})
     """
 
     id: str
