@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import tracemalloc
+from argparse import Namespace
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from tiny import compose
 
-from benchmarks.scale import GATE, GATED, Stage, missed, on_paper, whole
+from benchmarks.scale import GATE, GATED, Stage, missed, on_paper, whole, write
 from tspin import files, report
 from tspin.artifacts import PROMPTS, RESPONSES, SCORES, RunDir
 from tspin.files import Damaged, digest, digest_each, each_row, read_rows, write_json, write_rows
@@ -214,19 +215,29 @@ def test_readable_samples_are_the_first_of_all(folder):
 # --- the benchmark -------------------------------------------------------------------------------
 
 
-def test_the_benchmark_runs_all_of_it(tmp_path):
-    """Forty rows: every stage of a run has its line, and nothing is judged wrongly."""
-    out = tmp_path / "scale"
-    words = [sys.executable, "-m", "benchmarks.scale", "--iterations=1", f"--out={out}"]
-    done = subprocess.run([*words, "--rows", "40"], cwd=ROOT, capture_output=True, text=True)
+def test_the_benchmark_meets_every_stage_of_a_run(tmp_path):
+    words = [sys.executable, "-m", "benchmarks.scale", "--rows=40", "--iterations=1"]
+    done = subprocess.run(
+        [*words, f"--folder={tmp_path}"], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
-    (stages,) = json.loads(out.with_suffix(".json").read_text())["rows"].values()
-    assert set(stages) > {
-        *("data", "samples", "join", "score", "score files", "train", "answers"),
-        *("evaluation file", "contingency", "readable samples", "analysis all"),
+    stages = json.loads(done.stdout)
+    assert set(stages) == {
+        *("begin", "rest", "data", "samples", "join", "score", "score files", "train"),
+        *("answers", "evaluation file", "contingency", "readable samples"),
     }
     assert all(stage["peak"] > 50 and stage["seconds"] > 0 for stage in stages.values())
-    assert stages["samples"]["disk"] > 0 and "| all |" in out.with_suffix(".md").read_text()
+    assert stages["data"]["disk"] > 0 and stages["samples"]["disk"] > 0
+
+
+def test_the_table_has_a_line_for_each_stage(tmp_path):
+    found = {10: {"a": Stage(1, 2, 3), "b": Stage(4, 5, -1e-9)}, 20: {"a": Stage(), "b": Stage()}}
+    options = Namespace(loss="tspin", iterations=5, out=tmp_path / "scale")
+    write(options, found, "the command")
+    text = (tmp_path / "scale.md").read_text()
+    assert "| a | 1 / 2 / 3 | 0 / 0 / 0 |\n| b | 4 / 5 / 0 |" in text
+    assert "| all | 4 / 7 / 3 |" in text and "the command" in text
+    assert json.loads((tmp_path / "scale.json").read_text())["rows"]["10"]["a"]["disk"] == 3
 
 
 def test_a_gate_is_for_sizes_up_to_its_own():
