@@ -59,7 +59,7 @@ value = st.recursive(
     ),
     max_leaves=12,
 )
-# Beyond all recursion limits; what is much deeper takes YAML seconds (test_data.py has it for JSON).
+# Beyond all recursion limits. Much deeper takes YAML seconds; test_data.py has it for JSON.
 deep = st.integers(1, 2_000).map(lambda n: b"[" * n) | st.integers(1, 2_000).map(
     lambda n: b'{"a":' * n + b"1" + b"}" * n
 )

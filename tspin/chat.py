@@ -15,7 +15,7 @@ from tspin import asked, model
 from tspin.artifacts import RunDir
 from tspin.asked import Told
 from tspin.config import Run
-from tspin.console import terminal_width
+from tspin.console import harmless, terminal_width
 from tspin.model import Policy
 from tspin.questions import Question, luck
 from tspin.sampling import respond
@@ -73,6 +73,7 @@ def answer(
 
 def beside(names: Sequence[str], answers: Sequence[str], *, width: int) -> str:
     """The answer; two in columns under their names, or one under the other where it is narrow."""
+    answers = [harmless(text) for text in answers]
     if len(answers) == 1:
         return f"{answers[0]}\n\n"
     if width < NARROW:

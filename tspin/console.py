@@ -6,6 +6,7 @@ Nothing here is a record: the numbers live in the files of the run (see `trackin
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 import sys
 import time
@@ -24,6 +25,8 @@ from tspin import activity
 
 log = logging.getLogger("tspin")
 WIDE = 100_000  # characters: wider than any table
+# Control characters but tab and line end, and the marks that turn the direction of a line.
+_MOVES = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 # The order of the table's columns; each is named in the README's glossary.
 RESULT_COLUMNS = (
@@ -79,6 +82,11 @@ def progress(
         lines = _Lines(total, desc, unit, initial=initial, every=every, clock=clock)
         yield lines
         lines.finish()  # not reached when the stage raises: it did not finish
+
+
+def harmless(text: str) -> str:
+    """What others wrote, for a terminal: what moves its cursor or turns a line is spelt out."""
+    return _MOVES.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def terminal_width() -> int:
