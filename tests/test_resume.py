@@ -486,6 +486,17 @@ def test_seconds_of_stages_may_be_lost_but_not_the_run(whole, forker, runs):
     assert differences(runs, whole["tspin"][0]) == []
 
 
+def test_metrics_that_were_removed_are_made_anew(whole, forker, runs):
+    """As the error says that tells of damage to them."""
+    shutil.copytree(whole["spin"][0], runs / "runs")
+    for name in ("metrics.jsonl", "eval.json", "done.json"):
+        (runs / "runs/run/iter_1" / name).unlink()
+    child = forker.run(runs / "runs", "loss=spin")
+    assert child.code == 0, child.text
+    assert [what for _, what in child.events].count("step") == STEPS
+    assert differences(runs / "runs", whole["spin"][0]) == []
+
+
 # --- refused ---------------------------------------------------------------------------------
 
 

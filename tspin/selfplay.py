@@ -183,7 +183,7 @@ class _SelfPlay:
         triplets = self.inputs.triplets(t)
         if self.cfg.loss_at(t).needs_reference and not self._there(out.ref_scores):
             self._score_reference(t, triplets)
-        if not self._there(out.checkpoint):
+        if not (self._there(out.checkpoint) and self._there(out.metrics)):
             # The note of a twin, where a kill came before its done.json.
             self._alone(partial(remove, out.removed))
             self._train(t, [x for x in triplets if x.split == "train"])
