@@ -2,7 +2,8 @@
 # make test   set up and run the tests
 # make lint   formatting, lint and types
 # make docs   docs/ and the reference of the modules as a site, build/docs; a warning is an error
-# make chaos  100 faults on purpose (kills, full disks, damaged files, ...), then `survived N of N`
+# make chaos  160 faults on purpose (kills, full disks, damaged files, ...), then `survived N of N`
+# make audit  licences of all that is installed, then its known vulnerabilities (asks PyPI)
 # make paper  the paper in miniature: every experiment on both built-in tasks, then the report in
 #             report/paper (SEEDS=10 for narrower intervals; goes on where it was stopped)
 # make tune   the sweep that chose the learning rates of the built-in models
@@ -14,7 +15,7 @@ READY := $(VENV)/.ready
 SEEDS ?= 3
 JOBS ?= 2
 
-.PHONY: run test chaos lint docs paper tune bench bench-gpu
+.PHONY: run test chaos audit lint docs paper tune bench bench-gpu
 run: $(READY)
 	$(VENV)/bin/python main.py
 
@@ -23,6 +24,14 @@ test: $(READY)
 
 chaos: $(READY)
 	$(VENV)/bin/python tests/chaos.py $(CHAOS)
+
+# --strict: what PyPI does not know is no pass. Editable is this project; +cpu is a build of torch.
+audit: $(READY)
+	$(PYTHON) -m venv $(VENV)/audit
+	$(VENV)/audit/bin/pip install --quiet pip-audit pip-licenses
+	$(VENV)/audit/bin/pip-licenses --python=$(VENV)/bin/python --summary --order=count
+	$(VENV)/bin/python -m pip list --format=freeze --exclude-editable | sed 's/+.*//' > $(VENV)/audit/installed.txt
+	$(VENV)/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement $(VENV)/audit/installed.txt
 
 lint: $(READY)
 	$(VENV)/bin/ruff check

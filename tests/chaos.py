@@ -3,8 +3,8 @@
 Every fault hits a micro run (test_resume.py: in children forked from one process); then the same
 command is given again. Survived means: the run ends with the files of the run that nobody
 disturbed, or one line names the damaged file and the way out, and after that way out it ends so.
-The last line is `survived N of N`; the exit code is 0 only then. 100 faults take about 10 minutes
-on one core. Mounting a small file system (full, read-only) needs root.
+The last line is `survived N of N`; the exit code is 0 only then. Of the default 160 faults 100 are
+kills; docs/trust.md has what they took. Mounting a small file system (full, read-only) needs root.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from test_resume import LOSSES, Child, Forker, differences, disk, remount, until
+from test_resume import LOSSES, STAGES, Child, Forker, differences, disk, remount, until
 
 from tspin.artifacts import Iteration
 from tspin.files import check_sums, read_json, read_rows, remove
@@ -44,6 +44,7 @@ class Ground:
     runs: Path
     rng: random.Random
     loss: str
+    stages: list[str] = field(default_factory=list)  # in which a run was killed
 
     def run(self, *argv: str, **how) -> Child:
         return self.forker.run(self.runs, f"loss={self.loss}", *argv, **how)
@@ -56,7 +57,9 @@ class Ground:
         at, do = self.at_random(), self.rng.choice(("kill", "tear"))
         child = self.run(*argv, at=at, do=do)
         assert child.code == -signal.SIGKILL, child.text
-        return f"{do} at {', '.join(self.whole[self.loss][1][at])}"
+        stage, what = self.whole[self.loss][1][at]
+        self.stages.append(stage)
+        return f"{do} at {stage}, {what}"
 
     def ends_whole(self, *argv: str, without: tuple[str, ...] = ()) -> None:
         child = self.run(*argv)
@@ -215,8 +218,11 @@ def damaged_file(ground: Ground) -> str:
         assert named or "damaged" in error, f"{what}: {error}"
         way_out(path, ground.runs)
     assert child.code == 0, f"{what}: {child.text}"
+    right = ground.whole[ground.loss][0]
     silent = [
-        name for name in ground.differing() if not is_noticed(ground.runs / "run" / name, state)
+        name
+        for name in ground.differing()
+        if not is_noticed_or_harmless(ground.runs / "run" / name, right / "run" / name)
     ]
     assert silent == [], f"{what}: {silent}"
     return what
@@ -254,17 +260,17 @@ def way_out(path: Path, runs: Path) -> None:
 RECORDS = ("config.yaml", "engine.log")
 
 
-def is_noticed(path: Path, state: str) -> bool:
-    """Whether reading a file that is not as it was is refused."""
+def is_noticed_or_harmless(path: Path, right: Path) -> bool:
+    """Whether reading a file that is not as it was is refused, or gives what it gave."""
     if path.name in RECORDS:
         return True
     try:
         if path.parent.name == "checkpoint":
             check_sums(path.parent)
-        elif path.suffix == ".parquet":
-            read_rows(path)
+        elif path.suffix == ".parquet":  # a byte of its extremes, or of a name that none reads
+            return read_rows(path) == read_rows(right)
         elif path.suffix == ".json":
-            read_json(path)
+            return read_json(path) == read_json(right)
         elif path.name == "state.safetensors":
             next_step(path)
         elif path.name == "metrics.jsonl":
@@ -279,17 +285,18 @@ def is_noticed(path: Path, state: str) -> bool:
 
 # --- all of them ---------------------------------------------------------------------------------
 
-FAULTS: dict[Callable[[Ground], str], int] = {  # of 100
-    killed_inside: 40,
-    killed_outside: 12,
-    damaged_file: 24,
-    full_disk: 8,
-    clock: 5,
-    two_owners: 4,
-    read_only: 3,
-    changed_data: 2,
-    deleted_checkpoint: 2,
+FAULTS: dict[Callable[[Ground], str], int] = {
+    killed_inside: 75,
+    killed_outside: 25,
+    damaged_file: 28,
+    full_disk: 10,
+    clock: 6,
+    two_owners: 6,
+    read_only: 4,
+    changed_data: 3,
+    deleted_checkpoint: 3,
 }
+NUMBER = sum(FAULTS.values())
 
 
 def plan(number: int, rng: random.Random) -> list[Callable[[Ground], str]]:
@@ -324,9 +331,12 @@ def ground(folder: Path, forker: Forker) -> Callable[[int, random.Random], Groun
     return made
 
 
-def main(number: int = 100, seed: int = 0, say: Callable[[str], object] = sys.stdout.write) -> int:
+def main(
+    number: int = NUMBER, seed: int = 0, say: Callable[[str], object] = sys.stdout.write
+) -> int:
     """-> exit code"""
     started, tried, survived = time.monotonic(), Counter[str](), Counter[str]()
+    stages = Counter[str]()
     with tempfile.TemporaryDirectory(prefix="chaos") as name:
         forker = Forker(Path(name))
         try:
@@ -343,9 +353,12 @@ def main(number: int = 100, seed: int = 0, say: Callable[[str], object] = sys.st
                     say(f"{i:4} {fault.__name__} not tried: {reason}\n")
                 except Exception:  # whatever it is, it was not survived
                     say(f"{i:4} {fault.__name__} NOT SURVIVED\n{traceback.format_exc()}\n")
+                forker.end()
+                stages.update(here.stages)
                 shutil.rmtree(here.runs, ignore_errors=True)
         finally:
             forker.close()
+    say("".join(f"killed in {stage}: {stages[stage]}\n" for stage in STAGES if stages[stage]))
     for kind in tried:
         say(f"{kind:20} {survived[kind]} of {tried[kind]}\n")
     say(f"{time.monotonic() - started:.0f} s\n")

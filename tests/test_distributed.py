@@ -19,7 +19,7 @@ from tspin import launch
 from tspin.artifacts import Iteration, RunDir
 from tspin.config import dump, run_name
 from tspin.distributed import ALONE
-from tspin.files import SUMS, check_sums, read_rows
+from tspin.files import SUMS, Damaged, check_sums, read_rows
 from tspin.tracking import StepLog
 from tspin.triplets import Triplet
 
@@ -134,7 +134,7 @@ def test_a_sharded_checkpoint_has_the_files_of_a_whole_one(run, alone, tmp_path)
     )
     names = sorted(path.name for path in whole.iterdir())
     assert names == sorted(path.name for path in sharded.iterdir())
-    for name in set(names) - {"model.safetensors", SUMS}:
+    for name in set(names) - {"model.safetensors", SUMS}:  # weights differ by rounding
         assert (whole / name).read_bytes() == (sharded / name).read_bytes(), name
     for folder in (sharded, cut):
         check_sums(folder)
@@ -153,6 +153,8 @@ def test_a_run_goes_on_with_any_number_of_processes(run, alone, tmp_path):
     for kind in processes.KINDS:
         out = Iteration(tmp_path / kind)
         assert bool(out.all_train_shards()) == (kind == "fsdp2")
+        for shards in out.all_train_shards().values():
+            assert_refused_when_changed(shards, out)
         processes.teach(out.path, "tspin", ALONE, stop_at=3, compute=often)
         assert out.train_state.exists() and not out.all_train_shards()
         assert len(StepLog.read(out.metrics)) == 4
@@ -160,6 +162,18 @@ def test_a_run_goes_on_with_any_number_of_processes(run, alone, tmp_path):
     for kind in processes.KINDS:
         assert distance(weights(tmp_path / kind), weights(alone / "tspin")) < 1e-10
         assert len(StepLog.read(Iteration(tmp_path / kind).metrics)) == processes.STEPS
+
+
+def assert_refused_when_changed(shards, out):
+    """One bit, in each of the files in turn."""
+    files = sorted(path for path in shards.iterdir() if path.name != SUMS)
+    assert [path.name for path in files] == [".metadata", "__0_0.distcp", "__1_0.distcp"]
+    for path in files:
+        right = path.read_bytes()
+        path.write_bytes(right[:-9] + bytes([right[-9] ^ 4]) + right[-8:])
+        with pytest.raises(Damaged, match=re.escape(f"{shards} is damaged ('{path.name}'")):
+            processes.teach(out.path, "tspin", ALONE)
+        path.write_bytes(right)
 
 
 def test_all_halve_what_one_has_no_room_for(run, alone, tmp_path):

@@ -10,6 +10,7 @@ import math
 import os
 import string
 import struct
+import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -58,7 +59,8 @@ value = st.recursive(
     ),
     max_leaves=12,
 )
-deep = st.integers(1, 20_000).map(lambda n: b"[" * n) | st.integers(1, 20_000).map(
+# Beyond all recursion limits. Much deeper takes YAML seconds; test_data.py has it for JSON.
+deep = st.integers(1, 2_000).map(lambda n: b"[" * n) | st.integers(1, 2_000).map(
     lambda n: b'{"a":' * n + b"1" + b"}" * n
 )
 as_json = value.map(lambda v: json.dumps(v).encode())
@@ -380,3 +382,52 @@ def test_one_changed_number_in_parquet_is_found(folder):
     file.write_bytes(file.read_bytes().replace(here, other))  # in the page, and its extremes
     with pytest.raises(ValueError, match=r"scores.parquet is damaged .* done.json"):
         read_rows(file)
+
+
+# --- much of it ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".parquet"])
+@pytest.mark.parametrize("shape", ["one long row", "many short rows"])
+def test_reading_takes_a_multiple_of_what_is_read(tmp_path, shape, suffix):
+    """docs/trust.md has a row of 100 MB and a million of rows."""
+    long, many = [{"prompt": "p", "response": "word " * 800_000}], 5_000
+    rows = (
+        long
+        if shape == "one long row"
+        else [{"prompt": f"{i}", "response": "r"} for i in range(many)]
+    )
+    file = tmp_path / f"rows{suffix}"
+    write_as(file, rows)
+    tracemalloc.start()  # of Python's own; Arrow has 1024 rows at a time beside it
+    try:
+        source = data.read_pairs(str(file))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(source.pairs) == len(rows)
+    assert peak < (5 * 4_000_000 if shape == "one long row" else 600 * many), peak
+
+
+def test_a_text_beyond_all_models_costs_its_row(tmp_path):
+    """Encoding it would take 200 bytes of memory for each of its characters."""
+    much = "x" * (schemas.MAX_TEXT + 1)
+    for role, row in {
+        "response": {"prompt": "p", "response": much},
+        "prompt": {"instruction": "p", "input": much[:-2], "output": "r"},
+        "system": {"system": much, "prompt": "p", "response": "r"},
+    }.items():
+        file = tmp_path / "rows.jsonl"
+        write_as(file, [{"prompt": "p", "response": "r"}, row])
+        with pytest.raises(ValueError, match=f"line 2: {role} has 41943.. characters"):
+            data.read_pairs(str(file))
+        assert data.read_pairs(str(file), skip_bad_rows=True).num_skipped == 1
+
+
+def write_as(file, rows):
+    if file.suffix == ".parquet":
+        file.write_bytes(parquet(file.parent, rows))
+    elif file.suffix == ".json":
+        file.write_text(json.dumps(rows))
+    else:
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -201,6 +201,7 @@ class Forker:
 
     def __init__(self, folder: Path):
         self._folder, self._count = folder, 0
+        self._children: list[Child] = []
         self._process = subprocess.Popen(
             [sys.executable, __file__],
             stdin=subprocess.PIPE,
@@ -222,15 +223,23 @@ class Forker:
         self._count += 1
         log = self._folder / f"{self._count}.log"
         job = {"argv": [f"runs_dir={runs}", *TINY, *argv], "runs": str(runs), "log": str(log)}
-        return Child(
-            self, self._ask({**job, "at": at, "do": do, "blind": blind, "clock": clock}), log
-        )
+        pid = self._ask({**job, "at": at, "do": do, "blind": blind, "clock": clock})
+        self._children.append(Child(self, pid, log))
+        return self._children[-1]
 
     def run(self, runs: Path, *argv: str, **how) -> Child:
         """A child that has ended."""
         child = self.start(runs, *argv, **how)
         child.wait()
         return child
+
+    def end(self) -> None:
+        """Kills the children that nobody has waited for: a test failed, and left them stopped."""
+        for child in self._children:
+            if child.code is None:
+                child.signal(signal.SIGKILL)
+                child.wait()
+        self._children.clear()
 
     def _ask(self, job: dict) -> int:
         self._process.stdin.write(json.dumps(job) + "\n")
@@ -261,7 +270,8 @@ class Child:
 
     @property
     def text(self) -> str:
-        return self._log.read_text(errors="replace")
+        """What it has said so far: its log is its own first act."""
+        return self._log.read_text(errors="replace") if self._log.exists() else ""
 
     @property
     def events(self) -> list[tuple[str, str]]:
@@ -475,6 +485,17 @@ def test_seconds_of_stages_may_be_lost_but_not_the_run(whole, forker, runs):
     child = forker.run(runs, at=note)
     assert child.code == 0, child.text
     assert differences(runs, whole["tspin"][0]) == []
+
+
+def test_metrics_that_were_removed_are_made_anew(whole, forker, runs):
+    """As the error says that tells of damage to them."""
+    shutil.copytree(whole["spin"][0], runs / "runs")
+    for name in ("metrics.jsonl", "eval.json", "done.json"):
+        (runs / "runs/run/iter_1" / name).unlink()
+    child = forker.run(runs / "runs", "loss=spin")
+    assert child.code == 0, child.text
+    assert [what for _, what in child.events].count("step") == STEPS
+    assert differences(runs / "runs", whole["spin"][0]) == []
 
 
 # --- refused ---------------------------------------------------------------------------------

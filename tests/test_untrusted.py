@@ -10,7 +10,10 @@ import torch
 from test_resume import Forker
 from tiny import compose, micro_tokenizer, play, random_model
 
+from analysis import catalogue
+from analysis.__main__ import main as analysis
 from tspin import adapters, config, model, weights
+from tspin.__main__ import main as verbs
 from tspin.files import read_rows, write_json
 from tspin.store import Store
 
@@ -26,24 +29,35 @@ SECRETS = {
 # --- secrets -------------------------------------------------------------------------------------
 
 
-def test_no_secret_of_the_environment_is_in_any_file_or_word(tmp_path, monkeypatch):
-    """A run with W&B offline and a copy in a store, seen to its end; then one that fails."""
+def test_no_secret_of_the_environment_is_in_any_file_or_word(tmp_path, monkeypatch, capfd, caplog):
+    """A run with W&B offline and a copy in a store; a sweep, of which a point fails; all that is
+    made from the run."""
     for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("WANDB_MODE", "offline")
+    runs = tmp_path / "runs"
     forker = Forker(tmp_path)
     try:
-        runs = tmp_path / "runs"
         copied = ["track.wandb=offline", f"sync.url=file://{tmp_path / 'store'}"]
         whole = forker.run(runs, "selfplay.iterations=1", *copied)
         assert whole.code == 0, whole.text
-        failed = forker.run(runs, "name=failed", "optim.lr=1e30")
-        assert failed.code == 1 and "finite" in failed.text
+        points = ["name=null", "selfplay.iterations=1", "optim.lr=3e-5,1e30"]
+        sweep = forker.run(runs, "-m", *points)
+        assert sweep.code == 1 and "finite" in sweep.text, sweep.text
     finally:
         forker.close()
-    assert (runs / "run/wandb").exists() and (tmp_path / "store/run/done.json").parent.exists()
+    told = [f"run={runs / 'run'}", "iteration=0"]
+    assert verbs(["export", *told, f"to={tmp_path / 'policy'}"]) == 0
+    assert verbs(["pairs", *told, f"to={tmp_path / 'pairs'}"]) == 0
+    assert verbs(["status", str(runs)]) == 0
+    monkeypatch.setattr(catalogue, "NAMES", ("table1", "figure2"))  # of what there is, quickly
+    analysis(["all", f"runs={runs}", f"out={tmp_path / 'report'}"])
+    (tmp_path / "said").write_text("".join([*capfd.readouterr(), caplog.text]))
+    assert "2 runs" in (tmp_path / "said").read_text()
+    for name in ("runs/run/wandb", "store/run", "policy/README.md", "pairs", "report/index.html"):
+        assert (tmp_path / name).exists(), name
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert len(files) > 50  # logs of both, the runs, the tracker's files, the store
+    assert len(files) > 100  # logs, the runs, the tracker's files, the store, and those
     for path in files:
         assert b"planted0" not in path.read_bytes(), path
 

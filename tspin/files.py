@@ -15,7 +15,7 @@ import shutil
 import socket
 import warnings
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
@@ -286,28 +286,35 @@ def file_digest(*paths: Path) -> str:
     return sha.hexdigest()
 
 
-def write_sums(folder: Path) -> None:
-    """Digests of the files in `folder`, beside them."""
-    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != SUMS)
-    lines = [f"{file_digest(path)}  {path.name}\n" for path in files]
+def sums(paths: Iterable[Path]) -> dict[str, str]:
+    """Name of a file -> sha256 of its contents."""
+    return {path.name: file_digest(path) for path in paths}
+
+
+def write_sums(folder: Path, found: Mapping[str, str] | None = None) -> None:
+    """Digests of the files in `folder`, beside them. found: `sums` of all of them"""
+    if found is None:
+        found = sums(path for path in folder.iterdir() if path.is_file() and path.name != SUMS)
+    lines = [f"{found[name]}  {name}\n" for name in sorted(found)]
     (folder / SUMS).write_text("".join(lines), encoding="utf-8")
 
 
-def check_sums(folder: Path) -> None:
+def check_sums(folder: Path, part: int = 0, parts: int = 1) -> None:
     """ValueError for a folder whose files are not those of its sums, where it has any.
 
-    The whole folder is read: as long as loading it takes, at most.
+    The whole folder is read, or by each of several processes a part of it.
     """
     if not (folder / SUMS).exists():
         return
-    for line in (folder / SUMS).read_text(encoding="utf-8", errors="replace").splitlines():
+    lines = (folder / SUMS).read_text(encoding="utf-8", errors="replace").splitlines()
+    for line in lines[part::parts]:
         said, _, name = line.partition("  ")
         file = folder / Path(name).name
         if not file.is_file() or file_digest(file) != said:
             raise Damaged(
-                f"{folder} is damaged ({name!r:.200} is not what {SUMS} names). Remove the folder "
-                "and done.json beside it and give the same command again: it is made anew. "
-                f"What was changed on purpose is read without {SUMS}"
+                f"{folder} is damaged ({name!r:.200} is not what {SUMS} names). Remove the folder, "
+                "with done.json beside it where there is one, and give the same command again: it "
+                f"is made anew. What was changed on purpose is read without {SUMS}"
             )
 
 

@@ -13,6 +13,9 @@ SCHEMAS = (
     "output, real (SPIN's own), chosen or prompt + chosen (preference data), prompt + annotated"
 )
 RESPONSES = ("response", "completion", "chosen", "annotated")  # beside `prompt`; the first counts
+# Characters of one text, some hundred times more than a model reads: encoding takes up to 200 bytes
+# of memory for each, and so for a row of 100 MB 20 GB.
+MAX_TEXT = 1 << 22
 ROLES = {
     "system": "system",
     "user": "user",
@@ -60,7 +63,11 @@ def texts(row: object) -> tuple[str | None, str, str]:
         annotated = _text(row["output"], "output")
     else:
         raise BadRow(f"unknown schema with columns {reprlib.repr(sorted(row))}; it needs {SCHEMAS}")
-    return system or _optional_text(row.get("system"), "system"), prompt, annotated
+    system = system or _optional_text(row.get("system"), "system")
+    for name, text in (("system", system), ("prompt", prompt), ("response", annotated)):
+        if text is not None and len(text) > MAX_TEXT:
+            raise BadRow(f"{name} has {len(text)} characters, more than the {MAX_TEXT} that count")
+    return system, prompt, annotated
 
 
 def _first_round(turns: object, name: str) -> tuple[str | None, str, str]:

@@ -150,7 +150,7 @@ class _SelfPlay:
         triplets = self.inputs.triplets(t)
         if self.cfg.loss_at(t).needs_reference and not there(out.ref_scores):
             stages.score_reference(t, triplets)
-        if not there(out.checkpoint):
+        if not (there(out.checkpoint) and there(out.metrics)):
             # The note of a twin, where a kill came before its done.json.
             self.world.alone(partial(remove, out.removed))
             stages.train(t, [x for x in triplets if x.split == "train"])

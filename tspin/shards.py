@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from tspin.distributed import World
-from tspin.files import write_sums
+from tspin.files import check_sums, sums, write_sums
 from tspin.model import Policy
 from tspin.precision import Optimizer
 from tspin.state import STEP, restore, weights
@@ -82,10 +82,24 @@ def save_state(path: Path, tensors: Mapping[str, Tensor], next_step: int, world:
             storage_writer=dcp.FileSystemWriter(temporary),
             process_group=world.control,
         )
+        # Each the files that it wrote, and the main process what is nobody's: the index.
+        own = f"__{world.rank}_"
+        mine = sums(
+            file
+            for file in temporary.iterdir()
+            if file.name.startswith(own) or (world.is_main and not file.name.startswith("__"))
+        )
+        found = {name: sha for part in world.gather(mine) for name, sha in part.items()}
+        if world.is_main:
+            write_sums(temporary, found)
 
 
 def load_state(path: Path, policy: Policy, optimizer: Optimizer, world: World) -> int:
-    """The inverse of save_state, in place, on any number of processes. -> the next step"""
+    """The inverse of save_state, in place, on any number of processes. -> the next step
+
+    Raises ValueError for a folder whose files are not those that were written.
+    """
+    check_sums(path, world.rank, world.size)
     weight_of, found = weights(policy), {}
     reader = dcp.FileSystemReader(path)
     for name, about in reader.read_metadata().state_dict_metadata.items():

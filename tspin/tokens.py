@@ -92,7 +92,9 @@ class Renderer:
         anchor = self._encode("\n")
         ids = self._encode("\n" + separator + response.strip())
         if ids[: len(anchor)] != anchor:
-            raise ValueError(f"the tokenizer merges a line break with what follows: {response!r}")
+            raise ValueError(
+                f"the tokenizer merges a line break with what follows: {response[:100]!r}"
+            )
         ids = ids[len(anchor) :]
         return [*ids, self.eos_id] if ids else []
 
