@@ -31,11 +31,12 @@ from benchmarks.shapes import SAMPLED, Case
 from main import check
 from tspin import arithmetic, sampling
 from tspin.artifacts import Iteration, RunDir
-from tspin.files import read_rows, write_jsonl
+from tspin.files import write_jsonl
 from tspin.losses import SFT, SPIN, TSPIN, Loss
 from tspin.model import Policy
 from tspin.prepare import prepare
 from tspin.questions import Question
+from tspin.rows import read_rows
 from tspin.score import score, write_scores
 from tspin.tokens import Renderer
 from tspin.tracking import Identity, Tracker

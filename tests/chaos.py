@@ -27,7 +27,8 @@ import pytest
 from test_resume import LOSSES, STAGES, Child, Forker, differences, disk, remount, until
 
 from tspin.artifacts import Iteration
-from tspin.files import check_sums, read_json, read_rows, remove
+from tspin.files import check_sums, read_json, remove
+from tspin.rows import read_rows
 from tspin.state import next_step
 from tspin.tracking import StepLog
 

@@ -17,7 +17,8 @@ import pyarrow as pa
 import yaml
 
 from tspin.artifacts import RESPONSES, SCORES, Iteration, RunDir
-from tspin.files import write_json, write_jsonl, write_rows, write_text
+from tspin.files import write_json, write_jsonl, write_text
+from tspin.rows import write_rows
 
 HERE = Path(__file__).parent / "golden"
 FOLDERS, TABLES = HERE / "folders", HERE / "tables"

@@ -20,7 +20,8 @@ from analysis.comparison import Side, differences
 from analysis.pieces import Drawing, Table, csv
 from analysis.runs import Runs, Setting
 from tspin.artifacts import ANSWERS, RunDir
-from tspin.files import read_json, read_rows, write_json, write_rows
+from tspin.files import read_json, write_json
+from tspin.rows import read_rows, write_rows
 
 MICRO = Setting("micro", "micro", "test")
 

@@ -38,7 +38,8 @@ MAY_IMPORT = {
     # facts and tools: nothing, or a leaf
     "activity": "",
     "files": "activity",
-    "artifacts": "files",
+    "rows": "files",
+    "artifacts": "files rows",
     "seeds": "",
     "schemas": "",
     "tokens": "",
@@ -75,9 +76,9 @@ MAY_IMPORT = {
     "model": "adapters arithmetic config files logps packed packing quantized tokens triplets",
     "tracking": "files",
     "provenance": "artifacts files",
-    "report": "artifacts files health logps tracking",
+    "report": "artifacts files health logps rows tracking",
     "replay": "artifacts config files tracking",
-    "evaluation": "answers artifacts files",
+    "evaluation": "answers artifacts files rows",
     "sharing": "artifacts benchmark config files inputs",
     "heartbeat": "activity artifacts files",
     "disk": "config",
@@ -95,14 +96,14 @@ MAY_IMPORT = {
     "vllm_worker.__main__": "",  # another environment's
     "endpoint": "config questions tokens",
     "outside": "arithmetic config endpoint files model questions sampling vllm",
-    "inputs": "artifacts config data files tracking triplets",
+    "inputs": "artifacts config data files rows tracking triplets",
     # stages
-    "prepare": "artifacts config data files tokens",
-    "generate": "artifacts config console distributed files preemption questions",
-    "score": "artifacts console distributed files logps losses model triplets",
+    "prepare": "artifacts config data files rows tokens",
+    "generate": "artifacts config console distributed files preemption questions rows",
+    "score": "artifacts console distributed files logps losses model rows triplets",
     "train": "artifacts config console distributed files logps losses model parallel precision "
     "preemption quantized seeds shards speed state tracking triplets",
-    "evaluate": "artifacts config console data distributed files questions",
+    "evaluate": "artifacts config console data distributed questions rows",
     "benchmark": "artifacts config console files",  # and starts a process: the harness
     "harness": "",
     "harness.__main__": "files harness.evaluation harness.tasks",
@@ -112,12 +113,12 @@ MAY_IMPORT = {
     # Algorithm 1
     "room": "artifacts config disk inputs keep shapes",
     "stages": "activity arithmetic artifacts benchmark config distributed evaluate evaluation "
-    "files generate health inputs logps model outside replay room score tracking train "
-    "triplets",
+    "files generate health inputs logps model outside replay room rows score tracking "
+    "train triplets",
     "beginning": "arithmetic artifacts benchmark config data files inputs outside weights",
     "selfplay": "arithmetic artifacts beginning benchmark config distributed files heartbeat "
-    "inputs keep mirror model prepare provenance replay report score sharing speed stages "
-    "tracking weights",
+    "inputs keep mirror model prepare provenance replay report rows score sharing "
+    "speed stages tracking weights",
     # python -m tspin
     "__main__": "",  # by name, when a verb is typed
     "status": "artifacts console files heartbeat points sweep",
@@ -128,7 +129,7 @@ MAY_IMPORT = {
     "chat_template": "tokens",
     "card": "artifacts config files report sources tracking",
     "export": "artifacts asked card chat_template config destination model tokens",
-    "pairs": "artifacts asked card config data destination files model tokens",
+    "pairs": "artifacts asked card config data destination files model rows tokens",
     "chat": "artifacts asked config console model questions sampling weights",
     # the built-in tasks and their policies
     "micro": "files",
@@ -147,8 +148,8 @@ STAGES = ("prepare", "generate", "score", "train", "evaluate")
 NO_TORCH = (
     "activity answers artifacts asked benchmark config console data destination disk distributed "
     "endpoint evaluate evaluation files generate health heartbeat keep launch mirror points "
-    "preemption questions replay schemas seeds sources status store sweep tokens tracking vllm "
-    "vllm_worker.__main__ words micro micro.task micro.open_task"
+    "preemption questions replay rows schemas seeds sources status store sweep tokens tracking "
+    "vllm vllm_worker.__main__ words micro micro.task micro.open_task"
 )
 
 

@@ -22,13 +22,12 @@ from tspin.files import (
     link,
     owner,
     read_json,
-    read_rows,
     room_for,
     write_json,
     write_jsonl,
-    write_rows,
     write_text,
 )
+from tspin.rows import read_rows, write_rows
 from tspin.tracking import StepLog
 
 ROW = {

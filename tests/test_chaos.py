@@ -7,16 +7,8 @@ import pyarrow as pa
 import pytest
 
 from tspin.artifacts import ANSWERS
-from tspin.files import (
-    SHA256,
-    Damaged,
-    check_sums,
-    read_json,
-    read_rows,
-    write_json,
-    write_rows,
-    write_sums,
-)
+from tspin.files import SHA256, Damaged, check_sums, read_json, write_json, write_sums
+from tspin.rows import read_rows, write_rows
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks with torch loaded")
 

@@ -19,7 +19,8 @@ from tspin import launch
 from tspin.artifacts import Iteration, RunDir
 from tspin.config import dump, run_name
 from tspin.distributed import ALONE
-from tspin.files import SUMS, Damaged, check_sums, read_rows
+from tspin.files import SUMS, Damaged, check_sums
+from tspin.rows import read_rows
 from tspin.tracking import StepLog
 from tspin.triplets import Triplet
 

@@ -7,7 +7,8 @@ import pytest
 from tspin import evaluation
 from tspin.artifacts import ANSWERS, SCORES, Iteration
 from tspin.evaluation import of_answers, of_scores
-from tspin.files import read_json, write_rows
+from tspin.files import read_json
+from tspin.rows import write_rows
 
 
 def score(i, role, logp, num_tokens, reward=None, split="heldout"):

@@ -28,9 +28,10 @@ from main import check
 from tspin import asked, chat_template, data, destination, keep
 from tspin.__main__ import VERBS, main
 from tspin.chat import shown
-from tspin.files import read_json, read_rows
+from tspin.files import read_json
 from tspin.pairs import Joined
 from tspin.points import stored
+from tspin.rows import read_rows
 from tspin.tokens import Renderer
 from tspin.weights import fetch, weight_digest
 

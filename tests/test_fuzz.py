@@ -22,8 +22,9 @@ from tiny import compose, micro_tokenizer
 from tspin import config, data, endpoint, heartbeat, points, schemas, status, words
 from tspin.artifacts import ANSWERS, PROMPTS, Iteration, Responses, RunDir
 from tspin.endpoint import Endpoint
-from tspin.files import VALUES, read_json, read_rows, write_json, write_jsonl, write_rows
+from tspin.files import read_json, write_json, write_jsonl
 from tspin.questions import Question, check_response
+from tspin.rows import DIGESTS, read_rows, write_rows
 from tspin.state import next_step
 from tspin.store import Store
 from tspin.tokens import Renderer
@@ -374,7 +375,7 @@ def test_one_changed_number_in_parquet_is_found(folder):
 
     file = folder / "scores.parquet"
     write_rows(file, [{"logp": -1.25}], pa.schema([("logp", pa.float64())]))
-    told = {VALUES: pq.read_metadata(file).metadata[VALUES]}
+    told = {DIGESTS: pq.read_metadata(file).metadata[DIGESTS]}
     table = pq.read_table(file).replace_schema_metadata(told)
     pq.write_table(table, file, compression="none", use_dictionary=False)
     assert read_rows(file) == [{"logp": -1.25}]  # however it is stored

@@ -12,9 +12,10 @@ from tspin.__main__ import main as tspin
 from tspin.arithmetic import sampling_key
 from tspin.artifacts import Iteration, RunDir
 from tspin.config import ADDED, dump
-from tspin.files import flatten, read_json, read_rows, write_json
+from tspin.files import flatten, read_json, write_json
 from tspin.losses import SFT, SPIN, TSPIN, TSPINRef, WithoutHA
 from tspin.model import load
+from tspin.rows import read_rows
 from tspin.sampling import Question, respond
 from tspin.score import score
 from tspin.tracking import Identity, StepLog, Tracker

@@ -14,7 +14,8 @@ from report_runs import write_run
 from analysis import catalogue, claims, page, render
 from analysis.runs import Runs
 from tspin.artifacts import SCORES
-from tspin.files import write_jsonl, write_rows
+from tspin.files import write_jsonl
+from tspin.rows import write_rows
 
 PIECES = ("table1", "figure2", "figure4c", "comparison")
 PHONE, DESKTOP = 390, 1280

@@ -11,10 +11,10 @@ from tspin import arithmetic, micro, train
 from tspin.arithmetic import sampling_key
 from tspin.artifacts import Iteration
 from tspin.config import arithmetic_dtype
-from tspin.files import read_rows
 from tspin.losses import SFT, SPIN, TSPIN
 from tspin.model import load
 from tspin.precision import NOISE, StochasticRounding, stochastic_round
+from tspin.rows import read_rows
 from tspin.score import score
 from tspin.tracking import Identity, StepLog, Tracker
 from tspin.train import build_optimizer, load_state, save_state

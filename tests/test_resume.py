@@ -27,8 +27,9 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from tspin.files import read_json, read_rows, write_json
+from tspin.files import read_json, write_json
 from tspin.preemption import REQUEUE
+from tspin.rows import read_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 MAIN = ROOT / "main.py"

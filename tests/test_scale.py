@@ -15,11 +15,12 @@ import pytest
 from tiny import compose
 
 from benchmarks.scale import GATE, GATED, Stage, missed, on_paper, whole, write
-from tspin import files, report
+from tspin import report, rows
 from tspin.artifacts import PROMPTS, RESPONSES, SCORES, RunDir
-from tspin.files import Damaged, digest, digest_each, each_row, read_rows, write_json, write_rows
+from tspin.files import Damaged, digest, digest_each, write_json
 from tspin.inputs import Inputs
 from tspin.losses import TSPIN
+from tspin.rows import DIGESTS, each_row, read_rows, write_rows
 from tspin.score import summarise, write_scores
 from tspin.triplets import join, keyed
 
@@ -86,7 +87,7 @@ def test_a_joined_row_takes_few_bytes(folder):
     tracemalloc.stop()
     assert len(triplets) == ROWS
     assert held / ROWS < BYTES
-    assert peak - held < BYTES * files.ROWS_PER_GROUP  # one row group, its texts too
+    assert peak - held < BYTES * rows.ROWS_PER_GROUP  # one row group, its texts too
 
 
 def test_the_join_is_that_of_lists(folder):
@@ -99,7 +100,7 @@ def test_the_join_is_that_of_lists(folder):
 
 @pytest.fixture
 def small_groups(monkeypatch):
-    monkeypatch.setattr(files, "ROWS_PER_GROUP", 7)
+    monkeypatch.setattr(rows, "ROWS_PER_GROUP", 7)
 
 
 ODD = [[], [0], [65535], [65536], [-1, 5], None, [2**31 - 1, 1]]
@@ -132,7 +133,7 @@ def test_ids_take_two_bytes_where_they_can(tmp_path):
 def test_a_change_in_a_later_group_is_found(tmp_path, small_groups):
     file = tmp_path / "scores.parquet"
     write_rows(file, ({"id": str(i), "logp": float(i)} for i in range(20)), SCORES)
-    told = {files.VALUES: pq.read_metadata(file).metadata[files.VALUES]}
+    told = {DIGESTS: pq.read_metadata(file).metadata[DIGESTS]}
     other = pq.read_table(file).to_pylist()
     other[15]["logp"] = -1.0
     table = pq.read_table(file).from_pylist(other, SCORES).replace_schema_metadata(told)
@@ -147,7 +148,7 @@ def test_a_change_in_a_later_group_is_found(tmp_path, small_groups):
 
 
 def test_writing_holds_a_group_at_a_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "ROWS_PER_GROUP", 100)
+    monkeypatch.setattr(rows, "ROWS_PER_GROUP", 100)
     peaks = []
     for num in (200, 1600):
         tracemalloc.start()

@@ -13,8 +13,9 @@ from tiny import play
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tspin import model
-from tspin.files import read_json, read_rows
+from tspin.files import read_json
 from tspin.model import Policy
+from tspin.rows import read_rows
 from tspin.tokens import Renderer
 from tspin.tracking import StepLog
 

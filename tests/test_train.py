@@ -10,8 +10,8 @@ import torch
 from tiny import LOSSES, compose, random_policy, random_triplets
 
 from tspin.artifacts import Iteration
-from tspin.files import read_rows
 from tspin.losses import SFT, SPIN, TSPIN, TSPINRef
+from tspin.rows import read_rows
 from tspin.score import score, write_scores
 from tspin.tracking import Identity, StepLog, Tracker
 from tspin.train import build_optimizer, gradient_step, load_state, lr_factor, save_state, train

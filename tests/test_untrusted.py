@@ -14,7 +14,8 @@ from analysis import catalogue
 from analysis.__main__ import main as analysis
 from tspin import adapters, config, model, weights
 from tspin.__main__ import main as verbs
-from tspin.files import read_rows, write_json
+from tspin.files import write_json
+from tspin.rows import read_rows
 from tspin.store import Store
 
 SECRETS = {

@@ -24,12 +24,13 @@ from transformers import AutoModelForCausalLM
 from tspin import model, vllm
 from tspin.artifacts import Iteration, Responses
 from tspin.config import dump, load
-from tspin.files import read_json, read_rows
+from tspin.files import read_json
 from tspin.generate import generate
 from tspin.micro import folder
 from tspin.model import Policies
 from tspin.outside import source
 from tspin.questions import Question, check_response, luck
+from tspin.rows import read_rows
 from tspin.sampling import Native, respond
 
 REAL = os.environ.get("TSPIN_VLLM_PYTHON")

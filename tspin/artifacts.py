@@ -15,18 +15,8 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
-from tspin.files import (
-    damaged,
-    digest,
-    each_row,
-    file_digest,
-    flatten,
-    read_json,
-    read_rows,
-    remove,
-    whole,
-    write_text,
-)
+from tspin.files import damaged, digest, file_digest, flatten, read_json, remove, whole, write_text
+from tspin.rows import each_row, read_rows
 
 SHARED = ("proto", "base")  # folders of runs_dir that are no runs
 CHECKPOINT, TRAIN_STATE = "checkpoint", "train_state"  # folders of an iteration
@@ -104,7 +94,7 @@ class Responses:
         return [row for part in self._parts() for row in read_rows(part)]
 
     def each(self, *columns: str) -> Iterator[dict[str, Any]]:
-        """The same one by one, see files.each_row."""
+        """The same one by one, see rows.each_row."""
         return (row for part in self._parts() for row in each_row(part, *columns))
 
     def ids(self) -> dict[str, Sequence[int]]:

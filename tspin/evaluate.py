@@ -15,8 +15,8 @@ from tspin.config import DataConfig, DecodingConfig
 from tspin.console import progress
 from tspin.data import Canonical, Check
 from tspin.distributed import ALONE, World
-from tspin.files import write_rows
 from tspin.questions import Question, Source, luck, parts, response_row
+from tspin.rows import write_rows
 
 
 def evaluate(

@@ -12,7 +12,8 @@ from typing import Any
 
 from tspin.answers import num_distinct
 from tspin.artifacts import Iteration
-from tspin.files import each_row, read_json, read_rows, write_json
+from tspin.files import read_json, write_json
+from tspin.rows import each_row, read_rows
 
 Estimate = dict[str, Any]  # value, stderr (None: unknown), n
 MAX_NGRAM = 3

@@ -18,8 +18,9 @@ from tspin.artifacts import RESPONSES, Responses
 from tspin.config import DecodingConfig
 from tspin.console import progress
 from tspin.distributed import ALONE, World
-from tspin.files import write_json, write_rows
+from tspin.files import write_json
 from tspin.questions import Question, Source, luck, parts, response_row
+from tspin.rows import write_rows
 
 
 def generate(

@@ -9,7 +9,8 @@ from typing import Any
 from tspin.artifacts import Iteration, Responses, RunDir
 from tspin.config import Run
 from tspin.data import Canonical, Check, canonical, checker
-from tspin.files import digest_each, each_row
+from tspin.files import digest_each
+from tspin.rows import each_row
 from tspin.tracking import StepLog
 from tspin.triplets import Triplet, join
 

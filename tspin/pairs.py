@@ -19,7 +19,8 @@ from tspin import asked, card, data, destination
 from tspin.artifacts import Iteration, RunDir
 from tspin.asked import Told
 from tspin.config import Run
-from tspin.files import each_row, read_json, write_rows, write_text
+from tspin.files import read_json, write_text
+from tspin.rows import each_row, write_rows
 from tspin.tokens import TEXT_TEMPLATES, Renderer
 
 ABOUT = """Writes the prompts of a run with annotated, synthetic and proto-synthetic responses, for

@@ -12,7 +12,8 @@ from typing import Any
 from tspin import data
 from tspin.artifacts import PROMPTS, RunDir
 from tspin.config import Run
-from tspin.files import write_json, write_rows
+from tspin.files import write_json
+from tspin.rows import write_rows
 from tspin.tokens import Renderer
 
 log = logging.getLogger("tspin")

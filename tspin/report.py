@@ -9,8 +9,9 @@ from typing import Any
 
 from tspin import health
 from tspin.artifacts import Iteration, RunDir
-from tspin.files import each_row, read_json, write_json, write_jsonl
+from tspin.files import read_json, write_json, write_jsonl
 from tspin.logps import ROLES
+from tspin.rows import each_row
 from tspin.tracking import StepLog
 
 # Column of the table -> metric of eval.json's held-out part.

@@ -19,10 +19,11 @@ import torch
 from tspin.artifacts import SCORES
 from tspin.console import progress
 from tspin.distributed import ALONE, World
-from tspin.files import write_json, write_rows
+from tspin.files import write_json
 from tspin.logps import Role
 from tspin.losses import Loss, contingency
 from tspin.model import Policy
+from tspin.rows import write_rows
 from tspin.triplets import Key, Triplet
 
 

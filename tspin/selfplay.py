@@ -35,10 +35,11 @@ from tspin import (
 from tspin.artifacts import Iteration, RunDir, sharing_lock
 from tspin.config import ADDED, IDENTITY_FREE, Run, dump
 from tspin.distributed import World
-from tspin.files import each_row, read_json, remove, write_json
+from tspin.files import read_json, remove, write_json
 from tspin.inputs import Inputs, first_iteration
 from tspin.model import Policies
 from tspin.prepare import prepare
+from tspin.rows import each_row
 from tspin.score import write_contingency
 from tspin.stages import Stages
 from tspin.tracking import Tracker

@@ -16,12 +16,13 @@ from tspin.artifacts import Iteration, Responses, RunDir, shared_folder
 from tspin.config import Run
 from tspin.distributed import World
 from tspin.evaluate import evaluate
-from tspin.files import check_sums, digest_each, each_row, link, read_json, write_json
+from tspin.files import check_sums, digest_each, link, read_json, write_json
 from tspin.generate import generate
 from tspin.inputs import Inputs, prompts_digest
 from tspin.logps import ROLES, Role
 from tspin.model import Policies
 from tspin.room import Room
+from tspin.rows import each_row
 from tspin.score import score, write_scores
 from tspin.tracking import Tracker
 from tspin.train import train
