@@ -24,9 +24,10 @@ from benchmarks.shapes import Case, flops
 from tspin.triplets import num_tokens
 
 ENVIRONMENT = {
-    # Else glibc gives large blocks back at every step, and who allocates most pays most.
-    "MALLOC_TRIM_THRESHOLD_": str(2**30),
-    "MALLOC_MMAP_THRESHOLD_": str(2**30),
+    # Where glibc's own thresholds end up after some steps. Fixed from the start, times do not
+    # depend on what was allocated before; higher, a peak would count holes that nothing fits into.
+    "MALLOC_TRIM_THRESHOLD_": str(2**26),
+    "MALLOC_MMAP_THRESHOLD_": str(2**25),
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_OFFLINE": "1",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",

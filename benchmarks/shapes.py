@@ -193,7 +193,7 @@ CPU = [
     Case("generation smol", "generation", "smol", "alpaca", ("sample", "dynamic"), batch=48),
     Case("generation v2k", "generation", "v2k", "alpaca", ("sample", "dynamic", "static"),
          batch=48),
-    Case("iteration smol", "iteration", "smol", "alpaca", ("iterate", "glued"), batch=4),
+    Case("iteration smol", "iteration", "smol", "alpaca", ("iterate", "glued"), batch=3),
     *(Case(f"batch {n}", "triplets", "v2k", "128/128", ("ours",), batch=n) for n in (2, 8, 32)),
     *(Case(f"length {n}", "triplets", "v2k", f"{n}/{n}", ("ours",)) for n in (32, 96, 288)),
     *(
