@@ -23,7 +23,7 @@ test: $(READY)
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 chaos: $(READY)
-	$(VENV)/bin/python tests/chaos.py $(CHAOS)
+	PYTHONPATH=.:tests $(VENV)/bin/python -m e2e.chaos $(CHAOS)
 
 # --strict: what PyPI does not know is no pass. Editable is this project; +cpu is a build of torch.
 audit: $(READY)

@@ -29,9 +29,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from tspin import launch, preemption, sweep, words
-from tspin.config import Run, dump, load, run_name, unknown
-from tspin.points import Point, distinct
+from tspin.cli import arguments as words
+from tspin.cli import sweep
+from tspin.config.run import Run, dump, load, run_name, unknown
+from tspin.distributed import launcher
+from tspin.runs.point import Point, distinct
+from tspin.tools import signals
 
 ROOT = Path(__file__).resolve().parent
 CONF, SWEEPS = ROOT / "conf", ROOT / "sweeps"
@@ -62,12 +65,14 @@ def job(cfg: DictConfig) -> None:
         run = typed(cfg, hydra_cfg)
         if not single:
             log.info("--- %s", run.name)
-        from tspin import selfplay  # torch and transformers: not before the configuration is right
-        from tspin.console import results_table
+        from tspin.selfplay import (
+            algorithm,  # torch and transformers: not before the configuration is right
+        )
+        from tspin.tools.terminal import results_table
 
         words_here = list(hydra_cfg.overrides.task)
-        with preemption.watched(run.compute.grace_seconds):
-            rows = selfplay.run(run, command=sys.argv if single else [sys.argv[0], *words_here])
+        with signals.watched(run.compute.grace_seconds):
+            rows = algorithm.run(run, command=sys.argv if single else [sys.argv[0], *words_here])
         log.info("\n%s\nfiles: %s", results_table(rows), run.folder)
     except (ValueError, OSError, FloatingPointError) as error:
         log.error("error: %s", error)
@@ -77,12 +82,12 @@ def job(cfg: DictConfig) -> None:
     except KeyboardInterrupt:
         log.error("interrupted; the same command goes on from here")
         sys.exit(130)  # of a multirun too
-    except preemption.Preempted as stopped:
+    except signals.Preempted as stopped:
         log.error("stopped by %s; the same command goes on from here", stopped)
-        code = preemption.leave()
+        code = signals.leave()
         if single or hydra_cfg.runtime.choices["hydra/launcher"] == "basic":
             sys.exit(code)
-        raise preemption.Stopped("to be requeued") from None  # the other workers get to save, too
+        raise signals.Stopped("to be requeued") from None  # the other workers get to save, too
     except Exception as error:  # a fault of ours; of a single run Hydra shows the traceback
         if not single:
             log.error("error: %s", error, exc_info=error)
@@ -228,7 +233,7 @@ def _one_by_one(command: Command, size: int) -> str:
 
 def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    rank, size = launch.launched()
+    rank, size = launcher.launched()
     # One process of those that a launcher started speaks for all.
     log.setLevel(logging.INFO if rank == 0 else logging.CRITICAL)
     try:

@@ -1,1 +1,1 @@
-"""Tables and figures, rebuilt from run folders. Reads files only; imports tspin.artifacts alone."""
+"""Tables and figures, rebuilt from run folders. Reads files only, of runs and no model."""

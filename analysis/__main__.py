@@ -6,7 +6,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from tspin.config import unknown
+from tspin.config.run import unknown
 
 # Modules of this package with a main(arguments); the first line of its docstring is the help.
 COMMANDS = ("dashboard", "wandb_sync")
@@ -20,7 +20,7 @@ def main(arguments: Sequence[str]) -> None:
     if name in COMMANDS:
         importlib.import_module(f"analysis.{name}").main(rest)
         return
-    from analysis import catalogue, report  # pandas and matplotlib: not for the others
+    from analysis.report import catalogue, report  # pandas and matplotlib: not for the others
 
     names = (report.ALL, *catalogue.NAMES)
     if name not in names:
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def usage() -> str:
-    from analysis import catalogue, report
+    from analysis.report import catalogue, report
 
     lines = [f"{__doc__}\n", f"  {report.ALL:<12} {_first_line(report)}"]
     lines += [f"  {name:<12} {_first_line(importlib.import_module(f'analysis.{name}'))}"

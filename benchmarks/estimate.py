@@ -2,7 +2,7 @@
 
     PYTHONPATH=. python benchmarks/estimate.py [+sweep=table1 model=zephyr seed=0,1,2 ...]
 
-Computed from the plans of the sweeps and the constants here and in tspin/hours.py: put your
+From the plans of the sweeps and the constants here and in tspin/planning/hours.py: put your
 machine and prices there.
 """
 
@@ -14,10 +14,11 @@ import tempfile
 from collections.abc import Iterable
 
 from main import check
-from tspin import shapes, sweep
-from tspin.config import Run
-from tspin.hours import LENGTHS, Machine, decode, forward
-from tspin.hours import stages as on_gpu
+from tspin.cli import sweep
+from tspin.config.run import Run
+from tspin.planning import shapes
+from tspin.planning.hours import LENGTHS, Machine, decode, forward
+from tspin.planning.hours import stages as on_gpu
 
 PRICE, GPUS = 3.0, 8  # assumed: dollars per GPU hour
 CPU = 0.78, 0.41, 1.5  # measured: seconds per prompt sampled, row scored, row trained (smollm2)

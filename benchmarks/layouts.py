@@ -1,4 +1,4 @@
-"""What a token and a pair (query, key) cost: the constants of tspin/packing.py, fitted here.
+"""What a token and a pair (query, key) cost: constants of tspin/logprobs/packing.py, fitted here.
 
     python benchmarks/layouts.py [hidden_size]
 
@@ -20,9 +20,9 @@ import torch
 from scipy.optimize import nnls
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from tspin import attention
-from tspin.packing import Layout, Stream, pack
-from tspin.triplets import Triplet
+from tspin.data.triplets import Triplet
+from tspin.logprobs import attention
+from tspin.logprobs.packing import Layout, Stream, pack
 
 SHAPES = [(8, 128), (32, 512), (128, 128), (256, 32), (512, 64), (512, 256)]
 ROLES = ("annotated", "synthetic", "proto")

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.shapes import Case, flops
-from tspin.triplets import num_tokens
+from tspin.data.triplets import num_tokens
 
 ENVIRONMENT = {
     # Where glibc's own thresholds end up after some steps. Fixed from the start, times do not

@@ -30,7 +30,8 @@ ours, round by round: median and range. "Extra" memory is what a process takes a
 what it held before the first step, gradients and optimiser state included. Weights and ids are
 random; lengths "alpaca" are drawn from measured quantiles (`benchmarks/shapes.py`), "long" has
 prompts nine times as long, "512/64" means prompts of 512 and responses of 64 tokens. That loss and
-gradients are those of the plain path, to 1e-12 in float64, is held by `tests/test_packed.py`.
+gradients are those of the plain path, to 1e-12 in float64, is held by
+`tests/logprobs/test_packed.py`.
 """
 QUICK = "**A quick run on tiny shapes: it shows that the suite works. None of it is a result.**\n"
 UNMEASURED = "`make bench-gpu`, the same on one CUDA card, has not been measured so far.\n"

@@ -21,7 +21,7 @@ from pathlib import Path
 import yaml
 from report_runs import GAIN, write_run
 
-from tspin.artifacts import RunDir
+from tspin.runs.artifacts import RunDir
 
 NUM_RUNS, SECONDS, GIB = 300, 20.0, 1.0
 GRID = (0.1, 0.3, 0.5, 1.0)

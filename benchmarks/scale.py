@@ -35,8 +35,8 @@ from platform import python_version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tspin.logps import Logps, Role
-    from tspin.triplets import Triplet
+    from tspin.data.triplets import Triplet
+    from tspin.logprobs.padded import Logps, Role
 
 # torch is imported by the process that is measured alone: another's peak begins with its parent's.
 
@@ -121,19 +121,13 @@ def bytes_in(folder: Path) -> int:
 
 def measured(rows: int, iterations: int, loss: str, folder: Path) -> dict[str, Stage]:
     """A run of self-play in folder/runs."""
-    from tspin import (
-        evaluate,
-        evaluation,
-        generate,
-        outside,
-        prepare,
-        report,
-        score,
-        selfplay,
-        train,
-    )
-    from tspin.inputs import Inputs
-    from tspin.model import Policy
+    from tspin.policy.policy import Policy
+    from tspin.runs import evaluation
+    from tspin.sampling import engines
+    from tspin.selfplay import algorithm
+    from tspin.selfplay.inputs import Inputs
+    from tspin.stages import evaluate, generate, prepare, score, train
+    from tspin.tracking import report
 
     write_pairs(folder / "pairs.jsonl", rows + min(HELDOUT, rows))
     write_model(folder / "model")
@@ -154,8 +148,8 @@ def measured(rows: int, iterations: int, loss: str, folder: Path) -> dict[str, S
     Inputs.triplets = in_stage(meter, "join", Inputs.triplets)
     Policy.logps = made_up
     put(train.gradient_step, walk)
-    put(outside.source, lambda start, policies, cfg, log: Drawn(policies(start).renderer))
-    selfplay.run(settings(rows, iterations, loss, folder), command=sys.argv)
+    put(engines.source, lambda start, policies, cfg, log: Drawn(policies(start).renderer))
+    algorithm.run(settings(rows, iterations, loss, folder), command=sys.argv)
     meter.close()
     return meter.stages
 
@@ -196,7 +190,7 @@ def write_pairs(path: Path, rows: int) -> None:
     import numpy as np
 
     from benchmarks.shapes import SHAPES
-    from tspin.files import atomic
+    from tspin.tools.files import atomic
 
     random, vocab = np.random.default_rng(0), SHAPES["smol"].vocab
 
@@ -247,7 +241,7 @@ def made_up(policy: Any, triplets: Sequence[Triplet], roles: Sequence[Role]) -> 
     """About 1 nat a token, and something of the ids themselves."""
     import torch
 
-    from tspin.logps import Logps
+    from tspin.logprobs.padded import Logps
 
     found = {}
     for role in roles:
@@ -263,8 +257,8 @@ def walk(
     """train.gradient_step as far as the loss."""
     import torch
 
-    from tspin.losses import mean_metrics
-    from tspin.triplets import micro_batches, num_tokens, reference_logps
+    from tspin.data.triplets import micro_batches, num_tokens, reference_logps
+    from tspin.objectives.losses import mean_metrics
 
     losses, metrics = [], []
     for micro in micro_batches(batch, loss.roles, size=compute.micro_batch):

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tspin.logps import Role
-from tspin.shapes import KNOWN, Shape
-from tspin.triplets import Triplet
+from tspin.data.triplets import Triplet
+from tspin.logprobs.padded import Role
+from tspin.planning.shapes import KNOWN, Shape
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast

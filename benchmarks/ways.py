@@ -29,24 +29,25 @@ from transformers import (
 
 from benchmarks.shapes import SAMPLED, Case
 from main import check
-from tspin import arithmetic, sampling
-from tspin.artifacts import Iteration, RunDir
-from tspin.files import write_jsonl
-from tspin.losses import SFT, SPIN, TSPIN, Loss
-from tspin.model import Policy
-from tspin.prepare import prepare
-from tspin.questions import Question
-from tspin.rows import read_rows
-from tspin.score import score, write_scores
-from tspin.tokens import Renderer
-from tspin.tracking import Identity, Tracker
-from tspin.train import build_optimizer, gradient_step, train
-from tspin.triplets import Triplet, collate, join, keyed, micro_batches
+from tspin.data.tokens import Renderer
+from tspin.data.triplets import Triplet, collate, join, keyed, micro_batches
+from tspin.objectives.losses import SFT, SPIN, TSPIN, Loss
+from tspin.policy import dtypes
+from tspin.policy.policy import Policy
+from tspin.runs.artifacts import Iteration, RunDir
+from tspin.sampling import native
+from tspin.sampling.requests import Question
+from tspin.stages.prepare import prepare
+from tspin.stages.score import score, write_scores
+from tspin.stages.train import build_optimizer, gradient_step, train
+from tspin.tools.files import write_jsonl
+from tspin.tools.parquet import read_rows
+from tspin.tracking.wandb import Identity, Tracker
 
 if TYPE_CHECKING:
     from trl import DPOTrainer
 
-    from tspin.config import Run
+    from tspin.config.run import Run
 
 Work = Callable[[list[Triplet]], float]
 LR, LAMBDA = 1e-6, 0.1
@@ -75,7 +76,7 @@ def clock(case: Case) -> float:
 
 def policy_of(case: Case, run: Run) -> Policy:
     model = case.model_shape.model(case.device)
-    how = arithmetic.chosen(run.compute, run.optim.precision)
+    how = dtypes.chosen(run.compute, run.optim.precision)
     if run.compute.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     renderer = Renderer(case.model_shape.tokenizer(), "none")
@@ -232,8 +233,8 @@ def sample(case: Case, run: Run, policy: Policy, triplets: Sequence[Triplet]) ->
     for row, end in zip(numbers, ends(triplets), strict=True):
         row[end - 1] = 1 - 1e-12
     questions = [Question(t.prompt_ids, number, 1.0) for number, t in enumerate(triplets)]
-    with patch.object(sampling, "uniforms", lambda seed, length: numbers[seed]):
-        return sampling.respond(policy, questions, run.decoding)
+    with patch.object(native, "uniforms", lambda seed, length: numbers[seed]):
+        return native.respond(policy, questions, run.decoding)
 
 
 def generation(case: Case) -> Work:

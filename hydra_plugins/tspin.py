@@ -1,6 +1,6 @@
 """Hydra's way to our sweeps: gives the points that are left to a launcher, says what came of it.
 
-Planning and reading folders is tspin.sweep's; which points there are, main.py's.
+Planning and reading folders is tspin.cli.sweep's; which points there are, main.py's.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from tspin import preemption
-from tspin import sweep as sweeps
+from tspin.cli import sweep as sweeps
+from tspin.tools import signals
 
 log = logging.getLogger("tspin")
 REASON = 100  # characters
@@ -74,7 +74,7 @@ class Points(Sweeper):
             os.environ["TQDM_DISABLE"] = "1"  # bars of several processes would overwrite each other
         try:
             # The jobs of other launchers are in the hands of a scheduler.
-            with preemption.passed_on() if self.workers_are_ours else nullcontext():
+            with signals.passed_on() if self.workers_are_ours else nullcontext():
                 returns = self.launcher.launch([point.launch_words for point in points], 0)
         except KeyboardInterrupt:  # not in a point (main.job): while other processes work
             log.error("interrupted; the same command goes on from here")
@@ -84,9 +84,9 @@ class Points(Sweeper):
             now = sweeps.plan(self.plan.name, points)
             left = {point.run.name for point in now.to_run()}
             return dict.fromkeys(left, _reason(error))
-        if any(isinstance(done._return_value, preemption.Stopped) for done in returns):
+        if any(isinstance(done._return_value, signals.Stopped) for done in returns):
             log.error("stopped; the same command goes on from here")
-            sys.exit(preemption.REQUEUE)
+            sys.exit(signals.REQUEUE)
         return {
             point.run.name: _reason(_error(done))
             for point, done in zip(points, returns, strict=True)

@@ -18,7 +18,8 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from tspin import config, losses
+from tspin.config import run
+from tspin.objectives import losses
 
 try:
     import tomllib
@@ -31,125 +32,165 @@ SOURCES = {
     for folder in ("tspin", "analysis")
     for path in sorted((ROOT / folder).rglob("*.py"))
 } | {"main": ROOT / "main.py", "hydra_plugins.tspin": ROOT / "hydra_plugins" / "tspin.py"}
+PACKAGES = {module for module, path in SOURCES.items() if path.name == "__init__.py"}
 EVERYWHERE = [*SOURCES.values(), *sorted((ROOT / "tests").rglob("*.py"))]
 
 # module -> what of ours it may import, at the top or inside a function
 MAY_IMPORT = {
     # facts and tools: nothing, or a leaf
-    "activity": "",
-    "files": "activity",
-    "rows": "files",
-    "artifacts": "files rows",
-    "seeds": "",
-    "schemas": "",
-    "tokens": "",
-    "health": "",
-    "console": "activity",
-    "logps": "",
-    "preemption": "",
-    "sources": "schemas",
-    "triplets": "logps seeds",
-    "rules": "artifacts",  # and the types of config
-    "config": "files losses rules",  # losses only when an objective is built: loss_at
-    "losses": "logps",
-    "answers": "",
-    "data": "micro.open_task micro.task schemas sources",
-    "packing": "logps triplets",
-    "attention": "packing",
-    "fused": "",
-    "packed": "attention fused logps packing triplets",
-    "precision": "seeds",
-    "quantized": "config",
-    "adapters": "config files seeds",
-    "shapes": "config micro",
-    "memory": "config disk shapes",
-    "hours": "config shapes",
-    "speed": "config logps model triplets",
+    "tools.activity": "",
+    "tools.files": "tools.activity",
+    "tools.parquet": "tools.files",
+    "runs.artifacts": "tools.files tools.parquet",
+    "tools.seeds": "",
+    "data.schemas": "",
+    "data.tokens": "",
+    "tracking.health": "",
+    "tools.terminal": "tools.activity",
+    "logprobs.padded": "",
+    "tools.signals": "",
+    "data.sources": "data.schemas",
+    "data.triplets": "logprobs.padded tools.seeds",
+    "config.rules": "runs.artifacts",  # and the types of config
+    "config.run": "tools.files objectives.losses config.rules",  # losses: in loss_at alone
+    "objectives.losses": "logprobs.padded",
+    "runs.answers": "",
+    "data.annotated": "micro.open_task micro.task data.schemas data.sources",
+    "logprobs.packing": "logprobs.padded data.triplets",
+    "logprobs.attention": "logprobs.packing",
+    "logprobs.fused_head": "",
+    "logprobs.packed": "logprobs.attention logprobs.fused_head logprobs.padded logprobs.packing "
+    "data.triplets",
+    "training.stochastic_rounding": "tools.seeds",
+    "policy.quantization": "config.run",
+    "policy.adapters": "config.run tools.files tools.seeds",
+    "planning.shapes": "config.run micro",
+    "planning.memory": "config.run planning.disk planning.shapes",
+    "planning.hours": "config.run planning.shapes",
+    "training.throughput": "config.run logprobs.padded policy.policy data.triplets",
     # several processes
-    "launch": "config",
-    "distributed": "config files launch preemption",
-    "state": "files model precision",
-    "shards": "distributed files model precision state",
-    "parallel": "distributed logps model packed shards triplets",
-    "arithmetic": "attention config quantized",
-    "weights": "adapters config files micro micro.open_build",
-    "model": "adapters arithmetic config files logps packed packing quantized tokens triplets",
-    "tracking": "files",
-    "provenance": "artifacts files",
-    "report": "artifacts files health logps rows tracking",
-    "replay": "artifacts config files tracking",
-    "evaluation": "answers artifacts files rows",
-    "sharing": "artifacts benchmark config files inputs",
-    "heartbeat": "activity artifacts files",
-    "disk": "config",
-    "keep": "artifacts benchmark config disk evaluation files points",
-    "store": "artifacts files",
-    "mirror": "artifacts config files preemption store",
-    "words": "config",
-    "points": "artifacts config files words",
-    "sweep": "artifacts benchmark config console files points words",
-    "engine": "attention",
-    "questions": "config seeds tokens",
-    "sampling": "config engine model questions tokens",
-    "vllm": "config questions tokens",  # and starts processes: the worker
-    "vllm_worker": "",
-    "vllm_worker.__main__": "",  # another environment's
-    "endpoint": "config questions tokens",
-    "outside": "arithmetic config endpoint files model questions sampling vllm",
-    "inputs": "artifacts config data files rows tracking triplets",
+    "distributed.launcher": "config.run",
+    "distributed.world": "config.run tools.files distributed.launcher tools.signals",
+    "training.train_state": "tools.files policy.policy training.stochastic_rounding",
+    "training.shards": "distributed.world tools.files policy.policy training.stochastic_rounding "
+    "training.train_state",
+    "training.parallel": "distributed.world logprobs.padded policy.policy logprobs.packed "
+    "training.shards data.triplets",
+    "policy.dtypes": "logprobs.attention config.run policy.quantization",
+    "policy.weights": "policy.adapters config.run tools.files micro micro.open_build",
+    "policy.policy": "policy.adapters policy.dtypes config.run tools.files logprobs.padded "
+    "logprobs.packed logprobs.packing policy.quantization data.tokens data.triplets",
+    "tracking.wandb": "tools.files",
+    "runs.provenance": "runs.artifacts tools.files",
+    "tracking.report": "runs.artifacts tools.files tracking.health logprobs.padded tools.parquet "
+    "tracking.wandb",
+    "tracking.replay": "runs.artifacts config.run tools.files tracking.wandb",
+    "runs.evaluation": "runs.answers runs.artifacts tools.files tools.parquet",
+    "runs.sharing": "runs.artifacts stages.benchmark config.run tools.files selfplay.inputs",
+    "runs.heartbeat": "tools.activity runs.artifacts tools.files",
+    "planning.disk": "config.run",
+    "runs.retention": "runs.artifacts stages.benchmark config.run planning.disk runs.evaluation "
+    "tools.files runs.point",
+    "runs.store": "runs.artifacts tools.files",
+    "runs.mirror": "runs.artifacts config.run tools.files tools.signals runs.store",
+    "cli.arguments": "config.run",
+    "runs.point": "runs.artifacts config.run tools.files cli.arguments",
+    "cli.sweep": "runs.artifacts stages.benchmark config.run tools.terminal tools.files runs.point "
+    "cli.arguments",
+    "sampling.decode": "logprobs.attention",
+    "sampling.requests": "config.run tools.seeds data.tokens",
+    "sampling.native": "config.run sampling.decode policy.policy sampling.requests data.tokens",
+    "sampling.vllm": "config.run sampling.requests data.tokens",  # and starts processes: the worker
+    "sampling.vllm_worker.__main__": "",  # another environment's
+    "sampling.openai": "config.run sampling.requests data.tokens",
+    "sampling.engines": "policy.dtypes config.run sampling.openai tools.files policy.policy "
+    "sampling.requests sampling.native sampling.vllm",
+    "selfplay.inputs": "runs.artifacts config.run data.annotated tools.files tools.parquet "
+    "tracking.wandb data.triplets",
     # stages
-    "prepare": "artifacts config data files rows tokens",
-    "generate": "artifacts config console distributed files preemption questions rows",
-    "score": "artifacts console distributed files logps losses model rows triplets",
-    "train": "artifacts config console distributed files logps losses model parallel precision "
-    "preemption quantized seeds shards speed state tracking triplets",
-    "evaluate": "artifacts config console data distributed questions rows",
-    "benchmark": "artifacts config console files",  # and starts a process: the harness
-    "harness": "",
-    "harness.__main__": "files harness.evaluation harness.tasks",
-    "harness.tasks": "config harness.numbers",
-    "harness.evaluation": "arithmetic config harness.numbers model tokens",
+    "stages.prepare": "runs.artifacts config.run data.annotated tools.files tools.parquet "
+    "data.tokens",
+    "stages.generate": "runs.artifacts config.run tools.terminal distributed.world tools.files "
+    "tools.signals sampling.requests tools.parquet",
+    "stages.score": "runs.artifacts tools.terminal distributed.world tools.files logprobs.padded "
+    "objectives.losses policy.policy tools.parquet data.triplets",
+    "stages.train": "runs.artifacts config.run tools.terminal distributed.world tools.files "
+    "logprobs.padded objectives.losses policy.policy training.parallel "
+    "training.stochastic_rounding "
+    "tools.signals policy.quantization tools.seeds training.shards "
+    "training.throughput training.train_state tracking.wandb data.triplets",
+    "stages.evaluate": "runs.artifacts config.run tools.terminal data.annotated distributed.world "
+    "sampling.requests tools.parquet",
+    "stages.benchmark": "runs.artifacts config.run tools.terminal tools.files",  # and a process
+    "harness.__main__": "tools.files harness.evaluation harness.tasks",
+    "harness.tasks": "config.run harness.numbers",
+    "harness.evaluation": "policy.dtypes config.run harness.numbers policy.policy data.tokens",
     "harness.numbers": "",
     # Algorithm 1
-    "room": "artifacts config disk inputs keep shapes",
-    "stages": "activity arithmetic artifacts benchmark config distributed evaluate evaluation "
-    "files generate health inputs logps model outside replay room rows score tracking "
-    "train triplets",
-    "beginning": "arithmetic artifacts benchmark config data files inputs outside weights",
-    "selfplay": "arithmetic artifacts beginning benchmark config distributed files heartbeat "
-    "inputs keep mirror model prepare provenance replay report rows score sharing "
-    "speed stages tracking weights",
+    "selfplay.disk_room": "runs.artifacts config.run planning.disk selfplay.inputs runs.retention "
+    "planning.shapes",
+    "selfplay.iteration": "tools.activity policy.dtypes runs.artifacts stages.benchmark config.run "
+    "distributed.world stages.evaluate runs.evaluation "
+    "tools.files stages.generate tracking.health selfplay.inputs logprobs.padded "
+    "policy.policy sampling.engines tracking.replay selfplay.disk_room tools.parquet "
+    "stages.score tracking.wandb "
+    "stages.train data.triplets",
+    "selfplay.preflight": "policy.dtypes runs.artifacts stages.benchmark config.run data.annotated "
+    "tools.files selfplay.inputs sampling.engines policy.weights",
+    "selfplay.algorithm": "policy.dtypes runs.artifacts selfplay.preflight stages.benchmark "
+    "config.run distributed.world tools.files runs.heartbeat "
+    "selfplay.inputs runs.retention runs.mirror policy.policy stages.prepare "
+    "runs.provenance tracking.replay tracking.report tools.parquet stages.score "
+    "runs.sharing "
+    "training.throughput selfplay.iteration tracking.wandb policy.weights",
     # python -m tspin
     "__main__": "",  # by name, when a verb is typed
-    "status": "artifacts console files heartbeat points sweep",
-    "merge": "artifacts model",
-    "plan": "config disk hours launch main memory shapes",
-    "asked": "artifacts config keep points",
-    "destination": "files",
-    "chat_template": "tokens",
-    "card": "artifacts config files report sources tracking",
-    "export": "artifacts asked card chat_template config destination model tokens",
-    "pairs": "artifacts asked card config data destination files model rows tokens",
-    "chat": "artifacts asked config console model questions sampling weights",
+    "cli.status": "runs.artifacts tools.terminal tools.files runs.heartbeat runs.point cli.sweep",
+    "export.merge": "runs.artifacts policy.policy",
+    "cli.plan": "config.run planning.disk planning.hours distributed.launcher main "
+    "planning.memory planning.shapes",
+    "cli.options": "runs.artifacts config.run runs.retention runs.point",
+    "export.destination": "tools.files",
+    "export.chat_template": "data.tokens",
+    "export.card": "runs.artifacts config.run tools.files tracking.report data.sources "
+    "tracking.wandb",
+    "export.checkpoint": "runs.artifacts cli.options export.card export.chat_template config.run "
+    "export.destination policy.policy data.tokens",
+    "export.pairs": "runs.artifacts cli.options export.card config.run data.annotated "
+    "export.destination tools.files policy.policy tools.parquet data.tokens",
+    "cli.chat": "runs.artifacts cli.options config.run tools.terminal policy.policy "
+    "sampling.requests sampling.native policy.weights",
     # the built-in tasks and their policies
-    "micro": "files",
+    "micro": "tools.files",
     "micro.splits": "",
     "micro.task": "micro.splits",
     "micro.open_task": "micro.splits micro.task",
     "micro.tokenizer": "",
-    "micro.training": "console micro.tokenizer",
-    "micro.build": "files micro.task micro.tokenizer micro.training",
-    "micro.open_build": "answers files micro micro.open_task micro.tokenizer micro.training",
+    "micro.training": "tools.terminal micro.tokenizer",
+    "micro.build": "tools.files micro.task micro.tokenizer micro.training",
+    "micro.open_build": "runs.answers tools.files micro micro.open_task micro.tokenizer "
+    "micro.training",
     "micro.__main__": "micro micro.build micro.open_build",
 }
 # for type checkers only, where the import itself would be a cycle
-TYPES_ONLY = {"config": "losses", "rules": "config", "data": "config", "triplets": "config"}
+TYPES_ONLY = {
+    "config.run": "objectives.losses",
+    "config.rules": "config.run",
+    "data.annotated": "config.run",
+    "data.triplets": "config.run",
+}
 STAGES = ("prepare", "generate", "score", "train", "evaluate")
 NO_TORCH = (
-    "activity answers artifacts asked benchmark config console data destination disk distributed "
-    "endpoint evaluate evaluation files generate health heartbeat keep launch mirror points "
-    "preemption questions replay rows schemas seeds sources status store sweep tokens tracking "
-    "vllm vllm_worker.__main__ words micro micro.task micro.open_task"
+    "tools.activity runs.answers runs.artifacts cli.options stages.benchmark "
+    "config.run tools.terminal data.annotated export.destination planning.disk "
+    "distributed.world "
+    "sampling.openai stages.evaluate runs.evaluation tools.files stages.generate "
+    "tracking.health runs.heartbeat runs.retention distributed.launcher runs.mirror "
+    "runs.point "
+    "tools.signals sampling.requests tracking.replay tools.parquet data.schemas "
+    "tools.seeds data.sources cli.status runs.store cli.sweep data.tokens "
+    "tracking.wandb "
+    "sampling.vllm sampling.vllm_worker.__main__ cli.arguments micro micro.task micro.open_task"
 )
 
 
@@ -183,7 +224,10 @@ def imports(module, *, types=False):
 
 
 def ours(module, **options):
-    return {name for name, _ in imports(module, **options) if name in SOURCES} - {"tspin"}
+    return {name for name, _ in imports(module, **options) if name in SOURCES} - {
+        "tspin",
+        *PACKAGES,
+    }
 
 
 def third_party(module):
@@ -209,7 +253,11 @@ def root_name(node):
     return {getattr(node, "id", None), *names}
 
 
-TSPIN = [module for module in SOURCES if module.startswith("tspin.")]
+TSPIN = [
+    m
+    for m in SOURCES
+    if m.startswith("tspin.") and m not in PACKAGES | {"tspin"} or m == "tspin.micro"
+]
 
 
 # --- who imports whom ----------------------------------------------------------------------------
@@ -230,61 +278,72 @@ def test_import_direction(module):
 
 def test_configuration_and_losses_name_the_same_links():
     """Said twice so that neither has to import the other."""
-    assert get_args(config.LinkName) == get_args(losses.LinkName)
+    assert get_args(run.LinkName) == get_args(losses.LinkName)
 
 
 def test_the_configuration_builds_losses_only_when_asked():
     top = [
-        node for node in parsed(SOURCES["tspin.config"]).body if isinstance(node, ast.ImportFrom)
+        node
+        for node in parsed(SOURCES["tspin.config.run"]).body
+        if isinstance(node, ast.ImportFrom)
     ]
-    assert "tspin.losses" not in {node.module for node in top}
+    assert "tspin.objectives.losses" not in {node.module for node in top}
 
 
 def test_stages_never_import_each_other():
-    stages = {f"tspin.{stage}" for stage in STAGES}
-    assert not [(stage, found) for stage in STAGES if (found := ours(f"tspin.{stage}") & stages)]
+    stages = {f"tspin.stages.{stage}" for stage in STAGES}
+    assert not [
+        (stage, found) for stage in STAGES if (found := ours(f"tspin.stages.{stage}") & stages)
+    ]
 
 
 def test_only_self_play_knows_the_stages():
-    stages = {f"tspin.{stage}" for stage in STAGES}
+    stages = {f"tspin.stages.{stage}" for stage in STAGES}
     knowing = {module for module in SOURCES if ours(module) & stages}
-    assert knowing - stages == {"tspin.selfplay", "tspin.stages"}
-    assert {m for m in SOURCES if "tspin.stages" in ours(m)} == {"tspin.selfplay"}
-    assert {module for module in SOURCES if "tspin.selfplay" in ours(module)} == {"main"}
+    assert knowing - stages == {"tspin.selfplay.algorithm", "tspin.selfplay.iteration"}
+    assert {m for m in SOURCES if "tspin.selfplay.iteration" in ours(m)} == {
+        "tspin.selfplay.algorithm"
+    }
+    assert {module for module in SOURCES if "tspin.selfplay.algorithm" in ours(module)} == {"main"}
 
 
 def test_main_sees_the_command_line_and_selfplay_alone():
-    names = "config console launch points preemption selfplay sweep words".split()
-    known = {f"tspin.{name}" for name in names}
+    names = "config.run tools.terminal distributed.launcher runs.point tools.signals"
+    names += " selfplay.algorithm cli.sweep cli.arguments"
+    known = {f"tspin.{name}" for name in names.split()}
     assert ours("main") - {"main", "hydra_plugins.tspin"} == known
-    assert ours("hydra_plugins.tspin") == {"tspin.preemption", "tspin.sweep"}
+    assert ours("hydra_plugins.tspin") == {"tspin.tools.signals", "tspin.cli.sweep"}
 
 
 @pytest.mark.parametrize("module", [module for module in SOURCES if module.startswith("analysis")])
 def test_analysis_reads_artifacts_only(module):
     ours_there = {name for name in ours(module) if not name.startswith("analysis")}
-    told = {"tspin.config", "tspin.replay", "tspin.tracking"}  # to W&B, by the road of a live run
-    assert ours_there <= {"tspin.artifacts", "tspin.files"} | told
+    told = {
+        "tspin.config.run",
+        "tspin.tracking.replay",
+        "tspin.tracking.wandb",
+    }  # to W&B, by the road of a live run
+    assert ours_there <= {"tspin.runs.artifacts", "tspin.tools.files"} | told
     assert not third_party(module) & {"torch", "transformers", "wandb", "hydra", "omegaconf"}
 
 
 @pytest.mark.parametrize(
     ("library", "home"),
     [
-        ("wandb", {"tspin.tracking"}),
-        ("accelerate", {"tspin.distributed"}),
-        ("wandb_workspaces", {"analysis.dashboard"}),
-        ("itables", {"analysis.page"}),
-        ("jinja2", {"analysis.page"}),
+        ("wandb", {"tspin.tracking.wandb"}),
+        ("accelerate", {"tspin.distributed.world"}),
+        ("wandb_workspaces", {"analysis.wandb.dashboard"}),
+        ("itables", {"analysis.report.page"}),
+        ("jinja2", {"analysis.report.page"}),
         ("lm_eval", {"tspin.harness.evaluation", "tspin.harness.tasks"}),
         ("hydra", {"main", "hydra_plugins.tspin"}),
         ("omegaconf", {"main", "hydra_plugins.tspin"}),
-        ("pydantic", {"tspin.config"}),
-        ("vllm", {"tspin.vllm_worker.__main__"}),
-        ("peft", {"tspin.adapters"}),
-        ("bitsandbytes", {"tspin.quantized"}),
-        ("datasets", {"tspin.sources", "tspin.harness.__main__"}),
-        ("fsspec", {"tspin.store"}),
+        ("pydantic", {"tspin.config.run"}),
+        ("vllm", {"tspin.sampling.vllm_worker.__main__"}),
+        ("peft", {"tspin.policy.adapters"}),
+        ("bitsandbytes", {"tspin.policy.quantization"}),
+        ("datasets", {"tspin.data.sources", "tspin.harness.__main__"}),
+        ("fsspec", {"tspin.runs.store"}),
         ("pickle", set()),
     ],
 )
@@ -314,7 +373,7 @@ FILE_NAME = re.compile(r"[\w-]+\.(parquet|jsonl|json|yaml|safetensors)")
 def test_only_artifacts_spells_the_files_of_a_run():
     names = {
         word
-        for text, _ in literals("tspin.artifacts")
+        for text, _ in literals("tspin.runs.artifacts")
         for word in re.findall(r"[\w.-]+", text)
         if FILE_NAME.fullmatch(word)
     }
@@ -323,7 +382,7 @@ def test_only_artifacts_spells_the_files_of_a_run():
     spelt = [
         f"{module}:{line}: {text!r}"
         for module in SOURCES
-        if module != "tspin.artifacts" and not module.startswith("tspin.micro")
+        if module != "tspin.runs.artifacts" and not module.startswith("tspin.micro")
         for text, line in literals(module)
         if " " not in text  # sentences are for people
         for part in text.split("/")
@@ -349,7 +408,9 @@ def test_no_second_default_for_the_configuration(module):
             assert not (default and root_name(node.args[0]) & CONFIGURATION), f"line {node.lineno}"
 
 
-@pytest.mark.parametrize("module", sorted({*TSPIN, "main"} - {"tspin.config", "tspin.losses"}))
+@pytest.mark.parametrize(
+    "module", sorted({*TSPIN, "main"} - {"tspin.config.run", "tspin.objectives.losses"})
+)
 def test_nobody_asks_which_loss_it_is(module):
     losses = {"sft", "spin", "tspin", "tspin_ref", "wo_ha"}
     for node in ast.walk(parsed(SOURCES[module])):
@@ -358,7 +419,7 @@ def test_nobody_asks_which_loss_it_is(module):
         if isinstance(node, ast.Compare | ast.Match):
             words = {n.value for n in ast.walk(node) if isinstance(n, ast.Constant)}
             assert not words & losses, f"line {node.lineno}"
-    taken = {name for other, name in imports(module) if other == "tspin.losses"}
+    taken = {name for other, name in imports(module) if other == "tspin.objectives.losses"}
     assert not taken & {"SFT", "SPIN", "TSPIN", "TSPINRef", "WithoutHA"}
 
 
@@ -393,8 +454,8 @@ def _safe_loader(call):
 
 
 def test_loaders_of_yaml_make_plain_values_only():
-    from analysis.runs import FAST_YAML
-    from tspin.benchmark import _TaskFile
+    from analysis.reading.runs import FAST_YAML
+    from tspin.stages.benchmark import _TaskFile
 
     assert FAST_YAML in (yaml.SafeLoader, yaml.CSafeLoader)
     assert issubclass(_TaskFile, yaml.SafeLoader)
@@ -468,9 +529,9 @@ def test_python():
 def test_every_import_is_a_declared_dependency():
     always = {canonicalize_name(Requirement(d).name) for d in PROJECT["dependencies"]}
     extra = {
-        "analysis.dashboard": "dashboards",
-        "tspin.adapters": "lora",
-        "tspin.quantized": "lora",
+        "analysis.wandb.dashboard": "dashboards",
+        "tspin.policy.adapters": "lora",
+        "tspin.policy.quantization": "lora",
     }
     extra |= {module: "evals" for module in SOURCES if module.startswith("tspin.harness.")}
     brought = {"nltk", "langdetect", "sympy"}  # by extras of lm-eval and math-verify themselves
@@ -478,7 +539,7 @@ def test_every_import_is_a_declared_dependency():
         used, declared = third_party(module), always | brought if module in extra else set(always)
         if module in extra:
             declared |= {canonicalize_name(Requirement(d).name) for d in EXTRAS[extra[module]]}
-        if module == "tspin.vllm_worker.__main__":
+        if module == "tspin.sampling.vllm_worker.__main__":
             declared.add("vllm")  # of an environment of its own: it excludes our transformers
         needed = {canonicalize_name(IMPORTED_AS[n] if n in IMPORTED_AS else n) for n in used}
         assert needed <= declared, f"{module} imports {needed - declared}"

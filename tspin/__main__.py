@@ -11,12 +11,15 @@ from tspin import __version__
 
 # verb -> module with a main(arguments) -> exit code, and one line of help
 VERBS = {
-    "plan": ("tspin.plan", "memory, hours and disk of a run, before anything starts"),
-    "status": ("tspin.status", "how far runs are, and which of them live"),
-    "chat": ("tspin.chat", "talk to a policy, or to two side by side"),
-    "export": ("tspin.export", "a policy as a model for others, with its card"),
-    "pairs": ("tspin.pairs", "what an iteration was trained on, as preference data and triplets"),
-    "merge": ("tspin.merge", "adapters and their base as one model"),
+    "plan": ("tspin.cli.plan", "memory, hours and disk of a run, before anything starts"),
+    "status": ("tspin.cli.status", "how far runs are, and which of them live"),
+    "chat": ("tspin.cli.chat", "talk to a policy, or to two side by side"),
+    "export": ("tspin.export.checkpoint", "a policy as a model for others, with its card"),
+    "pairs": (
+        "tspin.export.pairs",
+        "what an iteration was trained on, as preference data and triplets",
+    ),
+    "merge": ("tspin.export.merge", "adapters and their base as one model"),
 }
 USAGE = """usage: python -m tspin VERB ...
 

@@ -1,1 +1,1 @@
-"""Benchmarks of lm-eval, child side: the only importer of lm-eval, started by tspin.benchmark."""
+"""Benchmarks of lm-eval, child side: the only importer of lm-eval, started by stages.benchmark."""

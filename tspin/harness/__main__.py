@@ -1,6 +1,6 @@
 """Benchmarks of lm-eval, child side: `python -m tspin.harness REQUEST`. No other module imports it.
 
-REQUEST is the JSON that tspin.benchmark composes. Each task is evaluated as if it were alone and
+REQUEST is the JSON that stages.benchmark composes. Each task is evaluated as if it were alone and
 its result file is written when it is done, so that its numbers depend on no other task and a killed
 process loses one task at most. Messages to the parent are JSON lines on standard output; whatever
 libraries print goes to standard error, the log. The process ends when its standard input does: with
@@ -22,9 +22,9 @@ from typing import Any, TextIO
 import datasets
 import torch
 
-from tspin.files import write_json
 from tspin.harness.evaluation import language_model, run
 from tspin.harness.tasks import first_line, problems, task_manager
+from tspin.tools.files import write_json
 
 Send = Callable[[dict[str, Any]], None]
 

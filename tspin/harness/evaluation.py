@@ -18,10 +18,10 @@ from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-from tspin import arithmetic, model
-from tspin.config import ComputeConfig
+from tspin.config.run import ComputeConfig
+from tspin.data.tokens import TEXT_TEMPLATES, Renderer
 from tspin.harness.numbers import tabulate
-from tspin.tokens import TEXT_TEMPLATES, Renderer
+from tspin.policy import dtypes, policy
 
 FEWSHOT_SEED = 1234  # lm-eval's own four seeds: 0, 1234, 1234, 1234
 
@@ -68,7 +68,7 @@ class Truncations(logging.Filter):
 
 def language_model(request: Mapping[str, Any]) -> HFLM:
     """The checkpoint as lm-eval loads it, in the run's arithmetic and on its device."""
-    how = arithmetic.chosen(ComputeConfig(**request["compute"]), request["precision"])
+    how = dtypes.chosen(ComputeConfig(**request["compute"]), request["precision"])
     options: dict[str, Any] = {
         "pretrained": request["policy"],
         "device": str(how.device),
@@ -76,7 +76,7 @@ def language_model(request: Mapping[str, Any]) -> HFLM:
         "batch_size": request["batch_size"],
         "max_length": request["max_length"],
     }
-    if (parts := model.in_parts(Path(request["policy"]), how, request["quantize"])) is not None:
+    if (parts := policy.in_parts(Path(request["policy"]), how, request["quantize"])) is not None:
         options |= {"pretrained": parts, "tokenizer": request["policy"]}
     if request["template"] in ("none", "chat"):
         return HFLM(**options)

@@ -10,7 +10,7 @@ from typing import Any
 import lm_eval.tasks
 from lm_eval.tasks import TaskManager
 
-from tspin.config import unknown
+from tspin.config.run import unknown
 from tspin.harness.numbers import ORIGINAL, parses_latex
 
 STOCK = Path(lm_eval.tasks.__file__).parent

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tspin.files import cache
+from tspin.tools.files import cache
 
 # Task -> its policies: pre-trained, then after supervised fine-tuning on pairs of another split.
 POLICIES = {"micro": ("base", "warm"), "micro_open": ("base", "weak", "main")}

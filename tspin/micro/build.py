@@ -17,7 +17,6 @@ import torch
 import transformers
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from tspin.files import write_text
 from tspin.micro import task, tokenizer
 from tspin.micro.training import (
     Recipe,
@@ -29,6 +28,7 @@ from tspin.micro.training import (
     respond,
     share_right,
 )
+from tspin.tools.files import write_text
 
 log = logging.getLogger(__name__)
 

@@ -19,8 +19,6 @@ import torch
 import transformers
 from transformers import AutoTokenizer
 
-from tspin.answers import num_distinct
-from tspin.files import owner, write_text
 from tspin.micro import OPEN_RECIPE, POLICIES, open_task, tokenizer
 from tspin.micro.training import (
     Recipe,
@@ -34,6 +32,8 @@ from tspin.micro.training import (
     respond,
     share_right,
 )
+from tspin.runs.answers import num_distinct
+from tspin.tools.files import owner, write_text
 
 log = logging.getLogger("tspin")
 

@@ -21,8 +21,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from tspin.console import progress
 from tspin.micro import tokenizer
+from tspin.tools.terminal import progress
 
 IGNORE = -100  # target of a position that adds nothing to the loss
 ENCODED_AT_ONCE = 4096  # pairs: the tokenizer's own records of a text are large

@@ -1,0 +1,402 @@
+"""The paper's claims, each with a test on the runs that there are, and its verdict.
+
+A claim is cut into parts, each an interval (or a count) and whether it holds. The verdict:
+
+- supported: every part holds. A part "A above B" holds where the whole 95% interval of the
+  difference is above 0; a part "A at least B" where it is above -MARGIN; "about half" where it
+  lies within HALF; "never" where no table has a single row.
+- not supported: a part does not hold. Its reading says whether the reverse is shown (the whole
+  interval lies on the other side) or nothing is (the interval reaches over the line).
+- not enough data: no part fails, and one has no runs, no common measure, or fewer than ENOUGH
+  seeds where a mean is compared.
+
+Every part of a claim has to hold, so intervals need no correction for their number; several claims
+are several tests, and are not corrected either. Differences are turned so that more is better.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from analysis.claims.evidence import (
+    HALF,
+    Part,
+    about_half,
+    above,
+    at_end,
+    at_least,
+    gain_of,
+    main_of,
+    nothing,
+    of_seeds,
+    series_of,
+)
+from analysis.figures import grids
+from analysis.figures.comparison import Side
+from analysis.figures.pieces import Column, Table
+from analysis.reading import measures, missing, stats
+from analysis.reading.measures import Measure
+from analysis.reading.regimes import Regime, regimes
+from analysis.reading.runs import BASE, NO_METHOD, Run, Runs
+
+log = logging.getLogger("tspin")
+
+SUPPORTED, NOT_SUPPORTED, NOT_ENOUGH = "supported", "not supported", "not enough data"
+MARGIN = 1.0  # points of a share: what "at least" and "matches" forgive; ours, the paper has none
+ROBUST = 2.0  # points that a grid point may lie below the default
+FIGURE3 = 1  # the iteration that the paper's Figures 3, 4a and 4c show
+# may differ between methods "with the same settings": objective, and what w/o H-A has none of
+NO_SETTING = (*NO_METHOD, "loss.", "coef.beta", "coef.lambda", "data.seed")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What the paper says, where, and how it is judged."""
+
+    key: str
+    statement: str
+    place: str
+    rule: str
+    parts: Callable[[Regime], list[Part]]
+    sweep: str  # that makes what is missing
+    of_variants: bool = False  # looks at all variants itself: judged once in a setting
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A claim in one regime."""
+
+    regime: Regime
+    verdict: str
+    judged_on: str  # what stands for quality; "" where nothing has to
+    parts: tuple[Part, ...]
+    way_out: str  # the command that makes what is missing
+
+
+@dataclass(frozen=True)
+class Judged:
+    claim: Claim
+    findings: tuple[Finding, ...]
+
+
+def judge(runs: Runs) -> list[Judged]:
+    """Every claim in every regime of test prompts, those of validation being for choosing. A claim
+    that cannot be judged is a problem."""
+    judged = [regime for regime in regimes(runs) if regime.setting.split == "test"]
+    return [
+        Judged(claim, tuple(
+            _find(claim, regime) for regime in judged
+            if not (claim.of_variants and regime.variant)
+        ))
+        for claim in CLAIMS
+    ]  # fmt: skip
+
+
+def verdict(parts: Sequence[Part]) -> str:
+    """By the rules of the module's docstring."""
+    held = [part.holds for part in parts]
+    if False in held:
+        return NOT_SUPPORTED
+    return NOT_ENOUGH if None in held or not held else SUPPORTED
+
+
+def table(judged: Sequence[Judged]) -> Table:
+    """The verdicts as a table, to be saved beside the others."""
+    columns = (Column("claim", "claim"), Column("place", "in the paper"), Column("where", "runs"),
+               Column("verdict", "verdict"), Column("evidence", "evidence"))  # fmt: skip
+    rows = [
+        {"claim": it.claim.statement, "place": it.claim.place, "where": str(found.regime),
+         "verdict": found.verdict, "evidence": "; ".join(_said(part) for part in found.parts)}
+        for it in judged for found in it.findings
+    ]  # fmt: skip
+    caption = (
+        "The paper's claims and what these runs say of them: differences with 95% intervals. "
+        f"'At least' and 'matches' forgive {MARGIN:g} point, 'robust' {ROBUST:g}."
+    )
+    frame = pd.DataFrame(rows, columns=[column.key for column in columns])
+    return Table("claims", caption, columns, frame, "claim")
+
+
+# --- the claims ----------------------------------------------------------------------------------
+
+
+def _every_iteration_gains(regime: Regime) -> list[Part]:
+    side = regime.side("tspin")
+    main, done = main_of(regime, side), _common(side)
+    if main is None or len(done) < 2:
+        return [nothing("T-SPIN", "fewer than two finished iterations, or nothing measured")]
+    label = side[0].label
+    parts = []
+    for t in done:
+        before = BASE if t == 0 else t - 1
+        named = "the initial policy" if t == 0 else f"iteration {before}"
+        gain = gain_of(regime.runs, Side(label, side, t), Side(label, side, before), main)
+        parts.append(above(f"{label}, iteration {t} over {named}", gain))
+    return parts
+
+
+def _ends_above_spin(regime: Regime) -> list[Part]:
+    return at_end(regime, "tspin", "spin")
+
+
+def _steadier(regime: Regime) -> list[Part]:
+    """The largest drop between consecutive iterations, SPIN's minus T-SPIN's, seed by seed."""
+    sides = {loss: regime.side(loss) for loss in ("tspin", "spin")}
+    members = [run for side in sides.values() for run in side]
+    main, done = main_of(regime, members), _common(members)
+    if main is None or len(done) < 2 or not all(sides.values()):
+        return [nothing("largest drop", "no two common iterations of T-SPIN and SPIN")]
+    found = measures.values(regime.runs, [main])
+    drops = {}
+    for loss, side in sides.items():
+        series = {run.seed: series_of(found, run, [BASE, *done]) for run in side}
+        drops[loss] = {
+            seed: _largest_drop(values, main)
+            for seed, values in series.items()
+            if len(values) == len(done) + 1
+        }
+    over = stats.paired(drops["spin"], drops["tspin"])
+    both = [stats.mean_interval(list(drops[loss].values())).mean for loss in ("spin", "tspin")]
+    what = f"largest drop between iterations: SPIN {both[0]:.2f}, T-SPIN {both[1]:.2f}; difference"
+    return [above(what, of_seeds(over, main))]
+
+
+def _history_helps(regime: Regime) -> list[Part]:
+    sides = [regime.side(loss) for loss in ("tspin", "wo_ha")]
+    if all(sides):
+        other = _settings_that_differ(sides[0][0], sides[1][0])
+        if other:
+            said = ", ".join(f"{key} {a} and {b}" for key, a, b in other)
+            return [nothing("T-SPIN over w/o H-A", f"their settings differ: {said}")]
+    return at_end(regime, "tspin", "wo_ha")
+
+
+def _quarter_of_the_data(regime: Regime) -> list[Part]:
+    what = "T-SPIN on a quarter of the pairs over SFT on all"
+    by_size: dict[str, dict[float, list[Run]]] = {"sft": {}, "tspin": {}}
+    for run in regime.runs:
+        if run.loss in by_size and run.differs_only_in("data.size"):
+            by_size[run.loss].setdefault(regime.runs.num_pairs(run), []).append(run)
+    whole = max((size for size in by_size["sft"] if size > 0), default=math.nan)
+    quarter = next((size for size in by_size["tspin"] if _near(4 * size, whole)), None)
+    if quarter is None:
+        return [nothing(what, "no runs with one number of pairs a quarter of the other's")]
+    sft, tspin = by_size["sft"][whole], by_size["tspin"][quarter]
+    main = main_of(regime, [*sft, *tspin])
+    if main is None:
+        return [nothing(what, "nothing measured in both")]
+    gain = gain_of(
+        regime.runs, Side(tspin[0].label, tspin, FIGURE3), Side(sft[0].label, sft, 0), main
+    )
+    what = (
+        f"T-SPIN on {quarter:.0f} pairs, iteration {FIGURE3}, over SFT on {whole:.0f}, first "
+        "iteration"
+    )
+    return [at_least(what, gain, MARGIN)]
+
+
+def _misaligned(regime: Regime) -> list[Part]:
+    frame = regime.runs.contingency
+    frame = frame[frame["split"] == "train"]
+    spin, tspin = regime.side("spin"), regime.side("tspin")
+    at = frame[(frame["iteration"] == FIGURE3) & frame["run"].isin([run.name for run in spin])]
+    share = stats.mean_interval((100 * at["reward_only"].astype(float)).to_numpy())
+    what = f"SPIN, iteration {FIGURE3}: training rows with the higher reward but not likelihood"
+    parts = [about_half(what, share)]
+    of = frame[frame["run"].isin([run.name for run in tspin])]
+    worst = (100 * (of["reward_only"] + of["logp_only"]).astype(float)).max()
+    what = f"T-SPIN: most misaligned rows in any of {len(of)} tables"
+    if math.isnan(worst):
+        return [*parts, nothing(what, "no table")]
+    seeds = len({run.seed for run in tspin})
+    reading = "never" if worst == 0 else "happens"
+    return [
+        *parts,
+        Part(what, float(worst), math.nan, math.nan, "%", seeds, None, worst == 0, reading),
+    ]
+
+
+def _needs_no_reference(regime: Regime) -> list[Part]:
+    return at_end(regime, "tspin", "tspin_ref", margin=MARGIN)
+
+
+def _robust(regime: Regime) -> list[Part]:
+    chosen = [
+        run for run in regime.runs
+        if run.loss == "tspin" and run.differs_only_in("coef.alpha", "coef.beta")
+    ]  # fmt: skip
+    usual = regime.side("tspin")
+    main = main_of(regime, chosen)
+    what = "T-SPIN over alpha and beta"
+    if main is None or not usual:
+        return [nothing(what, "no run, or nothing measured")]
+    points: dict[tuple[float, float], list[Run]] = {}
+    for run in chosen:
+        place = run.coefficient("alpha", FIGURE3), run.coefficient("beta", FIGURE3)
+        points.setdefault(place, []).append(run)
+    own = usual[0].coefficient("alpha", FIGURE3), usual[0].coefficient("beta", FIGURE3)
+    base = Side(usual[0].label, usual, FIGURE3)
+    parts = [
+        at_least(
+            f"alpha={place[0]:g}, beta={place[1]:g} over alpha={own[0]:g}, beta={own[1]:g}, "
+            f"iteration {FIGURE3}",
+            gain_of(regime.runs, Side(side[0].label, side, FIGURE3), base, main),
+            ROBUST,
+        )
+        for place, side in sorted(points.items()) if place != own
+    ]  # fmt: skip
+    grid = [(alpha, beta) for alpha in grids.GRID for beta in grids.GRID]
+    lacking = [place for place in grid if place not in points]
+    if lacking:
+        parts.append(nothing(what, f"{len(lacking)} of the {len(grid)} points were not run"))
+    return parts
+
+
+def _above_sft(regime: Regime) -> list[Part]:
+    sides = [regime.side(loss) for loss in ("tspin", "sft")]
+    if all(sides):
+        a, b = (regime.runs.num_pairs(side[0]) for side in sides)
+        if a != b:
+            why = f"they learned from different numbers of pairs, {a:g} and {b:g}"
+            return [nothing("T-SPIN over SFT", why)]
+    return at_end(regime, "tspin", "sft")
+
+
+CLAIMS = (
+    Claim(
+        "gains", "Every iteration of T-SPIN gains on the one before.",
+        "Tables 1 and 4, Figures 2 and 6",
+        "Each iteration's change, from the initial policy on, is above 0.",
+        _every_iteration_gains, "table1",
+    ),
+    Claim(
+        "above_spin", "T-SPIN ends above SPIN: 43.47 against 40.62 (Zephyr), 45.02 against 42.32 "
+        "(Mistral).", "Tables 1 and 4, average after iteration 4",
+        "T-SPIN minus SPIN after their last common iteration is above 0.",
+        _ends_above_spin, "table1",
+    ),
+    Claim(
+        "steady", "T-SPIN evolves steadily where SPIN falls back between iterations.",
+        "Abstract; Table 1, Figure 2",
+        "The largest drop of the measure from one iteration to the next, the initial policy "
+        "included and 0 where there is none, is larger for SPIN than for T-SPIN.",
+        _steadier, "seeds",
+    ),
+    Claim(
+        "history", "The historical advantage helps: 43.47 with it, 41.79 without.",
+        "Table 2, average after iteration 4; Figure 5",
+        "T-SPIN minus w/o H-A after their last common iteration is above 0; judged only where all "
+        "other settings, the learning rate among them, are the same.",
+        _history_helps, "table2",
+    ),
+    Claim(
+        "quarter", "T-SPIN on a quarter of the annotated pairs matches SFT on all of them: 42.56 "
+        "on 50k, after iteration 1, against 42.01 on 200k.", "Abstract; Figure 4a",
+        f"T-SPIN after iteration {FIGURE3} minus SFT after its first iteration, on the most pairs "
+        f"there are, is above -{MARGIN:g} point.",
+        _quarter_of_the_data, "figure4a", of_variants=True,
+    ),
+    Claim(
+        "misaligned", "SPIN's reward contradicts the log-likelihood on about half of the training "
+        "rows; T-SPIN's never does.", "Figure 3",
+        f"SPIN's share of rows where r(y) > r(y') but not log p(y) > log p(y'), after iteration "
+        f"{FIGURE3}, lies within {HALF[0]:g} to {HALF[1]:g}%; T-SPIN has no row with only one of "
+        "the two in any run after any iteration.",
+        _misaligned, "figure3",
+    ),
+    Claim(
+        "reference_free", "T-SPIN without a reference policy is at least as good as with one "
+        "(T-SPIN_ref).", "Figure 4b",
+        "T-SPIN minus T-SPIN_ref after their last common iteration is above "
+        f"-{MARGIN:g} point.",
+        _needs_no_reference, "figure4b",
+    ),
+    Claim(
+        "robust", "T-SPIN is robust in alpha and beta.", "Figure 4c",
+        f"No point of the grid lies more than {ROBUST:g} points below the default after iteration "
+        f"{FIGURE3}; supported only where all points of the paper's grid were run.",
+        _robust, "figure4c", of_variants=True,
+    ),
+    Claim(
+        "above_sft", "T-SPIN ends above SFT on the same annotated pairs: 42.56 against 40.65 on "
+        "50k.", "Figure 4a",
+        "T-SPIN minus SFT on the same number of pairs, after their last common iteration (SFT "
+        "trains as many steps), is above 0.",
+        _above_sft, "table1",
+    ),
+)  # fmt: skip
+
+
+# --- where they are judged -----------------------------------------------------------------------
+
+
+def _find(claim: Claim, regime: Regime) -> Finding:
+    try:
+        parts = claim.parts(regime)
+    except Exception as error:  # one claim's trouble must not cost the others
+        log.debug("%s", claim.key, exc_info=True)
+        regime.runs.problems.append(
+            f"claim {claim.key}: could not be judged ({type(error).__name__}: {error})"
+        )
+        parts = [nothing("no evidence", "it could not be judged; see the problems")]
+    found = verdict(parts)
+    way_out = ""
+    if found == NOT_ENOUGH:
+        of_mistral = claim.sweep == "table1" and "mistral" in regime.setting.model
+        sweep = "table4" if of_mistral else claim.sweep
+        way_out = missing.command(sweep, regime.setting, "seed=0,1,2", *regime.overrides)
+    return Finding(regime, found, _judged_on(parts), tuple(parts), way_out)
+
+
+def _judged_on(parts: Sequence[Part]) -> str:
+    """What stands for quality here, where that is not what the paper averages."""
+    measure = next((part.measure for part in parts if part.measure), None)
+    if measure is None:
+        return ""
+    if measure.key == measures.AVERAGE:
+        return "judged on the average of the benchmarks that were run"
+    if measure.key in measures.HELDOUT:
+        return (
+            f"judged on {measure.title}, of held-out prompts, where the paper averages ten "
+            "benchmarks"
+        )
+    return f"judged on {measure.title} alone, where the paper averages ten benchmarks"
+
+
+def _said(part: Part) -> str:
+    numbers = f": {part.numbers}" if part.numbers else ""
+    return f"{part.what}{numbers} ({part.reading})"
+
+
+# --- runs ----------------------------------------------------------------------------------------
+
+
+def _largest_drop(values: Sequence[float], measure: Measure) -> float:
+    changes = [b - a for a, b in itertools.pairwise(values)]
+    return max([0.0, *(-measure.better * change for change in changes)])
+
+
+def _common(members: Sequence[Run]) -> list[int]:
+    """Iterations that all have finished."""
+    done = [set(run.folder.iterations()) for run in members]
+    return sorted(set.intersection(*done)) if done else []
+
+
+def _settings_that_differ(a: Run, b: Run) -> list[tuple[str, Any, Any]]:
+    """(key, of a, of b) beyond the objective itself."""
+    keys = sorted(key for key in a.values.keys() | b.values.keys()
+                  if not key.startswith(NO_SETTING))  # fmt: skip
+    pairs = [(key, a.values.get(key), b.values.get(key)) for key in keys]
+    return [(key, one, other) for key, one, other in pairs if one != other]
+
+
+def _near(a: float, b: float) -> bool:
+    """Within 2%: rows that could not be used are left out of the count."""
+    return math.isclose(a, b, rel_tol=0.02)

@@ -1,0 +1,186 @@
+"""What a report is made of: tables and drawings, with what is missing in them; and how they are
+saved: every table as CSV, Markdown and LaTeX, every drawing as PDF, PNG and CSV."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from tspin.tools.files import atomic, write_text
+
+LOW, HIGH = ":low", ":high"  # suffixes of the columns of an interval
+NOTHING = "-"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table; `key` is that of the frame, its interval in key:low and key:high."""
+
+    key: str
+    title: str
+    digits: int | None = None  # None: text, or a count
+    better: int = 0  # 1 or -1: the best is bold
+    signed: bool = False
+    least: bool = False  # prints <0.001 where 0.000 would stand
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows to be read, and the frame they are made from."""
+
+    name: str  # file name
+    caption: str
+    columns: tuple[Column, ...]
+    frame: pd.DataFrame
+    group: str | None = None  # rows that share this column stand together
+    missing: tuple[str, ...] = ()  # what is not there, and the command that makes it
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure and the numbers it shows."""
+
+    name: str
+    caption: str
+    figure: Figure
+    data: pd.DataFrame
+    missing: tuple[str, ...] = ()
+
+
+Piece = Table | Drawing
+
+
+def write(
+    pieces: Iterable[Piece], images: Mapping[str, Mapping[str, bytes]], out: Path
+) -> list[Path]:
+    """Saves the pieces in the folder `out`. -> the files
+
+    images  name of a drawing -> format -> its bytes, see render.images
+    """
+    files: list[Path] = []
+    for piece in pieces:
+
+        def file(ending: str, piece: Piece = piece) -> Path:
+            files.append(out / f"{piece.name}.{ending}")
+            return files[-1]
+
+        if isinstance(piece, Table):
+            write_text(file("csv"), csv(piece.frame))
+            write_text(file("md"), markdown(piece))
+            write_text(file("tex"), latex(piece))
+            continue
+        write_text(file("csv"), csv(piece.data))
+        for ending in ("pdf", "png"):
+            with atomic(file(ending)) as path:
+                path.write_bytes(images[piece.name][ending])
+    return files
+
+
+def csv(frame: pd.DataFrame) -> str:
+    return str(frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+
+
+def markdown(table: Table) -> str:
+    """Caption, rows (the best in bold), and what is missing."""
+    lines = [f"**{table.name}.** {table.caption}", ""]
+    lines.append("| " + " | ".join(column.title for column in table.columns) + " |")
+    lines.append("|" + "|".join("---" if c.digits is None else "---:" for c in table.columns) + "|")
+    for row in cells(table):
+        shown = [f"**{text}**" if bold else text for text, bold in row]
+        escaped = (text.replace("|", "\\|").replace("\n", "<br>") for text in shown)
+        lines.append("| " + " | ".join(escaped) + " |")
+    if table.missing:
+        lines += ["", "Missing:", "", *(f"- {line}" for line in table.missing)]
+    return "\n".join(lines) + "\n"
+
+
+def latex(table: Table) -> str:
+    """A booktabs table, a rule between groups of rows; needs only \\usepackage{booktabs}."""
+    alignment = "".join("l" if column.digits is None else "r" for column in table.columns)
+    lines = [
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{escape(table.caption)}}}",
+        rf"\label{{tab:{table.name}}}",
+        rf"\begin{{tabular}}{{{alignment}}}",
+        r"\toprule",
+        " & ".join(escape(column.title) for column in table.columns) + r" \\",
+        r"\midrule",
+    ]
+    groups = table.frame[table.group].tolist() if table.group else []
+    for i, row in enumerate(cells(table)):
+        if i and groups and groups[i] != groups[i - 1]:
+            lines.append(r"\midrule")
+        shown = [rf"\textbf{{{escape(text)}}}" if bold else escape(text) for text, bold in row]
+        lines.append(" & ".join(shown) + r" \\")
+    lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
+    lines += [f"% missing: {' '.join(line.split())}" for line in table.missing]
+    return "\n".join(lines) + "\n"
+
+
+def cells(table: Table) -> list[list[tuple[str, bool]]]:
+    """(text, whether bold) of every cell, as every format shows them."""
+    best = {c.key: _best(table.frame[c.key], c) for c in table.columns if c.better}
+    rows = table.frame.to_dict("records")
+    return [
+        [
+            (_text(row, column), column.key in best and _said(row, column) == best[column.key])
+            for column in table.columns
+        ]
+        for row in rows
+    ]
+
+
+def escape(text: str) -> str:
+    """Plain text for LaTeX."""
+    text = re.sub(r"([&%$#_{}])", r"\\\1", text.replace("\\", r"\textbackslash "))
+    text = text.replace("^", r"\textasciicircum{}").replace("~", r"\textasciitilde{}")
+    return text.replace("+-", r"$\pm$").replace("<", "$<$").replace(">", "$>$").replace("\n", " ")
+
+
+def _best(values: pd.Series, column: Column) -> str | None:
+    present = values.dropna()
+    if len(present) < 2:
+        return None
+    best = present.max() if column.better > 0 else present.min()
+    return f"{best:.{column.digits}f}"
+
+
+def _said(row: dict[str, Any], column: Column) -> str | None:
+    """As printed: what reads the same is equally best."""
+    value = row[column.key]
+    return None if _absent(value) else f"{value:.{column.digits}f}"
+
+
+def _text(row: dict[str, Any], column: Column) -> str:
+    value = row[column.key]
+    if _absent(value):
+        return NOTHING
+    if column.digits is None:
+        whole = isinstance(value, float) and value == int(value)
+        return str(int(value)) if whole else str(value)
+    if column.least and 0 <= value < 0.5 * 10**-column.digits:
+        return f"<{10**-column.digits:.{column.digits}f}"
+    text = f"{value:{'+' if column.signed else ''}.{column.digits}f}"
+    high = row.get(column.key + HIGH, math.nan)
+    return text if _absent(high) else f"{text} +- {high - value:.{column.digits}f}"
+
+
+def _absent(value: Any) -> bool:
+    return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
+
+
+def spread(frame: pd.DataFrame, keys: Sequence[str], column: str) -> pd.DataFrame:
+    """Bands (mean, low, high) in rows of keys x `column` -> one row per keys, the columns of
+    intervals (KEY, KEY:low, KEY:high) side by side."""
+    wide = frame.pivot(index=list(keys), columns=column, values=["mean", "low", "high"])
+    suffixes = {"mean": "", "low": LOW, "high": HIGH}
+    wide.columns = [f"{name}{suffixes[part]}" for part, name in wide.columns]
+    return wide.reset_index()

@@ -1,0 +1,227 @@
+"""Methods over iterations: Tables 1, 2 and 4, Figures 2, 5, 6 and 4b.
+
+A row is what an iteration left; its change is that of the main number since the iteration before,
+paired by run. A method is an objective as configured by default: variants of it (another alpha,
+another learning rate) have figures of their own, but for SFT on other numbers of pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from analysis.figures import style
+from analysis.figures.pieces import HIGH, LOW, Column, Drawing, Piece, Table, spread
+from analysis.reading import measures, missing, paper
+from analysis.reading.measures import AVERAGE, Measure
+from analysis.reading.runs import BASE, Run, Runs, Setting
+from analysis.reading.stats import bands
+
+DELTA = "delta"
+START = "initial policy"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One table or figure of the paper."""
+
+    what: str
+    losses: tuple[str, ...]
+    sweep: str
+    table: str  # which of the paper's holds its numbers
+    panels: tuple[str, ...] = ()  # of a figure: tasks; () makes a table
+    mistral: bool | None = None  # None: of any model
+
+    def covers(self, setting: Setting) -> bool:
+        """Tables 1 and 4 are the same of two base models; the rest is of any."""
+        return self.mistral is None or ("mistral" in setting.model) == self.mistral
+
+
+WHAT = "SFT, SPIN and T-SPIN"
+USUAL = ("sft", "spin", "tspin")
+FIRST = ("gsm8k", "leaderboard_ifeval", AVERAGE)
+ABLATION = ("gsm8k", "leaderboard_math_hard", "leaderboard_ifeval")
+PLANS = {
+    "table1": Plan(WHAT, USUAL, "table1", "table1", mistral=False),
+    "figure2": Plan(WHAT, USUAL, "table1", "table1", FIRST, mistral=False),
+    "table2": Plan("T-SPIN without and with its historical advantage", ("wo_ha", "tspin"),
+                   "table2", "table2"),
+    "figure5": Plan("T-SPIN without and with its historical advantage", ("wo_ha", "tspin"),
+                    "table2", "table2", ABLATION),
+    "table4": Plan(f"{WHAT} from Mistral", USUAL, "table4", "table4",
+                   mistral=True),
+    "figure6": Plan(f"{WHAT} from Mistral", USUAL, "table4", "table4", FIRST,
+                    mistral=True),
+    "figure4b": Plan("T-SPIN without and with a reference policy", ("tspin", "tspin_ref"),
+                     "figure4b", "table1", (AVERAGE,)),
+}  # fmt: skip
+NAMES = tuple(PLANS)
+
+
+def build(runs: Runs, name: str, *, with_paper: bool = False) -> list[Piece]:
+    """A piece for every setting that the plan covers, and the paper's own beside.
+
+    name        one of NAMES
+    with_paper  adds NAME-paper, made by the same code from the paper's numbers
+    """
+    plan = PLANS[name]
+    settings = [setting for setting in runs.settings() if plan.covers(setting)]
+    pieces = [
+        _of_setting(runs.of(setting), setting, plan, name if len(settings) == 1 else
+                    f"{name}-{setting.slug}")
+        for setting in settings
+    ]  # fmt: skip
+    if not settings:
+        lines = (f"no run of it: {missing.command(plan.sweep, None, 'model=mistral')}",)
+        pieces.append(_piece(name, plan, plan.what, pd.DataFrame(), [], lines, {}))
+    if with_paper:
+        pieces.append(_of_paper(plan, name))
+    return pieces
+
+
+def rows(found: pd.DataFrame, shown: Sequence[Measure], pairs: Mapping[str, float]) -> pd.DataFrame:
+    """label, pairs, iteration, seeds, and of every measure and of the change: mean, interval.
+
+    found  as measures.values gives it
+    pairs  label -> number of annotated pairs
+    """
+    main = measures.main_number(list(shown))
+    start = found[found["iteration"] == BASE].drop_duplicates(["seed", "key"])
+    after = found[found["iteration"] != BASE]
+    every = pd.concat([start.assign(label=START), after], ignore_index=True)
+    changes = _changes(found[found["key"] == main.key]) if main else every.iloc[:0]
+    banded = bands(pd.concat([every, changes], ignore_index=True), ["label", "iteration", "key"])
+    wide = spread(banded, ["label", "iteration"], "key")
+    for key in [*(measure.key for measure in shown), DELTA]:
+        for column in (key, key + LOW, key + HIGH):
+            wide[column] = wide[column] if column in wide else float("nan")
+    seeds = every.groupby(["label", "iteration"])["seed"].nunique().rename("seeds").reset_index()
+    order = {label: i for i, label in enumerate([START, *style.in_order(after["label"])])}
+    wide = wide.merge(seeds).sort_values(
+        ["label", "iteration"], key=lambda s: s.map(order) if s.name == "label" else s
+    )
+    wide["iteration"] = wide["iteration"].astype("Int64").replace(BASE, pd.NA)
+    wide["pairs"] = wide["label"].map(pairs).astype(float)
+    keys = [*(measure.key for measure in shown), DELTA]
+    return wide[
+        ["label", "pairs", "iteration", "seeds", *(c for k in keys for c in (k, k + LOW, k + HIGH))]
+    ].reset_index(drop=True)
+
+
+def columns(shown: Sequence[Measure]) -> tuple[Column, ...]:
+    """Of a table of `rows`."""
+    first = [
+        ("label", "method"),
+        ("pairs", "pairs"),
+        ("iteration", "iteration"),
+        ("seeds", "seeds"),
+    ]
+    made = [Column(key, title) for key, title in first]
+    made += [Column(m.key, m.axis, m.digits, m.better) for m in shown]
+    main = measures.main_number(list(shown))
+    if main:
+        made.append(Column(DELTA, f"change of {main.title}", main.digits, signed=True))
+    return tuple(made)
+
+
+def panels(found: pd.DataFrame, shown: Sequence[Measure]) -> tuple[style.Figure, pd.DataFrame]:
+    """A panel for each measure, a line for each method over iterations; and the data drawn.
+
+    x is the number of iterations done, so that the initial policy stands at 0.
+    """
+    after = found[(found["iteration"] != BASE) & found["key"].isin([m.key for m in shown])]
+    labels = style.in_order(after["label"])
+    data = bands(found[found["key"].isin([m.key for m in shown])], ["key", "label", "iteration"])
+    data["done"] = data["iteration"] + 1
+    drawn = style.figure(1, max(len(shown), 1))
+    strokes = style.strokes(labels)
+    if not shown or not labels:
+        style.blank(drawn.axes[0], "no runs")
+    for axes, measure in zip(drawn.axes, shown, strict=False):
+        for label in labels:
+            line = data[(data["key"] == measure.key) & (data["label"] == label)]
+            style.curve(
+                axes, line, "done", label=label, color=style.colour(label),
+                linestyle=strokes[label], marker=style.marker(label),
+            )  # fmt: skip
+            if len(line[line["done"] > 0]) == 1:  # not iterated: a level to compare with
+                level = float(line.loc[line["done"] > 0, "mean"].iloc[0])
+                axes.axhline(level, color=style.colour(label), linestyle=":", linewidth=0.8)
+        axes.set_xlabel("iterations done")
+        axes.set_ylabel(measure.axis)
+        style.whole_numbers(axes)
+    style.legend(drawn)
+    return drawn, data
+
+
+def methods(runs: Runs, losses: Sequence[str]) -> Runs:
+    """The objectives as configured by default, and SFT on other numbers of pairs."""
+
+    def stands(run: Run) -> bool:
+        sized = run.loss == "sft" and run.differs_only_in("data.size")
+        return run.loss in losses and (run.is_main or sized)
+
+    return runs.where(stands)
+
+
+def _of_setting(runs: Runs, setting: Setting, plan: Plan, name: str) -> Piece:
+    chosen = methods(runs, plan.losses)
+    shown = measures.columns(chosen)
+    found = measures.values(chosen, shown)
+    lines = missing.objectives(chosen, plan.losses, plan.sweep, setting)
+    lines += missing.iterations(chosen) + missing.numbers(chosen, found, shown)
+    lines += missing.seeds(chosen, plan.sweep, setting)
+    pairs = {run.label: chosen.num_pairs(run) for run in chosen}
+    return _piece(name, plan, f"{plan.what}, {setting}", found, shown, tuple(lines), pairs)
+
+
+def _of_paper(plan: Plan, name: str) -> Piece:
+    found = paper.values(plan.table)
+    if name == "figure4b":  # the paper prints T-SPIN_ref as a curve only
+        found = found[found["label"] == "T-SPIN"]
+    caption = f"{plan.what}, as the paper prints them ({paper.SOURCE})"
+    if notes := paper.notes(plan.table):
+        caption += "; marked: " + "; ".join(notes)
+    pairs = {label: paper.PAIRS.get(label, paper.USUAL_PAIRS) for label in found["label"]}
+    return _piece(f"{name}-paper", plan, caption, found, paper.measures(), (), pairs)
+
+
+def _piece(
+    name: str,
+    plan: Plan,
+    caption: str,
+    found: pd.DataFrame,
+    shown: list[Measure],
+    lines: tuple[str, ...],
+    pairs: Mapping[str, float],
+) -> Piece:
+    if found.empty:
+        found = pd.DataFrame(columns=["label", "seed", "run", "iteration", "key", "value"])
+    several = found.groupby(["label", "iteration", "key"])["seed"].nunique().max() > 1
+    caption += ". Mean and 95% interval over seeds." if several else "."
+    if plan.panels:
+        drawn, data = panels(found, _chosen(shown, plan.panels))
+        return Drawing(name, caption, drawn, data, lines)
+    return Table(name, caption, columns(shown), rows(found, shown, pairs), "label", lines)
+
+
+def _chosen(shown: Sequence[Measure], wanted: Sequence[str]) -> list[Measure]:
+    """The tasks that the paper plots; else the average; else the held-out numbers, three at most.
+
+    One panel asked for is the main number.
+    """
+    there = [measure for measure in shown if measure.key in wanted]
+    main = measures.main_number(list(shown))
+    if there or not main:
+        return there
+    return [main] if len(wanted) == 1 or main.key == AVERAGE else list(shown[:3])
+
+
+def _changes(found: pd.DataFrame) -> pd.DataFrame:
+    """The change of a number since the iteration before, in every run."""
+    before = found.assign(iteration=found["iteration"] + 1)
+    keys = ["label", "run", "seed", "iteration"]
+    both = found.merge(before[[*keys, "value"]], on=keys, suffixes=("", "_before"))
+    return both.assign(key=DELTA, value=both["value"] - both["value_before"])

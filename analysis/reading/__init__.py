@@ -1,0 +1,1 @@
+"""Runs as frames, and what is computed of them."""

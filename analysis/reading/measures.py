@@ -1,0 +1,118 @@
+"""How numbers are shown: title, unit, scale and which way is better, of metrics and tasks.
+
+Which of them a table has columns for: the benchmarks and their average where there are some, the
+held-out diagnostics otherwise. The main number is the average, else the first column.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from analysis.reading.runs import Runs
+
+AVERAGE = "average"
+# lm-eval's name of a task -> the paper's, in the paper's order
+TASKS = {
+    "gsm8k": "GSM8K",
+    "leaderboard_math_hard": "MATH",
+    "leaderboard_musr": "MUSR",
+    "mmlu": "MMLU",
+    "leaderboard_mmlu_pro": "MMLUP",
+    "leaderboard_gpqa": "GPQA",
+    "hellaswag": "HellaSwag",
+    "winogrande": "WG",
+    "leaderboard_bbh": "BBH",
+    "leaderboard_ifeval": "IFEval",
+}
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A number of an evaluation, as it is shown."""
+
+    key: str  # task, "average", or held-out metric
+    title: str
+    unit: str = ""
+    factor: float = 1.0  # from what files hold to what is shown
+    digits: int = 2
+    better: int = 0  # 1: more is better, -1: less is, 0: neither
+
+    @property
+    def axis(self) -> str:
+        return f"{self.title} ({self.unit})" if self.unit else self.title
+
+
+def percent(key: str, title: str, better: int = 1) -> Measure:
+    return Measure(key, title, "%", 100.0, better=better)
+
+
+HELDOUT = {
+    measure.key: measure
+    for measure in (
+        percent("exact_match,greedy", "right, greedy"),
+        percent("exact_match,sampled", "right, sampled"),
+        percent("exact_match,cool", "right, sampled cooler"),
+        Measure("distinct_right,sampled", "different right answers", better=1),
+        Measure("perplexity", "perplexity", digits=3, better=-1),
+        Measure("margin", "reward margin", "nats"),
+        Measure("logp_margin", "log-likelihood margin", "nats"),
+        Measure("logp", "log-likelihood of y", "nats", better=1),
+    )
+}
+COLUMNS = ("exact_match,greedy", "exact_match,sampled", "exact_match,cool", "perplexity", "margin")
+# Where several answers are right, samples say more than the one answer of greedy decoding.
+OPEN = "distinct_right,sampled"
+OPEN_COLUMNS = ("exact_match,sampled", "exact_match,greedy", OPEN, "logp", "exact_match,cool",
+                "perplexity", "margin")  # fmt: skip
+
+
+def benchmark(task: str) -> Measure:
+    return percent(task, TASKS.get(task, task))
+
+
+def columns(runs: Runs) -> list[Measure]:
+    """What a table of these runs has columns for, the average or the first one the main number."""
+    numbers = runs.evaluation
+    tasks = list(numbers.loc[numbers["part"] == "benchmark", "task"].unique())
+    if tasks:
+        order = [*(task for task in TASKS if task in tasks), *(t for t in tasks if t not in TASKS)]
+        average = [percent(AVERAGE, "Avg")] if (numbers["part"] == AVERAGE).any() else []
+        return [*map(benchmark, order), *average]
+    there = set(numbers.loc[numbers["part"] == "heldout", "metric"])
+    wanted = OPEN_COLUMNS if OPEN in there else COLUMNS
+    return [HELDOUT[key] for key in wanted if key in there] or [
+        measure for key, measure in HELDOUT.items() if key in there
+    ]
+
+
+def main_number(measures: list[Measure]) -> Measure | None:
+    """The average where there is one, else the first."""
+    return next((m for m in measures if m.key == AVERAGE), measures[0] if measures else None)
+
+
+def opening(main: Measure | None) -> str:
+    """How a caption about the main number begins."""
+    title = main.axis if main else "nothing"
+    return title[0].upper() + title[1:]
+
+
+def values(runs: Runs, measures: list[Measure]) -> pd.DataFrame:
+    """label, seed, run, iteration, key, value (as shown), n, num_fewshot: a row per number.
+
+    A benchmark's metric is the one its average is made of, else its first.
+    """
+    numbers = runs.evaluation
+    by_key = {measure.key: measure.factor for measure in measures}
+    heldout = numbers[numbers["part"] == "heldout"].assign(key=lambda rows: rows["metric"])
+    average = numbers[numbers["part"] == AVERAGE].assign(key=AVERAGE)
+    tasks = numbers[numbers["part"] == "benchmark"].assign(key=lambda rows: rows["task"])
+    tasks = tasks.sort_values("of_average", ascending=False, kind="stable")
+    tasks = tasks.drop_duplicates(["run", "iteration", "task"])
+    parts = [part for part in (heldout, tasks, average) if len(part)]
+    if not parts:
+        return numbers.assign(key="")
+    found = pd.concat(parts, ignore_index=True)
+    found = found[found["key"].isin(by_key)].reset_index(drop=True)
+    return found.assign(value=found["value"] * found["key"].map(by_key))

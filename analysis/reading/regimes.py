@@ -1,0 +1,56 @@
+"""Runs that compare: of one model, data and split, with the same settings that differ from the
+default, such as one learning rate for all objectives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from analysis.reading.runs import Run, Runs, Setting
+
+
+@dataclass(frozen=True)
+class Regime:
+    """A setting, and the variant of their objectives that its runs share."""
+
+    runs: Runs  # of the setting, all variants
+    setting: Setting
+    variant: str = ""  # "lr=0.0003"; "" where every objective is as configured by default
+    overrides: tuple[str, ...] = ()  # the same as words of a command line
+
+    def __str__(self) -> str:
+        return f"{self.setting}, {self.variant}" if self.variant else str(self.setting)
+
+    @property
+    def slug(self) -> str:
+        return f"{self.setting.slug}-{self.variant.replace(' ', '-')}".rstrip("-")
+
+    @property
+    def members(self) -> Runs:
+        return self.runs.where(lambda run: variant(run) == self.variant)
+
+    def side(self, loss: str) -> list[Run]:
+        return [run for run in self.members if run.loss == loss]
+
+
+def regimes(runs: Runs) -> Iterator[Regime]:
+    """Every setting by default; on test prompts also every variant that several objectives share,
+    but for the number of pairs. On validation prompts variants are there to choose from."""
+    for setting in runs.settings():
+        part = runs.of(setting)
+        yield Regime(part, setting)
+        if setting.split != "test":
+            continue
+        shared: dict[str, list[Run]] = {}
+        for run in part:
+            if run.variant and not run.differs_only_in("data.size"):
+                shared.setdefault(variant(run), []).append(run)
+        for said, members in sorted(shared.items()):
+            if len({run.loss for run in members}) > 1:
+                words = [f"{key}={value}" for key, value in members[0].variant.items()]
+                yield Regime(part, setting, said, tuple(word.replace(" ", "") for word in words))
+
+
+def variant(run: Run) -> str:
+    """What its label says beside the objective."""
+    return run.label.removeprefix(str(run.values["loss.label"])).strip()

@@ -1,0 +1,1 @@
+"""The report: every table and figure, as files and as one page."""

@@ -1,0 +1,79 @@
+"""Every table and figure by name, and the report of all of them. One that fails is a problem of
+its own; the rest is built."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from analysis.figures import (
+    comparison,
+    diagnostics,
+    dynamics,
+    grids,
+    objectives,
+    pieces,
+    responses,
+    results,
+    style,
+    tuning,
+)
+from analysis.figures import tasks as benchmarks
+from analysis.figures.pieces import Drawing, Piece
+from analysis.reading.runs import Runs
+from analysis.report import render
+from tspin.tools.files import write_text
+
+log = logging.getLogger("tspin")
+
+_MODULES: tuple[Any, ...] = (
+    results, benchmarks, responses, dynamics, grids, objectives, comparison, diagnostics, tuning,
+)  # fmt: skip
+HOMES: dict[str, Callable[..., list[Piece]]] = {
+    name: module.build for module in _MODULES for name in module.NAMES
+}
+# as the paper orders them, then what it does not have
+NAMES = ("table1", "figure2", "table2", "figure5", "table3", "table4", "figure6", "table5",
+         "figure3", "figure4a", "figure4b", "figure4c", "figure7", "objectives", "comparison",
+         "weights", "contingency", "correlation", "tuning")  # fmt: skip
+assert sorted(NAMES) == sorted(HOMES)
+
+
+def build(
+    runs: Runs, names: Sequence[str] = NAMES, *, with_paper: bool = False, **options: Any
+) -> list[Piece]:
+    """The pieces of the names given; options go to the one module that has them.
+
+    A piece that cannot be built becomes a line of runs.problems.
+    """
+    found: list[Piece] = []
+    with style.applied():
+        for name in names:
+            try:
+                found += HOMES[name](runs, name, with_paper=with_paper, **options)
+            except Exception as error:  # one figure's trouble must not cost the others
+                log.debug("%s", name, exc_info=True)
+                runs.problems.append(f"{name}: could not be made ({type(error).__name__}: {error})")
+    return found
+
+
+def drawings(found: Sequence[Piece]) -> list[Drawing]:
+    return [piece for piece in found if isinstance(piece, Drawing)]
+
+
+def write(
+    found: Sequence[Piece],
+    out: Path,
+    problems: Sequence[str] = (),
+    images: dict[str, render.Images] | None = None,
+) -> list[Path]:
+    """Saves the pieces in `out`, and what was wrong with the runs in problems.txt.
+
+    images  of the drawings, where they have been rendered
+    """
+    files = pieces.write(found, images or render.images(drawings(found)), out)
+    listed = out / "problems.txt"
+    write_text(listed, "".join(f"{line}\n" for line in problems))
+    return [*files, listed]

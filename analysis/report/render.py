@@ -1,0 +1,55 @@
+"""Drawings as PDF, PNG and SVG. The same drawing gives the same bytes.
+
+Rendering is most of a report's time, so many drawings are rendered in processes side by side.
+"""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+
+import matplotlib as mpl
+
+from analysis.figures import style
+from analysis.figures.pieces import Drawing
+
+SAVED = ("pdf", "png")
+SHOWN = "svg"
+MANY = 8  # drawings that are worth starting processes for
+MAX_PROCESSES = 8
+# Dates and versions are left out.
+METADATA: dict[str, dict[str, None]] = {
+    "pdf": {"CreationDate": None, "Producer": None},
+    "png": {"Software": None},
+    "svg": {"Date": None, "Creator": None},
+}
+Images = dict[str, bytes]  # by format
+
+
+def images(drawings: Sequence[Drawing], formats: Sequence[str] = SAVED) -> dict[str, Images]:
+    """By name of the drawing, then by format."""
+    render = partial(_images, formats=tuple(formats))
+    processes = min(os.cpu_count() or 1, MAX_PROCESSES)
+    if len(drawings) < MANY or processes == 1:
+        made = list(map(render, drawings))
+    else:
+        context = multiprocessing.get_context("spawn")  # a fork would copy the readers' threads
+        with ProcessPoolExecutor(processes, mp_context=context) as pool:
+            made = list(pool.map(render, drawings))
+    return {drawing.name: found for drawing, found in zip(drawings, made, strict=True)}
+
+
+def _images(drawing: Drawing, formats: Sequence[str]) -> Images:
+    found = {}
+    style.settle(drawing.figure)
+    # The text of an SVG as outlines, so that it looks alike everywhere.
+    with style.applied(), mpl.rc_context({"svg.hashsalt": drawing.name, "svg.fonttype": "path"}):
+        for ending in formats:
+            file = io.BytesIO()
+            drawing.figure.savefig(file, format=ending, metadata=METADATA[ending])
+            found[ending] = file.getvalue()
+    return found

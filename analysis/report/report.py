@@ -1,0 +1,68 @@
+"""Every table and figure of the paper from run folders: all of them, or the one named.
+
+    python -m analysis all [runs=RUNS] [out=REPORT] [with_paper=true]
+    python -m analysis figure3 [runs=RUNS] [out=REPORT] [iteration=1]
+
+`all` also leaves index.html, one page that needs no network: the paper's claims with the evidence
+in these runs, every table and figure, a browser of samples. Tables are saved as CSV, Markdown and
+LaTeX, figures as PDF, PNG and CSV of what they show; what is wrong with a run, or missing for a
+figure, is said and the rest is built. with_paper puts the paper's own numbers beside ours. Options
+of single figures: iteration= (figure3, figure4a, figure4c, comparison), last= (figure7), prompt=
+(table5).
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+from analysis.options import command
+from analysis.reading.runs import Runs
+from analysis.report import catalogue, render
+
+log = logging.getLogger("tspin")
+ALL = "all"
+OPTIONS = {"iteration": int, "last": int, "prompt": str}  # of single figures, as they read them
+
+
+def main(name: str, arguments: Sequence[str]) -> None:
+    """name: ALL, or one of catalogue.NAMES"""
+    own = [] if name == ALL else [o for o in OPTIONS if o in _parameters(name)]
+    usual = {"runs": "runs", "out": "report", "with_paper": "false"}
+    with command(__doc__, arguments, **usual, **dict.fromkeys(own, "")) as options:
+        given = {key: _typed(key, options[key]) for key in own if options[key]}
+        folder = Path(options["runs"])
+        runs = Runs.read(folder)
+        if not len(runs):
+            raise ValueError("; ".join(runs.problems) or f"no run in runs={folder}")
+        names = catalogue.NAMES if name == ALL else (name,)
+        with_paper = options["with_paper"] == "true"
+        found = catalogue.build(runs, names, with_paper=with_paper, **given)
+        out = Path(options["out"])
+        formats = (*render.SAVED, render.SHOWN) if name == ALL else render.SAVED
+        images = render.images(catalogue.drawings(found), formats)
+        if name == ALL:
+            from analysis.claims import claims
+            from analysis.report import page  # their libraries take a while to import
+
+            judged = claims.judge(runs)
+            page.write(runs, found, images, judged, out, runs.problems)
+            found.append(claims.table(judged))
+        catalogue.write(found, out, runs.problems, images)
+        for problem in runs.problems:
+            log.warning("%s", problem)
+        log.info("%d runs, %d tables and figures: %s", len(runs), len(found), out)
+
+
+def _parameters(name: str) -> Collection[str]:
+    return inspect.signature(catalogue.HOMES[name]).parameters
+
+
+def _typed(key: str, value: str) -> Any:
+    try:
+        return OPTIONS[key](value)
+    except ValueError:
+        raise ValueError(f"{key}={value} has to be a whole number") from None

@@ -1,0 +1,1 @@
+"""Weights & Biases: a workspace, and runs sent later."""

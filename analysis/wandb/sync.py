@@ -1,0 +1,135 @@
+"""W&B runs rebuilt from run folders that were tracked offline, or not at all.
+
+    python -m analysis wandb_sync runs=RUNS [mode=online|offline] [project= entity= out=FOLDER]
+
+runs: a folder of runs, or one run. Each becomes one W&B run, with the name, group, tags and
+configuration that it has live, and an id that is a function of what it says: the same content is
+not uploaded twice, and a run that was tracked live is never written into. mode=offline leaves
+folders in `out` for `wandb sync`. A run that cannot be read is named; the others still go.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from analysis.options import command
+from tspin.config.run import unknown
+from tspin.runs.artifacts import RunDir, run_dirs
+from tspin.tools.files import digest, read_json, remove, write_json
+from tspin.tracking import replay
+from tspin.tracking.wandb import AlreadyThere, Identity, Tracker, logged_in
+
+log = logging.getLogger("tspin")
+
+Mode = Literal["online", "offline"]
+MODES: tuple[Mode, ...] = ("online", "offline")
+WHERE = ("project", "entity")  # parts of an Identity that say nothing about the run
+
+
+class Content:
+    """The View that only takes note: how many rows there are, and a digest of them all."""
+
+    def __init__(self) -> None:
+        self.num_rows = 0
+        self.digest = ""
+
+    def log_step(self, row: Mapping[str, Any]) -> None:
+        self._note("step", row)
+
+    def log_iteration(self, t: int, scalars: Mapping[str, Any]) -> None:
+        self._note("iteration", t, scalars)
+
+    def log_contingency(self, t: int, split: str, counts: Mapping[str, int]) -> None:
+        self._note("contingency", t, split, counts)
+
+    def log_samples(self, t: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        self._note("samples", t, rows)
+
+    def log_evaluation(self, num_iterations: int, scalars: Mapping[str, Any]) -> None:
+        self._note("evaluation", num_iterations, scalars)
+
+    def _note(self, *call: Any) -> None:
+        self.num_rows += 1
+        self.digest = digest([self.digest, *call])
+
+
+def sync(folder: RunDir, identity: Identity, *, mode: Mode, out: Path) -> str:
+    """One W&B run of one run folder. -> what became of it, in words
+
+    Everything is read before anything is written: a ValueError names a file that is not readable.
+    """
+    content = Content()
+    complete = replay.run(folder, content)
+    if not content.num_rows:
+        return "nothing to tell yet"
+    run_id = _id(folder, identity, content)
+    place = out / mode / run_id
+    written = place / "synced.json"
+    if mode == "offline" and written.exists():
+        return f"already in {place}"
+    if mode == "offline":
+        remove(place)  # left by a process that was killed
+    begun = place.exists()
+    try:
+        with Tracker(
+            identity, mode=mode, folder=place, run_id=run_id, resume="never", strict=True
+        ) as tracker:
+            replay.run(folder, tracker)
+            tracker.finish(exit_code=0 if complete else 1)
+    except AlreadyThere as error:
+        if not begun:
+            remove(place)  # sent from elsewhere
+        elif not written.exists():
+            return f"its upload was interrupted; the rest: wandb sync {place}/wandb/run-*"
+        return str(error)
+    write_json(written, {"name": identity.name})
+    return "synced" if complete else "synced as far as it is: the run is not complete"
+
+
+def main(arguments: Sequence[str]) -> None:
+    with command(
+        __doc__,
+        arguments,
+        runs="runs",
+        mode="online",
+        project="",
+        entity="",
+        out="report/wandb",
+    ) as options:
+        mode = next((mode for mode in MODES if mode == options["mode"]), None)
+        if mode is None:
+            raise ValueError(unknown(f"option mode={options['mode']}", options["mode"], MODES))
+        if mode == "online" and not logged_in():
+            raise ValueError("no login: run `wandb login`, or use mode=offline")
+        given = RunDir(Path(options["runs"]))
+        folders = [given] if given.config.exists() else run_dirs(given.path)
+        if not folders:
+            raise ValueError(f"no run in runs={given.path}")
+        where: dict[str, Any] = {key: options[key] for key in WHERE if options[key]}
+        num_failed = 0
+        for folder in folders:
+            try:
+                identity = replace(replay.identity(folder), **where)
+                result = sync(folder, identity, mode=mode, out=Path(options["out"]))
+                log.info("%s: %s", folder.path.name, result)
+            # Whatever is wrong with one run, or with W&B meanwhile, the others still go.
+            except Exception as error:
+                num_failed += 1
+                kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+                log.error("%s: error: %s%s", folder.path.name, kind, error)
+        if num_failed:
+            raise ValueError(f"{num_failed} of {len(folders)} runs were not synced")
+
+
+def _id(folder: RunDir, identity: Identity, content: Content) -> str:
+    """A function of what W&B is told, so that it is told once; never the id of the live run."""
+    live = "files"
+    if folder.tracking.exists():
+        with replay.reading(folder.tracking):
+            live = read_json(folder.tracking)["id"]
+    told = {key: value for key, value in asdict(identity).items() if key not in WHERE}
+    return f"{live}-{digest([told, content.digest])[:12]}"

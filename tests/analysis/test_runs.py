@@ -1,0 +1,205 @@
+"""What is read from run folders, and what is said of those that are broken."""
+
+import json
+import math
+
+import pytest
+import yaml
+from support.report_runs import FOLDERS, write_run
+from support.tiny import compose
+
+from analysis.reading.runs import BASE, NO_METHOD, UNUSED, Runs, Setting
+from analysis.report import catalogue
+from tspin.config.run import IDENTITY_FREE
+from tspin.runs.artifacts import RunDir
+from tspin.tools.files import read_json, write_json
+
+MICRO = Setting("micro", "micro", "test")
+
+
+@pytest.fixture
+def runs(tmp_path):
+    for loss in ("spin", "tspin"):
+        write_run(tmp_path, loss)
+    return tmp_path
+
+
+def one(runs, label="T-SPIN"):
+    return next(run for run in runs if run.label == label)
+
+
+def test_runs_settings_and_labels():
+    found = Runs.read(FOLDERS)
+    assert found.problems == []
+    assert found.settings() == [MICRO, Setting("zephyr", "ultrachat", "test")]
+    assert sorted(found.of(MICRO).labels()) == [
+        "SFT", "SFT size=4", "SPIN", "T-SPIN", "T-SPIN alpha=0.3", "T-SPIN size=4", "T-SPIN_ref",
+        "w/o H-A",
+    ]  # fmt: skip
+    variant = one(found.of(MICRO), "T-SPIN alpha=0.3")
+    assert variant.variant == {"coef.alpha": 0.3} and not variant.is_main
+    assert variant.differs_only_in("coef.alpha", "coef.beta")
+
+
+def test_coefficients_of_an_iteration():
+    """beta = [0, 0.1]: the last value repeats; SPIN has no historical term"""
+    found = Runs.read(FOLDERS).of(MICRO)
+    assert [one(found).beta(t) for t in (0, 1, 5)] == [0, 0.1, 0.1]
+    assert one(found, "SPIN").beta(1) == 0
+
+
+def test_an_unused_coefficient_makes_no_variant(tmp_path):
+    write_run(tmp_path, "spin", seed=0)
+    write_run(tmp_path, "spin", seed=1, alpha=0.3)
+    assert Runs.read(tmp_path).labels() == ["SPIN"]
+
+
+def test_evaluation_numbers():
+    """Iteration 1, seed 1: 20 + 3 x 2 + 1 of 50 right; the initial policy is iteration BASE."""
+    numbers = Runs.read(FOLDERS).evaluation
+    of = numbers[(numbers["run"] == "micro-tspin-micro-s1")]
+    greedy = of[of["metric"] == "exact_match,greedy"].set_index("iteration")["value"]
+    assert greedy.to_dict() == {BASE: 21 / 50, 0: 24 / 50, 1: 27 / 50}
+    tasks = numbers[numbers["part"] == "benchmark"]
+    assert tasks[tasks["of_average"]].groupby(["run", "iteration"])["task"].nunique().eq(10).all()
+
+
+def test_contingency_shares():
+    table = Runs.read(FOLDERS).contingency
+    of = table[(table["run"] == "micro-spin-micro-s0") & (table["split"] == "train")]
+    assert (
+        of[["both", "reward_only", "logp_only", "neither"]].values.tolist()
+        == [[0.5, 0.375, 0.0, 0.125]] * 2
+    )
+
+
+def test_steps():
+    found = Runs.read(FOLDERS)
+    steps = found.steps(one(found.of(MICRO)), 1)
+    assert steps["progress"].tolist() == [0.25, 0.5, 0.75, 1.0]
+    assert steps["logps/annotated"].tolist() == [-8.75, -8.5, -8.25, -8.0]
+
+
+def test_what_is_no_run_is_named(runs):
+    (runs / "empty").mkdir()
+    (runs / "proto").mkdir()
+    found = Runs.read(runs)
+    assert found.problems == [
+        f"{runs / 'empty'}: no configuration in it; no run, or one that never began"
+    ]
+
+
+@pytest.mark.parametrize("path, says", [("nowhere", "no folder"), (".", "no run")])
+def test_a_folder_without_runs_is_an_error(tmp_path, path, says):
+    with pytest.raises(ValueError, match=says):
+        Runs.read(tmp_path / path)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def not_a_number(path):
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows[2]["loss"] = math.nan
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def half_a_line(path):
+    path.write_text(path.read_text()[:-20])
+
+
+def older_evaluation(path):
+    path.write_text(json.dumps({"micro": {"exact_match,greedy": {"value": 0.5}}}))
+
+
+def older_contingency(path):
+    path.write_text(json.dumps({"both": 1}))
+
+
+def no_loss(path):
+    path.write_text(yaml.safe_dump({"name": "x", "seed": 0, "model": {"name": "micro"}}))
+
+
+@pytest.mark.parametrize(
+    "file, damage, says",
+    [
+        ("answers", cut, "cannot be read"),
+        ("scores", cut, "cannot be read"),
+        ("metrics", not_a_number, "not finite in 1 of 4 steps, first at step 2"),
+        ("metrics", half_a_line, "line 4 is no whole line"),
+        ("evaluation", older_evaluation, "older layout, with micro"),
+        ("evaluation", cut, "cannot be read"),
+        ("contingency", older_contingency, "cannot be read"),
+        ("contingency", lambda path: path.unlink(), "is not there"),
+        ("samples", half_a_line, "line 2 is no whole line"),
+        ("config", no_loss, "has no 'data.name'; it is of an older layout"),
+        ("config", lambda path: path.write_text("a: [b"), "cannot be read"),
+    ],
+)
+def test_a_broken_file_costs_only_itself(tmp_path, file, damage, says):
+    """The message begins with the file; every piece is still made."""
+    write_run(tmp_path, "spin")
+    folder = write_run(tmp_path, "tspin", scores=True)
+    path = folder.config if file == "config" else getattr(folder.iteration(1), file)
+    damage(path)
+    runs = Runs.read(tmp_path)
+    made = {piece.name for piece in catalogue.build(runs)}
+    assert made == {*catalogue.NAMES, "objectives-table", "comparison-figure", "correlation-table"}
+    assert any(line.startswith(f"{path}: ") and says in line for line in runs.problems)
+
+
+def test_an_unfinished_iteration_is_named_with_the_command_that_goes_on(runs):
+    (runs / "micro-tspin-micro-s0" / "iter_1" / "done.json").unlink()
+    found = Runs.read(runs)
+    (problem,) = found.problems
+    assert "iter_1: not finished" in problem and "python main.py loss=tspin" in problem
+    assert set(found.evaluation[found.evaluation["label"] == "T-SPIN"]["iteration"]) == {BASE, 0}
+
+
+def test_same_label_another_configuration(runs):
+    """Shown apart, and said: the name does not tell."""
+    other = write_run(runs, "tspin", apart="-mine", alpha=0.3)
+    found = Runs.read(runs)
+    assert set(found.labels()) == {"SPIN", "T-SPIN", "T-SPIN alpha=0.3"}
+    (problem,) = found.problems
+    assert problem.startswith(f"{other.config}: ") and "another alpha" in problem
+
+
+def test_the_same_run_twice_counts_once(runs):
+    write_run(runs, "tspin", apart="-again")
+    found = Runs.read(runs)
+    assert len(found) == 2 and "the same method as micro-tspin-micro-s0" in found.problems[0]
+
+
+def test_a_run_that_is_the_beginning_of_another_is_no_problem(runs):
+    """As points of a sweep are that share iterations: the one that went furthest is shown."""
+    short = write_run(runs, "tspin", apart="-iterations=1", iterations=1)
+    whole = Runs.read(runs)
+    assert "the same method" in whole.problems[0]  # who knows what it is
+    for name in ("micro-tspin-micro-s0", short.path.name):
+        done = RunDir(runs / name).iteration(0).done
+        write_json(done, read_json(done) | {"key": "equal by definition"})
+    found = Runs.read(runs)
+    assert found.problems == [] and [run.name for run in found] == [
+        "micro-spin-micro-s0", "micro-tspin-micro-s0"
+    ]  # fmt: skip
+
+
+# --- said twice, so that analysis needs no configuration -----------------------------------------
+
+
+def test_what_changes_no_number_makes_no_other_method():
+    assert [key for key in IDENTITY_FREE if not key.startswith(NO_METHOD)] == []
+
+
+@pytest.mark.parametrize("loss", UNUSED)
+def test_coefficients_that_an_objective_does_not_contain(loss):
+    """Changing one that is in UNUSED changes no objective, changing any other does."""
+    changed = {"coef.alpha": "0.7", "coef.beta": "0.7", "coef.lambda": "0.7"}
+    usual = compose(f"loss={loss}").objective(1)
+    without_effect = {
+        key for key, value in changed.items()
+        if compose(f"loss={loss}", f"{key}={value}").objective(1) == usual
+    }  # fmt: skip
+    assert without_effect == {key for key in changed if key.startswith(UNUSED[loss])}

@@ -1,0 +1,448 @@
+"""The command line: what it refuses and how, what it prints, and the names it gives. No training.
+
+Errors come from main.main in this process; a few are asked of a real one.
+"""
+
+import logging
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import hydra
+import pytest
+import yaml
+
+import main
+from tspin.selfplay import algorithm
+
+ROOT = Path(main.__file__).parent
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """What self-play was asked to run; nothing is run."""
+    runs = []
+
+    def run(cfg, *, command):
+        runs.append(cfg)
+        return []
+
+    monkeypatch.setattr(algorithm, "run", run)
+    monkeypatch.setattr("tspin.tools.terminal.results_table", lambda rows: "")
+    return runs
+
+
+@pytest.fixture
+def cli(monkeypatch, tmp_path, started):
+    """main.py WORDS, in this process and an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", [str(ROOT / "main.py"), *words])
+        main.main()
+        return started
+
+    return call
+
+
+@pytest.fixture
+def refused(cli, caplog, tmp_path, started):
+    """The one line that says why WORDS are no run."""
+
+    def call(*words):
+        caplog.clear()
+        with pytest.raises(SystemExit) as stopped:
+            cli(*words)
+        assert stopped.value.code == 2
+        assert started == [] and list(tmp_path.iterdir()) == []
+        (record,) = [r for r in caplog.records if r.levelno >= logging.ERROR]
+        line = record.getMessage()
+        assert line.startswith("error: ") and "\n" not in line
+        return line.removeprefix("error: ")
+
+    return call
+
+
+@pytest.fixture
+def point(cli, started):
+    """The Run that WORDS make."""
+
+    def call(*words):
+        started.clear()
+        cli(*words)
+        (run,) = started
+        return run
+
+    return call
+
+
+def process(*words, folder, **environment):
+    """A real one; nothing of the caller's caches, no network. -> (result, seconds)"""
+    begun = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "main.py"), *words],
+        cwd=folder,
+        env={**os.environ, "HOME": str(folder), "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    return done, time.monotonic() - begun
+
+
+# --- what is refused -----------------------------------------------------------------------------
+
+# the keys of a run, and what may be typed
+TOP = (
+    "coef, compute, data, decoding, evals, loss, model, name, optim, runs_dir, seed, "
+    "selfplay, sync, track"
+)
+TYPED = (
+    "coef, compute, data, decoding, evals, experiment, lora, loss, model, name, optim, "
+    "runs_dir, seed, selfplay, size, sweep, sync, track"
+)
+LOSSES = "sft, spin, tspin, tspin_ref, w/o-H-A, wo_ha"
+PRESETS = "paper, quick, spin_code, spin_paper"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        # misspelt keys
+        ("sed=1", ["key sed", "did you mean seed?", TYPED]),
+        ("foo=1", ["key foo", TYPED]),
+        ("+foo=1", ["key foo", TOP]),
+        ("++foo=1", ["key foo", TOP]),
+        ("+foo.bar=1", ["key foo", TOP]),
+        ("coef.alhpa=1", ["key coef.alhpa", "did you mean alpha?", "alpha, beta, lambda"]),
+        ("+coef.alhpa=1", ["key coef.alhpa", "did you mean alpha?", "alpha, beta, lambda"]),
+        ("++coef.alhpa=1", ["key coef.alhpa", "did you mean alpha?", "alpha, beta, lambda"]),
+        ("coef.lam=1", ["key coef.lam", "did you mean lambda?"]),
+        ("model.path.x=1", ["model.path.x", "model.path is a single value"]),
+        ("seed=1 coef.alpha=0.3 optim.lrr=1", ["key optim.lrr", "did you mean lr?"]),
+        # misspelt groups and options
+        ("los=tspin", ["key los", "did you mean loss?", TYPED]),
+        ("loss=tspn", ["loss=tspn", "did you mean tspin?", LOSSES]),
+        ("loss=w/o-HA", ["loss=w/o-HA", "did you mean w/o-H-A?", LOSSES]),
+        ("model=zephr", ["model=zephr", "did you mean zephyr?", "custom, micro, micro_base"]),
+        ("model=zephyr loss=tspn", ["loss=tspn", "did you mean tspin?", LOSSES]),
+        ("size=15k", ["size=15k", "14k, 200k, 26k, 50k, all"]),
+        ("compute=gpu", ["compute=gpu", "auto, cpu, cuda"]),
+        ("experiment=quik", ["experiment=quik", "did you mean quick?", PRESETS]),
+        ("experiment=[quick,papr]", ["experiment=papr", "did you mean paper?", PRESETS]),
+        ("experiment=null", ["experiment=null", PRESETS]),
+        ("experiment=None", ["experiment=None", PRESETS]),
+        ("experiment=", ["experiment=", PRESETS]),
+        ("model=zephyr size=null", ["size=null", "14k, 200k, 26k, 50k, all"]),
+        ("+loss=tspin", ["+loss=tspin", "write loss=tspin"]),
+        ("+experiment=quick", ["+experiment=quick", "write experiment=quick"]),
+        # wrong types, choices, words
+        ("seed=abc", ["seed='abc'", "integer"]),
+        ("seed=", ["seed=''", "integer"]),
+        ("seed=null", ["seed=None", "integer"]),
+        ("coef.alpha=x", ["coef.alpha='x'", "number", "list"]),
+        ("coef.alpha=[1,x]", ["coef.alpha.1='x'", "number"]),
+        ("track.tags=x", ["track.tags='x'", "list"]),
+        ("loss.link=logstic", ["loss.link='logstic'", "'logistic' or 'exponential'"]),
+        ("track.wandb=x", ["track.wandb='x'", "'online', 'offline' or 'none'"]),
+        ("seed=None", ["seed=None"]),
+        ("data.revision=None", ["data.revision=None", "data.revision=null"]),
+        ("name=None", ["name=None", "name=null"]),
+        ("data.path=", ["data.path=''"]),
+        ("seed=${foo}", ["foo", "seed"]),
+        ("data=file", ["data.path has to be given: data.path=VALUE"]),
+        ("model=custom data.path=x", ["model.path has to be given: model.path=VALUE"]),
+        ("model=smollm2", ["data.path has to be given"]),
+        ("tspin", ["tspin is neither GROUP=OPTION nor KEY=VALUE", "--help"]),
+        ("~loss", ["~loss"]),
+        ("~coef.alpha", ["~coef.alpha"]),
+        ("loss='a", ["loss='a"]),
+        ("optim.epochs=3 optim.schedule_epochs=2", ["optim.schedule_epochs=2", "optim.epochs=3"]),
+        # sweeps, and what looks like one
+        ("loss=tspin,spin", ["loss=tspin,spin", "-m"]),
+        ("coef.alpha=0.1,0.3", ["coef.alpha=0.1,0.3", "-m"]),
+        ("-m loss=sft,tspn", ["loss=tspn", "did you mean tspin?", LOSSES]),
+        ("-m loss=tspn,sft seed=0,1", ["loss=tspn", LOSSES]),
+        ("-m loss=sft,spin seed=0,1,x", ["seed='x'", "integer"]),
+        ("-m coef.alpha=0.1,0.3,x", ["coef.alpha='x'", "number"]),
+        ("-m seed=0,1 coef.bta=0.1,0.3", ["key coef.bta", "did you mean beta?"]),
+        ("-m seed=0,1 loss.link=logstic", ["loss.link='logstic'"]),
+        ("-m experiment=quick,quik", ["experiment=quik", PRESETS]),
+        ("-m data=micro,file", ["data.path has to be given"]),
+        ("-m model.max_length=64,20 decoding.max_new_tokens=9,30", ["=30", "model.max_length=20"]),
+        ("-m name=a seed=0,1", ["name=a", "leave it out"]),
+        ("-m evals=none,quick", ["evals.name", "no run of its own", "micro-tspin-micro-s0"]),
+        ("-m seed=0,1 hydra/sweeper=basic --dry-run", ["hydra/sweeper=basic has no plan"]),
+        # sweeps by name
+        ("swep=table1", ["key swep", "did you mean sweep?"]),
+        ("sweep=table1", ["sweep=table1 makes several runs: add -m"]),
+        ("-m sweep=tabel1", ["sweep tabel1", "did you mean table1?", "alpha_beta, figure3"]),
+        ("-m sweep=none.yaml", ["sweep none.yaml", "FILE.yaml"]),
+        ("-m sweep=table1 +sweep=table2", ["sweep=table1 and sweep=table2", "one sweep"]),
+        ("-m sweep=table1 hydra/sweeper=basic", ["hydra/sweeper=basic", "leave it out"]),
+        ("-m sweep=table1 loss=tspn", ["loss=tspn", "did you mean tspin?", LOSSES]),
+        ("-m sweep=table1 name=x", ["name=x", "leave it out"]),
+        # benchmarks by name
+        ("evals=papr", ["evals=papr", "did you mean paper?", "TASK,TASK"]),
+        ("evals=leaderbord_v2", ["did you mean leaderboard_v2?"]),
+        ("evals=gsm8k,quik", ["evals=quik", "did you mean quick?"]),
+        ("evals=gsm8k,paper", ["paper is an option", "options or tasks"]),
+        ("evals=paper,quick", ["evals=paper,quick is a sweep: add -m"]),
+        ("evals=null", ["evals=null", "leaderboard_v2, local, none"]),
+        ("evals=gsm8k evals.limt=3", ["key evals.limt", "did you mean limit?"]),
+        ("evals.tasks.gsm8k.shots=3", ["evals.tasks.gsm8k.shots"]),
+        ("seed=1 -m loss=sft,tspn", ["loss=tspn", LOSSES]),
+    ],
+)
+def test_one_line_names_the_key_and_the_choices(refused, words, says):
+    line = refused(*words.split())
+    assert all(word in line for word in says), line
+
+
+def test_a_real_process_says_one_line_and_exits_with_2(tmp_path):
+    done, _ = process("-m", "loss=sft,tspn", "seed=0,1", folder=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(rf"error: unknown option loss=tspn.*\(choices: {LOSSES}\)\n", done.stderr)
+    assert list(tmp_path.iterdir()) == []
+
+
+OFFLINE = {"HF_HUB_OFFLINE": "1"}
+REFUSED = {"HF_ENDPOINT": "http://127.0.0.1:9", "NO_PROXY": "*", "no_proxy": "*"}
+
+
+@pytest.mark.parametrize(("model", "hub"), [("zephyr", OFFLINE), ("mistral", REFUSED)])
+def test_without_the_hub_the_paper_run_says_what_to_give(tmp_path, model, hub):
+    """Both missing things in one line, in seconds, and nothing left behind."""
+    cache = {"HF_HOME": str(tmp_path / "hf")}
+    done, seconds = process("loss=tspin", f"model={model}", folder=tmp_path, **hub, **cache)
+    assert done.returncode == 1 and seconds < 90  # the client's own retries take longer
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert "model.path=FOLDER" in done.stderr and "data.path=FILE" in done.stderr
+    assert not list(tmp_path.rglob("runs"))
+
+
+@pytest.mark.parametrize("reachable", ["weights", "data"])
+def test_what_is_out_of_reach_is_said_before_anything_is_loaded(
+    monkeypatch, tmp_path, caplog, reachable
+):
+    def out_of_reach(*args, **kwargs):
+        raise ValueError("out of reach")
+
+    def loaded(*args, **kwargs):
+        raise AssertionError("loaded")
+
+    other = {"weights": "data", "data": "weights"}[reachable]
+    monkeypatch.setattr(f"tspin.{reachable}.check_reachable", lambda *a, **k: None)
+    monkeypatch.setattr(f"tspin.{other}.check_reachable", out_of_reach)
+    monkeypatch.setattr("tspin.policy.weights.fetch", loaded)
+    monkeypatch.setattr("tspin.policy.policy.load", loaded)
+    monkeypatch.setattr("tspin.selfplay.algorithm.prepare", loaded)
+    monkeypatch.setattr(sys, "argv", ["main.py", "model=zephyr", f"runs_dir={tmp_path / 'runs'}"])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        main.main()
+    assert stopped.value.code == 1
+    said = [r.getMessage() for r in caplog.records if r.levelno >= logging.INFO]
+    assert said == ["error: out of reach"]
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- what is printed -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [[], ["-m", "seed=0,1"]])
+def test_an_interrupt_ends_the_command_in_one_line(cli, monkeypatch, caplog, words):
+    points = []
+
+    def interrupted(cfg, *, command):
+        points.append(cfg)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(algorithm, "run", interrupted)
+    with pytest.raises(SystemExit) as stopped:
+        cli(*words)
+    assert stopped.value.code == 130 and len(points) == 1  # the points behind it are not begun
+    assert "the same command goes on" in caplog.messages[-1]
+
+
+def test_help_lists_the_groups_and_options_that_exist(cli, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli("--help")
+    assert not stopped.value.code
+    text = capsys.readouterr().out
+    lines = text.split("Groups (")[1].split("Values (")[0].splitlines()[1:]
+    listed = {}
+    for line in filter(str.strip, lines):
+        group, options = re.split(r" {2,}", line.strip())[:2]
+        listed[group] = set(re.findall(r"[\w/-]+", options)) - {"or", "TASK"}
+    there = {
+        group.name: {str(f.relative_to(group).with_suffix("")) for f in group.rglob("*.yaml")}
+        for group in main.CONF.iterdir()
+        if group.is_dir() and group.name != "hydra"
+    }
+    there["evals"].remove("tasks")  # what evals=TASK,TASK becomes
+    assert listed == there
+    (sweeps,) = re.findall(r"Sweeps \(-m\): (.*)", text)
+    assert sorted(sweeps.split()) == sorted(path.stem for path in main.SWEEPS.glob("*.yaml"))
+
+
+def test_every_command_that_help_shows_is_right(cli, capsys, started, tmp_path):
+    with pytest.raises(SystemExit):
+        cli("--help")
+    shown = re.findall(r"^ +python main\.py(.*?)(?:  .*)?$", capsys.readouterr().out, re.M)
+    assert len(shown) >= 6
+    for words in shown:
+        if "--hydra-help" not in words:
+            main.check(words.split())
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs").rglob("*.md"))]
+)
+def test_every_command_of_a_page_is_right(page):
+    """Blocks and backticks alike; what stands for a user's own file composes as it stands."""
+    text = (ROOT / page).read_text(encoding="utf-8").replace("\\\n", " ")
+    variables = dict(re.findall(r'^ *(\w+)="([^"]*)"$', text, re.M))
+    variables |= dict(re.findall(r"\bfor (\w+) in (\w+)", text))
+    shown = re.findall(r"python main\.py((?: +[^\s`#&]+)*)", text)
+    assert shown or page != "README.md"
+    for words in shown:
+        if words.strip() not in ("--help", "--cfg job"):
+            said = re.sub(r"\$(\w+)", lambda match: variables[match[1]], words)
+            main.check(said.split())
+
+
+def test_the_tests_that_the_method_page_names_are_there():
+    text = (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(test_\w+\.py)(?:::(test_\w+?)(\.\.\.)?)?`", text)
+    assert len(named) >= 10
+    for file, start, cut in named:
+        source = (ROOT / "tests" / file).read_text(encoding="utf-8")
+        assert f"def {start}" + ("" if cut or not start else "(") in source
+
+
+def test_cfg_job_prints_the_composed_configuration(cli, capsys, started):
+    cli("coef.alpha=0.3", "--cfg", "job", "loss=spin")  # flags may stand anywhere
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert shown["coef"]["alpha"] == 0.3 and shown["loss"]["name"] == "spin"
+    assert sorted(shown) == TOP.split(", ") and started == []
+
+
+def test_info_shows_the_search_path(cli, capsys, started):
+    cli("loss=spin", "--info", "searchpath")
+    assert str(main.CONF) in capsys.readouterr().out and started == []
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("loss=spin", "run: 1 point, 0 done, 1 to run; 5 iterations"),
+        ("-m loss=spin,tspin seed=0,1", "multirun: 4 points, 0 done, 4 to run; 20 iterations"),
+        ("-m +sweep=table1 model=micro", "table1: 3 points, 0 done, 3 to run; 11 iterations"),
+    ],
+)
+def test_a_dry_run_says_the_plan_and_starts_nothing(cli, caplog, tmp_path, words, says):
+    assert cli(*words.split(), "--dry-run") == []
+    assert caplog.messages[-1].startswith(says) and list(tmp_path.iterdir()) == []
+
+
+# --- benchmarks by name --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("word", ["evals=gsm8k,hellaswag", "evals=[gsm8k,hellaswag]"])
+def test_tasks_of_lm_eval_by_name(point, word):
+    run = point(word, "evals.limit=3", "+evals.tasks.hellaswag.shots=5")
+    named = {name: (task.shots, task.metric) for name, task in run.evals.tasks.items()}
+    assert named == {"gsm8k": (None, None), "hellaswag": (5, None)}
+    assert (run.evals.name, run.evals.limit) == ("tasks", 3)
+
+
+def test_tasks_are_no_sweep(cli):
+    """-m evals=gsm8k,hellaswag seed=0,1: two runs with two tasks each."""
+    runs = cli("-m", "evals=gsm8k,hellaswag", "seed=0,1")
+    assert [sorted(run.evals.tasks) for run in runs] == [["gsm8k", "hellaswag"]] * 2
+
+
+def test_no_task_that_we_name_ourselves_looks_like_a_misspelt_option(point):
+    files = (main.CONF / "evals").glob("*.yaml")
+    named = {t for f in files for t in yaml.safe_load(f.read_text()).get("tasks", {})}
+    named |= {"leaderboard", "leaderboard_math_algebra_hard", "arc_challenge", "ifeval", "mmlu"}
+    assert {"gsm8k", "leaderboard_bbh"} <= named
+    assert set(point("evals=" + ",".join(named)).evals.tasks) == named
+
+
+# --- names ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        ("", "micro-tspin-micro-s0"),
+        ("seed=3", "micro-tspin-micro-s3"),
+        ("model=zephyr", "zephyr-tspin-ultrachat-s0"),
+        ("model=mistral loss=spin", "mistral-spin-ultrachat-s0"),
+        ("coef.alpha=0.3", "micro-tspin-micro-s0-alpha=0.3"),
+        ("coef.beta=[0,0.3]", "micro-tspin-micro-s0-beta=0.0,0.3"),
+        ("optim.lr=1e-4 seed=2", "micro-tspin-micro-s2-lr=0.0001"),
+        ("optim.batch_size=8", "micro-tspin-micro-s0-optim.batch_size=8"),
+        ("model=zephyr size=14k", "zephyr-tspin-ultrachat-s0-size=14000"),
+        # what is the default anyway does not show
+        ("model=micro loss=tspin data=micro coef=paper", "micro-tspin-micro-s0"),
+        ("coef.alpha=1", "micro-tspin-micro-s0"),
+        ("coef.alpha=1.0 coef.beta=[0,0.1] seed=0", "micro-tspin-micro-s0"),
+        ("model=zephyr size=50k experiment=paper", "zephyr-tspin-ultrachat-s0"),
+        ("seed=4 data.seed=4", "micro-tspin-micro-s4"),
+        ("data.seed=4", "micro-tspin-micro-s0-data.seed=4"),
+        # nor does what changes no number
+        ("track=none runs_dir=elsewhere compute.threads=2", "micro-tspin-micro-s0"),
+        ("track.tags=[a] track.group=g track.project=p track.entity=e", "micro-tspin-micro-s0"),
+        # a name of one's own
+        ("name=mine coef.alpha=0.3", "mine"),
+        ("name=null coef.alpha=0.3", "micro-tspin-micro-s0-alpha=0.3"),
+    ],
+)
+def test_a_run_is_named_for_what_it_is(words, name):
+    with hydra.initialize_config_dir(str(main.CONF), version_base="1.3"):
+        assert main.compose(words.split()).name == name
+
+
+def test_the_folder_is_the_name_in_runs_dir(point, tmp_path):
+    assert point().folder == Path("runs/micro-tspin-micro-s0")
+    assert point(f"runs_dir={tmp_path}", "name=mine").folder == tmp_path / "mine"
+
+
+def test_the_papers_spelling_of_without_h_a(point, cli, started):
+    assert point("loss=w/o-H-A") == point("loss=wo_ha")
+    started.clear()
+    runs = list(cli("-m", "loss=w/o-H-A,tspin"))
+    assert [run.name for run in runs] == ["micro-wo_ha-micro-s0", "micro-tspin-micro-s0"]
+    assert runs[0] == point("loss=wo_ha")
+
+
+def test_a_sweep_runs_every_combination_once(cli):
+    runs = cli("loss=sft,spin", "-m", "seed=range(2)")
+    assert len({run.name for run in runs}) == len(runs) == 4
+
+
+def test_another_sweeper_still_works(cli):
+    runs = cli("-m", "loss=sft,spin", "seed=0,1", "hydra/sweeper=basic")
+    assert len({run.name for run in runs}) == len(runs) == 4
+
+
+def test_a_swept_option_may_need_another_swept_value(cli):
+    """data=file alone has no path; with the second sweep every combination has one."""
+    runs = cli("-m", "data=micro,file", "data.path=a.jsonl,b.jsonl")
+    assert len({run.name for run in runs}) == 4
+
+
+@pytest.mark.parametrize("how", ["--config-dir={}", "hydra.searchpath=[file://{}]"])
+def test_options_of_ones_own(point, tmp_path, how):
+    own = tmp_path / "own" / "model"
+    own.mkdir(parents=True)
+    text = (main.CONF / "model" / "micro.yaml").read_text().replace("name: micro", "name: mine")
+    (own / "mine.yaml").write_text(text)
+    run = point(how.format(tmp_path / "own"), "model=mine", "coef.alpha=0.3")
+    assert run.name == "mine-tspin-micro-s0-alpha=0.3"

@@ -1,0 +1,199 @@
+"""The plan against what can be counted: parameters, peaks of processes, the docs' table."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from support.tiny import compose
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
+
+from tspin.__main__ import main as tspin
+from tspin.cli import plan
+from tspin.logprobs import attention, fused_head
+from tspin.planning import disk, shapes
+from tspin.planning.hours import Machine, decode, forward, stages
+from tspin.planning.memory import CHUNK, dtypes, longest, memory
+from tspin.policy import adapters
+
+ROOT = Path(__file__).resolve().parents[2]
+ZEPHYR = compose("model=zephyr", "compute=cuda")
+SHAPE = shapes.KNOWN[ZEPHYR.model.path]
+SMALL = {"vocab_size": 320, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3,
+         "num_attention_heads": 4, "num_key_value_heads": 2}  # fmt: skip
+
+# --- shapes --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"model_type": "llama", "tie_word_embeddings": True},
+        {"model_type": "llama", "attention_bias": True, "mlp_bias": True},
+        {"model_type": "mistral", "head_dim": 32},
+        {"model_type": "qwen2", "tie_word_embeddings": False},
+        {"model_type": "qwen3", "head_dim": 24},
+    ],
+    ids=lambda options: "-".join(map(str, options.values())),
+)
+def test_parameters_are_those_of_the_model(options):
+    kind, others = options["model_type"], {k: v for k, v in options.items() if k != "model_type"}
+    config = AutoConfig.for_model(kind, **SMALL, **others)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    shape = shapes.of(config.to_dict(), "a test")
+    assert shape.parameters == sum(p.numel() for p in model.parameters())
+    lora = compose("lora=default").model.lora
+    for targets in ("all", ["q_proj", "down_proj"]):
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+        adapted = replace(lora, targets=targets)
+        adapters.add(model, adapted, base=Path("x"), dtype=torch.float32)
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        assert shape.adapters(adapted) == trained
+
+
+def test_known_models_have_the_sizes_they_are_known_by():
+    """7,241,732,096 is what the hub says of Mistral-7B, 134,515,008 of SmolLM2-135M."""
+    sizes = {name.split("/")[1]: shape.parameters for name, shape in shapes.KNOWN.items()}
+    assert sizes["Mistral-7B-v0.1"] == sizes["zephyr-7b-sft-full"] == 7_241_732_096
+    assert sizes["SmolLM2-135M-Instruct"] == 134_515_008
+    assert sizes["SmolLM2-360M-Instruct"] == 361_821_120
+    assert sizes["SmolLM2-1.7B-Instruct"] == 1_711_376_384
+
+
+def test_shapes_are_found_in_folders_and_refused_by_name(tmp_path):
+    assert shapes.find(compose().model).parameters == 456_320
+    LlamaConfig(**SMALL).save_pretrained(tmp_path)
+    custom = replace(compose().model, path=str(tmp_path))
+    assert shapes.find(custom).layers == 3
+    (tmp_path / "config.json").write_text('{"model_type": "mamba"}')
+    with pytest.raises(ValueError, match="config.json is a mamba; sizes are known of llama"):
+        shapes.find(custom)
+    with pytest.raises(ValueError, match="model.path=no/where is no folder.*SmolLM2-1.7B"):
+        shapes.find(replace(custom, path="no/where"))
+
+
+# --- memory --------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_peaks_are_those_of_processes():
+    """Two steps of four small models, each in a process of its own: within 25%."""
+    environment = {"MALLOC_MMAP_THRESHOLD_": str(2**16), "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    done = subprocess.run(
+        [sys.executable, "-m", "support.peaks"], capture_output=True, text=True,
+        env=os.environ | environment | {"PYTHONPATH": path}, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = {}
+    for line in done.stdout.splitlines():
+        found |= json.loads(line)
+    assert len(found) == 4
+    for name, (measured, computed) in found.items():
+        assert 0.75 < computed / measured < 1.25, (name, measured, computed)
+
+
+def of(*words, **options):
+    run = compose("model=zephyr", "compute=cuda", *words)
+    return memory(SHAPE, run, device="cuda", **options)
+
+
+def test_weights_gradients_and_state_are_those_of_the_docs():
+    """docs/method.md: 87 GB in float32, 58 in bfloat16; 8-bit state is 1 byte and 4 / 256."""
+    number = SHAPE.parameters
+    for words, bytes_ in [((), (4, 4, 4)), (("optim.precision=bf16_stochastic",), (2, 2, 4)),
+                          (("optim=adamw", "optim.state=8bit"), (4, 4, 2 + 8 / 256))]:  # fmt: skip
+        m = of(*words)
+        assert (m.weights, m.gradients, m.state) == tuple(number * b for b in bytes_)
+
+
+def test_under_lora_the_base_is_held_as_it_is_multiplied():
+    m, run = of("lora=default"), compose("model=zephyr", "lora=default")
+    trained = SHAPE.adapters(run.model.lora)
+    assert trained == 41_943_040
+    assert m.weights == 2 * SHAPE.parameters + 4 * trained
+    assert m.gradients == m.state == 4 * trained
+    four = of("lora=default", "model.quantize=4bit")
+    saved = m.weights - four.weights
+    assert saved == pytest.approx(SHAPE.linear * (2 - 0.5 - 0.016), rel=1e-3)
+    assert dtypes(run, "cuda") == ("bfloat16", "bfloat16")
+    assert dtypes(run, "cpu") == ("float32", "float32")
+
+
+def test_shards_divide_and_copies_do_not():
+    one, ddp, fsdp = of(), of(gpus=8), of(gpus=8, sharding="fsdp2")
+    assert (ddp.weights, ddp.state, ddp.gradients) == (one.weights, one.state, 2 * one.gradients)
+    for part in ("weights", "gradients", "state"):
+        assert getattr(fsdp, part) == getattr(one, part) / 8
+    assert fsdp.gathered > 0 == one.gathered
+    assert fsdp.activations == ddp.activations == one.activations
+
+
+def test_the_longest_triplet():
+    """2048 tokens, 256 of them new: a prompt of 1792, y of 256, y' and y0 of 256 each."""
+    assert longest(ZEPHYR) == (1792 + 3 * 256, 2047 + 2 * 256)
+    by_tokens = replace(ZEPHYR, compute=replace(ZEPHYR.compute, max_tokens=6000))
+    assert longest(by_tokens)[0] == 2 * (1792 + 3 * 256)
+
+
+def test_a_chunk_of_logits_is_the_one_there_is():
+    """Said twice so that neither has to import the other."""
+    assert CHUNK == fused_head.CHUNK
+    assert attention.NAME  # the packed path is what the activations are of
+
+
+# --- hours, disk, tables -------------------------------------------------------------------------
+
+
+def test_arithmetic_and_launches_by_hand():
+    shape, machine = replace(SHAPE, layers=2), Machine(flops=1e12, traffic=1e12, layer=1e-3)
+    number, rows, length = shape.parameters, 3, 100
+    expected = rows * length * (2 * number + 4 * 2 * 4096 * length) / 1e12
+    assert forward(shape, machine, rows, length) == pytest.approx(expected)
+    assert forward(shape, machine, 1, 0, passes=3) == pytest.approx(6e-3)  # launches alone
+    step = max(2e-3, 2 * number * 4 / 1e12)
+    batches = 3 * (forward(shape, machine, 4, 10) + 7 * step)
+    assert decode(shape, machine, 9, 10, 7, 4) == pytest.approx(batches)
+
+
+def test_frozen_weights_take_a_third_of_the_backward_pass_less():
+    """Checkpointed: forward, again, and two of backward; or one."""
+    run, small = ZEPHYR, Machine(flops=1e10, traffic=1e30)
+    lora = compose("model=zephyr", "compute=cuda", "lora=default")
+    full, adapted = (stages(r, 1, SHAPE, small, "short", y0=False)[2] for r in (run, lora))
+    assert adapted / full == pytest.approx(3 / 4, rel=1e-3)
+
+
+def test_what_is_trained_is_what_a_checkpoint_holds():
+    lora = compose("model=zephyr", "lora=default")
+    assert plan.trained(SHAPE, ZEPHYR) == SHAPE.parameters
+    assert plan.trained(SHAPE, lora) == 41_943_040
+    in_8_bits = disk.sizes(
+        compose("model=zephyr", "optim.state=8bit"), parameters=2560, train=1, heldout=0
+    )
+    assert in_8_bits.train_state == 4 * 2560 + 2560 + 4 * 10  # a scale for 256 numbers
+
+
+def test_the_table_of_a_24_gb_card_is_what_the_function_says():
+    text = (ROOT / "docs" / "memory.md").read_text(encoding="utf-8")
+    assert plan.card(24) in text
+
+
+def test_the_command(capsys):
+    assert tspin(["plan", "model=zephyr", "compute=cuda", "--gpus", "1", "4"]) == 0
+    said = capsys.readouterr().out
+    assert "7.242e9 weights in float32, products in bfloat16" in said
+    assert "4 fsdp2" in said and "peak in training" in said and "29 GB a checkpoint" in said
+    assert tspin(["plan", "model=zephyr", "lora=default"]) == 0
+    assert "fsdp2" not in capsys.readouterr().out  # see launch.whole
+    assert tspin(["plan", "model=zephir"]) == 1
+    assert "did you mean zephyr" in capsys.readouterr().err
+    assert tspin(["plan", "model=zephyr", "--gpus", "0"]) == 1
+    assert tspin(["plna"]) == 2
+    assert "did you mean plan" in capsys.readouterr().err

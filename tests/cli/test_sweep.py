@@ -1,0 +1,605 @@
+"""Sweeps: what their files mean, the plan by hand on made-up folders, real ones of tiny runs."""
+
+import json
+import logging
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+import hydra
+import pytest
+import yaml
+from omegaconf import OmegaConf
+
+import main
+from tspin.cli import arguments, sweep
+from tspin.config.run import at, dump
+from tspin.runs.artifacts import RunDir
+from tspin.tools.files import read_json, write_json, write_text
+from tspin.tracking.replay import eval_key
+
+ROOT = Path(main.__file__).parent
+NAMES = sorted(path.stem for path in main.SWEEPS.glob("*.yaml"))
+WANDB = sorted((main.SWEEPS / "wandb").glob("*.yaml"))
+# Counted by hand: method.md, "Experiments to rebuild".
+COUNTS = {
+    "alpha_beta": 16,  # 4 alphas x 4 betas
+    "figure3": 2,
+    "figure4a": 6,  # T-SPIN on 3 sizes, SFT on 3
+    "figure4b": 2,
+    "figure4c": 16,
+    "figure7": 2,
+    "seeds": 15,  # 5 losses x 3 seeds
+    "tune": 50,  # 5 losses x 5 learning rates x 2 seeds
+    "table1": 3,
+    "table2": 2,
+    "table4": 3,
+}
+TINY = ["data.size=16", "data.heldout=4", "optim.epochs=1", "track=none"]
+
+
+def points(*typed):
+    """What `python main.py -m TYPED` would run."""
+    return main.check(["-m", *typed]).points
+
+
+def names(found):
+    return [point.run.name for point in found]
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", ["micro", "zephyr"])
+@pytest.mark.parametrize("name", COUNTS)
+def test_every_sweep_composes_with_either_model(name, model):
+    found = points(f"sweep={name}", f"model={model}")
+    assert len(found) == COUNTS[name]
+    assert {point.run.model.name for point in found} == {model}
+    assert all(point.run.track.tags == [name] for point in found)
+
+
+def test_the_paper_is_all_of_its_sweeps():
+    """By hand on one model: table1 3 (table4 is it again); w/o H-A of table2; figure3 2; figure4a
+    4 more (T-SPIN on 50k is figure3's, SFT on 200k table1's); T-SPIN_ref of figure4b; alpha x beta
+    16; figure7 2.
+    """
+    found = points("sweep=paper", "model=zephyr")
+    assert len(found) == 3 + 1 + 2 + 4 + 1 + 16 + 2
+    parts = [
+        names(points(f"sweep={one}", "model=zephyr"))
+        for one in COUNTS
+        if one not in ("seeds", "tune")
+    ]
+    assert set(names(found)) == {name for part in parts for name in part}
+    assert set(COUNTS) | {"paper", "miniature"} == set(NAMES)
+
+
+def test_the_miniature_is_the_paper_and_more_for_every_seed():
+    """29 points of the paper; of `seeds` only SFT over five iterations is new; 5 under stress."""
+    found = points("sweep=miniature", "model=micro", "seed=0,1")
+    assert len(found) == 2 * (29 + 1 + 5)
+    paper = points("sweep=paper", "model=micro", "seed=0,1")
+    assert set(names(paper)) < set(names(found))
+
+
+def test_what_the_points_are():
+    by_loss = {point.run.loss.name: point.run for point in points("sweep=table1", "model=zephyr")}
+    facts = {
+        loss: (run.data.size, run.optim.epochs, run.selfplay.iterations)
+        for loss, run in by_loss.items()
+    }
+    assert facts == {"sft": (200_000, 2, 1), "spin": (50_000, 2, 5), "tspin": (50_000, 2, 5)}
+
+    grid = [point.run for point in points("sweep=alpha_beta")]
+    assert {run.selfplay.iterations for run in grid} == {2}
+    values = (0.1, 0.3, 0.5, 1.0)
+    pairs = {(at(run.coef.alpha, 1), at(run.coef.beta, 1)) for run in grid}
+    assert pairs == {(alpha, beta) for alpha in values for beta in values}
+
+    sized = [(p.run.loss.name, p.run.data.size, p.run.selfplay.iterations)
+             for p in points("sweep=figure4a", "model=zephyr")]  # fmt: skip
+    tspin = [("tspin", size, 2) for size in (14_000, 26_000, 50_000)]
+    assert sized == [*tspin, *(("sft", size, 1) for size in (50_000, 100_000, 200_000))]
+
+
+@pytest.mark.parametrize("model", ["micro", "micro_open_weak"])
+def test_sizes_on_built_in_tasks_keep_the_papers_proportions(model):
+    """512 pairs stand for 50k: 14k of 50k is 143 of 512."""
+    for size, num in (("14k", 143), ("26k", 266), ("50k", 512), ("100k", 1024), ("200k", 2048)):
+        (point,) = points(f"size={size}", f"model={model}")
+        assert point.run.data.size == num == int(512 * int(size[:-1]) / 50)
+        (file,) = points(f"size={size}", "data=file", "data.path=pairs.jsonl")
+        assert file.run.data.size == int(size[:-1]) * 1000
+
+
+@pytest.mark.parametrize("model", ["micro", "micro_open_weak"])
+def test_the_largest_size_is_there_on_built_in_tasks(model):
+    from tspin.data import annotated
+
+    (point,) = points("size=200k", f"model={model}")
+    found = annotated.load(point.run.data)
+    assert (len(found.train), len(found.heldout)) == (2048, 800)
+
+
+def test_table4_is_table1_from_mistral():
+    assert {point.run.model.name for point in points("sweep=table4")} == {"mistral"}
+    for model in ("micro", "mistral"):
+        four, one = (
+            names(points(f"sweep={name}", f"model={model}")) for name in ("table4", "table1")
+        )
+        assert four == one
+
+
+def test_typed_words_replace_the_files_and_add_to_them():
+    """alpha_beta with one alpha and three seeds: 1 x 4 x 3."""
+    found = points("+sweep=alpha_beta", "coef.alpha=0.3", "seed=0,1,2")
+    assert len(found) == 12
+    assert {point.run.coef.alpha for point in found} == {0.3}
+    assert Counter(point.run.seed for point in found) == {0: 4, 1: 4, 2: 4}
+
+
+def test_48_points_are_one_line():
+    found = points("+sweep=alpha_beta", "model=zephyr", "seed=0,1,2")
+    assert len(set(names(found))) == 48
+
+
+def test_points_that_are_the_same_are_one():
+    assert names(points("seed=0,0")) == ["micro-tspin-micro-s0"]
+    assert len(points("coef.alpha=1,1.0", "loss=w/o-H-A,wo_ha")) == 1
+
+
+@pytest.mark.parametrize(
+    ("typed", "tags"),
+    [
+        (["sweep=table2"], ["table2"]),
+        (["sweep=table2", "track.tags=[mine,table2]"], ["table2", "mine"]),
+        (["seed=0,1", "track.tags=[mine]"], ["mine"]),
+        (["seed=0,1"], []),
+    ],
+)
+def test_points_are_tagged_with_their_sweep(typed, tags):
+    assert [point.run.track.tags for point in points(*typed)] == [tags] * 2
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["sweep=paper"],
+        ["sweep=seeds", "model=zephyr"],
+        ["data.seed=4"],
+        ["evals=gsm8k", "seed=0,1"],
+        ["name='a=b,c'"],
+    ],
+    ids=str,
+)
+def test_a_point_is_what_hydra_makes_of_its_words(typed):
+    """Here options are composed once for many points, there all words for one."""
+    for point in points(*typed)[::5]:
+        made = []
+        for line in (point.words, point.launch_words):  # the latter have the tags and the name
+            with hydra.initialize_config_dir(str(main.CONF), version_base="1.3"):
+                whole = hydra.compose("config", list(line), return_hydra_config=True)
+                ours = OmegaConf.masked_copy(whole, [key for key in whole if key != "hydra"])
+                made.append(main.typed(ours, whole.hydra))
+        assert made[1] == point.run
+        assert replace(made[0], track=point.run.track) == point.run
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("points: [loss=tspin", ["is no YAML"]),
+        ("- loss=tspin", ["is no sweep", "title, points, include"]),
+        ("point: [loss=tspin]", ["unknown key point", "did you mean points?"]),
+        ("points: loss=tspin", ["points has to be a list"]),
+        ("title: only", ["neither points nor include"]),
+        ("points: [{loss: tspin}]", ["{'loss': 'tspin'} is no line of words"]),
+        ("points: [tspin]", ["tspin is neither GROUP=OPTION nor KEY=VALUE"]),
+        ("points: [~loss]", ["~loss: nothing can be left out"]),
+        ('points: ["loss=\'tspin"]', ["No closing quotation"]),
+        ("points: [sweep=table1]", ["'sweep=table1'", "under include"]),
+        ("include: [tabel1]", ["unknown sweep tabel1", "did you mean table1?"]),
+        ("include: [own]", ["own.yaml includes itself"]),
+    ],
+)
+def test_a_file_that_is_no_sweep_is_one_line(tmp_path, text, says):
+    (tmp_path / "table1.yaml").write_text("points: [loss=spin]\n")
+    (tmp_path / "own.yaml").write_text(text + "\n")
+    with pytest.raises(ValueError) as refused:
+        arguments.sweep(["sweep=own"], tmp_path)
+    line = str(refused.value)
+    assert "own.yaml" in line and "\n" not in line and all(word in line for word in says), line
+
+
+def test_a_sweep_of_ones_own(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("include: [table2]\npoints:\n  - loss=sft seed=0,1\n")
+    found = points(f"sweep={file}")
+    assert [(p.run.loss.name, p.run.seed) for p in found] == [
+        ("tspin", 0), ("wo_ha", 0), ("sft", 0), ("sft", 1)
+    ]  # fmt: skip
+    assert found[0].run.track.tags == ["mine"]
+
+
+@pytest.mark.parametrize("file", WANDB, ids=lambda path: path.stem)
+def test_a_wandb_sweep_has_the_points_of_ours(file):
+    """Every combination, in the words that wandb's agent would give, through the real config."""
+    from itertools import product
+
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
+
+    told = yaml.safe_load(file.read_text(encoding="utf-8"))
+    assert (told["program"], told["method"]) == ("main.py", "grid")
+    assert told["command"] == ["${env}", "${interpreter}", "${program}", "${args_no_hyphens}"]
+    metric = "eval/" + eval_key("heldout", "exact_match,greedy")
+    assert told["metric"] == {"name": metric, "goal": "maximize"}
+    values = {
+        name: told["values"] if "values" in told else [told["value"]]
+        for name, told in told["parameters"].items()
+    }
+    found = []
+    for combination in product(*values.values()):
+        args = {k: {"value": v} for k, v in zip(values, combination, strict=True)}
+        line = create_sweep_command_args({"args": args})["args_no_hyphens"]
+        (point,) = main.check(line).points
+        found.append(point.run.name)
+    assert sorted(found) == sorted(names(points(f"sweep={file.stem}")))
+
+
+def test_what_is_one_grid_is_there_for_wandb_too():
+    """Unions of grids (table1, table4, figure4a, paper) are none; figure4c is another name."""
+    one = {name for name in NAMES if len(arguments.read_sweep(name, main.SWEEPS)) == 1}
+    assert {file.stem for file in WANDB} == one - {"figure4c"}
+
+
+# --- the plan, on made-up folders ----------------------------------------------------------------
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """typed words -> points whose folders are in tmp_path"""
+    return lambda *typed: points(f"runs_dir={tmp_path}", *typed)
+
+
+def finish(point, t, *, source=None, train=10.0, score=2.0):
+    """Leaves what sweep reads of iteration t: 12 seconds unless they are said."""
+    folder = RunDir(point.run.folder)
+    if not folder.config.exists():
+        write_text(folder.config, yaml.safe_dump(dump(point.run), sort_keys=False))
+    facts = {"seconds": {"train": train, "score": score}}
+    write_json(folder.iteration(t).done, facts | ({"from": source} if source else {}))
+
+
+def sources(plan):
+    """Per point, per iteration: the run it is linked from."""
+    return [[step.source for step in item.steps] for item in plan.items]
+
+
+def test_one_alpha_trains_iteration_0_once(runs):
+    found = runs("sweep=alpha_beta")
+    plan = sweep.plan("alpha_beta", found)
+    for i, shared in enumerate(sources(plan)):
+        leader = found[i - i % 4].run.name
+        assert shared == ([None, None] if i % 4 == 0 else [leader, None])
+    assert plan.line() == (
+        "alpha_beta: 16 points, 0 done, 16 to run; 32 iterations, 12 of them shared, 20 to train; "
+        "time unknown until an iteration is done"
+    )
+
+
+def test_points_that_others_wait_for_come_first(runs):
+    found = runs("sweep=alpha_beta")
+    order = sweep.plan("alpha_beta", found).to_run()
+    first = [found[i] for i in (0, 4, 8, 12)]
+    assert order == [*first, *(point for point in found if point not in first)]
+    assert sweep.plan("x", runs("loss=sft,spin")).to_run() == runs("loss=sft,spin")  # as typed
+
+
+def test_equal_beginnings_are_shared_across_objectives(runs):
+    """w/o H-A begins as T-SPIN, T-SPIN_ref as SPIN with lambda = alpha; SFT as nobody."""
+    found = runs("loss=sft,spin,tspin,tspin_ref,wo_ha", "selfplay.iterations=2")
+    _, spin, tspin, *_ = names(found)
+    plan = sweep.plan("x", found)
+    assert sources(plan) == [[None] * 2, [None] * 2, [None] * 2, [spin, None], [tspin, None]]
+    assert plan.leaders == {spin, tspin}
+
+
+def test_nothing_is_shared_between_seeds_places_or_where_it_is_off(runs, tmp_path):
+    apart = [
+        *runs("loss=tspin", "seed=0,1"),
+        *points(f"runs_dir={tmp_path / 'other'}", "loss=wo_ha"),
+        *runs("loss=wo_ha", "selfplay.share=false"),
+    ]
+    assert {source for steps in sources(sweep.plan("x", apart)) for source in steps} == {None}
+
+
+def test_an_iteration_of_a_run_outside_the_plan_is_shared(runs):
+    (other,) = runs("loss=tspin", "selfplay.iterations=3")
+    for t in range(2):
+        finish(other, t)
+    plan = sweep.plan("x", runs("loss=tspin", "selfplay.iterations=5"))
+    assert sources(plan) == [[other.run.name] * 2 + [None] * 3]
+    assert plan.leaders == frozenset()  # it is there: nobody has to come first
+
+
+def test_how_far_each_point_is(runs):
+    found = runs("loss=tspin,wo_ha,spin", "selfplay.iterations=2")
+    tspin, wo_ha, spin = found
+    finish(tspin, 0)
+    finish(tspin, 1)
+    finish(wo_ha, 0, source=f"{tspin.run.name}/iter_0")
+    plan = sweep.plan("x", found)
+    assert [item.complete for item in plan.items] == [True, False, False]
+    assert plan.to_run() == [wo_ha, spin]
+    assert plan.line() == (
+        "x: 3 points, 1 done, 2 to run; 6 iterations, 1 of them shared, 3 to train; about 36 s"
+    )
+    rows = [line.split() for line in plan.table().splitlines()[3:]]
+    assert rows == [
+        ["1", "tspin", "done", "2", "of", "2", "-"],
+        ["2", "wo_ha", "begun", "1", "of", "2", "0", "from", "1"],
+        ["3", "spin", "to", "do", "0", "of", "2", "-"],
+    ]
+
+
+def test_a_folder_with_another_configuration_is_not_done(runs):
+    """selfplay refuses it, so it must be asked."""
+    (old,) = runs("name=mine", "selfplay.iterations=1")
+    finish(old, 0)
+    (new,) = runs("name=mine", "selfplay.iterations=1", "coef.alpha=0.3")
+    assert sweep.plan("x", [old]).to_run() == []
+    assert sweep.plan("x", [new]).to_run() == [new]
+
+
+def test_missing_benchmarks_are_left_to_do(runs, monkeypatch):
+    (point,) = runs("selfplay.iterations=1")
+    finish(point, 0)
+    assert sweep.plan("x", [point]).num_done == 1
+    monkeypatch.setattr(sweep.benchmark, "missing", lambda out, run: ["gsm8k"])
+    assert sweep.plan("x", [point]).num_done == 0
+
+
+@pytest.mark.parametrize(
+    ("finished", "seconds"),
+    [
+        # three iterations are left: 1 of the first point, 2 of the second; the median of what is
+        # most alike: the same objective (T-SPIN is w/o H-A at iteration 0), else any
+        ([("tspin", 0, 8.0)], 10.0 * 3),
+        ([("tspin", 0, 8.0), ("spin", 0, 98.0), ("spin", 1, 198.0)], 100.0 + 100.0 + 200.0),
+        # what is linked takes no time and says nothing about it
+        ([("tspin", 0, 8.0), ("wo_ha", 0, None)], 30.0),
+    ],
+)
+def test_the_time_left_by_hand(runs, finished, seconds):
+    others = {loss: runs(f"loss={loss}", "selfplay.iterations=2", "seed=7")[0]
+              for loss in ("spin", "wo_ha")}  # fmt: skip
+    found = runs("loss=tspin,spin", "selfplay.iterations=2")
+    others["tspin"] = found[0]
+    for loss, t, train in finished:
+        source = "elsewhere/iter_0" if train is None else None
+        finish(others[loss], t, train=train or 1e6, source=source)
+    plan = sweep.plan("x", found)
+    assert plan.seconds(plan.to_train) == seconds
+
+
+def test_benchmarks_take_time_too(runs):
+    (point,) = runs("loss=tspin", "selfplay.iterations=2")
+    finish(point, 0)
+    out = RunDir(point.run.folder).iteration(0)
+    write_json(out.evaluation, {"benchmarks": {"a": {"seconds": 30.0}, "b": {"seconds": 58.0}}})
+    plan = sweep.plan("x", [point])
+    assert plan.seconds(plan.to_train) == 12.0 + 88.0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 s"), (89, "89 s"), (90, "1.5 min"), (660, "11 min"), (5400, "1.5 h"), (1e5, "28 h")],
+)
+def test_time_in_the_unit_people_would_use(seconds, text):
+    assert sweep.duration(seconds) == text
+
+
+def test_progress_at_the_pace_so_far(runs):
+    """4 x 1 iteration of 12 s; 2 of them done in 6 s, side by side, leave 2 x 12 s x 6/24 = 6 s."""
+    found = runs("seed=0,1,2,3", "selfplay.iterations=1")
+    begun = sweep.plan("x", found)
+    for point in found[:2]:
+        finish(point, 0)
+    said = sweep.plan("x", found).progress(since=begun, elapsed=6.0)
+    assert said == "x: 2 of 4 points done, about 6 s left"
+
+
+def test_progress_is_read_from_the_folders(runs, caplog):
+    """Whoever finishes a point, here this test."""
+    found = runs("seed=0,1,2", "selfplay.iterations=1")
+    caplog.set_level(logging.INFO, logger="tspin")
+
+    def wait_for(text):
+        until = time.monotonic() + 30
+        while text not in caplog.text:
+            assert time.monotonic() < until, caplog.text
+            time.sleep(0.01)
+
+    with sweep.progress(sweep.plan("x", found), every=0.01):
+        finish(found[1], 0)
+        wait_for("x: 1 of 3 points done, about")
+        finish(found[0], 0)
+        wait_for("x: 2 of 3 points done, about")
+
+
+def test_the_summary_by_hand(runs):
+    tspin, wo_ha, spin = found = runs("loss=tspin,wo_ha,spin", "selfplay.iterations=2")
+    finish(tspin, 0)
+    finish(tspin, 1, train=106.0)
+    finish(wo_ha, 0, source=f"{tspin.run.name}/iter_0")
+    finish(wo_ha, 1)
+    out = tspin.folder.iteration(1).evaluation
+    write_json(out, {"heldout": {"exact_match,greedy": {"value": 0.5}}, "average": {"value": 0.25}})
+    for point in (tspin, wo_ha):
+        write_json(point.folder.base.evaluation, {})
+        write_json(point.folder.proto.manifest, {})
+    text = sweep.plan("x", found).summary({spin.run.name: "out of luck"})
+    rows = [line.split() for line in text.splitlines()]
+    assert rows[1] == ["point", "loss", "state", "average", "accuracy", "minutes", "why"]
+    assert rows[3] == ["1", "tspin", "done", "0.25", "0.5", "2", "-"]  # 12 + 108 s
+    assert rows[4] == ["2", "wo_ha", "done", "-", "-", "0.2", "-"]  # 12 s: the other is not its own
+    assert rows[5] == ["3", "spin", "failed", "-", "-", "0", "out", "of", "luck"]
+    assert text.endswith(
+        "shared: 1 iteration (12 s where they were trained), 1 base evaluation, 1 set of y0"
+    )
+
+
+@pytest.mark.parametrize(
+    ("typed", "columns"),
+    [
+        (["seed=0", "coef.alpha=0.3"], ["point", "run", "state", "iterations"]),
+        (["loss=sft,spin", "coef.alpha=0.3"], ["point", "loss", "state", "iterations"]),
+        (["coef.alpha=0.3,1", "coef.beta=[0,1],[0,2]", "loss=wo_ha", "selfplay.share=false"],
+         ["point", "alpha", "beta", "state", "iterations"]),
+        # the same last word twice: the whole key, its end in a second line
+        (["optim.batch_size=8,16", "decoding.batch_size=64,128", "selfplay.share=false"],
+         ["optim.batch", "decoding.batch", "point", "size", "size", "state", "iterations"]),
+    ],
+)  # fmt: skip
+def test_columns_say_only_what_differs(runs, typed, columns):
+    head, _, _ = sweep.plan("x", runs(*typed)).table().partition("---")
+    assert head.split() == ["Points", *columns]
+
+
+# --- real ones -----------------------------------------------------------------------------------
+
+
+def command(*typed):
+    return [sys.executable, str(ROOT / "main.py"), *typed]
+
+
+def process(*typed, folder, code=0, **environment):
+    """A real one, from another folder. -> what it said"""
+    done = subprocess.run(
+        command(*typed),
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == code, done.stderr
+    return done.stderr
+
+
+def linked(folder):
+    """Iterations that were shared, of those there are."""
+    done = [read_json(path) for path in folder.glob("runs/*/iter_*/done.json")]
+    return sum("from" in facts for facts in done), len(done)
+
+
+def test_a_failing_point_stops_nothing_and_is_in_the_summary(tmp_path):
+    rows = [{"prompt": f"Say {i}.", "response": f"It is {i}."} for i in range(24)]
+    (tmp_path / "there.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    typed = ["-m", "data=file", "data.path=missing.jsonl,there.jsonl", *TINY,
+             "selfplay.iterations=1", "loss=tspin,wo_ha"]  # fmt: skip
+    said = process(*typed, folder=tmp_path, code=1)
+    assert "multirun: 4 points, 0 done, 4 to run; 4 iterations, 2 of them shared" in said
+    table = said[said.rindex("\nmultirun\n") :]
+    assert len(re.findall(r"failed .*data.path=missing.jsonl: no such file", table)) == 2
+    assert len(re.findall(r" done ", table)) == 2
+    assert linked(tmp_path) == (1, 2)
+    assert "shared: 1 iteration (" in table and "1 base evaluation, 1 set of y0" in table
+    # again: what is done is not started, the rest is tried once more
+    again = process(*typed, folder=tmp_path, code=1)
+    assert "multirun: 4 points, 2 done, 2 to run" in again and again.count("\n--- ") == 2
+
+
+def test_a_finished_sweep_says_so_without_torch(tmp_path, monkeypatch):
+    for point in points("sweep=figure3", f"runs_dir={tmp_path}"):
+        for t in range(2):
+            finish(point, t)
+    script = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import main\n"
+        f"sys.argv = ['main.py', '-m', 'sweep=figure3', 'runs_dir={tmp_path}']\n"
+        "main.main()\n"
+        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "figure3: 2 points, all done: nothing to run" in done.stderr
+
+
+LAUNCHERS = {
+    "joblib": ["hydra_plugins.hydra_joblib_launcher", "hydra.launcher.n_jobs=2"],
+    "submitit_local": ["hydra_plugins.hydra_submitit_launcher", "hydra.launcher.timeout_min=9"],
+}
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_local_launchers(tmp_path, launcher):
+    """Workers are processes of their own; the second waits for iteration 0 of the first."""
+    module, setting = LAUNCHERS[launcher]
+    if find_spec(module) is None:
+        pytest.skip(f"{module} is not installed")
+    typed = ["-m", "sweep=table2", "experiment=quick", *TINY, f"hydra/launcher={launcher}", setting]
+    said = process(*typed, "selfplay.iterations=2", folder=tmp_path)
+    assert "table2: 2 points, 0 done, 2 to run; 4 iterations, 1 of them shared, 3 to train" in said
+    assert linked(tmp_path) == (1, 4)
+    assert "shared: 1 iteration (" in said
+    (launch,) = read_json(next(tmp_path.glob("runs/*wo_ha*/provenance.json")))["launches"]
+    assert {"loss=wo_ha", "data.size=16"} <= set(launch["command"])  # of the point, not the worker
+
+
+def test_an_interrupted_sweep_ends_with_130(tmp_path):
+    typed = command("-m", "seed=0,1,2", *TINY, "selfplay.iterations=50", "data.size=256")
+    # A shell's background job hands on that Ctrl-C is ignored; a user's terminal does not.
+    attended = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    running = subprocess.Popen(
+        typed, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=attended
+    )
+    try:
+        until = time.monotonic() + 120
+        while not list(tmp_path.glob("runs/*/iter_0")):
+            assert time.monotonic() < until and running.poll() is None
+            time.sleep(0.1)
+        said = None
+        while said is None:
+            running.send_signal(signal.SIGINT)  # Python loses one that meets a destructor
+            with suppress(subprocess.TimeoutExpired):
+                _, said = running.communicate(timeout=15)
+            assert time.monotonic() < until
+    finally:
+        running.kill()
+    assert running.returncode == 130 and "the same command goes on" in said.splitlines()[-1]
+
+
+def test_killed_twice_it_ends_complete(tmp_path):
+    """alpha x beta on micro: 32 iterations, of which 12 are shared however often it is killed.
+
+    Needs selfplay to link equal iterations (Run.history); the kills come after a random number of
+    finished iterations and a random moment more.
+    """
+    typed = command("-m", "+sweep=alpha_beta", "model=micro", *TINY)
+    draw = random.Random(0)
+    for low, high in ((1, 10), (12, 24)):
+        num, moment = draw.randint(low, high), draw.uniform(0, 1)
+        running = subprocess.Popen(typed, cwd=tmp_path, stderr=subprocess.DEVNULL)
+        until = time.monotonic() + 200
+        while linked(tmp_path)[1] < num:
+            assert time.monotonic() < until and running.poll() is None
+            time.sleep(0.05)
+        time.sleep(moment)
+        running.kill()
+        assert running.wait() == -signal.SIGKILL
+        assert linked(tmp_path)[1] < 32
+    said = process(*typed[2:], folder=tmp_path)
+    assert linked(tmp_path) == (12, 32)
+    assert "shared: 12 iterations (" in said and "15 base evaluations, 15 sets of y0" in said
+    assert "16 points, all done" in process(*typed[2:], folder=tmp_path)

@@ -1,0 +1,229 @@
+"""One iteration's training: the gradient, the optimiser, the schedule, the reference."""
+
+import copy
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from support.tiny import LOSSES, compose, random_policy, random_triplets
+
+from tspin.data.triplets import epoch, keyed, micro_batches
+from tspin.objectives.losses import SFT, SPIN, TSPIN, TSPINRef
+from tspin.runs.artifacts import Iteration
+from tspin.stages.score import score, write_scores
+from tspin.stages.train import (
+    build_optimizer,
+    gradient_step,
+    load_state,
+    lr_factor,
+    save_state,
+    train,
+)
+from tspin.tools.parquet import read_rows
+from tspin.tracking.wandb import Identity, StepLog, Tracker
+
+RUN = compose()
+OPTIM = replace(RUN.optim, lr=1e-3, batch_size=4, epochs=1, max_grad_norm=None)
+COMPUTE = replace(RUN.compute, micro_batch=2, save_seconds=1e9)
+NOBODY = Identity(project="x", entity=None, name="x", group="x", job_type="x", tags=(), config={})
+TRACKER = Tracker(NOBODY, mode="none", folder=Path(), run_id="x")
+
+
+def reference_for(policy, triplets, loss, *, optim=OPTIM, compute=COMPUTE):
+    batches = epoch(triplets, batch_size=optim.batch_size, seed=0, t=1, epoch=0)
+    cut = [m for b in batches for m in micro_batches(b, loss.roles, size=compute.micro_batch)]
+    return score(policy, cut, loss.roles, total=len(triplets), label="reference")
+
+
+def gradients(policy, batch, loss, reference, *, micro_batch):
+    optimizer = torch.optim.SGD(policy.model.parameters(), lr=0.0)
+    compute = replace(COMPUTE, micro_batch=micro_batch)
+    metrics, _ = gradient_step(
+        policy, optimizer, batch, loss, reference, OPTIM, compute, where="test"
+    )
+    return metrics, torch.cat([p.grad.flatten() for p in policy.model.parameters()])
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_accumulation_changes_neither_gradient_nor_metrics(name):
+    """5 examples as 5 x 1, 3 + 2 and 1 x 5: one mean over the batch (trap 10)."""
+    policy, loss, batch = random_policy(), LOSSES[name], random_triplets(5, seed=1)
+    reference = reference_for(random_policy(seed=1), batch, loss) if loss.needs_reference else None
+    runs = [gradients(policy, batch, loss, reference, micro_batch=size) for size in (1, 3, 5)]
+    for metrics, gradient in runs[1:]:
+        # transformers' RMSNorm computes in float32 whatever the model's dtype
+        torch.testing.assert_close(gradient, runs[0][1], rtol=1e-4, atol=1e-6)
+        assert metrics == pytest.approx(runs[0][0], rel=1e-5, abs=1e-7)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_gradient_is_that_of_the_mean_loss(name):
+    """Against autograd through one plain forward per example."""
+    policy, loss, batch = random_policy(), LOSSES[name], random_triplets(3, seed=2)
+    reference = reference_for(random_policy(seed=1), batch, loss) if loss.needs_reference else None
+    _, found = gradients(policy, batch, loss, reference, micro_batch=3)
+    policy.model.zero_grad()
+    values = []
+    for x in batch:
+        logps = policy.logps([x], loss.roles)
+        ref = None
+        if loss.needs_reference:
+            ref = type(logps)(
+                **{r: torch.tensor([reference[x.id, x.source, r]]).double() for r in loss.roles}
+            )
+        values.append(loss(logps, ref)[0])
+    torch.cat(values).mean().backward()
+    expected = torch.cat([p.grad.flatten() for p in policy.model.parameters()])
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_last_short_batch_is_a_mean_too():
+    """The same example alone or twice in its batch: the same gradient."""
+    policy, (x,) = random_policy(), random_triplets(1)
+    _, once = gradients(policy, [x], LOSSES["tspin"], None, micro_batch=4)
+    _, twice = gradients(policy, [x, x], LOSSES["tspin"], None, micro_batch=4)
+    torch.testing.assert_close(once, twice, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["spin", "tspin_ref"])
+def test_the_first_margin_against_the_stored_reference_is_exactly_zero(name, tmp_path):
+    """Trap 14, in float32 through the file: same batches, same bits, loss log 2 (1 + beta)."""
+    loss, policy = LOSSES[name], random_policy(dtype=torch.float32)
+    triplets = random_triplets(10, seed=4)
+    out = Iteration(tmp_path)
+    write_scores(out.ref_scores, triplets, reference_for(policy, triplets, loss))
+    reference = keyed(read_rows(out.ref_scores))
+    run_training(policy, triplets, out, loss, reference)
+    first = StepLog.read(out.metrics)[0]
+    assert first["rewards/annotated"] == first["rewards/synthetic"] == 0.0
+    assert first["advantages/current"] == 0.0
+    assert first["loss"] == pytest.approx(math.log(2) * (1 + getattr(loss, "beta", 0.0)), rel=1e-6)
+    second = StepLog.read(out.metrics)[1]
+    assert second["advantages/current"] != 0.0
+
+
+def run_training(policy, triplets, out, loss, reference, *, optim=OPTIM, compute=COMPUTE):
+    train(
+        policy, triplets, out, loss=loss, reference=reference, optim=optim, compute=compute,
+        tracker=TRACKER, seed=0, t=1, steps_before=0, label="test",
+    )  # fmt: skip
+
+
+def test_tspin_ref_with_beta_0_trains_as_spin(tmp_path):
+    triplets = random_triplets(8, seed=6)
+    weights = []
+    for name, loss in {"spin": SPIN(lam=0.3), "ref": TSPINRef(alpha=0.3, beta=0.0)}.items():
+        policy = random_policy(dtype=torch.float32)
+        reference = reference_for(policy, triplets, loss)
+        run_training(policy, triplets, Iteration(tmp_path / name), loss, reference)
+        weights.append(policy.model.state_dict())
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def test_the_first_rmsprop_step_is_ten_times_the_learning_rate():
+    """No bias correction: g / sqrt(0.01 g^2) = 10 (trap 8), hence the warm-up."""
+    policy = random_policy()
+    optimizer = build_optimizer(policy, OPTIM)
+    (group,) = optimizer.param_groups
+    assert (group["alpha"], group["momentum"], group["weight_decay"]) == (0.99, 0.0, 0.0)
+    group["lr"] = 1e-3
+    before = copy.deepcopy(policy.model.state_dict())
+    for p in policy.model.parameters():
+        p.grad = torch.full_like(p, 0.5)
+    optimizer.step()
+    moved = policy.model.state_dict()["model.norm.weight"] - before["model.norm.weight"]
+    torch.testing.assert_close(moved, torch.full_like(moved, -1e-2), rtol=1e-5, atol=0)
+
+
+def test_a_learning_rate_of_5e7_moves_float32_weights_and_would_not_move_bfloat16():
+    """Trap 7: weights of 0.02 have a bfloat16 rounding step of 1e-4."""
+    weight = torch.full((64,), 0.02)
+    for dtype, moves in ((torch.float32, True), (torch.bfloat16, False)):
+        parameter = torch.nn.Parameter(weight.to(dtype))
+        optimizer = torch.optim.RMSprop([parameter], lr=5e-7)
+        before = parameter.detach().clone()
+        parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+        assert bool((parameter != before).all()) == moves
+        assert bool((parameter != before).any()) == moves
+
+
+def test_learning_rate_schedule():
+    """10 steps, 10% warm-up: peak after 1 step, then a line to 0 behind the last step."""
+    optim = replace(OPTIM, warmup=0.1, schedule="linear")
+    factors = [lr_factor(step, 10, optim) for step in range(10)]
+    assert factors == pytest.approx([1, 1, 8 / 9, 7 / 9, 6 / 9, 5 / 9, 4 / 9, 3 / 9, 2 / 9, 1 / 9])
+    slow = replace(optim, warmup=0.5)
+    assert [lr_factor(s, 10, slow) for s in range(4)] == pytest.approx([0.2, 0.4, 0.6, 0.8])
+    assert lr_factor(9, 10, replace(optim, schedule="constant")) == 1
+    assert lr_factor(5, 11, replace(optim, warmup=0, schedule="cosine")) == pytest.approx(
+        0.5 * (1 + math.cos(math.pi * 5 / 11))
+    )
+
+
+def test_the_decay_may_be_laid_over_more_epochs_than_are_run(tmp_path):
+    """Trap 17: schedule_epochs 6, epochs 2: the last learning rate is still two thirds."""
+    optim = replace(OPTIM, epochs=2, schedule_epochs=6, warmup=0.0, batch_size=1, lr=[1.0, 3e-5])
+    run_training(random_policy(), random_triplets(3), Iteration(tmp_path), SFT(), None, optim=optim)
+    rates = [row["lr"] for row in StepLog.read(Iteration(tmp_path).metrics)]
+    assert rates == pytest.approx([3e-5 * (18 - step) / 18 for step in range(6)])
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_number_that_is_not_finite_stops_before_it_is_applied(what, tmp_path, monkeypatch):
+    policy = random_policy()
+    before = copy.deepcopy(policy.model.state_dict())
+    if what == "loss":
+        policy.model.model.embed_tokens.weight.data[5:] = torch.nan
+        before = copy.deepcopy(policy.model.state_dict())
+    else:
+        weight = policy.model.model.norm.weight
+        weight.register_hook(lambda gradient: gradient * torch.inf)
+    with pytest.raises(FloatingPointError, match="prompts .*optim.lr") as error:
+        run_training(policy, random_triplets(4), Iteration(tmp_path), TSPIN(1.0, 0.1), None)
+    assert all(i in str(error.value) for i in "0123")
+    assert not Iteration(tmp_path).checkpoint.exists()
+    assert StepLog.read(Iteration(tmp_path).metrics) == []
+    for key, value in policy.model.state_dict().items():
+        assert torch.equal(value.nan_to_num(7.0), before[key].nan_to_num(7.0))
+
+
+@pytest.mark.parametrize("name", ["rmsprop", "adamw"])
+def test_training_state_round_trip(name, tmp_path):
+    """Saved after k steps and loaded into new objects: the next step has the same bits."""
+    optim = replace(OPTIM, name=name)
+    batch = random_triplets(4)
+
+    def step(policy, optimizer):
+        optimizer.param_groups[0]["lr"] = 1e-3
+        gradient_step(policy, optimizer, batch, SFT(), None, optim, COMPUTE, where="test")
+
+    policy = random_policy(dtype=torch.float32)
+    optimizer = build_optimizer(policy, optim)
+    step(policy, optimizer)
+    save_state(tmp_path / "state.safetensors", policy, optimizer, 1)
+    other = random_policy(dtype=torch.float32, seed=9)
+    fresh = build_optimizer(other, optim)
+    assert load_state(tmp_path / "state.safetensors", other, fresh) == 1
+    step(policy, optimizer)
+    step(other, fresh)
+    for a, b in zip(policy.model.parameters(), other.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_metrics_of_a_step_are_those_of_the_glossary(tmp_path):
+    run_training(random_policy(), random_triplets(4), Iteration(tmp_path), TSPIN(1.0, 0.1), None)
+    (row,) = StepLog.read(Iteration(tmp_path).metrics)
+    roles = ("annotated", "synthetic", "proto")
+    expected = {"loss", "grad_norm", "lr", "num_examples", "num_tokens", "seconds", "step",
+                "tokens_per_second", "useful_tokens_per_second", "padding_share",
+                "flop_utilisation", "iteration", "epoch", "progress"}  # fmt: skip
+    expected |= {f"{kind}/{role}" for kind in ("logps", "logps_per_token", "rewards")
+                 for role in roles}  # fmt: skip
+    expected |= {f"{kind}/{side}" for kind in ("advantages", "weights")
+                 for side in ("current", "historical")}  # fmt: skip
+    cells = ("both", "reward_only", "logp_only", "neither", "tied_reward", "tied_logp")
+    expected |= {f"contingency/{cell}" for cell in cells}
+    assert set(row) == expected

@@ -1,0 +1,1 @@
+"""What tests share: tiny models and runs, stand-ins, processes."""

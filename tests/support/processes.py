@@ -1,0 +1,249 @@
+"""Processes for test_distributed: one that imports torch once, and forks those of each job.
+
+Reads jobs from stdin, one JSON object a line, {"size": N, "case": NAME, "folder": FOLDER}, and
+answers each with the exit codes of its N processes. A case is a function of this module; it is
+called on every process with its World and the folder, where it leaves what the test looks at.
+"""
+
+import faulthandler
+import json
+import os
+import signal
+import socket
+import sys
+import traceback
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch.distributed import TCPStore
+
+from support.tiny import LOSSES, compose, play, random_policy, random_triplets
+from tspin import micro
+from tspin.data.triplets import epoch, micro_batches
+from tspin.distributed import world as distributed
+from tspin.policy.policy import load
+from tspin.runs.artifacts import Iteration, Responses
+from tspin.sampling.native import Native
+from tspin.stages import train
+from tspin.stages.evaluate import evaluate
+from tspin.stages.generate import generate
+from tspin.stages.score import score, write_scores
+from tspin.tracking.wandb import Identity, Tracker
+from tspin.training import shards
+
+RUN = compose("compute.device=cpu")
+OPTIM = replace(RUN.optim, lr=1e-3, batch_size=4, epochs=2, max_grad_norm=1.0)
+COMPUTE = replace(RUN.compute, micro_batch=1, save_seconds=1e9)
+NOBODY = Identity(project="x", entity=None, name="x", group="x", job_type="x", tags=(), config={})
+TRACKER = Tracker(NOBODY, mode="none", folder=Path(), run_id="x")
+TRIPLETS = random_triplets(9, seed=1)  # batches of 4, 4 and 1: one process alone has the last
+STEPS = 6
+LONGEST = float(os.environ.get("TSPIN_LONGEST", "300"))  # seconds of a case
+KINDS = ("ddp", "fsdp2")
+
+
+class Killed(BaseException):
+    """Where a test stops a training."""
+
+
+# --- cases: what every process of a job does -----------------------------------------------------
+
+
+def teach(
+    out, loss, world, *, dtype=torch.float64, stop_at=None, compute=COMPUTE, policy=None, **options
+):
+    """One iteration of a small random policy, or its steps before `stop_at`. -> the policy"""
+    policy = policy or random_policy(dtype=dtype, seed=3, **options)
+    reference = None
+    if LOSSES[loss].needs_reference:
+        batches = epoch(TRIPLETS, batch_size=OPTIM.batch_size, seed=0, t=1, epoch=0)
+        cut = [m for b in batches for m in micro_batches(b, LOSSES[loss].roles, size=1)]
+        reference = score(policy, cut, LOSSES[loss].roles, total=9, label="reference")
+        reference = {key: value - 0.5 * len(key[2]) for key, value in reference.items()}
+    step, steps = train.gradient_step, []
+
+    def counted(*args, **kwargs):
+        steps.append(None)
+        if len(steps) == stop_at:
+            raise Killed
+        return step(*args, **kwargs)
+
+    train.gradient_step = counted
+    try:
+        train.train(
+            policy, TRIPLETS, Iteration(out), loss=LOSSES[loss], reference=reference, optim=OPTIM,
+            compute=compute, tracker=TRACKER, seed=0, t=1, steps_before=0, label="test",
+            world=world,
+        )  # fmt: skip
+    except Killed:
+        pass
+    finally:
+        train.gradient_step = step
+    return policy
+
+
+def losses(world, folder):
+    """Every loss in float64, one of them in float32 and one with all that saves memory."""
+    for kind in KINDS:
+        here = replace(world, parallel=kind)
+        for loss in LOSSES:
+            teach(folder / kind / loss, loss, here)
+        teach(folder / kind / "float32", "tspin", here, dtype=torch.float32)
+        tokens = replace(COMPUTE, max_tokens=40)
+        teach(folder / kind / "plain", "tspin", here, compute=tokens, attention="plain")
+
+
+def adapters(world, folder):
+    """model.lora, whose base is the same in all processes and trained in none."""
+    run = compose("compute.device=cpu", "compute.dtype=float64", "lora=default")
+    policy = load(
+        micro.folder("warm"), template="alpaca_space", compute=run.compute,
+        precision=run.optim.precision, lora=run.model.lora,
+    )  # fmt: skip
+    teach(folder / "adapters", "tspin_ref", world, policy=policy)
+
+
+def small_files(world, folder):
+    here = replace(world, parallel="fsdp2")
+    teach(folder / "one", "sft", here)
+    shards.FILE_SIZE = 30_000
+    teach(folder / "many", "sft", here)
+
+
+def begin(world, folder):
+    """Stopped before its third step, saved after each."""
+    for kind in KINDS:
+        often = replace(COMPUTE, save_seconds=0)
+        teach(folder / kind, "tspin", replace(world, parallel=kind), stop_at=3, compute=often)
+
+
+def go_on(world, folder):
+    for kind in KINDS:
+        teach(folder / kind, "tspin", replace(world, parallel=kind))
+
+
+def sample(world, folder):
+    """Samples, scores and answers, in several parts each."""
+    policy = random_policy(dtype=torch.float32, scale=0.4)
+    how = replace(RUN.decoding, max_new_tokens=8, batch_size=2)
+    prompts = {f"p{i}": list(range(3, 4 + i % 7)) for i in range(19)}
+    generate(
+        Native(policy), prompts, Responses(folder / "samples"), how=how, seed=0, t=1, label="test",
+        facts={}, world=world,
+    )  # fmt: skip
+    roles = ("annotated", "synthetic", "proto")
+    cut = micro_batches(TRIPLETS, roles, size=2)
+    logps = score(policy, cut, roles, total=9, label="test", world=world)
+    out = Iteration(folder)
+    world.main(lambda: write_scores(out.scores, TRIPLETS, logps))
+    rows = [{"id": i, "prompt": i, "prompt_ids": ids} for i, ids in prompts.items()]
+    evaluate(
+        Native(policy), rows, lambda prompt, response: len(response) > 3, None, out.answers,
+        data=RUN.data, how=how, seed=0, t=1, label="test", world=world,
+    )  # fmt: skip
+
+
+def whole_run(world, folder):
+    """Self-play from the command line's configuration, twice: the second finds it complete."""
+    for _ in range(2):
+        play(folder, "spin", "compute.device=cpu", "compute.parallel=fsdp2")
+
+
+def fails(world, folder):
+    """Rank 1 meets a full disk while the others wait for its gradient."""
+    if world.rank == 1:
+        train.turns = _raise(OSError("No space left on device"))
+    with world.together():
+        teach(folder / "out", "tspin", world)
+
+
+def killed(world, folder):
+    """The last rank is killed in the middle of a step, as by the kernel."""
+    if world.rank == world.size - 1:
+        train.turns = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
+    with world.together():
+        teach(folder / "out", "tspin", world)
+
+
+def again(world, folder):
+    teach(folder / "out", "tspin", world)
+
+
+def refused(world, folder):
+    """What the main process alone finds out stops all, and is said once."""
+
+    def look():
+        raise ValueError("there is no such model")
+
+    with world.together():
+        world.main(look)
+
+
+def short_of_memory(world, folder):
+    """Rank 1 alone has no room for two triplets at a time: all halve, and none notices else."""
+    if world.rank == 1:
+        policy_pass = train.Policy.loss_sum
+
+        def loss_sum(policy, micro, *args):
+            if len(micro) > 1:
+                raise torch.OutOfMemoryError("no room. More")
+            return policy_pass(policy, micro, *args)
+
+        train.Policy.loss_sum = loss_sum
+    teach(folder, "tspin", world, compute=replace(COMPUTE, micro_batch=2))
+
+
+def _raise(error):
+    def stop(*args):
+        raise error
+
+    return stop
+
+
+# --- the process that forks ----------------------------------------------------------------------
+
+
+def serve():
+    answer = os.fdopen(os.dup(1), "w")
+    for line in sys.stdin:
+        job = json.loads(line)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        pids = [os.fork() or _process(job, rank, port) for rank in range(job["size"])]
+        meeting = TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)
+        codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+        del meeting
+        answer.write(json.dumps(codes) + "\n")
+        answer.flush()
+
+
+def _process(job, rank, port):
+    folder = Path(job["folder"])
+    folder.mkdir(parents=True, exist_ok=True)
+    log = os.open(folder / f"log-{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(job["size"])}
+    os.environ |= {"LOCAL_WORLD_SIZE": str(job["size"]), "OMP_NUM_THREADS": "1"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"  # they meet at the launcher, as torchrun's
+    distributed.LAST_WORDS = 1.0
+    faulthandler.dump_traceback_later(LONGEST, exit=True)  # a test fails, and never hangs
+    code = 0
+    try:
+        world = distributed.join(RUN.compute, RUN.optim, lora=False)
+        globals()[job["case"]](world, folder)
+        world.barrier()
+    except SystemExit as stopped:
+        code = stopped.code
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stderr.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    serve()

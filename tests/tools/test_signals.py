@@ -1,0 +1,310 @@
+"""Signals that want the machine back: what they become, and who is asked to requeue.
+
+A real training is preempted in test_resume.py; here by submitit's local executor, which requeues.
+"""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import hydra
+import pytest
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+from safetensors import safe_open
+
+import main
+from tspin.runs.artifacts import RunDir
+from tspin.tools import signals
+from tspin.tools.signals import REQUEUE, Preempted
+
+ROOT = Path(main.__file__).parent
+HANDLED = (*signals.SIGNALS, signal.SIGALRM)
+
+
+@pytest.fixture(autouse=True)
+def untouched(monkeypatch):
+    """This process goes on, whatever a test has told it."""
+    monkeypatch.setattr(signals, "_watch", signals._Watch())
+    before = {number: signal.getsignal(number) for number in HANDLED}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def send(number=signal.SIGTERM):
+    os.kill(os.getpid(), number)
+
+
+# --- what a signal becomes -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", signals.SIGNALS, ids=lambda n: n.name)
+def test_at_once_where_nothing_holds_it(number):
+    done = []
+    with pytest.raises(Preempted, match=number.name), signals.watched(60):
+        send(number)
+        done.append("behind")
+    assert done == []
+
+
+def test_it_is_no_failure():
+    with pytest.raises(Preempted), signals.watched(60):
+        try:
+            send()
+        except Exception:
+            pytest.fail("taken for one")
+
+
+def test_a_held_block_goes_on_to_its_boundary():
+    steps = []
+    with pytest.raises(Preempted), signals.watched(60), signals.held():
+        for step in range(5):
+            if step == 1:
+                send()
+            steps.append(step)
+            if signals.boundary():
+                steps.append("saved")
+                signals.stop()
+    assert steps == [0, 1, "saved"]
+
+
+def test_a_held_block_that_asks_nobody_is_stopped_at_its_end():
+    done = []
+    with pytest.raises(Preempted), signals.watched(60):
+        with signals.held():
+            send()
+            done.append("inside")
+        done.append("behind")
+    assert done == ["inside"]
+
+
+def test_without_a_boundary_the_grace_is_the_limit():
+    started = time.monotonic()
+    with pytest.raises(Preempted), signals.watched(0.05), signals.held():
+        send()
+        time.sleep(30)
+    assert time.monotonic() - started < 10
+
+
+def test_saving_takes_what_it_takes():
+    """From the boundary on the grace does not count, and repeated signals change nothing."""
+    done = []
+    with pytest.raises(Preempted), signals.watched(0.05), signals.held():
+        send()
+        assert signals.boundary()
+        send()
+        time.sleep(0.2)
+        done.append("saved")
+        signals.stop()
+    assert done == ["saved"]
+    send()  # nor does one that comes while everything is let go of
+
+
+def test_a_process_that_was_preempted_begins_nothing_more():
+    """A worker of joblib is given the next point of the sweep."""
+    with pytest.raises(Preempted), signals.watched(60):
+        send()
+    with pytest.raises(Preempted), signals.watched(60):
+        pytest.fail("begun")
+
+
+def test_without_a_signal_everything_is_as_before():
+    before = [signal.getsignal(number) for number in HANDLED]
+    with signals.watched(60), signals.held():
+        assert not signals.boundary()
+    assert [signal.getsignal(number) for number in HANDLED] == before
+
+
+# --- who requeues --------------------------------------------------------------------------------
+
+SLURM, LOCAL = {"SUBMITIT_EXECUTOR": "slurm"}, {"SUBMITIT_EXECUTOR": "local"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "number", "asked"),
+    [
+        ({}, signal.SIGTERM, None),
+        ({}, signal.SIGUSR2, None),
+        (LOCAL, signal.SIGTERM, True),
+        (SLURM, signal.SIGUSR2, True),
+        (SLURM, signal.SIGUSR1, True),
+        (SLURM, signal.SIGTERM, False),  # it may be scancel
+        (SLURM | {"SUBMITIT_PREEMPT_SIGNAL": "USR1"}, signal.SIGUSR1, True),
+    ],
+)
+def test_submitit_is_asked_where_it_may_requeue(environment, number, asked, monkeypatch):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    told = []
+    theirs = signal.Signals[f"SIG{environment.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}"]
+    signal.signal(theirs, lambda *args: told.append(args))
+    with pytest.raises(Preempted), signals.watched(60):
+        send(number)
+    if asked is None:
+        assert signals.leave() == REQUEUE
+    else:
+        with pytest.raises(SystemExit) as left:
+            signals.leave()
+        assert left.value.code == REQUEUE
+    assert told == ([(number, None)] if asked else [])
+
+
+TINY = ["track=none", "data.size=512", "data.heldout=4", "selfplay.iterations=1", "name=run",
+        "optim.batch_size=4", "optim.epochs=1", "compute.save_seconds=1e9"]  # fmt: skip
+
+
+def start(folder, *words):
+    folder.mkdir()
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "main.py"), *TINY, *words],
+        cwd=folder,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def weights(folder):
+    return json.loads((folder / "runs/run/iter_0/done.json").read_text())["weights"]
+
+
+def preempted(folder, launcher, pid):
+    """A sweep of one point under `launcher`, sent SIGTERM while it trains. -> what it said, code
+
+    pid  of the process that is sent it, from that of the sweep
+    """
+    if find_spec(f"hydra_plugins.hydra_{launcher.split('_')[0]}_launcher") is None:
+        pytest.skip(f"hydra-{launcher.split('_')[0]}-launcher is not installed")
+    sweep = start(folder, "-m", f"hydra/launcher={launcher}")
+    metrics = folder / "runs/run/iter_0/metrics.jsonl"
+    until = time.monotonic() + 400
+    try:
+        while not (metrics.exists() and len(metrics.read_text().splitlines()) > 2):
+            assert time.monotonic() < until and sweep.poll() is None
+            time.sleep(0.02)
+        os.kill(pid(sweep), signal.SIGTERM)
+        _, said = sweep.communicate(timeout=400)
+    finally:
+        sweep.kill()
+    return said, sweep.returncode
+
+
+def test_submitit_requeues_a_job_that_ends_with_the_weights_of_an_unbroken_one(tmp_path):
+    broken, whole = tmp_path / "broken", tmp_path / "whole"
+    jobs = broken / "runs/multirun/.submitit"
+    # A job is called by the process that starts it, which passes signals on.
+    said, code = preempted(
+        broken, "submitit_local", lambda sweep: int(next(jobs.glob("[0-9]*")).name)
+    )
+    assert code == 0, said
+    log = "".join(path.read_text() for path in jobs.glob("*/*_log.*"))
+    assert "Requeued job" in log and log.count("stopped by SIGTERM") == 1
+    assert start(whole).wait(400) == 0
+    assert weights(broken) == weights(whole)
+
+
+def test_joblib_passes_it_on_and_the_command_asks_to_be_requeued(tmp_path):
+    """One of its two workers has no point; it must not end the other before that has saved."""
+    folder = tmp_path / "run"
+    said, code = preempted(folder, "joblib", lambda sweep: sweep.pid)
+    assert code == REQUEUE, said
+    assert said.count("stopped by SIGTERM; the same command goes on from here") == 1
+    out = RunDir(folder / "runs/run").iteration(0)
+    with safe_open(out.train_state, framework="pt") as state:
+        assert int(state.metadata()["next_step"]) == len(out.metrics.read_text().splitlines())
+
+
+# --- Slurm ---------------------------------------------------------------------------------------
+
+
+def executable(folder, name, text):
+    path = folder / name
+    path.write_text(text)
+    path.chmod(0o755)
+
+
+def test_the_preset_for_slurm_is_a_preemptible_array(tmp_path, monkeypatch):
+    """The batch file that submitit writes for hydra/launcher=slurm."""
+    if find_spec("hydra_plugins.hydra_submitit_launcher") is None:
+        pytest.skip("hydra-submitit-launcher is not installed")
+    import submitit
+    from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
+
+    for name in ("srun", "sbatch"):
+        executable(tmp_path, name, "")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    with hydra.initialize_config_dir(str(main.CONF), version_base="1.3"):
+        cfg = hydra.compose("config", ["hydra/launcher=slurm"], return_hydra_config=True)
+    HydraConfig.instance().set_config(cfg)
+    told = OmegaConf.to_container(cfg.hydra.launcher, resolve=True)
+    del told["_target_"], told["submitit_folder"]
+    executor = submitit.AutoExecutor(
+        tmp_path / "jobs", cluster="slurm", slurm_max_num_timeout=told.pop("max_num_timeout")
+    )
+    common = set(OmegaConf.structured(BaseQueueConf).keys())  # as the launcher tells them apart
+    executor.update_parameters(
+        **{key if key in common else f"slurm_{key}": value for key, value in told.items()}
+    )
+    text = executor._executor._make_submission_file_text("COMMAND", "uid")
+    options = set(re.findall(r"^#SBATCH --(.*)$", text, re.MULTILINE))
+    wanted = {"requeue", "signal=USR2@300", "open-mode=append", "time=1440", "gpus-per-node=1"}
+    assert wanted <= options
+
+
+@pytest.mark.parametrize(
+    ("number", "ends", "requeued"),
+    [
+        (signal.SIGUSR1, REQUEUE, True),  # the time is nearly over
+        (signal.SIGUSR1, 1, True),  # torchrun's code, whatever its workers' was
+        (signal.SIGUSR1, 0, False),  # it was done just then
+        (signal.SIGTERM, REQUEUE, False),  # scancel, or a preemption
+        (None, 1, False),  # a failure
+    ],
+)
+def test_the_batch_file_requeues_what_slurm_would_not(number, ends, requeued, tmp_path):
+    """examples/torchrun.sbatch with srun and scontrol made up; bash is real."""
+    if shutil.which("bash") is None:
+        pytest.skip("no bash")
+    asked = tmp_path / "asked"
+    executable(tmp_path, "scontrol", f'#!/bin/sh\nif [ "$1" = show ]; then echo node1; '
+               f'else echo "$@" >> {asked}; fi\n')  # fmt: skip
+    run = (
+        f"import signal, sys, time\n"
+        f"signal.signal(signal.SIGTERM, lambda *_: sys.exit({ends}))\n"
+        f"open({str(tmp_path / 'begun')!r}, 'w').write(' '.join(sys.argv))\n"
+        f"time.sleep({0 if number is None else 60}); sys.exit({ends})\n"
+    )
+    executable(tmp_path, "srun", f"#!{sys.executable}\n{run}")
+    slurm = {"SLURM_JOB_ID": "12", "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_JOB_NUM_NODES": "2"}
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    batch = subprocess.Popen(
+        ["bash", str(ROOT / "examples/torchrun.sbatch"), "loss=tspin", "seed=1"],
+        env=os.environ | slurm | {"PATH": path},
+    )
+    try:
+        until = time.monotonic() + 60
+        while not (tmp_path / "begun").exists() or not (tmp_path / "begun").read_text():
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        if number is not None:
+            batch.send_signal(number)
+        assert batch.wait(60) == ends
+    finally:
+        batch.kill()
+    words = (tmp_path / "begun").read_text().split()
+    assert words[1:3] == ["torchrun", "--nnodes=2"] and words[-3:] == [
+        "main.py",
+        "loss=tspin",
+        "seed=1",
+    ]
+    assert asked.exists() == requeued
+    if requeued:
+        assert asked.read_text() == "requeue 12\n"

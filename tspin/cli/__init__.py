@@ -1,0 +1,1 @@
+"""The command line: words, sweeps, the plan, status, chat."""

@@ -1,0 +1,173 @@
+"""`python -m tspin chat`: talk to an iteration's policy in the terminal, or to two side by side.
+
+Every line is a prompt of its own: policies are trained on the first round of a conversation.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from tspin.cli import options
+from tspin.cli.options import Told
+from tspin.config.run import Run
+from tspin.policy.policy import Policy, load
+from tspin.policy.weights import check_reachable, fetch
+from tspin.runs.artifacts import RunDir
+from tspin.sampling.native import respond
+from tspin.sampling.requests import Question, luck
+from tspin.tools.terminal import beside, printable, terminal_width
+
+BASE = "base"
+QUIT = ("/quit", "/exit")
+NARROW = 60  # characters; below that two answers stand one under the other
+WIDEST = 160  # of two columns
+ABOUT = f"""Every line you type is a prompt of its own, in the form and with the sampling of the
+run; the same line again is another sample. {QUIT[0]}, Ctrl-D or, at an empty line, Ctrl-C ends it;
+Ctrl-C while it answers stops the answer. Lines may be piped: under one seed they are answered
+alike.
+
+  python -m tspin chat run=runs/NAME
+  python -m tspin chat run=runs/NAME iteration=4 against={BASE}
+  python -m tspin chat run=runs/NAME greedy=true < prompts.txt"""
+OPTIONS = {
+    "run": options.RUN,
+    "iteration": ("last", f"best, last, a number, or {BASE}: the initial policy"),
+    "against": ("", "another one, whose answers stand beside"),
+    "system": ("", "a system message before every prompt"),
+    "greedy": ("false", "true: the likeliest token at every step"),
+    "tokens": ("", "of an answer at most (default: decoding.max_new_tokens of the run)"),
+    "seed": ("0", "of the samples"),
+}
+
+
+def main(arguments: Sequence[str]) -> int:
+    return options.answer("chat", ABOUT, OPTIONS, arguments, _chat)
+
+
+def _chat(told: Told) -> None:
+    greedy = options.choice(told, "greedy", ("true", "false")) == "true"
+    if not told["seed"].isdecimal():
+        raise ValueError(f"seed={told['seed']} is no whole number from 0")
+    cfg, folder = options.opened(told["run"])
+    if told["tokens"]:
+        cfg = _longer(cfg, told["tokens"])
+    words = [told[key] for key in ("iteration", "against") if told[key]]
+    policies = {name: _load(cfg, path) for name, path in (_found(cfg, folder, w) for w in words)}
+    system = told["system"] or None
+    at_terminal = sys.stdin.isatty()
+    if at_terminal:
+        how = "greedy" if greedy else f"temperature {cfg.decoding.temperature:g}"
+        sys.stdout.write(
+            f"{folder.path.name}: {' and '.join(policies)}, {how}, at most "
+            f"{cfg.decoding.max_new_tokens} tokens. {QUIT[0]} ends it.\n"
+        )
+    for number, line in enumerate(_lines(at_terminal)):
+        seed = None if greedy else luck(int(told["seed"]), number, line)
+        try:
+            said = {
+                name: answer(policy, line, cfg, seed=seed, system=system)
+                for name, policy in policies.items()
+            }
+        except KeyboardInterrupt:
+            if not at_terminal:
+                raise
+            sys.stdout.write("\n(stopped)\n\n")
+            continue
+        if at_terminal:
+            sys.stdout.write(_notes(next(iter(policies.values())), line, cfg, system))
+        sys.stdout.write(shown(said, width=min(terminal_width(), WIDEST)))
+        sys.stdout.flush()
+
+
+def answer(
+    policy: Policy, prompt: str, cfg: Run, *, seed: int | None, system: str | None = None
+) -> str:
+    """What the policy says to a prompt, as the run samples. seed: of the draw; None: greedy
+
+    A response that was cut at its length limit ends with "...".
+    """
+    whole = policy.renderer.prompt_ids(prompt, system)
+    ids = policy.renderer.cut_prompt(whole, max_length=cfg.max_prompt_length)
+    asked_for = Question(ids, seed, cfg.decoding.temperature)
+    (response,) = respond(policy, [asked_for], cfg.decoding)
+    ended = response[-1] in policy.renderer.stop_ids
+    return policy.renderer.text(response) + ("" if ended else " ...")
+
+
+def shown(said: Mapping[str, str], *, width: int) -> str:
+    """The answer; two in columns under their names, or one under the other where it is narrow."""
+    texts = {name: printable(text) or "(nothing)" for name, text in said.items()}
+    if len(texts) == 1:
+        (text,) = texts.values()
+    elif width < NARROW:
+        text = "\n".join(f"[{name}] {text}" for name, text in texts.items())
+    else:
+        text = beside(texts, width=width)
+    return f"{text}\n\n"
+
+
+def _longer(cfg: Run, tokens: str) -> Run:
+    """The run with answers of another length; prompts have the rest of model.max_length."""
+    if not (tokens.isdecimal() and 0 < int(tokens) < cfg.model.max_length):
+        raise ValueError(
+            f"tokens={tokens} is no whole number from 1 to {cfg.model.max_length - 1}, "
+            "below model.max_length"
+        )
+    decoding = replace(cfg.decoding, max_new_tokens=int(tokens))
+    return replace(cfg, decoding=decoding, model=replace(cfg.model, max_prompt_length=None))
+
+
+def _notes(policy: Policy, line: str, cfg: Run, system: str | None) -> str:
+    """What was left out of a prompt that is too long."""
+    length = len(policy.renderer.prompt_ids(line, system))
+    most = cfg.max_prompt_length
+    return f"(the last {most} of {length} tokens of the prompt are read)\n" if length > most else ""
+
+
+def _lines(at_terminal: bool) -> Iterator[str]:
+    """What is typed or piped, without empty lines, up to /quit."""
+    for line in _typed() if at_terminal else _piped():
+        if line.strip() in QUIT:
+            return
+        if line.strip():
+            # Bytes that are no UTF-8 arrive from a terminal as surrogates, which are no text.
+            yield line.rstrip("\n").encode("utf-8", "replace").decode()
+
+
+def _piped() -> Iterable[str]:
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")
+    return sys.stdin
+
+
+def _typed() -> Iterator[str]:
+    import readline  # line editing and history for input()
+
+    while True:
+        try:
+            line = input("> ")
+        except (EOFError, KeyboardInterrupt) as stopped:
+            sys.stdout.write("\n")
+            if isinstance(stopped, EOFError) or not readline.get_line_buffer():
+                return
+            continue
+        yield line
+
+
+def _found(cfg: Run, folder: RunDir, word: str) -> tuple[str, Path]:
+    """What a word names, and its weights."""
+    if word == BASE:
+        check_reachable(cfg.model)
+        return "initial policy", fetch(cfg.model)
+    out = options.iteration(folder, word)
+    return f"iteration {out.t}", options.weights(folder, out)
+
+
+def _load(cfg: Run, weights: Path) -> Policy:
+    return load(
+        weights, template=cfg.model.template, compute=cfg.compute, precision=cfg.optim.precision
+    )

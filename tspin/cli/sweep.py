@@ -1,0 +1,342 @@
+"""What a sweep is about to do, how far it is, what came of it: read from the folders of its runs.
+
+No counters and no torch: a point is done when its files are there, so a sweep that was killed goes
+on, and one that is complete says so at once. Which iterations are equal by definition is said by
+`Run.history`; selfplay links them, here they are counted.
+"""
+
+from __future__ import annotations
+
+import logging
+import statistics
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from tspin.cli.arguments import key
+from tspin.config.run import IDENTITY_FREE, dump
+from tspin.runs.artifacts import Iteration
+from tspin.runs.point import Kind, Point, facts_of, others
+from tspin.stages import benchmark
+from tspin.tools.files import read_json
+from tspin.tools.terminal import table
+
+log = logging.getLogger("tspin")
+
+ITERATIONS = "selfplay.iterations"  # in the tables anyway: "1 of 2"
+COLUMNS = ("point", "run", "state", "iterations", "shared", "average", "accuracy", "minutes", "why")
+
+
+@dataclass(frozen=True)
+class Step:
+    """Iteration t of a point.
+
+    source   the run that it is, or will be, linked from; None: trained by the point itself
+    seconds  of its stages, where they were run; None: not done
+    """
+
+    t: int
+    kind: Kind
+    source: str | None
+    seconds: float | None
+
+    @property
+    def done(self) -> bool:
+        return self.seconds is not None
+
+
+@dataclass(frozen=True)
+class Item:
+    """A point as the folders say it is."""
+
+    number: int  # from 1, as typed
+    point: Point
+    steps: tuple[Step, ...]
+    complete: bool
+
+    @property
+    def name(self) -> str:
+        return self.point.run.name
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The points of a sweep and what the folders said of them when it was made.
+
+    leaders  names of the points that make an iteration which others of the plan wait for
+    timed    seconds of finished iterations by kind, and by each beginning of a kind
+    """
+
+    name: str
+    items: tuple[Item, ...]
+    leaders: frozenset[str]
+    timed: Mapping[Kind, Sequence[float]]
+
+    @property
+    def points(self) -> list[Point]:
+        return [item.point for item in self.items]
+
+    @property
+    def num_done(self) -> int:
+        return sum(item.complete for item in self.items)
+
+    def to_run(self) -> list[Point]:
+        """Unfinished points: first those that others wait for, otherwise as typed."""
+        todo = [item for item in self.items if not item.complete]
+        return [x.point for x in sorted(todo, key=lambda item: item.name not in self.leaders)]
+
+    def seconds(self, steps: Sequence[Step]) -> float | None:
+        """Estimated time to train `steps`, one after the other; None without one to go by.
+
+        Median of the finished iterations most like each: the same settings and objective, the same
+        settings, the same objective, any.
+        """
+        total = 0.0
+        for step in steps:
+            cost, objective, samples = step.kind
+            alike: tuple[Kind, ...] = (step.kind, (cost,), (objective, samples), ())
+            known = next((self.timed[kind] for kind in alike if kind in self.timed), None)
+            if known is None:
+                return None
+            total += statistics.median(known)
+        return total
+
+    @property
+    def steps(self) -> list[Step]:
+        return [step for item in self.items for step in item.steps]
+
+    @property
+    def to_train(self) -> list[Step]:
+        return [step for step in self.steps if not step.done and step.source is None]
+
+    # --- what people read -----------------------------------------------------------------
+
+    def describe(self) -> str:
+        """The plan in a line, what its points share from the start, and a table of them."""
+        groups = len({item.point.sampling for item in self.items})
+        shared = "by all" if groups == 1 else f"in each of {groups} groups of points"
+        between = f"base evaluation and y0 are shared {shared}\n" if len(self.items) > 1 else ""
+        return f"{self.line()}\n{between}\n{self.table()}"
+
+    def line(self) -> str:
+        num, done = len(self.items), self.num_done
+        if done == num:
+            return f"{self.name}: {_count(num, 'point')}, all done: nothing to run"
+        shared = sum(step.source is not None for step in self.steps)
+        parts = [
+            f"{_count(num, 'point')}, {done} done, {num - done} to run",
+            f"{_count(len(self.steps), 'iteration')}, {shared} of them shared, "
+            f"{len(self.to_train)} to train",
+            _about(self.seconds(self.to_train), "time unknown until an iteration is done"),
+        ]
+        return f"{self.name}: {'; '.join(parts)}"
+
+    def table(self) -> str:
+        """One row per point: what it differs by, how far it is, what it shares with whom."""
+        numbers = {item.name: item.number for item in self.items}
+        rows = []
+        for item, differs in zip(self.items, self._differences(), strict=True):
+            shared = [
+                f"{step.t} from {numbers.get(step.source, step.source)}"
+                for step in item.steps
+                if step.source is not None
+            ]
+            rows.append(
+                {"point": item.number, **differs}
+                | {"state": _state(item), "iterations": _progress(item)}
+                | {"shared": ", ".join(shared) or None}
+            )
+        return table("Points", rows, first=("point",))
+
+    def progress(self, *, since: Plan, elapsed: float) -> str:
+        """How far the sweep is, and how long it takes from here at the pace so far.
+
+        since    the plan when it began
+        elapsed  seconds from then; iterations that run side by side make the pace faster
+        """
+        left = self.seconds(self.to_train)
+        before = {(item.name, step.t) for item in since.items for step in item.steps if step.done}
+        fresh = [
+            step
+            for item in self.items
+            for step in item.steps
+            if step.done and step.source is None and (item.name, step.t) not in before
+        ]
+        achieved = self.seconds(fresh)
+        if left is not None and achieved:
+            left *= elapsed / achieved
+        known = _about(left, "time left unknown", "left")
+        return f"{self.name}: {self.num_done} of {_count(len(self.items), 'point')} done, {known}"
+
+    def summary(self, failed: Mapping[str, str]) -> str:
+        """The table at the end and what sharing saved. failed: name of a run -> why, in one line"""
+        rows = []
+        for item, differs in zip(self.items, self._differences(), strict=True):
+            own = [step.seconds for step in item.steps if step.source is None]
+            rows.append(
+                {"point": item.number, **differs}
+                | {"state": "failed" if item.name in failed else _state(item)}
+                | _worth(item.point.folder.iteration(item.point.iterations[-1]))
+                | {"minutes": round(sum(filter(None, own)) / 60, 2)}
+                | {"why": failed.get(item.name)}
+            )
+        return f"{table(self.name, rows, first=('point',))}\n\n{self.saving()}"
+
+    def saving(self) -> str:
+        """What was shared, and how long it took where it was made."""
+        linked = [step for step in self.steps if step.done and step.source is not None]
+        took = duration(sum(step.seconds or 0.0 for step in linked))
+        bases = [p.sampling[0] for p in self.points if p.folder.base.evaluation.exists()]
+        protos = [p.sampling for p in self.points if p.folder.proto.exists()]
+        return (
+            f"shared: {_count(len(linked), 'iteration')} ({took} where they were trained), "
+            f"{_count(len(bases) - len({*bases}), 'base evaluation')}, "
+            f"{_count(len(protos) - len({*protos}), 'set')} of y0"
+        )
+
+    def _differences(self) -> list[dict[str, str]]:
+        """Per point the words in which the points differ; of a single point its name."""
+        if len(self.items) == 1:
+            return [{"run": self.items[0].name}]
+        said = [{key(w): w.split("=", 1)[1] for w in item.point.words} for item in self.items]
+        keys = list(dict.fromkeys(k for words in said for k in words))
+        keys = [k for k in keys if len({words.get(k) for words in said}) > 1 and k != ITERATIONS]
+        last = [k.rsplit(".", 1)[-1] for k in keys]
+        short = {
+            k: word if last.count(word) == 1 and word not in COLUMNS else k
+            for k, word in zip(keys, last, strict=True)
+        }
+        return [{short[k]: words[k] for k in keys if k in words} for words in said]
+
+
+def plan(name: str, points: Sequence[Point]) -> Plan:
+    """Reads the folders. name: what the sweep is called."""
+    done = {point.run.name: facts_of(point) for point in points}
+    todo = any(len(done[point.run.name]) < len(point.iterations) for point in points)
+    found = [(point, done[point.run.name]) for point in points]
+    found += [(other, facts_of(other)) for other in others(points)] if todo else []
+    made: dict[tuple[Path, str], str] = {}  # iteration -> the run that has it, or will
+    timed: dict[Kind, list[float]] = {}
+    costs = {kind[0] for point in points for kind in point.kinds}
+    for point, finished in found:
+        for t, facts in finished.items():
+            if not point.folder.iteration(t).removed.exists():  # else selfplay trains it, mostly
+                made.setdefault((point.run.folder.parent, point.histories[t]), point.run.name)
+            cost, objective, samples = point.kinds[t]
+            if "from" not in facts and facts["seconds"] and cost in costs:
+                for kind in (point.kinds[t], (cost,), (objective, samples), ()):
+                    timed.setdefault(kind, []).append(sum(facts["seconds"].values()))
+    items, leaders = [], set()
+    for number, point in enumerate(points, 1):
+        steps = []
+        for t in point.iterations:
+            if t in done[point.run.name]:
+                facts = done[point.run.name][t]
+                source = facts["from"].rsplit("/", 1)[0] if "from" in facts else None
+                steps.append(Step(t, point.kinds[t], source, sum(facts["seconds"].values())))
+                continue
+            iteration = (point.run.folder.parent, point.histories[t])
+            source = made.setdefault(iteration, point.run.name)
+            if source == point.run.name or not point.run.selfplay.share:
+                source = None
+            elif source in done and t not in done[source]:
+                leaders.add(source)
+            steps.append(Step(t, point.kinds[t], source, None))
+        complete = all(step.done for step in steps) and not _lacks_benchmarks(point)
+        items.append(Item(number, point, tuple(steps), complete))
+    return Plan(name, tuple(items), frozenset(leaders), timed)
+
+
+def announce(points: Sequence[Point]) -> None:
+    """Claims the folders of points that share, but keep not all of their checkpoints.
+
+    An unfinished run is who an iteration is kept for that several begin with (runs.retention).
+    """
+    for point in points:
+        if point.run.selfplay.share and point.run.selfplay.keep != "all":
+            with suppress(ValueError):  # another configuration there: the point itself will say so
+                point.folder.claim(dump(point.run), free=IDENTITY_FREE)
+
+
+@contextmanager
+def progress(begun: Plan, *, every: float = 2.0) -> Iterator[None]:
+    """Says how far the sweep is whenever a point is done, looking every so many seconds.
+
+    It watches the folders, whoever works on them: this process, others, another machine.
+    """
+    stop, started = threading.Event(), time.monotonic()
+
+    def watch() -> None:
+        num_done = begun.num_done
+        while not stop.wait(every):
+            now = plan(begun.name, begun.points)
+            if num_done < now.num_done < len(now.items):
+                log.info("%s", now.progress(since=begun, elapsed=time.monotonic() - started))
+            num_done = now.num_done
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+def _lacks_benchmarks(point: Point) -> bool:
+    run, folder = point.run, point.folder
+    try:
+        return any(
+            benchmark.due(out, run)
+            for out in (folder.base, *map(folder.iteration, point.iterations))
+        )
+    except ImportError:  # no lm-eval: selfplay says what to install
+        return True
+
+
+def _worth(out: Iteration) -> dict[str, float]:
+    """The average of the benchmarks and the held-out accuracy, as far as they are there."""
+    if not out.evaluation.exists():
+        return {}
+    facts = read_json(out.evaluation)
+    found = {
+        "average": facts.get("average", {}).get("value"),
+        "accuracy": facts.get("heldout", {}).get("exact_match,greedy", {}).get("value"),
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+# --- saying --------------------------------------------------------------------------------------
+
+
+def _state(item: Item) -> str:
+    if item.complete:
+        return "done"
+    some = any(step.done for step in item.steps) or item.point.folder.provenance.exists()
+    return "begun" if some else "to do"
+
+
+def _progress(item: Item) -> str:
+    return f"{sum(step.done for step in item.steps)} of {len(item.steps)}"
+
+
+def _count(num: int, what: str) -> str:
+    return f"{num} {what}" + ("" if num == 1 else "s")
+
+
+def _about(seconds: float | None, unknown: str, behind: str = "") -> str:
+    return unknown if seconds is None else f"about {duration(seconds)} {behind}".rstrip()
+
+
+def duration(seconds: float) -> str:
+    """In the unit that people would use."""
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.{0 if seconds >= 10 * size else 1}f} {unit}"
+    return f"{seconds:.0f} s"

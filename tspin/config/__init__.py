@@ -1,0 +1,1 @@
+"""A run as a typed, frozen object, and the rules between its fields."""

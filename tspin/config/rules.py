@@ -1,0 +1,153 @@
+"""The rules between the fields of a run: what cannot be together, why, and the way out.
+
+What a single field may be is said where it is declared (config.py).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from tspin.runs.artifacts import SHARED
+
+if TYPE_CHECKING:
+    from tspin.config.run import Run
+
+OURS_OF_VLLM = {  # arguments of its engine -> what sets them
+    "model": "model.path",
+    "dtype": "compute.dtype",
+    "max_num_seqs": "decoding.batch_size",
+    "max_model_len": "decoding.max_new_tokens",
+    "tensor_parallel_size": "decoding.tensor_parallel",
+    "data_parallel_size": "decoding.data_parallel",
+    "gpu_memory_utilization": "decoding.gpu_memory",
+}
+SECRETS_OF_VLLM = {"hf_token", "api_key"}  # arguments of its engine that no file should hold
+WHOLE = (
+    "decoding.engine={engine} reads whole models, and lora=default leaves adapters beside their "
+    "base; use decoding.engine=native"
+)
+COLDEST = 0.01  # temperature: vLLM takes what is below for this
+
+
+def problems(run: Run) -> Iterator[str]:
+    """A sentence for each rule that is broken."""
+    yield from _lengths(run)
+    yield from _schedules(run)
+    yield from _training(run)
+    yield from _vllm(run)
+    yield from _endpoint(run)
+    yield from _name(run)
+
+
+def _lengths(run: Run) -> Iterator[str]:
+    limit = run.model.max_length - run.decoding.max_new_tokens
+    if not 1 <= run.max_prompt_length <= limit:
+        yield (
+            f"model.max_prompt_length={run.max_prompt_length} + decoding.max_new_tokens="
+            f"{run.decoding.max_new_tokens} must fit into model.max_length="
+            f"{run.model.max_length}, with at least one prompt token"
+        )
+
+
+def _schedules(run: Run) -> Iterator[str]:
+    for key, schedule, may_be_0 in [
+        ("coef.alpha", run.coef.alpha, False),
+        ("coef.beta", run.coef.beta, True),
+        ("coef.lambda", run.coef.lam, False),
+        ("optim.lr", run.optim.lr, False),
+    ]:
+        values = schedule if isinstance(schedule, list) else [schedule]
+        if not values or min(values) < 0 or (min(values) == 0 and not may_be_0):
+            rule = "at least 0" if may_be_0 else "above 0"
+            yield f"{key}={schedule} must be {rule}, one value or one per iteration"
+    if isinstance(run.coef.beta, list) and len(run.coef.beta) > 1 and run.coef.beta[0]:
+        yield (
+            f"coef.beta={run.coef.beta} must begin with 0: at iteration 0 the synthetic "
+            "response is the proto-synthetic one and the historical term has no gradient"
+        )
+    if (run.optim.schedule_epochs or run.optim.epochs) < run.optim.epochs:
+        yield (
+            f"optim.schedule_epochs={run.optim.schedule_epochs} is below optim.epochs="
+            f"{run.optim.epochs}: the learning rate would be 0 for the rest"
+        )
+
+
+def _training(run: Run) -> Iterator[str]:
+    model, optim = run.model, run.optim
+    if run.compute.dtype not in ("auto", run.dtype):
+        yield (
+            f"compute.dtype={run.compute.dtype} contradicts optim.precision={optim.precision}, "
+            f"whose arithmetic is {run.dtype}; use compute.dtype=auto"
+        )
+    if model.quantize is not None and model.lora is None:
+        yield (
+            f"model.quantize={model.quantize} holds weights that cannot be trained: add "
+            "lora=default, or leave it out"
+        )
+    if model.lora is not None and model.lora.targets == []:
+        yield "model.lora.targets=[] adapts nothing; use all or names of layers"
+    if optim.state == "8bit" and optim.name == "rmsprop" and optim.momentum:
+        yield (
+            f"optim.state=8bit knows no momentum of rmsprop, and optim.momentum={optim.momentum}; "
+            "use optim.momentum=0, optim=adamw or optim.state=float32"
+        )
+    if run.selfplay.keep == "best" and run.data.heldout == 0:
+        yield "selfplay.keep=best needs held-out prompts to say which is best: data.heldout=N"
+
+
+def _vllm(run: Run) -> Iterator[str]:
+    how, cool = run.decoding, run.data.eval_cool
+    if how.engine != "vllm":
+        return
+    if run.dtype == "float64":
+        yield (
+            "compute.dtype=float64 is none of vLLM's; use compute.dtype=float32 or "
+            "decoding.engine=native"
+        )
+    if min(how.temperature, how.temperature if cool is None else cool) < COLDEST:
+        yield (
+            f"decoding.temperature={how.temperature} and data.eval_cool={cool} must be at "
+            f"least {COLDEST}: vLLM takes what is colder for that; use decoding.sample=false, "
+            "or decoding.engine=native"
+        )
+    for key in OURS_OF_VLLM.keys() & how.vllm_args.keys():
+        yield f"decoding.vllm_args.{key} is set by {OURS_OF_VLLM[key]}"
+    for key in how.vllm_args.keys() & SECRETS_OF_VLLM:
+        yield f"decoding.vllm_args.{key} would stand in config.yaml; use the environment"
+    if run.model.lora is not None:
+        yield WHOLE.format(engine="vllm")
+
+
+def _endpoint(run: Run) -> Iterator[str]:
+    how = run.decoding
+    if how.engine != "openai":
+        return
+    if run.model.lora is not None:
+        yield WHOLE.format(engine="openai")
+    if how.url is None or how.url_model is None:
+        yield (
+            f"decoding.engine=openai needs decoding.url (here {how.url}), as http://HOST:8000/v1,"
+            f" and decoding.url_model (here {how.url_model}), the policy's name there"
+        )
+        return
+    follows = run.selfplay.iterations > 1 or run.data.heldout > 0 or run.selfplay.start_from
+    if "CHECKPOINT" not in how.url_model and follows:
+        yield (
+            f"decoding.url_model={how.url_model} names one policy for good, and this run "
+            "samples from several: every iteration's, and each on held-out prompts. Write "
+            "CHECKPOINT where the name has the policy's folder, and serve each when it is "
+            "asked for; or sample from the initial policy alone (selfplay.iterations=1 "
+            "data.heldout=0), or use decoding.engine=vllm"
+        )
+
+
+def _name(run: Run) -> Iterator[str]:
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.,=+@-]{,249}", run.name):
+        yield (
+            f"name={run.name!r} must be one folder name: at most 250 letters, digits and "
+            ". , = + @ - _, the first a letter, a digit or _"
+        )
+    if run.name in (*SHARED, "multirun"):
+        yield f"name={run.name} is the name of a folder that runs share"

@@ -1,0 +1,238 @@
+"""Annotated pairs (x, y) from wherever a user keeps them, and their train and held-out parts.
+
+A source is a .jsonl, .json or .parquet file, a folder of `datasets`, a hub id, or a built-in task,
+"micro" or "micro_open". Text is taken as it is: nothing is stripped, normalised or tokenized here,
+and the join with sampled responses to triplets belongs to the stages.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from tspin.data import schemas, sources
+
+if TYPE_CHECKING:
+    from tspin.config.run import DataConfig
+
+MICRO, MICRO_OPEN = "micro", "micro_open"  # data.path; a folder of that name is spelled ./micro
+BUILT_IN = (MICRO, MICRO_OPEN)
+MICRO_EVAL_SEED = 0  # every run is judged on the same prompts: seeds compare paired
+NUM_REASONS = 5  # bad rows described in full; the others are only counted
+
+
+Check = Callable[[str, str], bool | None]  # prompt, response -> right, wrong or unknown
+Canonical = Callable[[str, str], str | None]  # prompt, response -> one spelling of a right answer
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A prompt x and its annotated response y, with the system message before them if any.
+
+    id: 16 hex digits of the content, so it names the same pair in every file and subset; repeats
+        of a row carry their occurrence, "-1", "-2".
+    """
+
+    id: str
+    prompt: str
+    annotated: str
+    system: str | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """What one source held: its pairs in file order, and the bad rows that were left out.
+
+    reasons: the first few bad rows, "file, line 3: why"; digest: sha256 of the ids in file order.
+    """
+
+    pairs: list[Pair]
+    num_skipped: int
+    reasons: tuple[str, ...]
+    digest: str
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What a run trains on and is judged on; no prompt text is in both.
+
+    digest: sha256 of the ids of train and heldout, in order.
+    """
+
+    train: list[Pair]
+    heldout: list[Pair]
+    num_skipped: int
+    reasons: tuple[str, ...]
+    digest: str
+
+
+def load(data: DataConfig) -> Dataset:
+    """The train and held-out pairs that the `data` section of a run asks for."""
+    num_skipped = 0
+    reasons: tuple[str, ...] = ()
+    if data.path in BUILT_IN:
+        train, heldout = micro_pairs(
+            data.path,
+            size=data.size,
+            heldout=data.heldout,
+            seed=data.seed,
+            eval_split=data.eval_split,
+        )
+    else:
+        source = read_pairs(
+            data.path,
+            split=data.split,
+            revision=data.revision,
+            skip_bad_rows=data.skip_bad_rows,
+        )
+        train, heldout = split_pairs(
+            source.pairs, size=data.size, heldout=data.heldout, seed=data.seed
+        )
+        num_skipped, reasons = source.num_skipped, source.reasons
+    digest = _digest([pair.id for pair in train], [pair.id for pair in heldout])
+    return Dataset(train, heldout, num_skipped, reasons, digest)
+
+
+def check_reachable(path: str, *, revision: str | None = None) -> None:
+    """Raise ValueError if the source is not there: to be asked before anything heavy is loaded."""
+    if path not in BUILT_IN:
+        sources.check_reachable(path, revision=revision)
+
+
+def read_pairs(
+    path: str,
+    *,
+    split: str = "train",
+    revision: str | None = None,
+    skip_bad_rows: bool = False,
+) -> Source:
+    """Every pair of a file, a `datasets` folder or a hub dataset "owner/name", in file order.
+
+    What exists on this machine is local; `split` chooses among the splits of a folder or a hub
+    dataset, `revision` is of the hub. A pair is the first user turn of a row and the assistant
+    turn directly after it; an empty system message is none. A row without such a pair raises
+    ValueError, or with skip_bad_rows is left out and counted.
+    """
+    texts: list[tuple[str | None, str, str]] = []
+    num_skipped = 0
+    reasons: list[str] = []
+    for place, row in sources.rows(path, split=split, revision=revision):
+        try:
+            texts.append(schemas.texts(row))
+        except schemas.BadRow as bad:
+            reason = f"{path}, {place}: {bad}"
+            if not skip_bad_rows:
+                raise ValueError(
+                    f"{reason}; repair the row, or leave such rows out with data.skip_bad_rows=true"
+                ) from None
+            num_skipped += 1
+            if len(reasons) < NUM_REASONS:
+                reasons.append(reason)
+    if not texts:
+        detail = f": {num_skipped} skipped, the first one {reasons[0]}" if reasons else ""
+        raise ValueError(f"data.path={path} has no usable row{detail}; a row has {schemas.SCHEMAS}")
+    pairs = _identified(texts)
+    return Source(pairs, num_skipped, tuple(reasons), _digest([pair.id for pair in pairs]))
+
+
+def split_pairs(
+    pairs: Sequence[Pair], *, size: int | None, heldout: int, seed: int
+) -> tuple[list[Pair], list[Pair]]:
+    """`size` pairs to train on (None = all that are left) and `heldout` to judge on.
+
+    Both are drawn by a hash of the seed and the content: the row order of the file does not
+    matter, and with the same seed and heldout a larger train set begins with every smaller one.
+    Held out are prompt TEXTS, one pair each; other pairs with such a text are in neither part.
+    """
+    prompts = sorted(
+        {pair.prompt for pair in pairs}, key=lambda text: _digest(seed, "heldout", text)
+    )
+    if heldout > len(prompts):
+        raise ValueError(
+            f"data.heldout={heldout} exceeds the {len(prompts)} distinct prompts of "
+            f"{len(pairs)} pairs; use a smaller one"
+        )
+    held = set(prompts[:heldout])
+    judged: dict[str, Pair] = {}  # prompt text -> its first pair
+    train: list[Pair] = []
+    for pair in sorted(pairs, key=lambda pair: _digest(seed, "train", pair.id)):
+        if pair.prompt in held:
+            judged.setdefault(pair.prompt, pair)
+        else:
+            train.append(pair)
+    if not train or (size is not None and size > len(train)):
+        raise ValueError(
+            f"data.size={'null' if size is None else size}, but {len(train)} pairs are left to "
+            f"train on ({len(pairs)} pairs, without those of the data.heldout={heldout} prompts); "
+            f"use size=all or a smaller data.heldout"
+        )
+    return train[:size], [judged[text] for text in prompts[:heldout]]
+
+
+def micro_pairs(
+    path: str, *, size: int | None, heldout: int, seed: int, eval_split: str
+) -> tuple[list[Pair], list[Pair]]:
+    """Train and held-out pairs of a built-in task, whose splits share no prompt.
+
+    The seed chooses the train pairs, nested in size. The held-out ones are the first of
+    eval_split ("validation" or "test") under a fixed seed, the same for every run.
+    """
+    task = _built_in(path)
+
+    def first(split: str, num: int | None, seed: int, option: str) -> list[Pair]:
+        available = task.num_available(split)
+        num = available if num is None else num
+        if num > available:
+            raise ValueError(
+                f"{option}={num} exceeds the {available} pairs of the {path} split {split!r}; "
+                f"use a smaller one"
+            )
+        rows = task.pairs(split, num, seed=seed)
+        return _identified((None, prompt, answer) for prompt, answer in rows)
+
+    return (
+        first("train", size, seed, "data.size"),
+        first(eval_split, heldout, MICRO_EVAL_SEED, "data.heldout"),
+    )
+
+
+def checker(data: DataConfig) -> Check | None:
+    """The program that checks answers to this data's prompts, where there is one."""
+    return _built_in(data.path).check if data.path in BUILT_IN else None
+
+
+def canonical(data: DataConfig) -> Canonical | None:
+    """The program that spells all right answers that say the same alike, where many are right."""
+    return _built_in(MICRO_OPEN).canonical if data.path == MICRO_OPEN else None
+
+
+def _built_in(path: str) -> ModuleType:
+    """The module that makes and checks a built-in task."""
+    from tspin.micro import open_task, task
+
+    return {MICRO: task, MICRO_OPEN: open_task}[path]
+
+
+# Identity
+
+
+def _identified(texts: Iterable[tuple[str | None, str, str]]) -> list[Pair]:
+    """(system, prompt, annotated) -> pairs with ids that are unique in this list."""
+    seen: Counter[str] = Counter()
+    pairs = []
+    for system, prompt, annotated in texts:
+        content = _digest(system, prompt, annotated)[:16]
+        repeat = f"-{seen[content]}" if seen[content] else ""
+        seen[content] += 1
+        pairs.append(Pair(content + repeat, prompt, annotated, system))
+    return pairs
+
+
+def _digest(*parts: object) -> str:
+    """sha256, in hex, of the parts as one JSON list; the same on every machine and day."""
+    return hashlib.sha256(json.dumps(parts, separators=(",", ":")).encode()).hexdigest()

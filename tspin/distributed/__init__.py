@@ -1,0 +1,1 @@
+"""Several processes: how they were started and what they tell each other."""

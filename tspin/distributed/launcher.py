@@ -1,0 +1,103 @@
+"""What a launcher (torchrun, `accelerate launch`) and its configuration ask for; what is refused.
+
+Read from the environment it sets. No torch until devices are counted.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Literal
+
+from tspin.config.run import ComputeConfig, OptimConfig
+
+Parallel = Literal["ddp", "fsdp2"]
+
+
+def launched(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
+    """(rank, number of processes) as a launcher set them; (0, 1) where there was none."""
+    return int(environment.get("RANK", "0")), int(environment.get("WORLD_SIZE", "1"))
+
+
+def chosen(
+    compute: ComputeConfig, optim: OptimConfig, environment: Mapping[str, str], *, lora: bool
+) -> Parallel:
+    """How the processes train: compute.parallel, or what accelerate's own configuration says.
+
+    Raises ValueError where the two differ, and for what of either cannot be done.
+    """
+    told, by = _told_by_accelerate(environment)
+    asked = compute.parallel
+    if told is not None and asked not in ("auto", told):
+        raise ValueError(
+            f"compute.parallel={asked} contradicts accelerate's configuration, which says {told} "
+            f"({by}); leave one of them out"
+        )
+    found = told or asked
+    if found == "deepspeed_zero3":
+        raise ValueError(
+            "compute.parallel=deepspeed_zero3 is not there yet: use compute=fsdp2, which shards "
+            "the same three (weights, gradients, optimiser state)"
+        )
+    if found == "fsdp2" and (reason := whole(optim, lora=lora)) is not None:
+        raise ValueError(f"{reason} and knows no compute=fsdp2; use compute=ddp")
+    mixed = environment.get("ACCELERATE_MIXED_PRECISION", "no")
+    if mixed not in ("no", "bf16") or (
+        mixed == "bf16" and compute.dtype not in ("auto", "bfloat16")
+    ):
+        raise ValueError(
+            f"accelerate's mixed_precision={mixed} contradicts compute.dtype={compute.dtype}: the "
+            "arithmetic is chosen by compute.dtype and optim.precision; use mixed_precision: 'no'"
+        )
+    return "fsdp2" if found == "fsdp2" else "ddp"
+
+
+def whole(optim: OptimConfig, *, lora: bool) -> str | None:
+    """Why what is trained cannot be cut into shards; None: it can."""
+    if optim.precision == "bf16_stochastic":
+        return "optim.precision=bf16_stochastic rounds whole matrices"
+    if optim.state == "8bit":
+        return "optim.state=8bit keeps its scales for whole matrices"
+    return "lora=default leaves little that is worth cutting into shards" if lora else None
+
+
+def _told_by_accelerate(environment: Mapping[str, str]) -> tuple[str | None, str]:
+    """What `accelerate launch` was configured for, and the variable that says so."""
+
+    def on(name: str) -> bool:
+        return environment.get(name, "false").lower() in ("true", "1", "yes")
+
+    if on("ACCELERATE_USE_DEEPSPEED"):
+        return "deepspeed_zero3", "ACCELERATE_USE_DEEPSPEED"
+    if not on("ACCELERATE_USE_FSDP"):
+        return None, ""
+    version = environment.get("FSDP_VERSION", "1")
+    if version != "2":
+        raise ValueError(
+            f"accelerate's configuration says fsdp_version={version}, which torch gives up; use "
+            "fsdp_version: 2"
+        )
+    if on("FSDP_OFFLOAD_PARAMS"):
+        raise ValueError(
+            "accelerate's fsdp_offload_params=true is not there yet; use more processes, or "
+            "fsdp_offload_params: false"
+        )
+    return "fsdp2", "ACCELERATE_USE_FSDP"
+
+
+def check_devices(compute: ComputeConfig) -> None:
+    """ValueError for a device that several processes cannot each have."""
+    import torch
+
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if ":" in compute.device:
+        raise ValueError(
+            f"compute.device={compute.device} is one device for {here} processes: use cuda, where "
+            "each takes its own"
+        )
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if compute.device != "cpu" and there and here > there:
+        raise ValueError(
+            f"{here} processes on a machine with {there} CUDA devices: start {there} "
+            f"(--nproc_per_node={there}), or use compute.device=cpu"
+        )

@@ -1,0 +1,1 @@
+"""What leaves a run: a policy for others with its card, its pairs."""

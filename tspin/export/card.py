@@ -1,0 +1,241 @@
+"""README.md of an exported policy: method, configuration, data, results, how to use it.
+
+Everything comes from the files of the run; nothing of the machine it ran on is told.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tspin.config.run import Run, dump
+from tspin.data.sources import SUFFIXES
+from tspin.runs.artifacts import Iteration, RunDir
+from tspin.tools.files import read_json
+from tspin.tracking.report import HELDOUT_COLUMNS
+from tspin.tracking.wandb import StepLog
+
+PICTURE = "training.png"
+POINTS = 60  # of a curve
+PAPER = "[arXiv 2601.08198](https://arxiv.org/abs/2601.08198)"
+SECTIONS = ("seed", "model", "loss", "coef", "data", "optim")
+ROLES = {"annotated": "annotated y", "synthetic": "synthetic y'", "proto": "proto-synthetic y0"}
+HUB_ID = r"[\w-][\w.-]*/[\w.-]+"
+
+# Placeholders in braces; jinja and LaTeX are not spoken here.
+TEXT = """
+# {title}
+
+{model} after iteration {t} of {label}, fine-tuned by self-play as in {paper}:
+at every iteration a policy learns to prefer annotated responses y to samples y' of its own and,
+where the objective has a historical term, these to samples y0 of the initial policy. The objective
+of this iteration (c is log pi(y) - log pi(y'), h is log pi(y') - log pi(y0), l the {link} link):
+
+    {objective}
+
+## Use
+
+{messages}
+
+    from transformers import pipeline
+    pipe = pipeline("text-generation", "FOLDER")
+    pipe([{{"role": "user", "content": "..."}}], max_new_tokens={max_new_tokens})
+
+    vllm serve FOLDER
+    lm_eval --model hf --model_args pretrained=FOLDER --tasks gsm8k{flag}
+    python convert_hf_to_gguf.py FOLDER --outfile model.gguf    # of llama.cpp
+
+llama.cpp knows many architectures and tokenizers, not all. Sampling defaults
+(`generation_config.json`) are those of the run, which sampled at most {max_new_tokens} tokens.
+
+## Results
+
+{results}
+
+![Log-probabilities over training, and held-out results by iteration]({picture})
+
+## How it was made
+
+{facts}
+
+The configuration, as `python main.py` resolves it (folders of the machine left out):
+
+```yaml
+{config}```
+
+The licence is that of the model and the data it was made from.
+"""
+
+
+def write(cfg: Run, folder: RunDir, out: Iteration, made: Path, *, messages: bool) -> None:
+    """README.md and its picture into `made`. messages: whether the tokenizer has a chat template"""
+    from huggingface_hub import ModelCard, ModelCardData
+
+    results = _results(out)
+    data = ModelCardData(
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["t-spin", "self-play", cfg.loss.label],
+        base_model=cfg.model.path if _on_hub(cfg.model.path) else None,
+        datasets=[cfg.data.path] if _on_hub(cfg.data.path) else None,
+        model_name=title(folder, out),
+        eval_results=_index(cfg, results) or None,
+    )
+    if messages:
+        how = "Prompts go in as messages; the chat template renders the ids of training."
+    else:
+        how = (
+            f"The tokenizer has no chat template: prompts have the form `{cfg.model.template}` of "
+            "the run, and none renders its ids exactly."
+        )
+    text = TEXT.format(
+        title=title(folder, out),
+        model=cfg.model.name,
+        t=out.t,
+        label=cfg.loss.label,
+        paper=PAPER,
+        link=cfg.loss.link,
+        objective=(type(cfg.loss_at(out.t)).__doc__ or "").split("\n")[0].partition(":")[0],
+        messages=how,
+        flag=" --apply_chat_template" if messages else "",
+        max_new_tokens=cfg.decoding.max_new_tokens,
+        results=_table(results, _results(folder.base)),
+        picture=PICTURE,
+        facts=_facts(cfg, folder, out),
+        config=yaml.safe_dump(shown(cfg), sort_keys=False),
+    )
+    ModelCard(f"---\n{data.to_yaml()}\n---\n{text}").save(made / "README.md")
+    picture(folder, out).savefig(made / PICTURE, dpi=120)
+
+
+def title(folder: RunDir, out: Iteration) -> str:
+    """What an iteration is called where others see it."""
+    return f"{folder.path.absolute().name}-iter{out.t}"
+
+
+def shown(cfg: Run) -> dict[str, Any]:
+    """What of the configuration decides the numbers; of paths on this machine the last part."""
+    tree = {key: value for key, value in dump(cfg).items() if key in SECTIONS}
+    for section in ("model", "data"):
+        path = tree[section]["path"]
+        if not _on_hub(path):
+            tree[section]["path"] = Path(path).name
+    return {**tree, "decoding": {k: v for k, v in cfg.sampling.items() if k not in ("url",)}}
+
+
+def picture(folder: RunDir, out: Iteration) -> Any:
+    """Log-probabilities of the three roles over the steps, the main held-out number beside them."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    passed = [folder.iteration(t) for t in folder.iterations() if t <= out.t]
+    steps = [row for each in passed for row in StepLog.read(each.metrics)]
+    width = max(1, len(steps) // POINTS)
+    for role, label in ROLES.items():
+        key = f"logps/{role}"
+        points = _smooth([(i, row[key]) for i, row in enumerate(steps) if key in row], width)
+        if points:
+            left.plot(*zip(*points, strict=True), label=label)
+    over = f", means over {width}" if width > 1 else ""
+    left.set(xlabel=f"optimiser step{over}", ylabel="log-probability, nats")
+    left.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
+    found = [(-1, _results(folder.base))] + [(each.t, _results(each)) for each in passed]
+    name = next((m for _, results in found for m in results), None)
+    if name is None:
+        figure.delaxes(right)
+        return figure
+    points = [(t, results[name]["value"]) for t, results in found if name in results]
+    right.plot(*zip(*points, strict=True), marker="o")
+    right.set(xlabel="after iteration", ylabel=name)
+    right.set_xticks(*zip(*((t, "initial" if t < 0 else str(t)) for t, _ in points), strict=True))
+    return figure
+
+
+def _smooth(points: Sequence[tuple[int, float]], width: int) -> list[tuple[float, float]]:
+    """Means of so many points that follow each other."""
+    parts = [points[i : i + width] for i in range(0, len(points), width)]
+    means = [[sum(axis) / len(part) for axis in zip(*part, strict=True)] for part in parts]
+    return [(x, y) for x, y in means]
+
+
+def _results(out: Iteration) -> dict[str, dict[str, Any]]:
+    """Metric -> value, stderr: held-out ones first, then benchmarks as "TASK METRIC"."""
+    if not out.evaluation.exists():
+        return {}
+    found = read_json(out.evaluation)
+    heldout = found["heldout"] if "heldout" in found else {}
+    results = {
+        f"held-out {metric}": heldout[metric]
+        for metric in HELDOUT_COLUMNS.values()
+        if metric in heldout
+    }
+    for task, result in (found["benchmarks"] if "benchmarks" in found else {}).items():
+        results |= {f"{task} {metric}": value for metric, value in result["metrics"].items()}
+    return results
+
+
+def _index(cfg: Run, results: Mapping[str, dict[str, Any]]) -> list[Any]:
+    """The hub's model-index."""
+    from huggingface_hub import EvalResult
+
+    entries = []
+    for name, estimate in results.items():
+        where, _, metric = name.partition(" ")
+        held = where == "held-out"
+        entries.append(
+            EvalResult(
+                task_type="text-generation",
+                dataset_type=(cfg.data.path if _on_hub(cfg.data.path) else cfg.data.name)
+                if held
+                else where,
+                dataset_name=f"{cfg.data.name}, held-out prompts" if held else where,
+                metric_type=metric.partition(",")[0],
+                metric_name=metric,
+                metric_value=estimate["value"],
+            )
+        )
+    return entries
+
+
+def _table(results: Mapping[str, dict[str, Any]], base: Mapping[str, dict[str, Any]]) -> str:
+    if not results:
+        return "None: no prompts were held out and no benchmark was run."
+    lines = ["| | initial policy | this policy |", "|---|---|---|"]
+    for name, estimate in results.items():
+        before = _said(base[name]) if name in base else "-"
+        lines.append(f"| {name} | {before} | {_said(estimate)} |")
+    return "\n".join(lines)
+
+
+def _said(estimate: Mapping[str, Any]) -> str:
+    value, stderr = estimate["value"], estimate["stderr"]
+    return f"{value:.4g}" if stderr is None else f"{value:.4g} +- {stderr:.2g}"
+
+
+def _facts(cfg: Run, folder: RunDir, out: Iteration) -> str:
+    data, initial, done = (read_json(p) for p in (folder.data, folder.initial, out.done))
+    launch = read_json(folder.provenance)["launches"][-1]
+    versions = ", ".join(f"{k} {launch['versions'][k]}" for k in ("tspin", "torch", "transformers"))
+    revision = (launch["git"] or {"revision": "unknown"})["revision"]
+    return "\n".join(
+        f"- {line}"
+        for line in [
+            f"data: {cfg.data.name}, {data['num_train']} pairs to train on, {data['num_heldout']} "
+            f"held out; digest `{data['digest']}`",
+            f"initial weights: `{initial['weights']}`",
+            f"these weights, as the run left them: `{done['weights']}`",
+            f"iterations: {out.t + 1}, counted from 0; seed {cfg.seed}",
+            f"{versions}; source revision {revision}",
+        ]
+    )
+
+
+def _on_hub(path: str) -> bool:
+    """Whether it is OWNER/NAME and nothing of this disk."""
+    named = re.fullmatch(HUB_ID, path) is not None
+    return named and Path(path).suffix not in SUFFIXES and not Path(path).exists()

@@ -1,0 +1,215 @@
+"""`python -m tspin pairs`: what an iteration was trained on, as a data set for others.
+
+Two configurations in the hub's layout: `preference` has TRL's columns prompt, chosen (annotated y)
+and rejected (synthetic y'), conversational where the run's template is the tokenizer's own and
+plain text in the run's form elsewhere; `triplets` has y, y' and y0 as text and as ids.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from tspin.cli import options
+from tspin.cli.options import Told
+from tspin.config.run import Run
+from tspin.data import annotated
+from tspin.data.tokens import TEXT_TEMPLATES, Renderer
+from tspin.export import card, destination
+from tspin.runs.artifacts import Iteration, RunDir
+from tspin.tools.files import read_json, write_text
+from tspin.tools.parquet import each_row, write_rows
+
+ABOUT = """Writes the prompts of a run with annotated, synthetic and proto-synthetic responses, for
+TRL (preference: prompt, chosen, rejected) and as triplets, in parquet files that `datasets` loads:
+load_dataset(FOLDER, "preference") and load_dataset(FOLDER, "triplets").
+
+  python -m tspin pairs run=runs/NAME iteration=1 to=FOLDER
+  python -m tspin pairs run=runs/NAME to=hub:OWNER/NAME"""
+OPTIONS = {
+    "run": options.RUN,
+    "iteration": options.ITERATION,
+    "to": destination.TO,
+    "private": destination.PRIVATE,
+}
+IDS = pa.list_(pa.int32())
+TRIPLETS = pa.schema(
+    [("id", pa.string()), ("system", pa.string()), ("prompt", pa.string())]
+    + [(role, pa.string()) for role in ("annotated", "synthetic", "proto")]
+    + [(f"{part}_ids", IDS) for part in ("prompt", "annotated", "synthetic", "proto")]
+)
+MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+
+CARD = """---
+configs:
+- config_name: preference
+  default: true
+  data_files:
+{preference}
+- config_name: triplets
+  data_files:
+{triplets}
+tags:
+- preference
+- t-spin
+---
+
+# {title}
+
+Prompts of {data} (digest `{digest}`) with responses: annotated, and sampled by {model} at iteration
+{t} of {label} (synthetic) and by the initial policy (proto-synthetic). Seed {seed}, temperature
+{temperature}. {count} triplets.
+
+`preference` has prompt, chosen (annotated) and rejected (synthetic), {form}.
+`triplets` has all three responses, as text without white space around it and as the ids that were
+trained on. A response that was cut at its length limit has no EOS id; text cannot say that, and TRL
+will add one.
+
+The licence is that of the data and of the model that sampled.
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    return options.answer("pairs", ABOUT, OPTIONS, arguments, _pairs)
+
+
+def _pairs(told: Told) -> None:
+    private = options.choice(told, "private", ("true", "false")) == "true"
+    destination.check(told["to"])
+    cfg, folder = options.opened(told["run"])
+    out = options.iteration(folder, told["iteration"])
+    to = destination.opened(told["to"], "dataset", name=card.title(folder, out), private=private)
+    with to as place:
+        count = pairs(cfg, folder, out, place.folder)
+    sys.stdout.write(f"{count} triplets of iteration {out.t} of {folder.path} -> {place.where}\n")
+
+
+def pairs(cfg: Run, folder: RunDir, out: Iteration, made: Path) -> int:
+    """Fills the folder `made` with the pairs and triplets of iteration `out`. -> how many"""
+    from tspin.policy import policy
+
+    if not (out.synthetic.exists() and folder.proto.exists()):
+        raise ValueError(
+            f"iteration {out.t} of {folder.path} has no samples: {cfg.loss.label} needs none "
+            "(track.diagnostics=true samples anyway)"
+        )
+    # The tokenizer of the last iteration, whose weights always stay.
+    renderer = policy.renderer(
+        options.weights(folder, options.iteration(folder, "last")), template=cfg.model.template
+    )
+    chat = cfg.model.template == "chat"
+    shape = MESSAGES if chat else pa.string()
+    preference = pa.schema([(name, shape) for name in ("prompt", "chosen", "rejected")])
+    count = Counter(row["split"] for row in each_row(folder.prompts, "split"))
+    joined = Joined(cfg, folder, out, renderer)
+    for split in count:
+        two = (_messages(r) if chat else _plain(r, renderer) for r in joined.rows(split))
+        write_rows(made / _file("preference", split), two, preference)
+        write_rows(made / _file("triplets", split), joined.rows(split), TRIPLETS)
+    write_text(made / "README.md", _card(cfg, folder, out, list(count), count.total()))
+    return count.total()
+
+
+class Joined:
+    """Rows of the schema TRIPLETS, in the order of the run; the samples alone are in memory."""
+
+    def __init__(self, cfg: Run, folder: RunDir, out: Iteration, renderer: Renderer) -> None:
+        self.prompts, self.renderer = folder.prompts, renderer
+        self.systems = _systems(cfg, folder, renderer)
+        self.samples = {
+            role: {row["id"]: row for row in source.each("id", "response", "response_ids")}
+            for role, source in (("synthetic", out.synthetic), ("proto", folder.proto))
+        }
+
+    def rows(self, split: str) -> Iterator[dict[str, Any]]:
+        for prompt in each_row(self.prompts):
+            if prompt["split"] != split:
+                continue
+            name, ids = prompt["id"], prompt["annotated_ids"]
+            whole = ids[-1] == self.renderer.eos_id
+            row = {
+                "id": name,
+                "system": self.systems[name] if name in self.systems else None,
+                "prompt": prompt["prompt"],
+                "annotated": prompt["annotated"].strip() if whole else self.renderer.text(ids),
+                "prompt_ids": prompt["prompt_ids"],
+                "annotated_ids": ids,
+            }
+            for role, by_id in self.samples.items():
+                row[role] = by_id[name]["response"]
+                row[f"{role}_ids"] = by_id[name]["response_ids"]
+            yield row
+
+
+def _systems(cfg: Run, folder: RunDir, renderer: Renderer) -> dict[str, str | None]:
+    """The system messages by prompt id: a run keeps them as ids alone, the source has the text."""
+
+    def ids(prompt: str, system: str | None) -> list[int]:
+        whole = renderer.prompt_ids(prompt, system)
+        return renderer.cut_prompt(whole, max_length=cfg.max_prompt_length)
+
+    prompts = each_row(folder.prompts, "id", "prompt", "prompt_ids")
+    odd = [row for row in prompts if ids(row["prompt"], None) != list(row["prompt_ids"])]
+    if not odd:
+        return {}
+    source = annotated.load(cfg.data)
+    systems = {pair.id: pair.system for pair in (*source.train, *source.heldout)}
+    for row in odd:
+        if row["id"] not in systems or ids(row["prompt"], systems[row["id"]]) != list(
+            row["prompt_ids"]
+        ):
+            raise ValueError(
+                f"prompt {row['id']} has a system message, which is read from data.path="
+                f"{cfg.data.path} again, and that is not what the run read; put it back"
+            )
+    return {row["id"]: systems[row["id"]] for row in odd}
+
+
+def _plain(row: dict[str, Any], renderer: Renderer) -> dict[str, str]:
+    """Text in the run's form: prompt and response one behind the other are what was encoded."""
+    shape = TEXT_TEMPLATES[renderer.template]
+    text = shape.text.format(prompt=row["prompt"])
+    return {
+        "prompt": f"{row['system']}\n\n{text}" if row["system"] else text,
+        "chosen": shape.separator + row["annotated"],
+        "rejected": shape.separator + row["synthetic"],
+    }
+
+
+def _messages(row: dict[str, Any]) -> dict[str, list[dict[str, str]]]:
+    system = [{"role": "system", "content": row["system"]}] if row["system"] else []
+    return {
+        "prompt": [*system, {"role": "user", "content": row["prompt"]}],
+        "chosen": [{"role": "assistant", "content": row["annotated"]}],
+        "rejected": [{"role": "assistant", "content": row["synthetic"]}],
+    }
+
+
+def _file(config: str, split: str) -> Path:
+    return Path(config) / f"{split}-00000-of-00001.parquet"
+
+
+def _card(cfg: Run, folder: RunDir, out: Iteration, splits: Sequence[str], count: int) -> str:
+    files = {
+        config: "\n".join(f"  - split: {s}\n    path: {_file(config, s)}" for s in splits)
+        for config in ("preference", "triplets")
+    }
+    chat = cfg.model.template == "chat"
+    return CARD.format(
+        **files,
+        title=card.title(folder, out),
+        data=cfg.data.name,
+        digest=read_json(folder.data)["digest"],
+        model=cfg.model.name,
+        t=out.t,
+        label=cfg.loss.label,
+        seed=cfg.seed,
+        temperature=cfg.decoding.temperature if cfg.decoding.sample else "0 (greedy)",
+        count=count,
+        form="as messages" if chat else f"as text in the form `{cfg.model.template}`",
+    )

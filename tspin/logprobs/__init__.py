@@ -1,0 +1,1 @@
+"""log pi(z | x) of responses: padded rows, and streams without padding."""

@@ -1,0 +1,244 @@
+"""Attention over a packed stream, put under the hub's own model code by AttentionInterface.
+
+Installed once, the function serves a model both ways: with a stream it gathers each row's queries
+and keys, without one it is transformers' scaled dot-product attention. It has to stay installed,
+because gradient checkpointing calls it again in the backward pass. `unsupported` compares the two
+ways once per model, so that an architecture it does not fit is found out, not assumed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from tspin.logprobs.packing import Block, Row, Stream, blocks
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+NAME = "tspin_packed"
+LAYERS = {"full_attention", "sliding_attention"}  # of config.layer_types
+HALF = (torch.bfloat16, torch.float16)
+Mask = Tensor | None
+
+
+def kernel(device: torch.device, dtype: torch.dtype | None) -> str:
+    """What computes attention there: "varlen_attn" (flash attention, part of torch) or "sdpa"."""
+    fits = device.type == "cuda" and dtype in HALF
+    return "varlen_attn" if fits and _varlen_attn() is not None else "sdpa"
+
+
+class Plan:
+    """How the rows of one stream are attended to: made once, used by every layer."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.rows, self.device = stream.rows, stream.input_ids.device
+        self._blocks: tuple[list[Block], Tensor] | None = None
+        self._varlen: tuple[Any, ...] | None = None
+        self._masks: dict[tuple[int, int | None], Mask] = {}
+
+    def blocks(self) -> tuple[list[Block], Tensor]:
+        if self._blocks is None:
+            self._blocks = blocks(self.rows, device=self.device)
+        return self._blocks
+
+    def mask(self, index: int, window: int | None) -> Mask:
+        if (index, window) not in self._masks:
+            self._masks[index, window] = self.blocks()[0][index].mask(window)
+        return self._masks[index, window]
+
+    def varlen(self) -> tuple[Any, ...]:
+        """keys (sum of keys,), the ends of every row's queries and keys, the longest of both."""
+        if self._varlen is None:
+            lengths = [row.length for row in self.rows], [row.num_keys for row in self.rows]
+            ends = (
+                torch.tensor([0, *accumulate(n)], dtype=torch.int32, device=self.device)
+                for n in lengths
+            )
+            keys = torch.cat([_keys(row) for row in self.rows]).to(self.device)
+            self._varlen = (keys, *ends, *map(max, lengths))
+        return self._varlen
+
+
+def hidden_states(model: PreTrainedModel, stream: Stream) -> Tensor:
+    """The last layer's hidden states of the stream, as the head reads them. -> (tokens, size)"""
+    return model.base_model(
+        input_ids=stream.input_ids,
+        position_ids=stream.position_ids,
+        # Four dimensions: "prepared, leave it alone". What is visible is in the plan.
+        attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=stream.input_ids.device),
+        use_cache=False,
+        packed_plan=Plan(stream),
+    ).last_hidden_state[0]
+
+
+def install(model: PreTrainedModel) -> str | None:
+    """Puts the function under the model. -> why it cannot be, or None"""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    before = model.config._attn_implementation
+    if before == NAME:
+        return None
+    if before not in ("sdpa", "eager"):
+        return f"its attention is {before}"
+    if not model._can_set_attn_implementation():
+        return "its attention cannot be set"
+    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ()) - LAYERS
+    if kinds:
+        return f"it has layers of {', '.join(sorted(kinds))}"
+    AttentionInterface.register(NAME, packed_attention)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+    try:
+        model.set_attn_implementation(NAME)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Mask,
+    *,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    packed_plan: Plan | None = None,
+    s_aux: Tensor | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """Attention of the stream's rows, or with no plan that of an ordinary batch.
+
+    query (1, heads, num_tokens, size), key and value the same with the heads they have.
+    -> (1, num_tokens, heads, size)
+    """
+    if s_aux is not None:
+        raise NotImplementedError("packed attention does not know attention sinks (s_aux)")
+    attend = partial(_attend, scale=scaling, dropout=dropout, softcap=softcap)
+    if packed_plan is None and softcap is None:
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+        # To the last bit what the model does without this function.
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **others
+        )
+    if packed_plan is None:
+        causal = attention_mask is None and query.shape[2] > 1
+        found = attend(query, key, value, attention_mask, causal=causal)
+        return found.transpose(1, 2).contiguous(), None
+    query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))
+    if softcap is None and not dropout and kernel(query.device, query.dtype) == "varlen_attn":
+        found = _varlen(query, key, value, packed_plan, scale=scaling, window=sliding_window)
+        return found[None], None
+    outputs = []
+    made, order = packed_plan.blocks()
+    for index, block in enumerate(made):
+        mask = packed_plan.mask(index, sliding_window)
+        found = attend(
+            _take(query, block.queries),
+            _take(key, block.keys),
+            _take(value, block.keys),
+            mask,
+            causal=mask is None,
+        )
+        outputs.append(found.transpose(1, 2).flatten(0, 1))
+    return torch.cat(outputs).index_select(0, order)[None], None
+
+
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Mask,
+    *,
+    causal: bool,
+    scale: float | None,
+    dropout: float,
+    softcap: float | None,
+) -> Tensor:
+    """softmax(q k^T scale) v, (rows, heads, length, size), with fewer heads of keys than queries.
+
+    softcap  scores s become softcap * tanh(s / softcap) (Gemma 2)
+    """
+    grouped = query.shape[1] != key.shape[1]
+    # On CUDA a mask and grouped heads together leave only the slow kernel.
+    if grouped and (softcap is not None or (mask is not None and query.is_cuda)):
+        times = query.shape[1] // key.shape[1]
+        key, value = (x.repeat_interleave(times, dim=1) for x in (key, value))
+        grouped = False
+    if softcap is None:
+        return scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=causal, scale=scale,
+            enable_gqa=grouped,
+        )  # fmt: skip
+    scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    scores = softcap * torch.tanh(scores / softcap)
+    if causal:
+        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    if mask is not None:
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    wide = torch.promote_types(scores.dtype, torch.float32)
+    weights = scores.softmax(-1, dtype=wide).to(value.dtype)
+    return nn.functional.dropout(weights, dropout) @ value
+
+
+def _varlen(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    plan: Plan,
+    *,
+    scale: float | None,
+    window: int | None,
+) -> Tensor:
+    """Flash attention over rows of any length: no padding, and prompts' keys gathered once a row.
+
+    A row's last query is aligned with its last key, as the kernel has it.
+    """
+    keys, *ends_and_longest = plan.varlen()
+    attend = _varlen_attn()
+    assert attend is not None
+    return attend(
+        query.contiguous(),
+        key.index_select(0, keys),
+        value.index_select(0, keys),
+        *ends_and_longest,
+        scale=scale,
+        window_size=(-1 if window is None else window - 1, 0),
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+
+
+def _varlen_attn() -> Callable[..., Any] | None:
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:  # torch before 2.10
+        return None
+    return varlen_attn
+
+
+def _take(x: Tensor, places: Tensor) -> Tensor:
+    """x (tokens, heads, size) at places (rows, length) -> (rows, heads, length, size)
+
+    index_select, whose gradient is an index_add: that of x[places] is many times slower.
+    """
+    return x.index_select(0, places.flatten()).unflatten(0, places.shape).transpose(1, 2)
+
+
+def _keys(row: Row) -> Tensor:
+    return torch.cat(
+        [
+            torch.arange(row.prefix_start, row.prefix_start + row.prefix),
+            torch.arange(row.start, row.start + row.length),
+        ]
+    )

@@ -1,0 +1,120 @@
+"""A model's packed path: micro-batches as streams, log-probs fused with the last projection.
+
+What it computes is what the plain path (logps.sequence_logps) computes, in another order. `packed`
+checks that once for a model, on a few tokens, before anything relies on it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from tspin.data.triplets import Triplet, collate
+from tspin.logprobs import attention, fused_head
+from tspin.logprobs.packing import Layout, Stream, cheaper, pack
+from tspin.logprobs.padded import Logps, Role, sequence_logps
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Judge = Callable[[Sequence[Triplet], Logps], Tensor]
+"""Some of the triplets and their log-probs -> losses (triplets,), each of its own triplet alone."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """The packed path of one model."""
+
+    model: PreTrainedModel
+    head: fused_head.Head
+    arithmetic: Callable[[], contextlib.AbstractContextManager[Any]]  # around the layers
+
+    def cheaper(self, triplets: Sequence[Triplet], roles: Sequence[Role]) -> Layout:
+        size = self.model.config.get_text_config().hidden_size
+        return cheaper(triplets, roles, hidden_size=size)
+
+    def logps(self, triplets: Sequence[Triplet], roles: Sequence[Role], layout: Layout) -> Logps:
+        """log pi(z | x) by role, each (batch,); differentiable, at the price of a second look."""
+        stream, hidden = self._hidden(triplets, roles, layout)
+        logps = fused_head.response_logps(
+            hidden, self.head, stream.targets, stream.lengths, len(roles)
+        )
+        return _by_role(logps, roles)
+
+    def loss_sum(
+        self, triplets: Sequence[Triplet], roles: Sequence[Role], layout: Layout, judge: Judge
+    ) -> Tensor:
+        """The sum of the triplets' losses, whose gradient is formed on the way. -> ()"""
+
+        def of_chunk(part: slice, logps: Tensor) -> Tensor:
+            return judge(triplets[part], _by_role(logps, roles))
+
+        stream, hidden = self._hidden(triplets, roles, layout)
+        return fused_head.loss_sum(
+            hidden, self.head, stream.targets, stream.lengths, len(roles), of_chunk
+        )
+
+    def _hidden(
+        self, triplets: Sequence[Triplet], roles: Sequence[Role], layout: Layout
+    ) -> tuple[Stream, Tensor]:
+        stream = pack(triplets, roles, layout, device=self.head.weight.device)
+        with self.arithmetic():
+            hidden = attention.hidden_states(self.model, stream)
+        return stream, hidden.index_select(0, stream.predictors)
+
+
+def packed(
+    model: PreTrainedModel,
+    autocast: torch.dtype | None,
+    arithmetic: Callable[[], contextlib.AbstractContextManager[Any]],
+) -> Packed | str:
+    """The model's packed path, or in words why it has none: then the model is as it was."""
+    before = model.config._attn_implementation
+    try:
+        exact = Packed(model, fused_head.head(model, None), contextlib.nullcontext)
+    except ValueError as error:
+        return str(error)
+    found = Packed(model, fused_head.head(model, autocast), arithmetic)
+    half = model.dtype in attention.HALF  # then nothing can be compared more closely
+    reason = attention.install(model) or _differs(exact, tolerance=2e-2 if half else 1e-4)
+    if reason is None and autocast is not None:
+        reason = _differs(found, tolerance=2e-2)
+    if reason is not None:
+        model.set_attn_implementation(before)
+        return reason
+    return found
+
+
+@torch.no_grad()
+def _differs(found: Packed, *, tolerance: float) -> str | None:
+    """Why it cannot stand in for the plain path: both on two triplets of a few tokens."""
+    vocab, device = found.head.weight.shape[0], found.head.weight.device
+    ids = [int(i) % vocab for i in torch.arange(3, 40) * 7]
+    roles: tuple[Role, ...] = ("annotated", "synthetic")
+    triplets = [
+        Triplet("a", "", 0, ids[:5], {"annotated": ids[5:9], "synthetic": ids[9:11]}),
+        Triplet("b", "", 0, ids[11:14], {"annotated": ids[14:15], "synthetic": ids[15:22]}),
+    ]
+    batch = collate(triplets, roles, pad_id=0).to(device)
+    try:
+        with found.arithmetic():
+            plain = sequence_logps(
+                found.model, batch.input_ids, batch.attention_mask, batch.response_mask
+            )
+        streams = [found.logps(triplets, roles, layout) for layout in ("shared", "separate")]
+    except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
+        return f"it does not run: {error}"
+    for logps in streams:
+        stacked = torch.cat([logps[role] for role in roles]).to(plain.dtype)
+        if not torch.allclose(stacked, plain, rtol=tolerance, atol=tolerance):
+            return f"its log-probs differ from the plain path's by {(stacked - plain).abs().max()}"
+    return None
+
+
+def _by_role(logps: Tensor, roles: Sequence[Role]) -> Logps:
+    return Logps(**dict(zip(roles, logps.unbind(1), strict=True)))

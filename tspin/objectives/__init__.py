@@ -1,0 +1,1 @@
+"""The objectives: what is compared, on log-probabilities of shape (batch,)."""

@@ -1,0 +1,1 @@
+"""What a run will take: weights, memory, hours and disk, before it starts."""

@@ -1,0 +1,176 @@
+"""What a run writes, in bytes, before it is written; and whether there is room. No torch.
+
+Weights and training state are counted exactly, up to headers; samples, scores and metrics with an
+upper bound. So a stage that cannot end for want of room is refused before its work, not after.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tspin.config.run import OptimConfig, Run
+
+BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "8bit": 1 + 4 / 256}
+BESIDE = (".json", ".model", ".txt", ".jinja")
+# Upper bounds. A token is an int32 and some characters of text; compressed it is less.
+PER_TOKEN, PER_ROW, PER_FILE = 10, 120, 4096
+PER_SCORE = 90  # a row of scores.parquet
+PER_STEP = 2000  # a row of metrics.jsonl
+NEVER = 30 * 24 * 3600.0  # compute.save_seconds from which on no training state is saved
+
+
+def bytes_of_checkpoint(parameters: int, dtype: str, *, others: int = 0) -> int:
+    """Weights in `dtype`, and `others`: tokenizer and configuration, as large as they came."""
+    return round(parameters * BYTES[dtype]) + others
+
+
+def bytes_of_train_state(parameters: int, dtype: str, *, tensors: int, state_dtype: str) -> int:
+    """Weights, and per weight so many tensors of the optimiser."""
+    return round(parameters * (BYTES[dtype] + tensors * BYTES[state_dtype]))
+
+
+def bytes_of_training(checkpoint: int, train_state: int) -> int:
+    """The most at a time: a new state is complete before the old one goes, and the last one stays
+    until the checkpoint is complete.
+    """
+    return max(2 * train_state, train_state + checkpoint)
+
+
+def bytes_of_samples(rows: int, max_new_tokens: int) -> int:
+    return rows * (PER_ROW + max_new_tokens * PER_TOKEN) + PER_FILE
+
+
+def bytes_of_scores(rows: int) -> int:
+    return rows * PER_SCORE + PER_FILE
+
+
+def bytes_of_metrics(steps: int) -> int:
+    return steps * PER_STEP
+
+
+def optimizer_tensors(optim: OptimConfig) -> int:
+    """Numbers that the optimiser keeps for each weight."""
+    return 2 if optim.name == "adamw" else 1 + (optim.momentum > 0)
+
+
+def weights_dtype(run: Run) -> str:
+    """In which trained weights are held and saved."""
+    if run.optim.precision == "bf16_stochastic":
+        return "bfloat16"
+    return "float64" if run.dtype == "float64" else "float32"
+
+
+def state_dtype(run: Run) -> str:
+    """In which the optimiser keeps its numbers, a key of BYTES."""
+    if run.optim.state == "8bit":
+        return "8bit"
+    return "float32" if run.optim.precision == "bf16_stochastic" else weights_dtype(run)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes that an iteration of a run writes.
+
+    training  the most that train_state/ and checkpoint/ take at a time
+    """
+
+    checkpoint: int
+    train_state: int
+    training: int
+    samples: int
+    ref_scores: int
+    scores: int
+    answers: int
+    metrics: int
+
+    @property
+    def kept(self) -> int:
+        """What an iteration leaves, its checkpoint aside."""
+        return self.samples + self.ref_scores + self.scores + self.answers + self.metrics
+
+    def of_run(self, iterations: int, *, checkpoints: int) -> int:
+        """The most at a time of so many iterations, of which so many checkpoints are kept."""
+        before = min(checkpoints, iterations - 1) * self.checkpoint
+        return iterations * self.kept + max(before + self.training, checkpoints * self.checkpoint)
+
+
+def sizes(run: Run, *, parameters: int, train: int, heldout: int, others: int = 0) -> Sizes:
+    """parameters: that are trained; train, heldout: prompts; others: see bytes_of_checkpoint"""
+    dtype, optim = weights_dtype(run), run.optim
+    checkpoint = bytes_of_checkpoint(parameters, dtype, others=others)
+    train_state = bytes_of_train_state(
+        parameters, dtype, tensors=optimizer_tensors(optim), state_dtype=state_dtype(run)
+    )
+    if run.compute.save_seconds >= NEVER:
+        train_state = 0
+    sets = 1 + run.data.mix_last_two
+    roles = 3 if run.samples else 1
+    answers = run.data.eval_draws + 1 + (run.data.eval_cool is not None)
+    steps = optim.epochs * math.ceil(sets * train / optim.batch_size)
+    return Sizes(
+        checkpoint=checkpoint,
+        train_state=train_state,
+        training=bytes_of_training(checkpoint, train_state),
+        samples=bytes_of_samples(train + heldout, run.decoding.max_new_tokens),
+        ref_scores=bytes_of_scores(roles * (sets * train + heldout)),
+        scores=bytes_of_scores(roles * (train + heldout)),
+        answers=bytes_of_samples(answers * heldout, run.decoding.max_new_tokens),
+        metrics=bytes_of_metrics(steps),
+    )
+
+
+def num_parameters(folder: Path) -> int | None:
+    """Weights in a folder's *.safetensors, from their headers; None where there are none."""
+    total = 0
+    for file in folder.glob("*.safetensors"):
+        with file.open("rb") as f:
+            (length,) = struct.unpack("<Q", f.read(8))
+            header = json.loads(f.read(length))
+        total += sum(math.prod(x["shape"]) for name, x in header.items() if name != "__metadata__")
+    return total or None
+
+
+def bytes_beside(folder: Path) -> int:
+    """Of what a model folder has beside its weights: tokenizer and configuration."""
+    files = [file for file in folder.glob("*") if file.suffix in BESIDE and file.is_file()]
+    return sum(file.stat().st_size for file in files)
+
+
+def bytes_in(folder: Path) -> int:
+    """Of the files in it."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def check_room(folder: Path, needed: Mapping[str, int], *, stage: str, earlier: int = 0) -> None:
+    """OSError, before the work, where the disk of `folder` has no room for what a stage writes.
+
+    needed   what it is for people -> bytes
+    earlier  bytes of checkpoints that nothing of this run needs any more
+    """
+    place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free, wanted = shutil.disk_usage(place).free, sum(needed.values())
+    if wanted <= free:
+        return
+    parts = ", ".join(f"{what} {said(size)}" for what, size in needed.items())
+    ways = ["make room", "set runs_dir=FOLDER on another disk"]
+    if earlier:
+        ways.insert(1, f"add selfplay.keep=last (removes {said(earlier)} of earlier checkpoints)")
+    raise OSError(
+        f"{stage} needs {said(wanted)} on the disk of {folder} ({parts}), where {said(free)} are "
+        f"free: No space left for it. Nothing was begun; {', or '.join(ways)}, and give the same "
+        "command again: what is complete is kept"
+    )
+
+
+def said(size: float) -> str:
+    """Bytes in the unit that people would use; 1 GB = 1e9 bytes."""
+    for unit, of in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= of:
+            return f"{size / of:.3g} {unit}"
+    return f"{size:.0f} bytes"

@@ -1,0 +1,184 @@
+"""Memory of a run, computed: what one process holds in training and in sampling, by part.
+
+One pure function, `memory`: shapes and configuration in, bytes out. The parts of a training step
+are those of docs/method.md; what a layer keeps for the backward pass was counted with autograd's
+own hooks and is written down term by term in `_layer`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tspin.config.run import Run, arithmetic_dtype
+from tspin.planning.disk import BYTES, optimizer_tensors, state_dtype, weights_dtype
+from tspin.planning.shapes import Shape
+
+Device = Literal["cpu", "cuda"]
+Sharding = Literal["ddp", "fsdp2"]
+CHUNK = {"cpu": 2**23, "cuda": 2**27}  # logits at a time: fused.CHUNK, unread here: it needs torch
+BLOCK = 256  # scales of a 4-bit base with one scale of their own
+CONTEXT = {"cpu": 0, "cuda": 2**30}  # assumed: CUDA's own, and what its allocator cannot use
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one process. What is there all the time, what comes on top, and when.
+
+    copies       of weights in the dtype of the products, while autocast holds them
+    activations  kept for the backward pass of the longest micro-batch, and one layer at work
+    head         of the last projection: a chunk of logits, and gradients by its weights
+    step         of the optimiser's update
+    gathered     of sharded weights, the layers that are whole at a time
+    cache        keys and values of sampling, and its logits
+    """
+
+    weights: float
+    gradients: float
+    state: float
+    copies: float
+    activations: float
+    head: float
+    step: float
+    gathered: float
+    cache: float
+    context: float
+
+    @property
+    def training(self) -> float:
+        """Peak of a training step: in forward and backward, or in the update."""
+        work = self.copies + self.activations + self.head + self.gathered
+        held = self.weights + self.gradients + self.state
+        return self.context + held + max(work, self.step)
+
+    @property
+    def sampling(self) -> float:
+        return self.context + self.weights + self.copies + self.gathered + self.cache
+
+    @property
+    def peak(self) -> float:
+        return max(self.training, self.sampling)
+
+
+def memory(
+    shape: Shape, run: Run, *, device: Device, gpus: int = 1, sharding: Sharding = "ddp"
+) -> Memory:
+    """Of one of `gpus` processes, on the packed path, at the longest triplet there can be.
+
+    A process of several under ddp holds the gradient twice (its buckets); under fsdp2 weights,
+    gradients and state are divided, and two layers and the head are whole at a time.
+    """
+    held, products = dtypes(run, device)
+    lora, own = run.model.lora, weights_dtype(run)
+    trained = shape.parameters if lora is None else shape.adapters(lora)
+    weights = float(shape.parameters * BYTES[held])
+    if lora is not None:
+        weights += trained * BYTES[own]
+    if run.model.quantize == "8bit":
+        weights -= shape.linear * (BYTES[held] - 1 - 4 / shape.hidden)
+    elif run.model.quantize == "4bit":  # a byte of scale for 64, and for 256 scales another
+        weights -= shape.linear * (BYTES[held] - 0.5 - 1 / 64 - 4 / 64 / BLOCK)
+    gradients = float(trained * BYTES[own])
+    state = float(trained * optimizer_tensors(run.optim) * BYTES[state_dtype(run)])
+    copied = BYTES[own] != BYTES[products]
+    copies = float(BYTES[products] * (shape.linear if lora is None else trained)) if copied else 0.0
+    largest = max(a * b for a, b in shape.matrices.values())
+    if run.model.quantize is not None:
+        copies += largest * BYTES[products]  # unpacked, one at a time
+    gathered = 0.0
+    if gpus > 1 and sharding == "ddp":
+        gradients *= 2
+    elif gpus > 1:
+        gathered = (2 * shape.linear / shape.layers + shape.head) * BYTES[products]
+        weights, gradients, state, copies = (
+            part / gpus for part in (weights, gradients, state, copies)
+        )
+    return Memory(
+        weights=weights,
+        gradients=gradients,
+        state=state,
+        copies=copies,
+        activations=_activations(shape, run, held, products, device),
+        head=_head(shape, run, own if lora is None else None, products, device),
+        step=_step(shape, run, own, device, trained / (gpus if sharding == "fsdp2" else 1)),
+        gathered=gathered,
+        cache=_cache(shape, run, products),
+        context=CONTEXT[device],
+    )
+
+
+def dtypes(run: Run, device: Device) -> tuple[str, str]:
+    """How weights that are not adapters are held, and the dtype of the products."""
+    products = str(arithmetic_dtype(run.compute, run.optim.precision))
+    if products == "auto":
+        products = "bfloat16" if device == "cuda" else "float32"
+    if run.model.lora is not None or run.optim.precision == "bf16_stochastic":
+        return products, products
+    return ("float32" if products == "bfloat16" else products), products
+
+
+def longest(run: Run) -> tuple[int, int]:
+    """Tokens of the longest micro-batch, its prompts counted once; of its responses."""
+    objective = run.loss_at(1)
+    samples = len(objective.roles) - 1
+    response = run.model.max_length - run.max_prompt_length  # of an annotated one, cut there
+    responses = response + samples * run.decoding.max_new_tokens
+    triplet = run.max_prompt_length + responses
+    count = run.compute.micro_batch
+    if run.compute.max_tokens is not None:
+        count = max(1, run.compute.max_tokens // triplet)
+    # A short prompt leaves its tokens to the response.
+    alone = run.model.max_length - 1 + samples * run.decoding.max_new_tokens
+    return count * triplet, count * alone
+
+
+def _layer(shape: Shape, p: float, r: float, *, frozen: bool) -> float:
+    """Bytes a token that a layer keeps. p, r: of a product, of the residual stream"""
+    inputs = 2 * p if p == r else 5 * p  # autocast casts for each of five matrices
+    normed = 0 if frozen else 2 * r
+    hidden = 8 + normed + inputs + p + 2 * p  # norms in float32; queries; attention, twice
+    keys = 4 * shape.kv_heads * shape.head_dim * p
+    return shape.hidden * hidden + keys + 4 * shape.intermediate * p
+
+
+def _activations(shape: Shape, run: Run, held: str, products: str, device: Device) -> float:
+    tokens, _ = longest(run)
+    p, r = BYTES[products], BYTES[held]
+    layer = _layer(shape, p, r, frozen=run.model.lora is not None)
+    if device == "cpu":  # masks as numbers; CUDA's kernel has none
+        layer += p * run.model.max_length / 2
+    backward = 3 * shape.intermediate * p + 4 * shape.hidden * 4  # gradients of one layer
+    ends = 3 * shape.hidden * 4
+    kept = shape.layers * layer
+    if run.compute.gradient_checkpointing:
+        kept = shape.layers * shape.hidden * r + layer
+    return tokens * (kept + backward + ends)
+
+
+def _head(shape: Shape, run: Run, own: str | None, products: str, device: Device) -> float:
+    """own: the dtype of its weights, None where they are not trained"""
+    _, responses = longest(run)
+    each = responses / run.compute.micro_batch if run.compute.max_tokens is None else responses
+    chunk = max(min(CHUNK[device], responses * shape.vocab), each * shape.vocab)
+    logits = chunk * (4 + (2 if products == "bfloat16" else 0))
+    copy = 0 if own == products or own is None else shape.head * BYTES[products]
+    gradient = 0 if own is None else shape.head * 4
+    return logits + copy + gradient + 2 * responses * shape.hidden * 4
+
+
+def _step(shape: Shape, run: Run, own: str, device: Device, trained: float) -> float:
+    """The square root of the state: torch takes all weights together on CUDA, else one by one."""
+    largest = max(shape.head, *(a * b for a, b in shape.matrices.values()))
+    largest = min(largest, int(trained))
+    if run.optim.precision == "bf16_stochastic":
+        return 16.0 * largest  # copy, gradient, noise, square root
+    if run.optim.state == "8bit":
+        return 0.0
+    return BYTES[own] * (trained if device == "cuda" else 2 * largest)
+
+
+def _cache(shape: Shape, run: Run, products: str) -> float:
+    columns = run.max_prompt_length + run.decoding.max_new_tokens
+    slots = run.decoding.batch_size
+    keys = 2 * shape.layers * shape.kv_heads * shape.head_dim * BYTES[products]
+    return slots * (columns * keys + shape.vocab * (4 + 8 + 8))  # the draw is made in float64

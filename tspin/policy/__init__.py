@@ -1,0 +1,1 @@
+"""The language model that is trained: where it comes from, loading, computing, saving."""

@@ -1,0 +1,82 @@
+"""In which dtype, and where, a policy computes on this machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from tspin.config.run import ComputeConfig, ModelConfig, OptimConfig, Precision, arithmetic_dtype
+from tspin.logprobs import attention
+from tspin.policy import quantization
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """Where to compute, the dtype of the weights that are trained, and that of the products."""
+
+    device: torch.device
+    weights: torch.dtype
+    products: torch.dtype
+
+    @property
+    def autocast(self) -> torch.dtype | None:
+        return None if self.products == self.weights else self.products
+
+
+def chosen(compute: ComputeConfig, precision: Precision) -> Arithmetic:
+    """What compute.device, compute.dtype and optim.precision come to on this machine.
+
+    Raises ValueError for a device that is not there.
+    """
+    name = compute.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"compute.device={name}, but torch finds no CUDA device; use cpu or auto")
+    dtype = arithmetic_dtype(compute, precision)
+    if dtype == "auto":
+        dtype = "bfloat16" if name.startswith("cuda") else "float32"
+    products = getattr(torch, dtype)
+    weights = torch.float32 if dtype == "bfloat16" else products
+    return Arithmetic(
+        torch.device(name), products if precision == "bf16_stochastic" else weights, products
+    )
+
+
+def check(model: ModelConfig, optim: OptimConfig, compute: ComputeConfig) -> None:
+    """ValueError where model.quantize or optim.state asks for what is not here."""
+    cuda = compute.device != "cpu" and torch.cuda.is_available()
+    quantization.check(model, optim, cuda=cuda)
+
+
+def facts(compute: ComputeConfig, precision: Precision, model: ModelConfig) -> dict[str, Any]:
+    """What computes there, for the record of a run. compute.attention=auto may yet be plain."""
+    found = chosen(compute, precision)
+    base = {} if model.lora is None else {"base": model.quantize or _word(found.products)}
+    return {
+        "device": found.device.type,
+        "weights": _word(found.weights),
+        **base,
+        "dtype": _word(found.products),
+        "attention": compute.attention,
+        "kernel": attention.kernel(found.device, found.products),
+    }
+
+
+def sampling_key(compute: ComputeConfig, precision: Precision, model: ModelConfig) -> list[str]:
+    """What of the arithmetic decides samples, as part of their key.
+
+    The adapters of model.lora do not: at first they add nothing.
+    """
+    found = chosen(compute, precision)
+    held = found.weights if model.lora is None else found.products
+    key = [found.device.type, str(found.autocast or arithmetic_dtype(compute, precision))]
+    # Said only where it is not float32: keys of folders that are there stay what they are.
+    key += ["bfloat16 weights"] if held == torch.bfloat16 else []
+    return [*key, model.quantize] if model.quantize else key
+
+
+def _word(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,284 @@
+"""The policy: loaded from a folder, computing, saved to a folder.
+
+A policy is saved as a plain transformers folder, in the dtype in which it is held: float32, or
+bfloat16 under optim.precision=bf16_stochastic. Under model.lora the folder holds adapters, and
+names the model that they belong to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from tspin.config.run import Attention, ComputeConfig, LoraConfig, Precision, Quantize
+from tspin.data.tokens import Renderer
+from tspin.data.triplets import Triplet, collate
+from tspin.logprobs.packed import Judge, Packed, packed
+from tspin.logprobs.packing import Layout
+from tspin.logprobs.padded import Logps, Role, sequence_logps
+from tspin.policy import adapters, dtypes, quantization
+from tspin.policy.dtypes import Arithmetic
+from tspin.tools.files import atomic, check_sums, write_sums
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+log = logging.getLogger("tspin")
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A language model, how its text becomes ids, and how it computes."""
+
+    model: PreTrainedModel
+    renderer: Renderer
+    device: torch.device
+    autocast: torch.dtype | None  # None: compute in the dtype of the weights
+    attention: Attention  # how micro-batches are laid out
+    dropout: bool = False  # in training, of what goes into adapters
+
+    @property
+    def products(self) -> torch.dtype:
+        """The dtype in which matrices are multiplied."""
+        return self.autocast or self.model.dtype
+
+    def arithmetic(self) -> contextlib.AbstractContextManager[Any]:
+        if self.autocast is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=self.autocast)
+
+    @cached_property
+    def packed(self) -> Packed | None:
+        """The packed path; None where the plain one is chosen, or under `auto` has to do.
+
+        Raises ValueError for a layout that was asked for and that the architecture cannot do.
+        """
+        if self.attention == "plain":
+            return None
+        found = packed(self.model, self.autocast, self.arithmetic)
+        if isinstance(found, Packed):
+            return found
+        name = type(self.model).__name__
+        if self.attention != "auto":
+            raise ValueError(
+                f"compute.attention={self.attention} does not work with {name}: {found}; use "
+                "compute.attention=auto or plain"
+            )
+        _say_once(f"{name} is computed in padded rows (compute.attention=plain): {found}")
+        return None
+
+    def layout(self, triplets: Sequence[Triplet], roles: Sequence[Role]) -> Layout | None:
+        """How these triplets are laid out, a function of their lengths; None: padded rows."""
+        if self.packed is None:
+            return None
+        if self.attention == "shared" or self.attention == "separate":
+            return self.attention
+        return self.packed.cheaper(triplets, roles)
+
+    def logps(self, triplets: Sequence[Triplet], roles: tuple[Role, ...]) -> Logps:
+        """log pi(z | x) of the triplets' responses in one forward pass, by role."""
+        layout = self.layout(triplets, roles)
+        if self.packed is not None and layout is not None:
+            return self.packed.logps(triplets, roles, layout)
+        batch = collate(triplets, roles, pad_id=self.renderer.pad_id).to(self.device)
+        with self.arithmetic():
+            logps = sequence_logps(
+                self.model, batch.input_ids, batch.attention_mask, batch.response_mask
+            )
+        return Logps(**dict(zip(roles, logps.chunk(len(roles)), strict=True)))
+
+    def loss_sum(
+        self, triplets: Sequence[Triplet], roles: tuple[Role, ...], judge: Judge
+    ) -> Tensor:
+        """The sum of the triplets' losses as `judge` finds them, ready for backward(). -> ()
+
+        `judge` may be given the triplets in parts, in their order.
+        """
+        layout = self.layout(triplets, roles)
+        if self.packed is not None and layout is not None:
+            return self.packed.loss_sum(triplets, roles, layout, judge)
+        return judge(triplets, self.logps(triplets, roles)).sum()
+
+    def save(self, folder: Path) -> None:
+        """A plain transformers folder: loads in transformers, vLLM, lm-eval."""
+        with atomic(folder) as temporary:
+            self.model.save_pretrained(temporary)
+            self.renderer.tokenizer.save_pretrained(temporary)
+            write_sums(temporary)
+
+
+def load(
+    folder: Path,
+    *,
+    template: str,
+    compute: ComputeConfig,
+    precision: Precision,
+    lora: LoraConfig | None = None,
+    quantize: Quantize | None = None,
+    seed: int = 0,
+) -> Policy:
+    """The policy in `folder`, in evaluation mode, without dropout.
+
+    lora  adapters are trained: those in `folder`, or new ones beside the model in it. Without it
+          adapters in `folder` become part of the weights
+    seed  of new adapters
+    """
+    from transformers import GenerationConfig
+
+    how = dtypes.chosen(compute, precision)
+    there = adapters.is_adapter(folder)
+    base = adapters.base_of(folder) if there else folder
+    # What is not trained needs no more than the products are made in.
+    model = _read(base, how.weights if lora is None else how.products, how, quantize)
+    if lora is not None:
+        adapters.add(model, lora, base=base, dtype=how.weights)
+        adapters.resume(model, lora, folder) if there else adapters.begin(model, seed)
+    elif there:
+        model = adapters.merge(model, folder)
+    words = renderer(folder, template=template)
+    model.generation_config = GenerationConfig(
+        eos_token_id=words.stop_ids,
+        pad_token_id=words.pad_id,
+        bos_token_id=words.tokenizer.bos_token_id,
+    )
+    if compute.gradient_checkpointing:
+        # The name changes during transformers 5.
+        old = "gradient_checkpointing_enable"
+        enable = getattr(model, "activation_checkpointing_enable", None) or getattr(model, old)
+        enable({"use_reentrant": False})
+    model.eval()  # train() alone turns training mode on, for checkpointing
+    dropout = lora is not None and lora.dropout > 0
+    policy = Policy(model, words, how.device, how.autocast, compute.attention, dropout)
+    _ = policy.packed  # an architecture that cannot do what was asked for is known now
+    if lora is not None:
+        adapters.compute_in(model, how.autocast)
+    return policy
+
+
+def renderer(folder: Path, *, template: str) -> Renderer:
+    """The renderer of the policy in `folder`, without its weights."""
+    from transformers import AutoTokenizer
+
+    return Renderer(AutoTokenizer.from_pretrained(folder), template)
+
+
+def in_parts(folder: Path, how: Arithmetic, quantize: Quantize | None) -> PreTrainedModel | None:
+    """The policy in `folder` where it is more than weights to load: adapters, a quantised base."""
+    there = adapters.is_adapter(folder)
+    if not there and quantize is None:
+        return None
+    base = adapters.base_of(folder) if there else folder
+    model = _read(base, how.products, how, quantize)
+    if there:
+        adapters.attach(model, folder)
+    return model.eval()
+
+
+def merge(folder: Path, out: Path, dtype: torch.dtype) -> None:
+    """Adapters and their base as one plain transformers folder of `dtype`.
+
+    The sum is formed in float32. A base that was quantised in training is the one that was not:
+    what was meant, not bit for bit what was trained.
+    """
+    from transformers import AutoTokenizer
+
+    if not adapters.is_adapter(folder):
+        raise ValueError(f"{folder} holds no adapters: there is nothing to merge")
+    with atomic(out) as temporary:
+        temporary.mkdir()
+        write(folder, temporary, dtype)
+        AutoTokenizer.from_pretrained(folder).save_pretrained(temporary)
+
+
+def write(folder: Path, out: Path, dtype: torch.dtype | None) -> None:
+    """The whole model in `folder` into the folder `out`: config and weights, no tokenizer.
+
+    dtype  of the weights written; None: as they are, and float32 for merged adapters
+    """
+    there = adapters.is_adapter(folder)
+    if dtype is None and not there:
+        for file in (folder / "config.json", *folder.glob("model*")):
+            shutil.copyfile(file, out / file.name)
+        return
+    dtype = dtype or torch.float32
+    held = torch.promote_types(dtype, torch.float32) if there else dtype
+    how = Arithmetic(torch.device("cpu"), held, held)
+    model = _read(adapters.base_of(folder) if there else folder, held, how, None)
+    if there:
+        model = adapters.merge(model, folder).to(dtype)
+    model.save_pretrained(out)
+
+
+def _read(
+    folder: Path, dtype: torch.dtype, how: Arithmetic, quantize: Quantize | None
+) -> PreTrainedModel:
+    """The model in `folder` on its device, without dropout."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    _quiet()
+    config = AutoConfig.from_pretrained(folder)
+    for name in vars(config):
+        if "dropout" in name and isinstance(getattr(config, name), float):
+            setattr(config, name, 0.0)
+    if quantize is None:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, config=config, dtype=dtype, use_safetensors=True
+        )
+        return model.to(how.device)
+    return AutoModelForCausalLM.from_pretrained(
+        folder,
+        config=config,
+        dtype=dtype,
+        use_safetensors=True,
+        device_map={"": how.device},
+        quantization_config=quantization.base_config(quantize, how.products),
+    )
+
+
+class Policies:
+    """Loads policies by folder and keeps the last one: stages that follow share it."""
+
+    def __init__(self, read: Callable[[Path], Policy]) -> None:
+        self._read = read
+        self._folder: Path | None = None
+        self._policy: Policy | None = None
+
+    def __call__(self, folder: Path) -> Policy:
+        if self._policy is None or self._folder != folder:
+            self._policy = None  # never two in memory
+            check_sums(folder)
+            self._policy, self._folder = self._read(folder), folder
+        return self._policy
+
+    def forget(self) -> None:
+        """The policy in memory no longer is what any folder holds, or its memory is needed."""
+        self._policy = None
+        gc.collect()  # a policy and its packed path know each other, modules and their hooks too
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()  # else another process could not have it
+
+    def hold(self, policy: Policy, folder: Path) -> None:
+        """`policy` has been saved to `folder` and need not be loaded from there."""
+        self._policy, self._folder = policy, folder
+
+
+@lru_cache
+def _say_once(sentence: str) -> None:
+    log.info("%s", sentence)
+
+
+def _quiet() -> None:
+    """Stages have progress bars of their own; reading and writing weights needs none."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()

@@ -1,0 +1,147 @@
+"""Where weights come from: a folder, a snapshot of the hub, a GGUF file converted once."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from pathlib import Path
+
+import torch
+
+from tspin import micro
+from tspin.config.run import ModelConfig
+from tspin.policy import adapters
+from tspin.tools.files import atomic, cache, file_digest, owner
+
+log = logging.getLogger("tspin")
+HUB_SECONDS = 5.0  # an unreachable hub should be known now, not after the client's retries
+_UNUSED = ["*.bin", "*.pth", "*.gguf", "*.onnx", "*.msgpack", "*.h5", "original/*"]
+
+
+def check_reachable(model: ModelConfig) -> None:
+    """ValueError, within seconds and before anything is loaded, if the weights cannot be had."""
+    if model.lora is not None:
+        adapters.need()
+        if adapters.is_adapter(Path(model.path).expanduser()):
+            raise ValueError(
+                f"model.path={model.path} holds adapters, and new ones would have no base: merge "
+                "them first (python -m tspin merge), or go on from them (selfplay.start_from)"
+            )
+    if _local(model) is None and _cached(model) is None:
+        _ask_hub(model)
+
+
+def fetch(model: ModelConfig) -> Path:
+    """The folder with the model's weights and tokenizer; downloads or builds them if it must."""
+    local = _local(model)
+    if local is not None:
+        if not local.exists():
+            _build_open(local)
+        return _convert(local) if local.suffix == ".gguf" else local
+    cached = _cached(model)
+    if cached is not None:
+        return cached
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(model.path, revision=model.revision, ignore_patterns=_UNUSED))
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Of a folder. Other kinds are pickles, which can run code when they are read."""
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise ValueError(
+            f"model.path={folder} holds no *.safetensors, the one kind of weights that is read; "
+            "of a model you trust: from_pretrained(FOLDER).save_pretrained(NEW) in transformers"
+        )
+    return files
+
+
+def weight_digest(folder: Path) -> str:
+    """sha256 of the weight files, in hex: what a policy IS, whatever it is called.
+
+    Of adapters that of them and of their base.
+    """
+    if adapters.is_adapter(folder):
+        return adapters.adapters_digest(folder, weight_digest(adapters.base_of(folder)))
+    return file_digest(*weight_files(folder))
+
+
+def _local(model: ModelConfig) -> Path | None:
+    """The folder or GGUF file on this disk, or None for a hub id.
+
+    Policies of micro_open may not be there yet: `fetch` builds them.
+    """
+    task, colon, which = model.path.partition(":")
+    if colon and task in micro.POLICIES:
+        return micro.folder(which, task)
+    path = Path(model.path).expanduser()
+    if path.exists():
+        return path
+    if model.package and (spec := importlib.util.find_spec(model.package)) and spec.origin:
+        return next(iter(Path(spec.origin).parent.glob("*.gguf")), None)
+    if model.path.count("/") != 1 or model.path.startswith(("/", ".", "~")):
+        raise ValueError(f"model.path={model.path}: no such folder, and not a hub id OWNER/NAME")
+    return None
+
+
+def _cached(model: ModelConfig) -> Path | None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = snapshot_download(
+            model.path, revision=model.revision, local_files_only=True, ignore_patterns=_UNUSED
+        )
+    except LocalEntryNotFoundError:
+        return None
+    return Path(folder) if any(Path(folder).glob("*.safetensors")) else None
+
+
+def _ask_hub(model: ModelConfig) -> None:
+    from huggingface_hub import HfApi
+
+    try:
+        HfApi().model_info(model.path, revision=model.revision, timeout=HUB_SECONDS)
+    except Exception as error:  # the HTTP client, and with it its errors, changes by version
+        reason = str(error).strip().split("\n", 1)[0]
+        package = f" or install the package {model.package}" if model.package else ""
+        raise ValueError(
+            f"the model {model.path} is neither in reach on the hub ({reason}) nor in the local "
+            f"cache; give a local folder with model.path=FOLDER{package}"
+        ) from None
+
+
+def _build_open(folder: Path) -> None:
+    """The policies of micro_open, made once and kept in the cache."""
+    from tspin.micro import open_build
+
+    log.info(
+        "building the policies of micro_open in %s (once, about %d minutes on one core)",
+        folder.parent,
+        open_build.MINUTES,
+    )
+    open_build.build(folder.parent)
+
+
+def _convert(gguf: Path) -> Path:
+    """A GGUF file as a transformers folder of float32 safetensors, made once per file."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    root = cache()
+    folder = root / f"{gguf.stem}-{file_digest(gguf)[:12]}"
+    with owner(root, wait=True):
+        if folder.exists():
+            return folder
+        log.info("converting %s to safetensors in %s (once, about a minute)", gguf.name, folder)
+        source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
+        quantized = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+        # A model loaded from GGUF refuses to be saved: its weights go into one that was not.
+        config = quantized.config
+        del config.quantization_config
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model.load_state_dict(quantized.state_dict())
+        with atomic(folder) as temporary:
+            model.save_pretrained(temporary)
+            AutoTokenizer.from_pretrained(**source).save_pretrained(temporary)
+    return folder

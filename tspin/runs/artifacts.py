@@ -1,0 +1,352 @@
+"""What a run leaves behind: the name, schema and completeness of every file. No torch.
+
+A file that exists is complete (tspin.tools.files): progress is read from the directory, never from
+counters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import pyarrow as pa
+import yaml
+
+from tspin.tools.files import damaged, digest, file_digest, flatten, read_json, remove, whole, write_text
+from tspin.tools.parquet import each_row, read_rows
+
+SHARED = ("proto", "base")  # folders of runs_dir that are no runs
+CHECKPOINT, TRAIN_STATE = "checkpoint", "train_state"  # folders of an iteration
+TRACKER = "wandb"  # folder of the tracker in a run
+MIRROR = "mirror.json"  # what a copy of a run folder holds
+
+PROMPTS = pa.schema(
+    [
+        ("id", pa.string()),
+        ("split", pa.string()),  # train | heldout
+        ("prompt", pa.string()),
+        ("annotated", pa.string()),
+        ("prompt_ids", pa.list_(pa.int32())),  # what every stage conditions on
+        ("annotated_ids", pa.list_(pa.int32())),  # EOS included unless truncated
+    ]
+)
+RESPONSES = pa.schema(
+    [
+        ("id", pa.string()),
+        ("response", pa.string()),  # for people; the ids are what is scored
+        ("response_ids", pa.list_(pa.int32())),  # as sampled, EOS only where the model stopped
+        ("num_tokens", pa.int32()),
+        ("finish_reason", pa.string()),  # stop | length
+    ]
+)
+SCORES = pa.schema(
+    [
+        ("id", pa.string()),
+        ("split", pa.string()),
+        ("source", pa.int32()),  # iteration whose synthetic set the triplet was joined with
+        ("role", pa.string()),
+        ("logp", pa.float64()),  # nats, summed over the response
+        ("num_tokens", pa.int32()),
+        ("ref_logp", pa.float64()),  # under the policy at the start of the iteration, or null
+        ("reward", pa.float64()),  # as the objective defines it, or null
+    ]
+)
+ANSWERS = pa.schema(
+    [
+        *RESPONSES,
+        ("decoding", pa.string()),  # greedy | sampled | cool (at a lower temperature)
+        ("draw", pa.int32()),  # which of the samples of its prompt
+        ("correct", pa.bool_()),  # null where no program can tell
+        ("canonical", pa.string()),  # a right answer, spelled alike for all that say the same
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Responses:
+    """A folder of sampled responses: part-*.parquet, then manifest.json, written last."""
+
+    path: Path
+
+    @property
+    def manifest(self) -> Path:
+        return self.path / "manifest.json"
+
+    def part(self, index: int) -> Path:
+        return self.path / f"part-{index:05d}.parquet"
+
+    @property
+    def log(self) -> Path:
+        """What an engine in a process of its own said."""
+        return self.path / "engine.log"
+
+    def exists(self) -> bool:
+        return self.manifest.exists()
+
+    def facts(self) -> dict[str, Any]:
+        """The manifest: what the samples were made from, and counts."""
+        return read_json(self.manifest)
+
+    def rows(self) -> list[dict[str, Any]]:
+        return [row for part in self._parts() for row in read_rows(part)]
+
+    def each(self, *columns: str) -> Iterator[dict[str, Any]]:
+        """The same one by one, see rows.each_row."""
+        return (row for part in self._parts() for row in each_row(part, *columns))
+
+    def ids(self) -> dict[str, Sequence[int]]:
+        """Prompt id -> sampled token ids."""
+        return {row["id"]: row["response_ids"] for row in self.each("id", "response_ids")}
+
+    def _parts(self) -> list[Path]:
+        with whole(self.manifest):
+            return [self.part(i) for i in range(self.facts()["num_parts"])]
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """The files of iteration t."""
+
+    path: Path
+
+    @property
+    def t(self) -> int:
+        return int(self.path.resolve().name.removeprefix("iter_"))
+
+    @property
+    def synthetic(self) -> Responses:
+        return Responses(self.path / "synthetic")
+
+    @property
+    def ref_scores(self) -> Path:
+        return self.path / "ref_scores.parquet"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def train_state(self) -> Path:
+        return self.path / TRAIN_STATE / "state.safetensors"
+
+    def train_shards(self, next_step: int) -> Path:
+        """A folder: the same, written by several processes that each hold a part of it."""
+        return self.train_state.parent / f"shards-{next_step:08d}"
+
+    def all_train_shards(self) -> dict[int, Path]:
+        """By their next step."""
+        found = sorted(self.train_state.parent.glob("shards-*"))
+        return {int(path.name.removeprefix("shards-")): path for path in found}
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / CHECKPOINT
+
+    @property
+    def removed(self) -> Path:
+        """Why the checkpoint is no longer there, where it was removed (keep)."""
+        return self.path / "weights_removed.json"
+
+    @property
+    def scores(self) -> Path:
+        return self.path / "scores.parquet"
+
+    @property
+    def contingency(self) -> Path:
+        return self.path / "contingency.json"
+
+    @property
+    def samples(self) -> Path:
+        return self.path / "samples.jsonl"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.path / "eval.json"
+
+    @property
+    def answers(self) -> Path:
+        return self.path / "answers.parquet"
+
+    @property
+    def answers_log(self) -> Path:
+        """What an engine in a process of its own said while it answered."""
+        return self.path / "answers.log"
+
+    @property
+    def benchmarks(self) -> Path:
+        """A folder: one file per benchmark task, and what the harness said meanwhile."""
+        return self.path / "benchmarks"
+
+    def benchmark(self, task: str, key: str) -> Path:
+        """Results of one task. key: digest of what decides them beside the weights."""
+        return self.benchmarks / f"{task}-{key[:8]}.json"
+
+    @property
+    def benchmarks_log(self) -> Path:
+        return self.benchmarks / "log.txt"
+
+    @property
+    def stages(self) -> Path:
+        """Seconds of each finished stage, by name; becomes part of done.json."""
+        return self.path / "stages.json"
+
+    @property
+    def done(self) -> Path:
+        return self.path / "done.json"
+
+    def weights(self) -> Path:
+        """The checkpoint, to be loaded. ValueError where it was removed (keep)."""
+        if self.removed.exists():
+            raise ValueError(
+                f"the weights of {self.path} were removed by selfplay.keep="
+                f"{read_json(self.removed)['keep']}; run it again with selfplay.keep=all and a "
+                "name of its own (name=...), or remove that iteration's folder to train it again"
+            )
+        if not self.checkpoint.exists():
+            raise ValueError(
+                f"{self.checkpoint} is gone, and is needed to go on; put it back, or remove "
+                f"{self.done.name} beside it and give the same command again: it is trained anew"
+            )
+        return self.checkpoint
+
+    def digests(self) -> dict[str, str]:
+        """File -> sha256 of what stays as it is and carries no digest itself, for done.json."""
+        files = (self.metrics, self.samples)
+        return {path.name: file_digest(path) for path in files if path.exists()}
+
+    def check(self) -> None:
+        """ValueError where a file is not the one that done.json tells of (if it does)."""
+        with whole(self.done):
+            files = dict(read_json(self.done).get("files", {}))
+        for path in (self.metrics, self.samples):
+            if path.name in files and path.exists() and file_digest(path) != files[path.name]:
+                raise damaged(path, "it is not the file that done.json tells of")
+
+    def clear_train_state(self) -> None:
+        """Removes what only an unfinished training needs."""
+        remove(self.train_state.parent)
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """One run's folder, runs/<name>."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def provenance(self) -> Path:
+        return self.path / "provenance.json"
+
+    @property
+    def prompts(self) -> Path:
+        return self.path / "prompts.parquet"
+
+    @property
+    def data(self) -> Path:
+        """Digest of the data, counts of rows skipped, dropped and truncated."""
+        return self.path / "data.json"
+
+    @property
+    def initial(self) -> Path:
+        """What the run began from: digests of the initial weights and of the prompts."""
+        return self.path / "initial.json"
+
+    @property
+    def proto(self) -> Responses:
+        """Proto-synthetic responses, linked from the folder that runs share."""
+        return Responses(self.path / "proto")
+
+    @property
+    def base(self) -> Iteration:
+        """Evaluation of the initial policy, linked from the folder that runs share."""
+        return Iteration(self.path / "base")
+
+    @property
+    def mirror(self) -> Path:
+        """What is known of the folder's copy elsewhere."""
+        return self.path / f".{MIRROR}"
+
+    @property
+    def tracking(self) -> Path:
+        """Id of the run in the tracker, kept over restarts."""
+        return self.path / "tracking.json"
+
+    @property
+    def heartbeat(self) -> Path:
+        """What the process that has the run is doing: a sign of life, no part of the run."""
+        return self.path / "heartbeat.json"
+
+    def iteration(self, t: int) -> Iteration:
+        return Iteration(self.path / f"iter_{t}")
+
+    def first_metrics(self) -> Path:
+        """metrics.jsonl of the earliest iteration: where the run began."""
+        found = self.path.glob("iter_*/metrics.jsonl")
+        return min(found, key=lambda path: Iteration(path.parent).t)
+
+    def iterations(self) -> list[int]:
+        """Indices of the iterations that are complete."""
+        return sorted(Iteration(done.parent).t for done in self.path.glob("iter_*/done.json"))
+
+    def begun(self) -> list[int]:
+        """Indices of the iterations that have a folder and are not complete."""
+        there = [Iteration(path) for path in self.path.glob("iter_*")]
+        return sorted(out.t for out in there if not out.done.exists())
+
+    def claim(
+        self,
+        config: dict[str, Any],
+        *,
+        free: Sequence[str],
+        added: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
+        """Writes config.yaml once; refuses a folder that holds another configuration.
+
+        free   dotted keys (or prefixes, "track.") that may differ: they change no number
+        added  what keys mean that a folder of an older version does not name
+        """
+        if not self.config.exists():
+            write_text(self.config, yaml.safe_dump(config, sort_keys=False))
+            return
+        with whole(self.config):
+            try:
+                old = flatten(yaml.safe_load(self.config.read_text(encoding="utf-8")))
+            except (yaml.YAMLError, AttributeError) as error:
+                raise ValueError(str(error)) from None
+        for key, value in added.items():
+            if not any(f"{known}.".startswith(f"{key}.") for known in old):
+                old[key] = value
+        new = flatten(config)
+        differs = [
+            f"{key} (there {old.get(key, 'absent')!r}, here {new.get(key, 'absent')!r})"
+            for key in sorted(old.keys() | new.keys())
+            if old.get(key, "absent") != new.get(key, "absent") and not key.startswith(tuple(free))
+        ]
+        if differs:
+            raise ValueError(
+                f"{self.path} holds a run with another configuration: {'; '.join(differs)}. "
+                "Give this one a name of its own (name=...), or remove the folder"
+            )
+
+
+def shared_folder(runs_dir: str, kind: str, name: str, key: dict[str, Any]) -> Path:
+    """Where runs share what their key alone decides. kind: one of SHARED."""
+    assert kind in SHARED
+    return Path(runs_dir).expanduser() / kind / f"{name}-{digest(key)[:8]}"
+
+
+def sharing_lock(runs_dir: str, key: str) -> Path:
+    """A folder to hold while making, or looking for, the iteration with this key."""
+    return Path(runs_dir).expanduser() / ".locks" / key[:16]
+
+
+def run_dirs(folder: Path) -> list[RunDir]:
+    """The runs in `folder`, by name."""
+    return [RunDir(config.parent) for config in sorted(folder.glob("*/config.yaml"))]

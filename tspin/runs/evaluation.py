@@ -1,0 +1,149 @@
+"""What a policy is worth, in one file: eval.json, counted from what the stages left. No torch.
+
+Held-out diagnostics need no benchmark: how likely the annotated responses are, how far the reward
+tells them from samples, how long and how varied samples are, how many are right.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tspin.runs.answers import num_distinct
+from tspin.runs.artifacts import Iteration
+from tspin.tools.files import read_json, write_json
+from tspin.tools.parquet import each_row, read_rows
+
+Estimate = dict[str, Any]  # value, stderr (None: unknown), n
+MAX_NGRAM = 3
+# The main held-out number of a run is the first of these that it has -> whether more is better.
+MAIN = {"exact_match,greedy": True, "exact_match,sampled": True, "perplexity": False}
+
+
+def write(out: Iteration, benchmarks: dict[str, Any]) -> None:
+    """eval.json: `heldout`, where prompts are held out, and what benchmark.results gives.
+
+    heldout  metric -> value, stderr, n; see `of_scores` and `of_answers`
+    """
+    found: dict[str, Estimate] = {}
+    if out.scores.exists():
+        found |= of_scores([r for r in each_row(out.scores) if r["split"] == "heldout"])
+    if out.answers.exists():
+        rows = read_rows(out.answers)
+        for decoding in dict.fromkeys(row["decoding"] for row in rows):
+            of = of_answers([row for row in rows if row["decoding"] == decoding])
+            found |= {f"{metric},{decoding}": estimate for metric, estimate in of.items()}
+    write_json(out.evaluation, ({"heldout": found} if found else {}) | benchmarks)
+
+
+def main_number(out: Iteration) -> tuple[str, float] | None:
+    """The metric of MAIN that eval.json has, and its value; None where no prompt is held out."""
+    if not out.evaluation.exists():
+        return None
+    found = read_json(out.evaluation)
+    if "heldout" not in found:
+        return None
+    heldout = found["heldout"]
+    return next(((name, heldout[name]["value"]) for name in MAIN if name in heldout), None)
+
+
+def of_scores(rows: Sequence[dict[str, Any]]) -> dict[str, Estimate]:
+    """Diagnostics of held-out triplets from their rows of scores.parquet.
+
+    logp             mean log pi(y) of annotated responses, nats
+    logp_per_token   the same over all their tokens, nats per token
+    perplexity       exp of minus that
+    logp_margin      mean of log pi(y) - log pi(y'), nats
+    margin           mean of reward(y) - reward(y'), nats, where the objective has a reward
+    margin_accuracy  share of prompts with reward(y) > reward(y'), likewise
+    """
+    by_role: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in rows:
+        by_role.setdefault(row["role"], {})[row["id"]] = row
+    annotated = by_role.get("annotated", {})
+    if not annotated:
+        return {}
+    per_token = _ratio(
+        [row["logp"] for row in annotated.values()],
+        [row["num_tokens"] for row in annotated.values()],
+    )
+    perplexity = math.exp(-per_token["value"])
+    found = {
+        "logp": _mean([row["logp"] for row in annotated.values()]),
+        "logp_per_token": per_token,
+        # delta method: d exp(-u) = -exp(-u) du
+        "perplexity": per_token
+        | {"value": perplexity, "stderr": _times(per_token["stderr"], perplexity)},
+    }
+    pairs = [(annotated[i], row) for i, row in by_role.get("synthetic", {}).items()]
+    if pairs:
+        found["logp_margin"] = _mean([y["logp"] - s["logp"] for y, s in pairs])
+    if pairs and all(row["reward"] is not None for pair in pairs for row in pair):
+        margins = [y["reward"] - s["reward"] for y, s in pairs]
+        found["margin"] = _mean(margins)
+        found["margin_accuracy"] = _mean([float(margin > 0) for margin in margins])
+    return found
+
+
+def of_answers(rows: Sequence[dict[str, Any]]) -> dict[str, Estimate]:
+    """Diagnostics of the answers of one decoding, from rows of answers.parquet.
+
+    exact_match     share of right answers, where a program can tell, over all draws
+    distinct_right  mean number of different right answers among the draws of a prompt; it grows
+                    with their number
+    num_tokens      mean length in tokens, EOS included
+    finished        share that ended by themselves, not at the limit
+    distinct_n      different n-grams of tokens over all of them, n = 1..3 (arXiv 1510.03055), of
+                    each prompt's first answer; it falls with the number of prompts, so that only
+                    equal numbers compare
+    """
+    found = {}
+    if all(row["correct"] is not None for row in rows):
+        found["exact_match"] = _per_prompt(rows, lambda row: float(row["correct"]))
+        if any(row["draw"] > 0 for row in rows):
+            different = num_distinct((row["id"], row["canonical"]) for row in rows)
+            found["distinct_right"] = _mean([*different.values()])
+    found["num_tokens"] = _per_prompt(rows, lambda row: row["num_tokens"])
+    found["finished"] = _per_prompt(rows, lambda row: float(row["finish_reason"] == "stop"))
+    firsts = [row for row in rows if row["draw"] == 0]
+    for n in range(1, MAX_NGRAM + 1):
+        grams = [
+            tuple(row["response_ids"][i : i + n])
+            for row in firsts
+            for i in range(row["num_tokens"] - n + 1)
+        ]
+        if grams:
+            share = len(set(grams)) / len(grams)
+            found[f"distinct_{n}"] = {"value": share, "stderr": None, "n": len(firsts)}
+    return found
+
+
+def _per_prompt(
+    rows: Sequence[dict[str, Any]], value: Callable[[dict[str, Any]], float]
+) -> Estimate:
+    """Mean over all rows; prompts are independent, the draws of one are not."""
+    by_prompt: dict[str, list[float]] = {}
+    for row in rows:
+        by_prompt.setdefault(row["id"], []).append(value(row))
+    return _ratio([sum(v) for v in by_prompt.values()], [len(v) for v in by_prompt.values()])
+
+
+def _mean(values: Sequence[float]) -> Estimate:
+    return _ratio(values, [1] * len(values))
+
+
+def _ratio(above: Sequence[float], below: Sequence[float]) -> Estimate:
+    """sum(above) / sum(below) over prompts, with the ratio estimator's standard error."""
+    n = len(above)
+    value = sum(above) / sum(below)
+    stderr = None
+    if n > 1:
+        residuals = (a - value * b for a, b in zip(above, below, strict=True))
+        spread = math.fsum(residual**2 for residual in residuals) / (n - 1)
+        stderr = math.sqrt(spread / n) / (sum(below) / n)
+    return {"value": value, "stderr": stderr, "n": n}
+
+
+def _times(stderr: float | None, factor: float) -> float | None:
+    return None if stderr is None else stderr * factor

@@ -1,0 +1,127 @@
+"""selfplay.keep: which checkpoints stay once their iteration is done. No torch.
+
+The last one always stays: the next iteration begins there, and it is what a run is made for. An
+earlier one goes where the rule does not name it and nothing needs it any more: benchmarks that are
+still to be made, a run that begins from it (selfplay.start_from), an unfinished run of runs_dir
+that has the very iteration ahead and would link it. Other runs' hard links are their own: what is
+removed here stays there. Metrics, scores, samples, answers stay whatever the rule.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+from tspin.runs import evaluation
+from tspin.stages import benchmark
+from tspin.runs.artifacts import Iteration, RunDir, run_dirs, sharing_lock
+from tspin.config.run import Run
+from tspin.planning.disk import bytes_in, said
+from tspin.tools.files import owner, read_json, remove, write_json
+from tspin.runs.point import Point, stored
+
+log = logging.getLogger("tspin")
+
+
+def prune(cfg: Run, folder: RunDir) -> list[int]:
+    """Removes what cfg.selfplay.keep does not keep. -> the iterations whose weights went
+
+    A note is written first (Iteration.removed), so that a kill leaves no half a checkpoint that
+    passes for a whole one.
+    """
+    done = [folder.iteration(t) for t in folder.iterations()]
+    for out in done:
+        if out.removed.exists():  # a kill came between the note and the end
+            remove(out.checkpoint)
+    rule = cfg.selfplay.keep
+    if rule == "all" or len(done) < 2:
+        return []
+    spared = best(done) if rule == "best" else None
+    went = []
+    for out in done[:-1]:
+        if out.removed.exists() or (spared is not None and out.t == spared[0]):
+            continue
+        if rule == "evaluated" and any(out.benchmarks.glob("*.json")):
+            continue
+        if benchmark.missing(out, cfg):
+            continue
+        reader = next(_readers(cfg, folder, out), None)
+        if reader is not None:
+            _say_once(f"iteration {out.t}: weights are kept, {reader} needs them")
+            continue
+        why: dict[str, object] = {"keep": rule}
+        if spared is not None:
+            why |= {"best": spared[0], "by": spared[1], "value": spared[2]}
+        if _remove(cfg, out, why):
+            went.append(out.t)
+    return went
+
+
+def best(done: list[Iteration]) -> tuple[int, str, float] | None:
+    """The iteration with the best main held-out number (evaluation.MAIN), that, and its value.
+
+    The earliest of equals; None where no prompts are held out.
+    """
+    found = [(out.t, *number) for out in done if (number := evaluation.main_number(out))]
+    return max(found, key=lambda x: (x[2] if evaluation.MAIN[x[1]] else -x[2], -x[0]), default=None)
+
+
+def removable(cfg: Run, folder: RunDir) -> int:
+    """Bytes of checkpoints that selfplay.keep=last would remove."""
+    done = [folder.iteration(t) for t in folder.iterations()]
+    return sum(
+        bytes_in(out.checkpoint)
+        for out in done[:-1]
+        if out.checkpoint.exists() and not benchmark.missing(out, cfg)
+    )
+
+
+@cache
+def _say_once(sentence: str) -> None:
+    log.info("%s", sentence)
+
+
+def _readers(cfg: Run, folder: RunDir, out: Iteration) -> Iterator[str]:
+    """The runs of runs_dir that are to load these weights still."""
+    mine = stored(folder)
+    for other in run_dirs(Path(cfg.runs_dir).expanduser()):
+        if other.path.resolve() == folder.path.resolve():
+            continue
+        point = stored(other)
+        if point is None:
+            continue
+        if _starts_from(point, out) or (mine is not None and _will_link(point, mine, out.t)):
+            yield f"run {other.path.name}, which is not complete,"
+
+
+def _starts_from(point: Point, out: Iteration) -> bool:
+    named = point.run.selfplay.start_from
+    if named is None or Path(named).expanduser().resolve() != out.path.resolve():
+        return False
+    return not point.folder.iteration(out.t + 1).done.exists()
+
+
+def _will_link(point: Point, mine: Point, t: int) -> bool:
+    return (
+        point.run.selfplay.share
+        and t in point.iterations
+        and not point.folder.iteration(t).done.exists()
+        and point.histories[t] == mine.histories[t]
+    )
+
+
+def _remove(cfg: Run, out: Iteration, why: dict[str, object]) -> bool:
+    """-> whether it was; another process may be linking it just now"""
+    size = bytes_in(out.checkpoint)
+    try:
+        with owner(sharing_lock(cfg.runs_dir, read_json(out.done)["key"])):
+            write_json(out.removed, {**why, "bytes": size})
+            remove(out.checkpoint)
+    except ValueError:
+        return False
+    log.info(
+        "iteration %d: weights removed by selfplay.keep=%s, %s", out.t, why["keep"], said(size)
+    )
+    return True

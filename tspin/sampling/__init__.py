@@ -1,0 +1,1 @@
+"""Responses: requests, and the engines that answer them."""

@@ -1,0 +1,205 @@
+"""Responses of a policy: greedy, or drawn with numbers that belong to the prompts.
+
+The random numbers of a response are a function of (seed, iteration, prompt id, draw) alone, so
+that a sample depends neither on the rows beside it nor on restarts.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from tspin.config.run import DecodingConfig
+from tspin.data.tokens import Renderer
+from tspin.policy.policy import Policy
+from tspin.sampling import decode
+from tspin.sampling.requests import Batches, Done, Question
+
+log = logging.getLogger("tspin")
+
+
+@dataclass(frozen=True)
+class Native:
+    """The policy in this process as a questions.Source."""
+
+    policy: Policy
+    facts: dict[str, Any] = field(default_factory=dict)
+    central = False  # every process has its own
+
+    @property
+    def renderer(self) -> Renderer:
+        return self.policy.renderer
+
+    def answers(
+        self, batches: Batches, how: DecodingConfig, *, done: Done
+    ) -> Iterator[tuple[int, list[list[int]]]]:
+        """One batch after the other."""
+        for key, questions in batches:
+            yield key, respond(self.policy, questions, how, done=done)
+
+
+def uniforms(seed: int, length: int) -> Tensor:
+    """The random numbers of a response (questions.luck), one per token. -> (length,) float64"""
+    return torch.from_numpy(np.random.default_rng(seed).random(length))
+
+
+def pick(scores: Tensor, numbers: Tensor) -> Tensor:
+    """The token whose interval of the cumulative softmax holds the row's number. -> (batch,)
+
+    Inverse-CDF sampling: token k with P(< k) <= u < P(<= k). One number per row and step makes a
+    sample independent of the rows beside it, which a shared generator cannot.
+
+    scores   (batch, vocab) logits
+    numbers  (batch,) u in [0, 1), float64
+    """
+    cumulative = scores.double().softmax(-1).cumsum(-1)
+    total = cumulative[:, -1:]
+    # u * total may round up to total, behind the last token that has any mass.
+    below = torch.nextafter(total, torch.zeros_like(total))
+    target = torch.minimum(numbers[:, None] * total, below)
+    return torch.searchsorted(cumulative, target, right=True)[:, 0]
+
+
+def respond(
+    policy: Policy,
+    questions: Sequence[Question],
+    how: DecodingConfig,
+    *,
+    done: Done = lambda count: None,
+) -> list[list[int]]:
+    """Response ids of each question, up to and including EOS; equal prompts are read once."""
+    if not questions:
+        return []
+    choose = _Choice(questions, how, policy.device)
+    longest = max(len(question.prompt) for question in questions) + how.max_new_tokens
+    refusal = decode.refusal(policy.model, longest) if how.engine == "native" else None
+    if refusal is not None:
+        _say_once(type(policy.model).__name__, refusal)
+    with policy.arithmetic():
+        if how.engine == "transformers" or refusal is not None:
+            return _by_transformers(policy, questions, choose, how, done)
+        return decode.decode(
+            policy.model,
+            [question.prompt for question in questions],
+            choose,
+            max_new_tokens=how.max_new_tokens,
+            stop=policy.renderer.stop_ids,
+            slots=how.batch_size,
+            done=done,
+        )
+
+
+class _Choice:
+    """The next token of each row: an engine.Choose."""
+
+    def __init__(
+        self, questions: Sequence[Question], how: DecodingConfig, device: torch.device
+    ) -> None:
+        none = torch.zeros(how.max_new_tokens, dtype=torch.double)
+        numbers = [none if q.seed is None else uniforms(q.seed, len(none)) for q in questions]
+        self.numbers = torch.stack(numbers).to(device)
+        self.greedy = torch.tensor([q.seed is None for q in questions], device=device)
+        self.all_greedy = bool(self.greedy.all())
+        self.temperature = torch.tensor(
+            [[q.temperature] for q in questions], dtype=torch.double, device=device
+        )
+        self.filters = LogitsProcessorList()
+        if how.top_k is not None:
+            self.filters.append(TopKLogitsWarper(how.top_k))
+        if how.top_p is not None:
+            self.filters.append(TopPLogitsWarper(how.top_p))
+        if how.min_p is not None:
+            self.filters.append(MinPLogitsWarper(how.min_p))
+
+    def __call__(self, logits: Tensor, rows: list[int], steps: list[int]) -> Tensor:
+        scores = logits if logits.dtype == torch.double else logits.float()
+        likeliest = scores.argmax(-1)
+        if self.all_greedy:
+            return likeliest
+        row = torch.tensor(rows, device=scores.device)
+        step = torch.tensor(steps, device=scores.device)
+        warm = scores / self.temperature[row].to(scores.dtype)
+        filtered = self.filters(row[:, None], warm)  # they read the scores alone
+        drawn = pick(filtered, self.numbers[row, step])
+        return torch.where(self.greedy[row], likeliest, drawn)
+
+
+class _OneToken(LogitsProcessor):
+    """Leaves the chosen token of each row: how transformers' greedy search is told."""
+
+    def __init__(self, choose: decode.Choose, rows: list[int], prompt_length: int) -> None:
+        self.choose, self.rows, self.prompt_length = choose, rows, prompt_length
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        step = input_ids.shape[1] - self.prompt_length
+        token = self.choose(scores, self.rows, [step] * len(self.rows))
+        return torch.full_like(scores, -torch.inf).scatter_(1, token[:, None], 0.0)
+
+
+def _by_transformers(
+    policy: Policy,
+    questions: Sequence[Question],
+    choose: decode.Choose,
+    how: DecodingConfig,
+    done: Done,
+) -> list[list[int]]:
+    """Batch by batch, the longest prompts first, every batch until its last row has ended."""
+    pad_id, stop = policy.renderer.pad_id, policy.renderer.stop_ids
+    order = sorted(range(len(questions)), key=lambda i: -len(questions[i].prompt))
+    responses: list[list[int]] = [[] for _ in questions]
+    for start in range(0, len(order), how.batch_size):
+        rows = order[start : start + how.batch_size]
+        input_ids, attention_mask = _pad_left([questions[i].prompt for i in rows], pad_id=pad_id)
+        length = input_ids.shape[1]
+        output = policy.model.generate(
+            input_ids.to(policy.device),
+            attention_mask=attention_mask.to(policy.device),
+            logits_processor=LogitsProcessorList([_OneToken(choose, rows, length)]),
+            generation_config=GenerationConfig(
+                do_sample=False,
+                max_new_tokens=how.max_new_tokens,
+                eos_token_id=stop,
+                pad_token_id=pad_id,
+            ),
+        )
+        for i, row in zip(rows, output[:, length:].tolist(), strict=True):
+            responses[i] = _until(row, set(stop))
+        done(len(rows))
+    return responses
+
+
+@cache
+def _say_once(model: str, refusal: str) -> None:
+    log.info("%s: sampling with transformers' generate, for %s", model, refusal)
+
+
+def _until(ids: list[int], stop: set[int]) -> list[int]:
+    """Ids up to and including the first stop id."""
+    end = next((i for i, token in enumerate(ids) if token in stop), len(ids) - 1)
+    return ids[: end + 1]
+
+
+def _pad_left(prompts: Sequence[Sequence[int]], *, pad_id: int) -> tuple[Tensor, Tensor]:
+    """input_ids and attention_mask, each (batch, longest)."""
+    length = max(len(prompt) for prompt in prompts)
+    input_ids = torch.full((len(prompts), length), pad_id, dtype=torch.long)
+    attention_mask = torch.zeros(len(prompts), length, dtype=torch.long)
+    for i, prompt in enumerate(prompts):
+        input_ids[i, length - len(prompt) :] = torch.tensor(list(prompt))
+        attention_mask[i, length - len(prompt) :] = 1
+    return input_ids, attention_mask

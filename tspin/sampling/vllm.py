@@ -1,0 +1,276 @@
+"""vLLM, parent side: a questions.Source whose policy is in a process, or several, of its own.
+
+vLLM lives in its own environment (decoding.vllm_python), reads the weights from the policy's folder
+and gets prompts and gives responses as ids; vllm_worker is what runs there. One batch after
+the other, each from an empty prefix cache, so that a batch's samples depend neither on restarts nor
+on how many processes there are, as far as vLLM itself repeats what it does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from tspin.config.run import DecodingConfig
+from tspin.data.tokens import Renderer
+from tspin.sampling.requests import Batches, Done, Question, check_response
+
+WORKER = Path(__file__).resolve().parent / "vllm_worker" / "__main__.py"
+TAIL = 3  # lines of a log that an error shows
+CHECK_SECONDS = 60.0
+ORDERLY_SECONDS = 30.0  # for an end that leaves no shared memory behind
+# Of a launcher of several processes: vLLM would take them for its own.
+LAUNCHER = ("RANK", "WORLD_SIZE", "MASTER_", "LOCAL_", "GROUP_", "ROLE_", "TORCHELASTIC_")
+WAY_OUT = (
+    "see the log; less memory takes decoding.gpu_memory or decoding.batch_size, decoding.engine="
+    "native needs no vLLM, and the same command goes on where this one stopped"
+)
+
+Message = dict[str, Any]
+
+
+def check(how: DecodingConfig) -> None:
+    """ValueError, within seconds, where the interpreter that is meant has no vLLM."""
+    python = _python(how)
+    try:
+        done = subprocess.run(
+            [python, str(WORKER), "check"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=CHECK_SECONDS,
+            env=_environment(how, None),
+            start_new_session=True,
+        )
+        said = done.stdout.strip().splitlines()
+        reason = None if said and "ready" in said[-1] else _reason(said, done.stderr, python)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        reason = f"{python} does not run ({error})"
+    if reason is not None:
+        raise ValueError(
+            f"decoding.engine=vllm: {reason}; install vLLM into an environment of its own and name "
+            "its interpreter with decoding.vllm_python=PATH (docs/sampling.md)"
+        )
+
+
+@dataclass(frozen=True)
+class VLLM:
+    """The policy in `folder`, served by vLLM.
+
+    dtype    of the arithmetic, as vLLM calls it
+    devices  for each process the value of CUDA_VISIBLE_DEVICES; None: as it is here
+    log      file for everything that vLLM says
+    """
+
+    folder: Path
+    renderer: Renderer
+    dtype: str
+    devices: Sequence[str | None]
+    log: Path
+    facts: dict[str, Any] = field(default_factory=dict)
+    central = True
+
+    def answers(
+        self, batches: Batches, how: DecodingConfig, *, done: Done
+    ) -> Iterator[tuple[int, list[list[int]]]]:
+        """Batches go to whichever process is free.
+
+        Raises ValueError with the reason and the end of the log when a process fails; batches that
+        ended before have been given.
+        """
+        asked = dict(batches)
+        if not asked:
+            return
+        todo: queue.SimpleQueue[int] = queue.SimpleQueue()
+        for key in asked:
+            todo.put(key)
+        events: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        left = len(asked)
+        with ExitStack() as stack:
+            said = stack.enter_context(self.log.open("ab"))
+            request = self._request(asked, how)
+            for device in self.devices[: len(asked)]:
+                process = stack.enter_context(_worker(how, device, said))
+                threading.Thread(
+                    target=_serve, args=(process, request, asked, todo, events), daemon=True
+                ).start()
+            while left:
+                event = events.get()
+                if "failed" in event:
+                    raise ValueError(
+                        f"decoding.engine=vllm: {event['failed']} ({self.log}{self._end()}); "
+                        f"{WAY_OUT}"
+                    )
+                if "ready" in event:
+                    self.facts["engine"] = event["ready"]
+                elif "done" in event:
+                    done(event["done"])
+                else:
+                    left -= 1
+                    yield event["key"], self._checked(event["responses"], how)
+
+    def _request(
+        self, batches: Mapping[int, Sequence[Question]], how: DecodingConfig
+    ) -> dict[str, Any]:
+        """What to load and how to sample, in vLLM's own words.
+
+        Stop ids are ours alone: neither the tokenizer nor the folder's generation_config adds any,
+        and the id that stopped a response stays in it. No filter is what stands for null.
+        """
+        longest = max(len(q.prompt) for questions in batches.values() for q in questions)
+        return {
+            "engine": {
+                "model": str(self.folder.absolute()),
+                "skip_tokenizer_init": True,
+                "generation_config": "vllm",
+                "dtype": self.dtype,
+                "max_model_len": longest + how.max_new_tokens,
+                "max_num_seqs": how.batch_size,
+                "tensor_parallel_size": how.tensor_parallel,
+                "gpu_memory_utilization": how.gpu_memory,
+                **how.vllm_args,
+            },
+            "sampling": {
+                "top_k": how.top_k or 0,
+                "top_p": 1.0 if how.top_p is None else how.top_p,
+                "min_p": 0.0 if how.min_p is None else how.min_p,
+                "max_tokens": how.max_new_tokens,
+                "stop_token_ids": self.renderer.stop_ids,
+                "ignore_eos": True,
+                "detokenize": False,
+            },
+        }
+
+    def _checked(self, responses: list[list[int]], how: DecodingConfig) -> list[list[int]]:
+        for ids in responses:
+            check_response(ids, stop=self.renderer.stop_ids, max_new_tokens=how.max_new_tokens)
+        return responses
+
+    def _end(self) -> str:
+        lines = self.log.read_text(encoding="utf-8", errors="replace").split("\n")
+        last = " | ".join([line.strip() for line in lines if line.strip()][-TAIL:])
+        return f": ... {last[-600:]}" if last else ""
+
+
+def devices(how: DecodingConfig, visible: Sequence[str]) -> list[str | None]:
+    """CUDA_VISIBLE_DEVICES of each of decoding.data_parallel processes.
+
+    visible  the devices there are, by index or id; none: where vLLM computes is its own choice
+    """
+    size, wanted = how.tensor_parallel, how.data_parallel * how.tensor_parallel
+    if not visible:
+        return [None] * how.data_parallel
+    if wanted > len(visible):
+        raise ValueError(
+            f"decoding.data_parallel={how.data_parallel} x decoding.tensor_parallel={size} wants "
+            f"{wanted} GPUs, {len(visible)} are visible; make one of them smaller"
+        )
+    return [",".join(visible[i : i + size]) for i in range(0, wanted, size)]
+
+
+# --- the process ---------------------------------------------------------------------------------
+
+
+@contextmanager
+def _worker(
+    how: DecodingConfig, device: str | None, said: IO[bytes]
+) -> Iterator[subprocess.Popen[str]]:
+    """A worker process; it and its children end with this block, and when this process is killed:
+    it watches the pipe that is its standard input.
+    """
+    with subprocess.Popen(
+        [_python(how), str(WORKER)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=said,
+        text=True,
+        env=_environment(how, device),
+        start_new_session=True,  # Ctrl-C is ours to act on
+    ) as process:
+        try:
+            yield process
+            process.wait(ORDERLY_SECONDS)
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            with suppress(ProcessLookupError):  # ended by itself, with its children
+                os.killpg(process.pid, signal.SIGKILL)
+            process.stdin = None  # may hold what a dead process never read
+
+
+def _serve(
+    process: subprocess.Popen[str],
+    request: dict[str, Any],
+    batches: Mapping[int, Sequence[Question]],
+    todo: queue.SimpleQueue[int],
+    events: queue.SimpleQueue[Message],
+) -> None:
+    """Gives one process batches while there are any, and passes on what it says."""
+    assert process.stdin is not None and process.stdout is not None
+    key = None
+    with suppress(OSError):  # a broken pipe: the process has ended
+        _send(process.stdin, request)
+        for line in process.stdout:
+            message = json.loads(line)
+            events.put(message | {"key": key})
+            if "failed" in message:
+                return
+            if "done" not in message:
+                try:
+                    key = todo.get_nowait()
+                except queue.Empty:
+                    return _send(process.stdin, None)
+                _send(process.stdin, _batch(batches[key]))
+    events.put({"failed": _death(process.wait())})
+
+
+def _send(stream: IO[str], message: Message | None) -> None:
+    stream.write(json.dumps(message) + "\n")
+    stream.flush()
+
+
+def _batch(questions: Sequence[Question]) -> dict[str, Any]:
+    return {
+        "prompts": [list(q.prompt) for q in questions],
+        "seeds": [q.seed for q in questions],
+        "temperatures": [0.0 if q.seed is None else q.temperature for q in questions],
+    }
+
+
+def _python(how: DecodingConfig) -> str:
+    return sys.executable if how.vllm_python is None else os.path.expanduser(how.vllm_python)
+
+
+def _environment(how: DecodingConfig, device: str | None) -> dict[str, str]:
+    """Ours, without what would lead another environment to our packages."""
+    found = {key: value for key, value in os.environ.items() if not key.startswith(LAUNCHER)}
+    if how.vllm_python is not None:
+        found = {k: v for k, v in found.items() if k not in ("PYTHONPATH", "PYTHONHOME")}
+    return found if device is None else found | {"CUDA_VISIBLE_DEVICES": device}
+
+
+def _death(status: int) -> str:
+    if status >= 0:
+        return f"vLLM's process ended with status {status}"
+    name = signal.Signals(-status).name
+    hint = ", as when memory runs out" if name == "SIGKILL" else ""
+    return f"vLLM's process was ended by {name}{hint}"
+
+
+def _reason(said: list[str], stderr: str, python: str) -> str:
+    """Why a check failed: what the worker says, or else the last line before it died."""
+    if said and "failed" in said[-1]:
+        return str(json.loads(said[-1])["failed"])
+    lines = stderr.strip().splitlines()
+    return f"{python} fails: {lines[-1] if lines else 'it says nothing'}"

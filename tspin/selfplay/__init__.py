@@ -1,0 +1,1 @@
+"""Algorithm 1: sample, score, train, score, evaluate, and again."""

@@ -1,0 +1,91 @@
+"""What an iteration is played with: its starting policy, its samples, its triplets. Only reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tspin.config.run import Run
+from tspin.data.annotated import Canonical, Check, canonical, checker
+from tspin.data.triplets import Triplet, join
+from tspin.runs.artifacts import Iteration, Responses, RunDir
+from tspin.tools.files import digest_each
+from tspin.tools.parquet import each_row
+from tspin.tracking.wandb import StepLog
+
+
+class Inputs:
+    """The files of a run as the stages of iteration t want them.
+
+    initial  folder of theta_0
+    """
+
+    def __init__(self, cfg: Run, folder: RunDir, initial: Path) -> None:
+        self.cfg, self.folder, self.initial = cfg, folder, initial
+        parts = ("id", "split", "prompt_ids", "annotated_ids")  # texts stay on the disk
+        self.prompts: list[dict[str, Any]] = list(each_row(folder.prompts, *parts))
+        self.heldout = [row for row in each_row(folder.prompts) if row["split"] == "heldout"]
+        # The program that checks answers; None without one, or without prompts to ask.
+        self.check: Check | None = checker(cfg.data) if self.heldout else None
+        self.canonical: Canonical | None = canonical(cfg.data)
+
+    def start_of(self, t: int) -> Path:
+        """The folder of theta_t."""
+        if t == 0:
+            return self.initial
+        if t == first_iteration(self.cfg):
+            return start_from(self.cfg).weights()
+        return self.folder.iteration(t - 1).weights()
+
+    def synthetic(self, t: int) -> Responses:
+        """The responses that theta_t sampled."""
+        if t < first_iteration(self.cfg):
+            return start_from(self.cfg).synthetic
+        return self.folder.iteration(t).synthetic
+
+    def triplets(self, t: int) -> list[Triplet]:
+        """All prompts with their responses; with mix_last_two the training ones of t - 1 too."""
+        if not self.cfg.samples:
+            return join(self.prompts, t)
+        proto = self.folder.proto.ids()
+        triplets = join(self.prompts, t, self.synthetic(t).ids(), proto)
+        if self.cfg.data.mix_last_two and t > 0:
+            trained = [row for row in self.prompts if row["split"] == "train"]
+            triplets += join(trained, t - 1, self.synthetic(t - 1).ids(), proto)
+        return triplets
+
+    def steps_before(self, t: int) -> int:
+        """Optimiser steps of the run's iterations before t: the tracker's axis goes on there."""
+        done = [self.folder.iteration(k).metrics for k in range(first_iteration(self.cfg), t)]
+        return sum(len(StepLog.read(path)) for path in done)
+
+
+def first_iteration(cfg: Run) -> int:
+    """The iteration a run begins with: 0, or the one after selfplay.start_from."""
+    if cfg.selfplay.start_from is None:
+        return 0
+    first = start_from(cfg).t + 1
+    if first >= cfg.selfplay.iterations:
+        raise ValueError(
+            f"selfplay.iterations={cfg.selfplay.iterations} leaves nothing to do after "
+            f"selfplay.start_from={cfg.selfplay.start_from}; it counts from 0, use {first + 1}"
+        )
+    return first
+
+
+def start_from(cfg: Run) -> Iteration:
+    """The iteration of another run that this one goes on from."""
+    assert cfg.selfplay.start_from is not None
+    found = Iteration(Path(cfg.selfplay.start_from).expanduser())
+    if not found.done.exists():
+        raise ValueError(
+            f"selfplay.start_from={cfg.selfplay.start_from} is no finished iteration of a run "
+            "(RUN/iter_T with done.json); to begin with other weights use model.path=FOLDER"
+        )
+    return found
+
+
+def prompts_digest(rows: Iterable[dict[str, Any]]) -> str:
+    """What sampling conditions on: id and token ids of rows of prompts.parquet."""
+    return digest_each([row["id"], list(row["prompt_ids"])] for row in rows)

@@ -1,0 +1,84 @@
+"""Before a run begins or goes on: is all in reach, and is it the run that its folder holds?"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from tspin.config.run import Run
+from tspin.data import annotated
+from tspin.policy import dtypes, weights
+from tspin.runs.artifacts import RunDir
+from tspin.sampling import engines
+from tspin.selfplay.inputs import Inputs, first_iteration, prompts_digest, start_from
+from tspin.stages import benchmark
+from tspin.tools.files import read_json, write_json
+
+
+def check_reachable(cfg: Run) -> None:
+    """ValueError naming everything that is out of reach, before anything is loaded."""
+    failures = []
+    for check in (
+        partial(dtypes.chosen, cfg.compute, cfg.optim.precision),
+        partial(weights.check_reachable, cfg.model),
+        partial(engines.check, cfg),
+        partial(dtypes.check, cfg.model, cfg.optim, cfg.compute),
+        partial(annotated.check_reachable, cfg.data.path, revision=cfg.data.revision),
+    ):
+        try:
+            check()
+        except ValueError as error:
+            failures.append(str(error))
+    if failures:
+        raise ValueError("; ".join(failures))
+
+
+def complete(cfg: Run, folder: RunDir) -> bool:
+    """Whether nothing is left to do."""
+    iterations = range(first_iteration(cfg), cfg.selfplay.iterations)
+    made = [folder.base, *map(folder.iteration, iterations)]
+    if not all(out.done.exists() for out in made[1:]):
+        return False
+    return not any(benchmark.due(out, cfg) for out in made)
+
+
+def check_finished(folder: RunDir) -> None:
+    """ValueError where something of a finished iteration has changed since: who reads it later
+    would not notice."""
+    for t in folder.iterations():
+        folder.iteration(t).check()
+
+
+def check_same_folder(cfg: Run, folder: RunDir) -> None:
+    """Refuses nodes that do not share the folder of runs."""
+    if not folder.config.exists():
+        raise ValueError(
+            f"runs_dir={cfg.runs_dir} is not the same folder on all nodes: "
+            f"{folder.config} is missing here; use one that they share"
+        )
+
+
+def check_same_beginning(cfg: Run, folder: RunDir, inputs: Inputs) -> None:
+    """ValueError to go on from other weights or prompts than the run began with."""
+    now = {
+        "weights": weights.weight_digest(inputs.initial),
+        "prompts": prompts_digest(inputs.prompts),
+    }
+    if not folder.initial.exists():
+        write_json(folder.initial, now)
+    then = read_json(folder.initial)
+    for key in now:
+        if now[key] != then[key]:
+            raise ValueError(
+                f"{folder.path} began with other {key} (digest {then[key][:12]}, now "
+                f"{now[key][:12]}); give this run a name of its own (name=...)"
+            )
+    if cfg.selfplay.start_from is not None:
+        if not folder.iteration(first_iteration(cfg)).done.exists():
+            start_from(cfg).weights()  # or why they are not there
+        theirs = read_json(start_from(cfg).done)["initial_weights"]
+        if theirs != now["weights"]:
+            raise ValueError(
+                f"selfplay.start_from={cfg.selfplay.start_from} descends from another "
+                f"initial policy (digest {theirs[:12]}) than model.path={cfg.model.path} "
+                f"({now['weights'][:12]}): y0 would not be its past"
+            )

@@ -1,0 +1,159 @@
+"""Stage: log-probabilities of responses under a policy, one parquet row per triplet and role.
+
+Run before the first update it is the reference (the policy at the start of the iteration, scored
+once and stored, so that no second model is ever in memory); run after the last it is what the
+rewards, the contingency table and the diagnostics are counted from.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tspin.data.triplets import Key, Triplet
+from tspin.distributed.world import ALONE, World
+from tspin.logprobs.padded import Role
+from tspin.objectives.losses import Loss, contingency
+from tspin.policy.policy import Policy
+from tspin.runs.artifacts import SCORES
+from tspin.tools.files import write_json
+from tspin.tools.parquet import write_rows
+from tspin.tools.terminal import progress
+
+
+@torch.no_grad()
+def score(
+    policy: Policy,
+    batches: Iterable[list[Triplet]],
+    roles: tuple[Role, ...],
+    *,
+    total: int,
+    label: str,
+    world: World = ALONE,
+) -> dict[Key, float]:
+    """log pi(z | x) in nats of every (prompt, source, role), computed batch by batch as given.
+
+    Several processes divide the batches; each returns all.
+
+    A response's log-probability depends on the padding beside it in the last bits: scored over
+    the batches that training begins with, the first margin against the reference is exactly 0.
+    """
+    logps: dict[Key, float] = {}
+    with progress(total, label, "triplet", show=world.is_main) as bar:
+        for batch in world.share(list(batches), passed=lambda batch: bar.update(len(batch))):
+            found = policy.logps(batch, roles)
+            for role in roles:
+                for triplet, logp in zip(batch, found[role].tolist(), strict=True):
+                    logps[triplet.id, triplet.source, role] = logp
+            bar.update(len(batch))
+        everyones, *others = world.gather(logps)
+        for theirs in others:
+            everyones |= theirs
+        return everyones
+
+
+def write_scores(
+    path: Path,
+    triplets: Sequence[Triplet],
+    logps: dict[Key, float],
+    *,
+    reference: dict[Key, float] | None = None,
+    loss: Loss | None = None,
+) -> None:
+    """scores.parquet; with `loss`, the rewards of every role that its reference covers."""
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for triplet in triplets:
+            for role in triplet.responses:
+                key = (triplet.id, triplet.source, role)
+                if key in logps:
+                    ref_logp = None if reference is None else reference.get(key)
+                    yield {
+                        "id": triplet.id,
+                        "split": triplet.split,
+                        "source": triplet.source,
+                        "role": role,
+                        "logp": logps[key],
+                        "num_tokens": len(triplet.responses[role]),
+                        "ref_logp": ref_logp,
+                        "reward": _reward(loss, logps[key], ref_logp),
+                    }
+
+    write_rows(path, rows(), SCORES)
+
+
+def summarise(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Figure 3 from rows of scores.parquet: by split, means by role and the contingency table.
+
+    Counts are over all triplets of the split that have rewards for y and y'.
+    """
+    splits: dict[str, dict[str, _Scores]] = {}
+    places: dict[tuple[str, int], int] = {}  # prompt id, source -> number of the triplet
+    for row in rows:
+        of_role = splits.setdefault(row["split"], {}).setdefault(row["role"], _Scores())
+        of_role.add(row, places.setdefault((row["id"], row["source"]), len(places)))
+    prompts = [prompt for prompt, _ in places]
+    result: dict[str, dict[str, Any]] = {}
+    for split, roles in splits.items():
+        there = {place for scores in roles.values() for place in scores.places}
+        facts: dict[str, Any] = {"num_prompts": len({prompts[place] for place in there})}
+        for role, scores in roles.items():
+            total = sum(scores.logps)
+            facts[f"logps/{role}"] = total / len(scores.logps)
+            facts[f"logps_per_token/{role}"] = total / scores.num_tokens
+            if not scores.lacking:
+                facts[f"rewards/{role}"] = sum(scores.rewards) / len(scores.rewards)
+        facts["contingency"] = _count(roles, len(places))
+        result[split] = facts
+    return result
+
+
+def write_contingency(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    write_json(path, summarise(rows))
+
+
+class _Scores:
+    """The rows of a role, in their order, as arrays of numbers; NaN stands for no reward."""
+
+    def __init__(self) -> None:
+        self.places, self.logps, self.rewards = array("q"), array("d"), array("d")
+        self.num_tokens = self.lacking = 0
+
+    def add(self, row: dict[str, Any], place: int) -> None:
+        """place: number of its triplet"""
+        lacking = row["reward"] is None
+        self.places.append(place)
+        self.logps.append(row["logp"])
+        self.rewards.append(math.nan if lacking else row["reward"])
+        self.num_tokens += row["num_tokens"]
+        self.lacking += lacking
+
+    def table(self, size: int) -> torch.Tensor:
+        """(size, 2): reward and log-probability of the triplet with each number, NaN without."""
+        found = torch.full((size, 2), math.nan, dtype=torch.float64)
+        for column, values in enumerate((self.rewards, self.logps)):
+            found[np.asarray(self.places), column] = torch.from_numpy(np.asarray(values))
+        return found
+
+
+def _count(roles: Mapping[str, _Scores], size: int) -> dict[str, int]:
+    y, s = (roles[role].table(size) if role in roles else torch.full((size, 2), math.nan)
+            for role in ("annotated", "synthetic"))  # fmt: skip
+    both = ~(y[:, 0].isnan() | s[:, 0].isnan())
+    if not both.any():
+        return {}
+    y, s = y[both], s[both]
+    return {k: int(v.sum()) for k, v in contingency(y[:, 0], s[:, 0], y[:, 1], s[:, 1]).items()}
+
+
+def _reward(loss: Loss | None, logp: float, ref_logp: float | None) -> float | None:
+    if loss is None or not loss.has_reward or (loss.needs_reference and ref_logp is None):
+        return None
+    ref = None if ref_logp is None else torch.tensor(ref_logp, dtype=torch.float64)
+    return float(loss.reward(torch.tensor(logp, dtype=torch.float64), ref))

@@ -1,0 +1,311 @@
+"""What a person at the terminal sees: progress of a stage, and the table at the end of a run.
+
+Nothing here is a record: the numbers live in the files of the run (see `tracking.StepLog`).
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import sys
+import time
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from io import StringIO
+from typing import Any, Protocol
+
+from rich.box import Box
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from tspin.tools import activity
+
+log = logging.getLogger("tspin")
+WIDE = 100_000  # characters: wider than any table
+
+# The order of the table's columns; each is named in docs/runs.md.
+RESULT_COLUMNS = (
+    "iteration",
+    "loss",
+    *("average", "accuracy_greedy", "accuracy_sampled", "accuracy_cool", "perplexity"),
+    *("both", "reward_only", "logp_only", "neither", "tied_reward", "tied_logp"),
+    *("rewards_annotated", "rewards_synthetic", "rewards_proto"),
+    *("logps_annotated", "logps_synthetic", "logps_proto"),
+    *("tokens_per_second", "useful_tokens_per_second", "padding_share", "flop_utilisation"),
+    *("seconds_generate", "seconds_score", "seconds_train", "seconds_evaluate"),
+    *("time_share_generate", "time_share_score", "time_share_train", "time_share_evaluate"),
+)
+
+# Rich's SIMPLE box in ASCII: a rule below the header, nothing else.
+_HEADER_RULE = Box("    \n    \n -- \n    \n    \n -- \n    \n    \n", ascii=True)
+_MARKS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")  # turn a line around
+
+
+class Progress(Protocol):
+    def update(self, n: int = 1, **postfix: float | str) -> None:
+        """Count n more units as done and show `postfix` (name=value) beside them."""
+
+
+@contextmanager
+def progress(
+    total: int,
+    desc: str,
+    unit: str,
+    *,
+    initial: int = 0,
+    every: float = 30.0,
+    show: bool = True,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[Progress]:
+    """Progress of one stage: a bar on a terminal, otherwise a log line every `every` seconds.
+
+    initial  units done before this process began: they count as done, not towards the rate.
+    show     False on every process but the first.
+    clock    seconds, monotonic; the log lines read it (the bar keeps tqdm's own).
+    """
+    if not show:
+        yield _Silent()
+        return
+    activity.begin(desc, unit, total=total, initial=initial)
+    if sys.stderr.isatty():
+        # Log lines of the stage go above the bar instead of through it.
+        with (
+            logging_redirect_tqdm(),
+            tqdm(total=total, desc=desc, unit=unit, initial=initial, dynamic_ncols=True) as bar,
+        ):
+            yield _Bar(bar)
+    else:
+        lines = _Lines(total, desc, unit, initial=initial, every=every, clock=clock)
+        yield lines
+        lines.finish()  # not reached when the stage raises: it did not finish
+
+
+def terminal_width() -> int:
+    """In characters; without a terminal wider than any table."""
+    return shutil.get_terminal_size((WIDE, 24)).columns
+
+
+def results_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The tables at the end of a run: one row per iteration, RESULT_COLUMNS first, then benchmarks.
+
+    Cut into blocks of columns where the terminal is too narrow for it, whole elsewhere.
+    """
+    width = terminal_width()
+    plain = [{key: row[key] for key in row if key != "benchmarks"} for row in rows]
+    found = benchmark_rows(rows)
+    tables = [table("Iterations", plain, first=RESULT_COLUMNS, width=width)]
+    return "\n\n".join(tables + ([table("Benchmarks", found, width=width)] if found else []))
+
+
+def benchmark_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """One row per task and metric, one column per policy: value +- standard error."""
+    names = dict.fromkeys(name for row in rows for name in row.get("benchmarks", {}))
+    return [
+        {"benchmark": name}
+        | {
+            f"after_{row['iteration']}": _estimate(row["benchmarks"][name])
+            for row in rows
+            if name in row.get("benchmarks", {})
+        }
+        for name in names
+    ]
+
+
+def _estimate(estimate: Mapping[str, float | None]) -> str:
+    """Four decimals for what is between 0 and 1; the error where it is known."""
+    value, stderr = estimate["value"], estimate["stderr"]
+    return f"{value:.4f}" + ("" if stderr is None else f" +- {stderr:.4f}")
+
+
+def table(
+    title: str,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    first: Sequence[str] = (),
+    width: int = WIDE,
+) -> str:
+    """Rows as plain ASCII text, never cut and never wrapped.
+
+    rows   column -> value. A nested mapping gives one column per entry, and `/` reads as `_`:
+           {"seconds": {"train": 2}}, {"seconds/train": 2} and {"seconds_train": 2} are one column.
+    first  columns that lead, in this order; the others follow as they appear.
+    width  in characters; columns that do not fit follow in blocks below, each block beginning
+           with the first column again, without the rows that have nothing there.
+    A missing value (absent or None) is "-"; a column missing in every row is left out.
+    """
+    flat = [dict(_flatten(row)) for row in rows]
+    present = dict.fromkeys(name for row in flat for name in row if row[name] is not None)
+    columns = [name for name in first if name in present]
+    columns += [name for name in present if name not in first]
+    # The group stands above the name: "rewards" above "annotated".
+    cells = {
+        name: [*name.replace("_", "\n", 1).split("\n"), *(_show(row.get(name)) for row in flat)]
+        for name in columns
+    }
+    blocks = []
+    for number, block in enumerate(_blocks(cells, width)):
+        said = [row for row in flat if any(row.get(name) is not None for name in block[1:])]
+        blocks.append(_grid(said if number else flat, block))
+    return "\n\n".join([f"{title}\n{blocks[0]}" if blocks else title, *blocks[1:]])
+
+
+def beside(texts: Mapping[str, str], *, width: int) -> str:
+    """Heading -> text, as columns of one width, lines wrapped; wide characters count two."""
+    each = (width - 3 * (len(texts) - 1)) // len(texts) - 2
+    grid = Table(box=_HEADER_RULE, show_edge=False, pad_edge=False)
+    for heading in texts:
+        grid.add_column(heading, min_width=each, max_width=each, overflow="fold")
+    grid.add_row(*texts.values())
+    return _plain(grid, width)
+
+
+def printable(text: str) -> str:
+    """Text of a model or a user as a terminal may see it: nothing that steers it.
+
+    Control characters other than line breaks and tabs, bidirectional marks and lone surrogates
+    become U+FFFD.
+    """
+    return "".join("\ufffd" if _steers(character) else character for character in text)
+
+
+def _steers(character: str) -> bool:
+    if character in "\n\t":
+        return False
+    kind = unicodedata.category(character)
+    return kind in ("Cc", "Cs") or unicodedata.bidirectional(character) in _MARKS
+
+
+def _blocks(cells: Mapping[str, Sequence[str]], width: int) -> list[list[str]]:
+    """The columns cut into blocks that fit, the first column in each."""
+    room = {name: max(map(len, column)) + 3 for name, column in cells.items()}  # 3: between
+    blocks: list[list[str]] = []
+    for name in cells:
+        if not blocks:
+            blocks.append([name])
+        elif sum(room[column] for column in (*blocks[-1], name)) <= width:
+            blocks[-1].append(name)
+        else:
+            blocks.append([blocks[0][0], name])
+    return blocks
+
+
+def _grid(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    grid = Table(box=_HEADER_RULE, show_edge=False)
+    for name in columns:
+        is_text = any(isinstance(row.get(name), str) for row in rows)
+        header = name.replace("_", "\n", 1)
+        grid.add_column(header, justify="left" if is_text else "right", no_wrap=True)
+    for row in rows:
+        grid.add_row(*(_show(row.get(name)) for name in columns))
+    return _plain(grid, WIDE)  # no table reaches that, and rich cuts what does not fit
+
+
+def _plain(grid: Table, width: int) -> str:
+    """Plain text whatever the surroundings: cells are data, not rich markup."""
+    out = StringIO()
+    Console(
+        file=out,
+        width=width,
+        color_system=None,
+        markup=False,
+        emoji=False,
+        highlight=False,
+        legacy_windows=False,
+    ).print(grid)
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+
+
+class _Silent:
+    def update(self, n: int = 1, **postfix: float | str) -> None:
+        pass
+
+
+class _Bar:
+    def __init__(self, bar: tqdm):
+        self._bar = bar
+
+    def update(self, n: int = 1, **postfix: float | str) -> None:
+        if postfix:
+            # refresh=False: the bar redraws at its own pace, not once per step
+            self._bar.set_postfix_str(_pairs(postfix), refresh=False)
+        self._bar.update(n)
+        activity.advance(n)
+
+
+class _Lines:
+    def __init__(
+        self,
+        total: int,
+        desc: str,
+        unit: str,
+        *,
+        initial: int,
+        every: float,
+        clock: Callable[[], float],
+    ):
+        self._total, self._desc, self._unit = total, desc, unit
+        self._initial, self._done = initial, initial
+        self._every, self._clock = every, clock
+        self._start = self._last = clock()
+        self._postfix: dict[str, float | str] = {}
+
+    def update(self, n: int = 1, **postfix: float | str) -> None:
+        self._done += n
+        self._postfix |= postfix
+        activity.advance(n)
+        now = self._clock()
+        # The last unit is reported by finish().
+        if self._done < self._total and now - self._last >= self._every:
+            self._last = now
+            self._log(now)
+
+    def finish(self) -> None:
+        now = self._clock()
+        if now - self._start > self._every:
+            self._log(now)
+
+    def _log(self, now: float) -> None:
+        seconds = now - self._start
+        rate = (self._done - self._initial) / seconds if seconds > 0 else 0.0
+        left = self._total - self._done
+        if left <= 0:
+            timing = f"took {tqdm.format_interval(seconds)}"
+        elif rate > 0:
+            timing = f"{tqdm.format_interval(left / rate)} left"
+        else:
+            timing = "time left unknown"
+        share = self._done / self._total if self._total else 1.0
+        parts = [f"{self._done}/{self._total} ({share:.1%})", rate_text(rate, self._unit), timing]
+        if self._postfix:
+            parts.append(_pairs(self._postfix))
+        log.info("%s: %s", self._desc, ", ".join(parts))
+
+
+def rate_text(rate: float, unit: str) -> str:
+    """Units per second, or seconds per unit for what is slower than that."""
+    return f"{1 / rate:.3g} s/{unit}" if 0 < rate < 1 else f"{rate:.3g} {unit}/s"
+
+
+def _pairs(values: Mapping[str, float | str]) -> str:
+    return ", ".join(f"{name} {_show(value)}" for name, value in values.items())
+
+
+def _flatten(row: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in row.items():
+        name = prefix + key.replace("/", "_")
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{name}_")
+        else:
+            yield name, value
+
+
+def _show(value: Any) -> str:
+    """Four significant digits for a float; a whole number, however large, keeps all of its."""
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.0f}" if 1e3 <= abs(value) < 1e7 else f"{value:.4g}"
+    return str(value)

@@ -1,0 +1,127 @@
+"""What a run tells people: its table, samples and warnings. Reads files, computes nothing new."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from heapq import nsmallest
+from typing import Any
+
+from tspin.logprobs.padded import ROLES
+from tspin.runs.artifacts import Iteration, RunDir
+from tspin.tools.files import read_json, write_json, write_jsonl
+from tspin.tools.parquet import each_row
+from tspin.tracking import health
+from tspin.tracking.wandb import StepLog
+
+# Column of the table -> metric of eval.json's held-out part.
+HELDOUT_COLUMNS = {
+    "accuracy_greedy": "exact_match,greedy",
+    "accuracy_sampled": "exact_match,sampled",
+    "accuracy_cool": "exact_match,cool",
+    "perplexity": "perplexity",
+}
+# Of metrics.jsonl, means over the time: tokens over seconds are tokens over seconds.
+SPEED_COLUMNS = (
+    "tokens_per_second",
+    "useful_tokens_per_second",
+    "padding_share",
+    "flop_utilisation",
+)
+
+
+def results(folder: RunDir) -> list[dict[str, Any]]:
+    """One row per complete iteration, the initial policy first where it was evaluated."""
+    rows: list[dict[str, Any]] = []
+    base = worth(folder.base)
+    if base:
+        rows.append({"iteration": "base"} | base)
+    for t in folder.iterations():
+        out = folder.iteration(t)
+        steps = StepLog.read(out.metrics)
+        last = [row["loss"] for row in steps if row["epoch"] >= int(steps[-1]["epoch"])]
+        facts = read_json(out.contingency)["train"]
+        row: dict[str, Any] = {"iteration": t, "loss": sum(last) / len(last)}
+        for kind in ("rewards", "logps"):
+            row |= {f"{kind}_{role}": facts.get(f"{kind}/{role}") for role in ROLES}
+        row |= facts["contingency"] | worth(out)
+        row |= speed(steps)
+        seconds = read_json(out.done)["seconds"]
+        row |= {f"seconds_{stage}": value for stage, value in seconds.items()}
+        whole = sum(seconds.values())
+        if whole > 0:
+            row |= {f"time_share_{stage}": value / whole for stage, value in seconds.items()}
+        rows.append(row)
+    return rows
+
+
+def speed(steps: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Means of SPEED_COLUMNS over the time of an iteration's steps, as far as all have them."""
+    whole = sum(row["seconds"] for row in steps)
+    return {
+        key: sum(row[key] * row["seconds"] for row in steps) / whole
+        for key in SPEED_COLUMNS
+        if all(key in row for row in steps)
+    }
+
+
+def worth(out: Iteration) -> dict[str, Any]:
+    """HELDOUT_COLUMNS, the benchmarks and their average, as far as eval.json has them.
+
+    benchmarks  "TASK METRIC" -> value, stderr
+    """
+    if not out.evaluation.exists():
+        return {}
+    found = read_json(out.evaluation)
+    heldout = found.get("heldout", {})
+    row: dict[str, Any] = {
+        column: heldout[metric]["value"]
+        for column, metric in HELDOUT_COLUMNS.items()
+        if metric in heldout
+    }
+    if "benchmarks" in found:
+        row["benchmarks"] = {
+            f"{task} {metric}": estimate
+            for task, result in found["benchmarks"].items()
+            for metric, estimate in result["metrics"].items()
+        }
+    if "average" in found:
+        row["average"] = found["average"]["value"]
+        row["benchmarks"]["average"] = found["average"]
+    return row
+
+
+def samples(folder: RunDir, t: int, *, count: int) -> None:
+    """samples.jsonl: a few prompts with their responses, held-out first, for reading."""
+    out, wanted = folder.iteration(t), ("id", "split", "prompt", "annotated")
+    chosen = nsmallest(
+        count,
+        each_row(folder.prompts, *wanted),
+        key=lambda row: (row["split"] != "heldout", row["id"]),
+    )
+    ids = {row["id"] for row in chosen}
+    responses = {
+        role: {r["id"]: r["response"] for r in source.each("id", "response") if r["id"] in ids}
+        for role, source in (("synthetic", out.synthetic), ("proto", folder.proto))
+        if source.exists()
+    }
+    rows = [row | {role: by_id[row["id"]] for role, by_id in responses.items()} for row in chosen]
+    write_jsonl(out.samples, rows)
+
+
+def warnings(folder: RunDir, t: int) -> dict[str, str | None]:
+    """What is wrong with a finished iteration, in plain words, by kind; None where nothing is."""
+    out = folder.iteration(t)
+    steps = StepLog.read(out.metrics)
+    start = StepLog.read(folder.first_metrics())[0]["logps/annotated"]
+    return {
+        "saturation": health.saturation(steps),
+        "collapse": health.collapse(start, read_json(out.contingency)["train"]["logps/annotated"]),
+    }
+
+
+def tracking_id(folder: RunDir) -> str:
+    """The run's id in the tracker: drawn once, kept over restarts."""
+    if not folder.tracking.exists():
+        write_json(folder.tracking, {"id": secrets.token_hex(4)})
+    return str(read_json(folder.tracking)["id"])

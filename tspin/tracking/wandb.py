@@ -1,0 +1,401 @@
+"""Metrics of a run: `StepLog` writes metrics.jsonl, the record; `Tracker` shows it in W&B, a view.
+
+The only importer of wandb, and only when it is asked for. A failure of W&B never stops training:
+everything it shows can be rebuilt from the files of the run.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from tspin.tools.files import room_for, whole, write_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+log = logging.getLogger("tspin")
+
+# The contingency table of a triplet (y annotated, y' synthetic), the paper's Figure 3: is the
+# reward of y higher than that of y', and is its log-likelihood? -> (reward, logp) of each cell.
+CELLS = {
+    "both": ("higher", "higher"),  # reward(y) > reward(y') and logp(y) > logp(y')
+    "reward_only": ("higher", "not higher"),  # reward(y) > reward(y'), logp(y) <= logp(y')
+    "logp_only": ("not higher", "higher"),  # reward(y) <= reward(y'), logp(y) > logp(y')
+    "neither": ("not higher", "not higher"),  # reward(y) <= reward(y') and logp(y) <= logp(y')
+}
+# Rows with equal values. They are in the cells too, as "not higher".
+TIES = ("tied_reward", "tied_logp")
+
+# The axis of each group of keys, GROUP/KEY.
+AXES = {
+    "train/step": ("train",),
+    "iteration": ("iteration", "contingency", "samples"),
+    "eval/iterations": ("eval",),
+}
+
+# How long the end of a run waits for uploads (s); `wandb sync` sends what is left.
+_FINISH_TIMEOUT = 300.0
+
+
+class StepLog:
+    """metrics.jsonl of one iteration: one JSON object per optimiser step, in order.
+
+    path         the file; its folder is made if it is not there.
+    resume_from  the step (0-based) that is appended next. Rows from it on are cut away first, so
+                 that a run killed and resumed leaves the same file as one never interrupted.
+                 0 starts afresh.
+    """
+
+    def __init__(self, path: Path, *, resume_from: int = 0):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _cut_back(path, resume_from)
+        self._path = path
+        self._file = path.open("a", encoding="utf-8")
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Write one row; it survives this process, not a power cut (no fsync per row).
+
+        ValueError for a row without a step, or a number that is not finite.
+        """
+        if "step" not in row:
+            raise ValueError(f"a row of metrics needs its step, to resume from; got {sorted(row)}")
+        for key, value in row.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(
+                    f"metric {key!r} is {value} at step {row['step']}; metrics must be finite: "
+                    "training has diverged, resume from the last saved step with a lower optim.lr"
+                )
+        with room_for(self._path):
+            self._file.write(json.dumps(row, allow_nan=False) + "\n")
+            self._file.flush()
+
+    def sync(self) -> None:
+        """Force the rows to disk; called before a training state that counts on them is saved."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        with room_for(self._path):  # what a full disk did not take is tried once more
+            self._file.close()
+
+    def __enter__(self) -> StepLog:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    @staticmethod
+    def read(path: Path) -> list[dict[str, Any]]:
+        """The complete rows of metrics.jsonl; a last line still being written is left out."""
+        with whole(path):
+            return [json.loads(line) for line in _complete_lines(path)]
+
+
+def _cut_back(path: Path, step: int) -> None:
+    """Keep the rows before `step`, atomically: a crash leaves the old file or the new one."""
+    if not path.exists():
+        return
+    with whole(path):
+        kept = [line for line in _complete_lines(path) if json.loads(line)["step"] < step]
+    write_text(path, "".join(kept))
+
+
+def _complete_lines(path: Path) -> list[str]:
+    with path.open(encoding="utf-8", errors="replace") as file:  # a kill can split a character
+        # Only the last line can lack its newline: it was being written when the process died.
+        return [line for line in file if line.endswith("\n")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """What W&B is told about a run as a whole, so that a list of many runs is readable.
+
+    group     what runs that differ by seed alone have in common
+    job_type  the objective, as the tables print it
+    config    dotted key -> value
+    """
+
+    project: str
+    entity: str | None
+    name: str
+    group: str
+    job_type: str
+    tags: tuple[str, ...]
+    config: dict[str, Any]
+
+
+class View(Protocol):
+    """What a run's numbers are told to; the same numbers in the same order, live or replayed."""
+
+    def log_step(self, row: Mapping[str, Any]) -> None: ...
+    def log_iteration(self, t: int, scalars: Mapping[str, Any]) -> None: ...
+    def log_contingency(self, t: int, split: str, counts: Mapping[str, int]) -> None: ...
+    def log_samples(self, t: int, rows: Sequence[Mapping[str, Any]]) -> None: ...
+    def log_evaluation(self, num_iterations: int, scalars: Mapping[str, Any]) -> None: ...
+
+
+class AlreadyThere(ValueError):
+    """W&B has a run of this id, and it was not to be continued."""
+
+
+class Tracker:
+    """The View that is W&B: one W&B run for one run of ours; mode "none" does nothing at all.
+
+    Axes, never `step=` (W&B drops a row that goes backwards, and a resumed run does):
+        train/*                                against train/step, counted over all iterations
+        iteration/*, contingency/*, samples/*  against iteration
+        eval/*                                 against eval/iterations: done before it, 0 at first
+
+    folder  everything W&B writes stays below it, in `wandb/`.
+    run_id  W&B's id of the run: the same id continues the same run after a restart.
+    resume  "never": an id that the server has is refused (AlreadyThere) instead of continued.
+    strict  failures travel. Otherwise one warning, and W&B is off: it never stops training.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        *,
+        mode: Literal["online", "offline", "none"],
+        folder: Path,
+        run_id: str,
+        resume: Literal["allow", "never"] = "allow",
+        strict: bool = False,
+    ):
+        self._identity, self._mode = identity, mode
+        self._folder, self._id = folder.absolute(), run_id
+        self._resume, self._strict = resume, strict
+        self._run: Any = None
+        self._live = False  # whether W&B still gets what is logged
+        self._failed = False
+        self._set_variables: list[str] = []
+
+    def __enter__(self) -> Tracker:
+        if self._mode != "none":
+            try:
+                with self._never_stop_training():
+                    self._start()
+                    self._live = True
+            except BaseException:
+                self.finish(exit_code=1)  # what was begun of it
+                raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.finish(exit_code=0 if kind is None else 1)
+
+    def log_step(self, row: Mapping[str, Any]) -> None:
+        """One row of metrics.jsonl as train/<key>; its `global_step` is the axis train/step.
+
+        `step`, which restarts with every iteration, becomes train/iteration_step.
+        """
+        if self._live:
+            renamed = {"global_step": "step", "step": "iteration_step"}
+            self._log({f"train/{renamed.get(key, key)}": value for key, value in row.items()})
+
+    def log_iteration(self, t: int, scalars: Mapping[str, Any]) -> None:
+        """Numbers of iteration t as iteration/<key>."""
+        if self._live:
+            self._log({"iteration": t} | {f"iteration/{k}": v for k, v in scalars.items()})
+
+    def log_contingency(self, t: int, split: str, counts: Mapping[str, int]) -> None:
+        """The contingency table after iteration t: scalars, a W&B table and a heat map.
+
+        split   "train" or "heldout"
+        counts  rows in each of CELLS, and TIES where they were counted
+        """
+        if not self._live:
+            return
+        total = sum(counts[cell] for cell in CELLS)
+        rows = [
+            {"cell": cell, "reward": reward, "logp": logp, "count": counts[cell]}
+            | {"share": counts[cell] / total if total else 0.0}
+            for cell, (reward, logp) in CELLS.items()
+        ]
+        pixels = _pixels(contingency_figure(counts, f"{split}, after iteration {t}"))
+        with self._never_stop_training():
+            import wandb
+
+            views = {"table": _wandb_table(rows), "heat_map": wandb.Image(pixels)}
+            values = {key: counts[key] for key in (*CELLS, *TIES) if key in counts} | views
+            self._log({"iteration": t} | {f"contingency/{split}/{k}": v for k, v in values.items()})
+
+    def log_samples(self, t: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Readable rows (prompt and responses) after iteration t, as the table samples/rows."""
+        if self._live:
+            with self._never_stop_training():
+                self._log({"iteration": t, "samples/rows": _wandb_table(rows)})
+
+    def log_evaluation(self, num_iterations: int, scalars: Mapping[str, Any]) -> None:
+        """What the policy after that many iterations is worth, as eval/<key>."""
+        if self._live:
+            axis = {"eval/iterations": num_iterations}
+            self._log(axis | {f"eval/{key}": value for key, value in scalars.items()})
+
+    def finish(self, exit_code: int) -> None:
+        """End the W&B run, failed unless the exit code is 0. A second call does nothing."""
+        run, self._run, self._live = self._run, None, False
+        try:
+            if run is not None:
+                with self._never_stop_training():
+                    run.finish(exit_code=exit_code)
+        finally:
+            for variable in self._set_variables:
+                os.environ.pop(variable, None)
+            self._set_variables = []
+
+    def _start(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(self._folder, os.W_OK):  # else wandb goes to the system's temporary folder
+            raise PermissionError(f"{self._folder} is not writable")
+        online = self._mode == "online"
+        # Staged tables and service logs go to the home directory unless told otherwise, and
+        # reports on wandb itself to its makers, offline too.
+        below = str(self._folder / "wandb")
+        variables = {"WANDB_DATA_DIR": below, "WANDB_CACHE_DIR": below}
+        if not online:
+            variables["WANDB_ERROR_REPORTING"] = "false"
+        self._set_variables = [name for name in variables if name not in os.environ]
+        os.environ.update({name: variables[name] for name in self._set_variables})
+
+        import wandb
+
+        # init() would ask on a terminal, and wait for ever where nobody reads it.
+        if online and wandb.run is None and not logged_in():
+            raise PermissionError("no API key; run `wandb login`, or set track.wandb=offline")
+        about = self._identity
+        try:
+            self._run = wandb.init(
+                mode="online" if online else "offline",
+                dir=self._folder,
+                id=self._id,
+                resume=self._resume,
+                # By default a second init() in this process (Hydra multirun) returns the first run,
+                # if that was left open, with the first run's config.
+                reinit="finish_previous",
+                project=about.project,
+                entity=about.entity,
+                name=about.name,
+                group=about.group,
+                job_type=about.job_type,
+                tags=about.tags,
+                config=about.config,
+                settings=wandb.Settings(
+                    silent=True,
+                    console="off",
+                    # Beyond the configuration W&B gets no code, git remote, host name, user
+                    # name, path or command line: the run's own files say what made it.
+                    save_code=False,
+                    disable_code=True,
+                    disable_git=True,
+                    x_disable_meta=True,
+                    host="",
+                    finish_timeout=_FINISH_TIMEOUT,
+                ),
+            )
+        except wandb.Error as error:
+            if self._resume == "never" and "already exists" in str(error):
+                raise AlreadyThere(f"W&B has run {self._id} already") from error
+            raise
+        for axis, groups in AXES.items():
+            self._run.define_metric(axis)
+            for group in groups:
+                self._run.define_metric(f"{group}/*", step_metric=axis)
+        where = Path(self._run.dir).parent
+        log.info("W&B: %s", self._run.url if online else f"offline; to upload: wandb sync {where}")
+
+    def _log(self, values: dict[str, Any]) -> None:
+        with self._never_stop_training():
+            self._run.log(values)
+
+    @contextmanager
+    def _never_stop_training(self) -> Iterator[None]:
+        """Turn any failure inside into one warning and switch W&B off for the rest of the run."""
+        if self._strict:
+            yield
+            return
+        try:
+            yield
+        # The one broad except: the view may fail in any way (network, login, full disk, service
+        # killed, wandb not installed), and none of them is worth the training it would stop.
+        except Exception as error:
+            if not self._failed:
+                log.warning(
+                    "W&B failed (%s: %s) and is off for the rest of this run; training goes on, "
+                    "and the files of the run keep the full record",
+                    type(error).__name__,
+                    error,
+                )
+            self._failed, self._live = True, False
+
+
+def logged_in() -> bool:
+    """Whether there is a key for W&B's server; asks nobody for one."""
+    import wandb
+
+    return bool(wandb.login(prompt=False, verify=False))
+
+
+def contingency_figure(counts: Mapping[str, int], title: str) -> Figure:
+    """Heat map of CELLS: reward in rows, log-likelihood in columns, count and share in each cell.
+
+    Built without pyplot: no global state, nothing to close, no display needed.
+    """
+    # Imported here: runs without W&B should not pay for it.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    missing = [cell for cell in CELLS if cell not in counts]
+    if missing:
+        raise ValueError(f"contingency counts lack {missing}; needed are {list(CELLS)}")
+    sides = ("higher", "not higher")
+    cell_at = {sides_of: cell for cell, sides_of in CELLS.items()}
+    grid = [[counts[cell_at[reward, logp]] for logp in sides] for reward in sides]
+    total = sum(map(sum, grid))
+
+    figure = Figure(figsize=(4.8, 4.2), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.imshow(grid, cmap="Blues", vmin=0, vmax=max(total, 1))
+    for row, line in enumerate(grid):
+        for column, count in enumerate(line):
+            share = count / total if total else 0.0
+            colour = "white" if share > 0.5 else "black"  # readable on dark blue and on white
+            text = f"{count}\n{share:.1%}"
+            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=13)
+    axes.set_xticks([0, 1], sides)
+    axes.set_yticks([0, 1], sides, rotation=90, va="center")
+    axes.set_xlabel("log-likelihood of annotated, against synthetic")
+    axes.set_ylabel("reward of annotated, against synthetic")
+    ties = ", ".join(f"{key.removeprefix('tied_')} {counts[key]}" for key in TIES if key in counts)
+    axes.set_title(f"{title}\n{total} rows" + (f"; equal: {ties}" if ties else ""), fontsize=11)
+    return figure
+
+
+def _pixels(figure: Figure) -> Any:
+    """-> (height, width, 4) uint8. wandb.Image takes a Figure only where pyplot is imported."""
+    import numpy as np
+
+    figure.canvas.draw()
+    return np.asarray(figure.canvas.buffer_rgba())  # type: ignore[attr-defined]  # Agg has it
+
+
+def _wandb_table(rows: Sequence[Mapping[str, Any]]) -> Any:
+    import wandb
+
+    columns = dict.fromkeys(key for row in rows for key in row)
+    data = [[row.get(key) for key in columns] for row in rows]
+    return wandb.Table(columns=[*columns], data=data, allow_mixed_types=True)

@@ -1,0 +1,1 @@
+"""The parts of an optimiser step: weights, state, several processes, throughput."""

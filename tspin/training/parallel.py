@@ -1,0 +1,260 @@
+"""A policy's training spread over processes: who computes what of a step, how gradients meet.
+
+A batch is cut into micro-batches from the data alone and these are dealt out, so that the cut never
+depends on the number of processes. Every gradient is a share of the batch's mean, and gradients are
+summed. DDP and FSDP2 do the summing; one process needs neither.
+"""
+
+# Annotations are not postponed: DDP reads those of `_sum`.
+import contextlib
+import gc
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from inspect import signature
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from tspin.data.triplets import Triplet
+from tspin.distributed.world import World
+from tspin.logprobs.packed import Judge
+from tspin.logprobs.padded import Role
+from tspin.policy.policy import Policy
+from tspin.training import shards
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One forward and backward pass of this process.
+
+    number  of its micro-batch; None: it has none left and computes one again with weight 0, since
+            others wait for its part in what all of them do together
+    last    of the step
+    """
+
+    number: int | None
+    micro: Sequence[Triplet]
+    last: bool
+
+
+class Spread(Protocol):
+    """How the training of a policy is spread; `world` says over whom."""
+
+    world: World
+
+    def backward(
+        self, turn: Turn, roles: tuple[Role, ...], judge: Judge, num_examples: int
+    ) -> None:
+        """Adds the gradient of the turn's losses over `num_examples`; on all processes together.
+
+        Raises OutOfMemoryError on all of them or, where they can no longer agree, ValueError.
+        """
+
+    def clip(self, limit: float | None) -> float:
+        """Scales the gradient down to a norm of `limit`. -> its norm before, in float32 at least"""
+
+    def save(self, folder: Path) -> None:
+        """The policy as a plain transformers folder."""
+
+
+def spread(policy: Policy, world: World) -> Spread:
+    """Before the optimiser is built: FSDP2 puts shards in the place of the model's weights."""
+    if world.size == 1:
+        return Alone(policy, world)
+    return Shards(policy, world) if world.shards else Replicas(policy, world)
+
+
+def turns(micros: Sequence[Sequence[Triplet]], world: World) -> Iterator[Turn]:
+    """The turns of this process, as many as any other has: micro-batch i goes to rank i mod size.
+
+    The longest come first, so that passes that wait for each other are of like size.
+    """
+    rounds = -(-len(micros) // world.size)
+    for k in range(rounds):
+        number = k * world.size + world.rank
+        there = number < len(micros)
+        micro = micros[number] if there else micros[-1]
+        yield Turn(number if there else None, micro, k + 1 == rounds)
+
+
+def clip_gradient(parameters: Sequence[nn.Parameter], limit: float | None) -> float:
+    """Spread.clip where every process has the whole gradient."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = torch.linalg.vector_norm(torch.stack([_norm(g) for g in gradients]))
+    if limit is not None:
+        torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+    return float(norm)
+
+
+class Alone:
+    """One process."""
+
+    def __init__(self, policy: Policy, world: World) -> None:
+        self.policy, self.world = policy, world
+
+    def backward(
+        self, turn: Turn, roles: tuple[Role, ...], judge: Judge, num_examples: int
+    ) -> None:
+        (self.policy.loss_sum(turn.micro, roles, judge) / num_examples).backward()
+
+    def clip(self, limit: float | None) -> float:
+        return clip_gradient(list(self.policy.model.parameters()), limit)
+
+    def save(self, folder: Path) -> None:
+        self.policy.save(folder)
+
+
+class Replicas:
+    """A whole copy of the weights in every process (DDP), the same to the last bit."""
+
+    def __init__(self, policy: Policy, world: World) -> None:
+        self.policy, self.world = policy, world
+        self._short: str | None = None  # of memory, in this step
+        self._forward = _replicated(policy)
+
+    def backward(
+        self, turn: Turn, roles: tuple[Role, ...], judge: Judge, num_examples: int
+    ) -> None:
+        if not turn.last:
+            if self._short is None:
+                with self._until_short(), self._forward.no_sync():
+                    self._pass(turn, roles, judge, num_examples).backward()
+            return
+        total = None
+        with self._until_short():
+            total = self._pass(turn, roles, judge, num_examples)
+        # Gradients are summed during this backward pass: all enter it, or nobody.
+        short, self._short = self._short, None
+        told = [said for said in self.world.gather(short) if said is not None]
+        if told:
+            # A forward pass without its backward pass leaves DDP waiting for gradients.
+            del self._forward, total
+            gc.collect()
+            self._forward = _replicated(self.policy)
+            raise torch.OutOfMemoryError(told[0])
+        assert total is not None
+        with _no_way_back():
+            total.backward()
+
+    def clip(self, limit: float | None) -> float:
+        return clip_gradient(list(self.policy.model.parameters()), limit)
+
+    def save(self, folder: Path) -> None:
+        self.world.main(partial(self.policy.save, folder))
+
+    def _pass(self, turn: Turn, roles: tuple[Role, ...], judge: Judge, num_examples: int) -> Tensor:
+        return _share(self._forward(turn.micro, roles, judge), turn, num_examples)
+
+    @contextlib.contextmanager
+    def _until_short(self) -> Iterator[None]:
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            self._short = str(error)
+
+
+def _replicated(policy: Policy) -> nn.parallel.DistributedDataParallel:
+    ddp: Any = nn.parallel.DistributedDataParallel
+    # The name changes with torch 2.13. Buffers are constants here.
+    renamed = "forward_sync_buffers" in signature(ddp.__init__).parameters
+    no_buffers: dict[str, Any] = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
+    found = ddp(_Forward(policy), gradient_as_bucket_view=True, **no_buffers)
+    found.register_comm_hook(None, _sum)
+    return found
+
+
+class Shards:
+    """A part of weights, gradients and state in every process (FSDP2), layer by layer whole.
+
+    Gradients are summed in every pass: to wait for the last would hold the whole gradient.
+    """
+
+    def __init__(self, policy: Policy, world: World) -> None:
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import FSDPModule, fully_shard
+
+        self.policy, self.world = policy, world
+        kinds = set(policy.model._no_split_modules or ())
+        layers = [m for m in policy.model.modules() if type(m).__name__ in kinds]
+        if not layers:
+            raise ValueError(
+                f"{type(policy.model).__name__} does not say what its layers are, which "
+                "compute=fsdp2 shards; use compute=ddp"
+            )
+        shards.check(policy)
+        mesh = init_device_mesh(policy.device.type, (world.size,))
+        for layer in layers:
+            fully_shard(layer, mesh=mesh)
+        # The root holds embedding, norm and head: whole from the first layer to the last, where
+        # the fused head reads its weight.
+        self._forward = _Forward(policy)
+        fully_shard(self._forward, mesh=mesh)
+        for module in self._forward.modules():
+            if isinstance(module, FSDPModule):
+                module.set_gradient_divide_factor(1.0)
+                module.set_force_sum_reduction_for_comms(True)
+
+    def backward(
+        self, turn: Turn, roles: tuple[Role, ...], judge: Judge, num_examples: int
+    ) -> None:
+        with _no_way_back():
+            total = self._forward(turn.micro, roles, judge)
+            _share(total, turn, num_examples).backward()
+
+    def clip(self, limit: float | None) -> float:
+        gradients = [
+            p.grad.to_local() for p in self.policy.model.parameters() if p.grad is not None
+        ]
+        mine = torch.linalg.vector_norm(torch.stack([_norm(g) for g in gradients]))
+        norm = math.hypot(*self.world.gather(float(mine)))
+        if limit is not None and norm + 1e-6 > limit:
+            for gradient in gradients:
+                gradient.mul_(limit / (norm + 1e-6))
+        return norm
+
+    def save(self, folder: Path) -> None:
+        shards.save_checkpoint(self.policy, self.world, folder)
+
+
+class _Forward(nn.Module):
+    """Policy.loss_sum as the forward pass of a module: what DDP and FSDP2 can put hooks on."""
+
+    def __init__(self, policy: Policy) -> None:
+        super().__init__()
+        self.model, self.policy = policy.model, policy
+
+    def forward(self, micro: Sequence[Triplet], roles: tuple[Role, ...], judge: Judge) -> Tensor:
+        return self.policy.loss_sum(micro, roles, judge)
+
+
+def _share(total: Tensor, turn: Turn, num_examples: int) -> Tensor:
+    """Of the batch's mean loss."""
+    return total * 0.0 if turn.number is None else total / num_examples
+
+
+def _sum(state: object, bucket: torch.distributed.GradBucket) -> torch.futures.Future[torch.Tensor]:
+    """Gradients are added up where DDP would average: a mean of the batch, not of processes."""
+    work = torch.distributed.all_reduce(bucket.buffer(), async_op=True)
+    return work.get_future().then(lambda done: done.value()[0])
+
+
+def _norm(gradient: Tensor) -> Tensor:
+    wide = torch.promote_types(gradient.dtype, torch.float32)
+    return torch.linalg.vector_norm(gradient, dtype=wide)
+
+
+@contextlib.contextmanager
+def _no_way_back() -> Iterator[None]:
+    """Where others wait for this process in the middle of a pass, it cannot try a smaller one."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise ValueError(
+            f"{str(error).split('.', 1)[0]}, while all processes were summing gradients: give the "
+            "run a name of its own (name=...) with a smaller compute.micro_batch or "
+            "compute.max_tokens, or compute.gradient_checkpointing=true"
+        ) from error

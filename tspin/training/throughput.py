@@ -1,0 +1,147 @@
+"""How fast a training step was, and beside what the machine could do. Training reads none of it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from tspin.config.run import ComputeConfig
+from tspin.data.triplets import Triplet, micro_batches, num_padding, num_tokens, num_useful
+from tspin.logprobs.padded import Role
+from tspin.policy.policy import Policy
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+SIZE = {"cpu": 1024, "cuda": 8192}  # of the matrices that are multiplied to measure the machine
+
+
+class Speed:
+    """The speed of one training's steps, on `num_devices` that take part in each."""
+
+    def __init__(self, policy: Policy, roles: Sequence[Role], *, num_devices: int = 1) -> None:
+        self.roles = roles
+        self.padded = policy.packed is None
+        self.peak = num_devices * matmul_rate(policy.device, policy.products)
+        self._work = _work(policy.model)
+
+    def of_step(
+        self, batch: Sequence[Triplet], compute: ComputeConfig, seconds: float
+    ) -> dict[str, float]:
+        """What metrics.jsonl says of a step, by the names of docs/runs.md.
+
+        compute  how the batch was cut
+        """
+        padding, tokens = 0, num_tokens(batch, self.roles)
+        if self.padded:
+            cut = micro_batches(
+                batch, self.roles, size=compute.micro_batch, max_tokens=compute.max_tokens
+            )
+            padding = sum(num_padding(micro, self.roles) for micro in cut)
+        found = {
+            "tokens_per_second": tokens / seconds,
+            "useful_tokens_per_second": num_useful(batch, self.roles) / seconds,
+            "padding_share": padding / (padding + tokens),
+            "seconds": seconds,
+        }
+        if self._work is not None:
+            flops = self._work.flops(batch, self.roles)
+            found["flop_utilisation"] = flops / seconds / self.peak
+        return found
+
+
+@dataclass(frozen=True)
+class _Work:
+    """The arithmetic that a step cannot do without, by the shape of its model.
+
+    layers   weights of the layers' matrices; of a mixture of experts, of what is not the experts'
+    head     weights of the last projection
+    queries  numbers in the queries of a token, all layers together
+    frozen   of `layers` and of `head`, what is not trained
+    """
+
+    layers: int
+    head: int
+    queries: int
+    frozen: tuple[int, int] = (0, 0)
+
+    def flops(self, triplets: Sequence[Triplet], roles: Sequence[Role]) -> float:
+        """Of one forward pass, times 3: the backward pass takes two products for each of it, but
+        for a weight that is not trained one.
+
+        2 for each weight of the layers and useful token, 2 for each of the head and response
+        token, 4 for each number of a query and key that it sees; nothing computed twice.
+        """
+        responses = sum(len(t.responses[role]) for t in triplets for role in roles)
+        pairs = sum(_pairs(t, roles) for t in triplets)
+        forward = self.layers * num_useful(triplets, roles) + self.head * responses
+        spared = self.frozen[0] * num_useful(triplets, roles) + self.frozen[1] * responses
+        return 3.0 * (2 * forward + 4 * self.queries * pairs) - 2 * spared
+
+
+def _work(model: PreTrainedModel) -> _Work | None:
+    """None for an architecture without a head, or without attention as this counts it."""
+    shape, head = model.config.get_text_config(), model.get_output_embeddings()
+    heads = getattr(shape, "num_attention_heads", None)
+    if head is None or not isinstance(heads, int):
+        return None
+    looked_up = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    left_out = {*looked_up, id(head.weight)}
+    layers = [p for p in model.parameters() if p.ndim == 2 and id(p) not in left_out]
+    size = getattr(shape, "head_dim", None) or shape.hidden_size // heads
+    return _Work(
+        sum(map(_numel, layers)),
+        _numel(head.weight),
+        shape.num_hidden_layers * heads * size,
+        (
+            sum(_numel(p) for p in layers if not p.requires_grad),
+            0 if head.weight.requires_grad else _numel(head.weight),
+        ),
+    )
+
+
+def _numel(weight: nn.Parameter) -> int:
+    """Its numbers; those of a 4-bit weight are packed by two."""
+    packed = getattr(weight, "quant_state", None)
+    return weight.numel() if packed is None else math.prod(packed.shape)
+
+
+def _pairs(triplet: Triplet, roles: Sequence[Role]) -> float:
+    """Queries and the keys they see, of a prompt and of each response behind it."""
+    prompt = len(triplet.prompt_ids)
+    responses = [len(triplet.responses[role]) for role in roles]
+    return prompt * prompt / 2 + sum(prompt * n + n * n / 2 for n in responses)
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations a second of a large matrix product there, measured once a process (tenths of a
+    second).
+    """
+    return _matmul_rate(device, dtype, torch.get_num_threads())
+
+
+@lru_cache
+def _matmul_rate(device: torch.device, dtype: torch.dtype, threads: int) -> float:
+    size = SIZE[device.type]
+    generator = torch.Generator(device).manual_seed(0)  # nobody else's random numbers are used up
+    a = torch.randn(size, size, generator=generator, dtype=torch.float32, device=device).to(dtype)
+    rates = []
+    for _ in range(4):
+        _wait(device)
+        started = time.perf_counter()
+        a @ a
+        _wait(device)
+        rates.append(2 * size**3 / (time.perf_counter() - started))
+    return max(rates)  # the first warms up, and others may be disturbed
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
