@@ -20,9 +20,9 @@ from tspin.data.triplets import Triplet
 from tspin.distributed import launcher
 from tspin.distributed.world import ALONE
 from tspin.runs.artifacts import Iteration, RunDir
+from tspin.runs.metrics import StepLog
 from tspin.tools.files import SUMS, Damaged, check_sums
 from tspin.tools.parquet import read_rows
-from tspin.tracking.wandb import StepLog
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks with torch loaded")
 CLOCK = {"seconds", "tokens_per_second", "useful_tokens_per_second", "flop_utilisation"}

@@ -27,9 +27,9 @@ import pytest
 from e2e.test_resume import LOSSES, STAGES, Child, Forker, differences, disk, remount, until
 
 from tspin.runs.artifacts import Iteration
+from tspin.runs.metrics import StepLog
 from tspin.tools.files import check_sums, read_json, remove
 from tspin.tools.parquet import read_rows
-from tspin.tracking.wandb import StepLog
 from tspin.training.train_state import next_step
 
 TRAINED = "iteration 0: train"

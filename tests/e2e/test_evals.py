@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from support.tiny import SMALL, play
 
-from tspin.runs import evaluation
+from tspin.runs import benchmarks, evaluation
 from tspin.runs.artifacts import RunDir
 from tspin.stages import benchmark
 from tspin.tools.files import read_json, write_json
@@ -31,7 +31,7 @@ def asked(monkeypatch):
     seen = []
 
     def at_once(policy, out, run, *, label):
-        for task in benchmark.missing(out, run):
+        for task in benchmarks.missing(out, run):
             seen.append((label, task))
             harness = {"lm_eval": "0", "template": "none", "limit": None, "dtype": "float32"}
             metrics = {"acc,none": {"value": 0.25, "stderr": 0.1}}

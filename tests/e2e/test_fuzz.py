@@ -26,13 +26,13 @@ from tspin.data import schemas
 from tspin.data.tokens import Renderer
 from tspin.runs import heartbeat, point
 from tspin.runs.artifacts import ANSWERS, PROMPTS, Iteration, Responses, RunDir
+from tspin.runs.metrics import StepLog
 from tspin.runs.store import Store
 from tspin.sampling import openai
 from tspin.sampling.openai import Endpoint
 from tspin.sampling.requests import Question, check_response
 from tspin.tools.files import read_json, write_json, write_jsonl
 from tspin.tools.parquet import DIGESTS, read_rows, write_rows
-from tspin.tracking.wandb import StepLog
 from tspin.training.train_state import next_step
 
 fuzz = settings(

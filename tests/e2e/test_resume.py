@@ -139,8 +139,8 @@ class Events:
     def watch(self) -> None:
         import torch.optim.optimizer as optimizer
 
+        from tspin.runs.metrics import StepLog
         from tspin.selfplay import algorithm, iteration
-        from tspin.tracking.wandb import StepLog
 
         algorithm.prepare = self._entering(algorithm.prepare, "prepare")
         for name in ("generate", "evaluate", "score", "train"):

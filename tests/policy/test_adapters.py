@@ -18,13 +18,14 @@ from tspin.policy.dtypes import sampling_key
 from tspin.policy.policy import load
 from tspin.policy.weights import check_reachable, weight_digest
 from tspin.runs.artifacts import Iteration, RunDir
+from tspin.runs.metrics import StepLog
 from tspin.sampling import decode
 from tspin.sampling.native import Question, respond
 from tspin.stages import train
 from tspin.stages.score import score
 from tspin.tools.files import flatten, read_json, write_json
 from tspin.tools.parquet import read_rows
-from tspin.tracking.wandb import Identity, StepLog, Tracker
+from tspin.tracking.wandb import Identity, Tracker
 from tspin.training import throughput
 
 pytest.importorskip("peft")

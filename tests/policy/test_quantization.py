@@ -12,9 +12,10 @@ from tspin.objectives.losses import SFT
 from tspin.policy import quantization
 from tspin.policy.policy import load
 from tspin.runs.artifacts import Iteration
+from tspin.runs.metrics import StepLog
 from tspin.stages import train
 from tspin.stages.train import build_optimizer, load_state, save_state
-from tspin.tracking.wandb import Identity, StepLog, Tracker
+from tspin.tracking.wandb import Identity, Tracker
 
 RUN = compose("compute.device=cpu")
 OPTIM = replace(RUN.optim, batch_size=16, max_grad_norm=None)

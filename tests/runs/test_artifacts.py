@@ -28,7 +28,7 @@ from tspin.tools.files import (
     write_text,
 )
 from tspin.tools.parquet import read_rows, write_rows
-from tspin.tracking.wandb import StepLog
+from tspin.runs.metrics import StepLog
 
 ROW = {
     "id": "a", "split": "train", "annotated": "",

@@ -10,7 +10,7 @@ import yaml
 from support.tiny import compose, play
 
 from tspin.runs import retention
-from tspin.stages import benchmark
+from tspin.runs import benchmarks
 from tspin.runs.artifacts import RunDir, sharing_lock
 from tspin.config.run import dump, load
 from tspin.runs.evaluation import main_number
@@ -105,7 +105,7 @@ def test_benchmarks_that_are_missing_need_the_weights(tmp_path, monkeypatch):
     folder = made(run, 4)
     monkeypatch.setattr(benchmark, "missing", lambda out, run: ["gsm8k"] if out.t == 1 else [])
     assert retention.prune(run, folder) == [0, 2]
-    assert benchmark.due(folder.iteration(1), run) == ["gsm8k"]
+    assert benchmarks.due(folder.iteration(1), run) == ["gsm8k"]
 
 
 def test_what_is_gone_has_no_benchmark_to_be_made(tmp_path, monkeypatch):
@@ -113,7 +113,7 @@ def test_what_is_gone_has_no_benchmark_to_be_made(tmp_path, monkeypatch):
     folder = made(run, 2)
     retention.prune(run, folder)
     monkeypatch.setattr(benchmark, "missing", lambda out, run: ["gsm8k"])
-    assert benchmark.due(folder.iteration(0), run) == []
+    assert benchmarks.due(folder.iteration(0), run) == []
 
 
 def test_a_run_that_begins_from_an_iteration_needs_it_until_its_first_is_done(tmp_path):

@@ -15,9 +15,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tspin.data.tokens import Renderer
 from tspin.policy import policy
 from tspin.policy.policy import Policy
+from tspin.runs.metrics import StepLog
 from tspin.tools.files import read_json
 from tspin.tools.parquet import read_rows
-from tspin.tracking.wandb import StepLog
 
 EOS = 1  # of the embedded tokenizer
 LOSSES = ("sft", "spin", "tspin", "tspin_ref", "wo_ha")

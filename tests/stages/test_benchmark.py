@@ -20,6 +20,7 @@ from support import hub
 from support.tiny import compose
 
 from tspin.config.run import EvalTask
+from tspin.runs import benchmarks
 from tspin.runs.artifacts import Iteration
 from tspin.stages import benchmark
 from tspin.tools.files import read_json
@@ -109,7 +110,7 @@ def test_the_ten_tasks_count_as_on_the_command_line(place, run, make):
     """
     paper = run(TEN)
     benchmark.check(paper.evals)
-    found = benchmark.results(make(paper), paper)
+    found = benchmarks.results(make(paper), paper)
     assert list(found["benchmarks"]) == list(TEN)
     ours = found["benchmarks"] | {
         name: part
@@ -158,24 +159,24 @@ def test_the_ten_tasks_are_those_of_the_configuration():
 def test_the_average_by_hand():
     """(0.5 + 0.7) / 2, with the error sqrt(0.3^2 + 0.4^2) / 2; unknown where a part is"""
     numbers = [{"value": 0.5, "stderr": 0.3}, {"value": 0.7, "stderr": 0.4}]
-    assert benchmark.average(numbers) == {
+    assert benchmarks.average(numbers) == {
         "value": pytest.approx(0.6),
         "stderr": pytest.approx(0.25),
     }
     numbers[0]["stderr"] = None
-    assert benchmark.average(numbers)["stderr"] is None
+    assert benchmarks.average(numbers)["stderr"] is None
 
 
 def test_there_is_no_average_before_every_part_is_there(run, make):
     two = run({"winogrande": "acc,none", "mmlu_anatomy": "acc,none", "hellaswag": None})
     out = make(two)
-    parts = benchmark.results(out, two)
+    parts = benchmarks.results(out, two)
     assert list(parts["average"]["of"]) == ["winogrande", "mmlu_anatomy"]
     next(out.benchmarks.glob("winogrande-*")).unlink()
-    parts = benchmark.results(out, two)
+    parts = benchmarks.results(out, two)
     assert list(parts["benchmarks"]) == ["mmlu_anatomy", "hellaswag"]
     assert "average" not in parts
-    assert benchmark.results(Iteration(out.path / "nothing"), two) == {}
+    assert benchmarks.results(Iteration(out.path / "nothing"), two) == {}
 
 
 # --- what is missing -----------------------------------------------------------------------------
@@ -201,21 +202,21 @@ def test_a_killed_harness_loses_the_task_it_was_at(place, run, make, monkeypatch
     with pytest.raises(ValueError, match="SIGKILL.* evals.batch_size.*log.txt"):
         make(two)
     out = Iteration(tmp_path / "iter_0")
-    assert benchmark.missing(out, two) == ["mmlu_anatomy"]
+    assert benchmarks.missing(out, two) == ["mmlu_anatomy"]
     (done,) = out.benchmarks.glob("winogrande-*")
     before = done.stat().st_mtime_ns
 
     monkeypatch.setattr(benchmark, "_harness", whole)
     states = random.getstate(), torch.get_rng_state()
     make(two)
-    assert benchmark.missing(out, two) == []
+    assert benchmarks.missing(out, two) == []
     assert done.stat().st_mtime_ns == before
     assert random.getstate() == states[0] and torch.equal(torch.get_rng_state(), states[1])
 
     monkeypatch.setattr(benchmark, "_harness", None)  # nothing is left to start a process for
     make(two)
     other = replace(two, evals=replace(two.evals, limit=1))
-    assert benchmark.missing(out, other) == ["winogrande", "mmlu_anatomy"]
+    assert benchmarks.missing(out, other) == ["winogrande", "mmlu_anatomy"]
 
 
 def test_the_harness_does_not_outlive_a_killed_parent(place, tmp_path):
@@ -281,7 +282,7 @@ def own(tmp_path):
 def test_a_folder_of_tasks(run, make, own):
     mine = run({}, tasks_dir=str(own), data_root=None, template="run")
     benchmark.check(mine.evals)
-    found = benchmark.results(make(mine), mine)
+    found = benchmarks.results(make(mine), mine)
     assert list(found["benchmarks"]) == ["sums"]
     assert found["benchmarks"]["sums"]["n"] == 2
     assert list(found["benchmarks"]["sums"]["metrics"]) == ["acc,none"]
@@ -292,8 +293,8 @@ def test_a_group_stands_for_its_members(run, own):
     (own / "more.yaml").write_text("include: sums.yaml\ntask: more\ndoc_to_text: !function m.f\n")
     (own / "all.yaml").write_text("group: everything\ntask: [more, {task: sums, num_fewshot: 1}]\n")
     (own / "_template.yaml").write_text("output_type: multiple_choice\n")
-    assert list(benchmark.tasks(run({}, tasks_dir=str(own)).evals)) == ["everything"]
-    assert list(benchmark.tasks(run({"more": None}, tasks_dir=str(own)).evals)) == ["more"]
+    assert list(benchmarks.tasks(run({}, tasks_dir=str(own)).evals)) == ["everything"]
+    assert list(benchmarks.tasks(run({"more": None}, tasks_dir=str(own)).evals)) == ["more"]
 
 
 def test_a_changed_task_file_is_another_task(run, make, own):
@@ -315,7 +316,7 @@ def test_a_failing_task_is_one_line_with_the_log(run, make, own, tmp_path):
     with pytest.raises(ValueError, match="^benchmark zbad: ZeroDivisionError: oh .*log.txt"):
         make(mine)
     out = Iteration(tmp_path / "iter_0")
-    assert benchmark.missing(out, mine) == ["zbad"]
+    assert benchmarks.missing(out, mine) == ["zbad"]
     assert "Traceback" in out.benchmarks_log.read_text()
 
 

@@ -12,6 +12,7 @@ from support.tiny import LOSSES, compose, random_policy, random_triplets
 from tspin.data.triplets import epoch, keyed, micro_batches
 from tspin.objectives.losses import SFT, SPIN, TSPIN, TSPINRef
 from tspin.runs.artifacts import Iteration
+from tspin.runs.metrics import StepLog
 from tspin.stages.score import score, write_scores
 from tspin.stages.train import (
     build_optimizer,
@@ -22,7 +23,7 @@ from tspin.stages.train import (
     train,
 )
 from tspin.tools.parquet import read_rows
-from tspin.tracking.wandb import Identity, StepLog, Tracker
+from tspin.tracking.wandb import Identity, Tracker
 
 RUN = compose()
 OPTIM = replace(RUN.optim, lr=1e-3, batch_size=4, epochs=1, max_grad_norm=None)

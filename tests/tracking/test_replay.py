@@ -18,9 +18,10 @@ from analysis.wandb import sync
 from analysis.wandb.sync import Content
 from tspin.config.run import dump
 from tspin.runs.artifacts import RunDir
+from tspin.runs.metrics import StepLog
 from tspin.tools.files import SHA256, read_json, write_json, write_jsonl
 from tspin.tracking import replay
-from tspin.tracking.wandb import CELLS, StepLog
+from tspin.tracking.wandb import CELLS
 
 ROOT = Path(__file__).resolve().parents[2]
 TRACKED = ["track=wandb_offline", "decoding.max_new_tokens=4"]

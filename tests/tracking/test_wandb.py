@@ -16,8 +16,9 @@ import pytest
 import wandb
 from support.offline import of, recorded
 
+from tspin.runs.metrics import StepLog
 from tspin.tools.terminal import progress, results_table, table
-from tspin.tracking.wandb import CELLS, AlreadyThere, Identity, StepLog, Tracker, contingency_figure
+from tspin.tracking.wandb import CELLS, AlreadyThere, Identity, Tracker, contingency_figure
 
 COUNTS = {"both": 6, "reward_only": 3, "logp_only": 1, "neither": 2, "tied_reward": 1}
 

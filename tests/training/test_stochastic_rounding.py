@@ -15,11 +15,12 @@ from tspin.policy import dtypes
 from tspin.policy.dtypes import sampling_key
 from tspin.policy.policy import load
 from tspin.runs.artifacts import Iteration
+from tspin.runs.metrics import StepLog
 from tspin.stages import train
 from tspin.stages.score import score
 from tspin.stages.train import build_optimizer, load_state, save_state
 from tspin.tools.parquet import read_rows
-from tspin.tracking.wandb import Identity, StepLog, Tracker
+from tspin.tracking.wandb import Identity, Tracker
 from tspin.training.stochastic_rounding import NOISE, StochasticRounding, stochastic_round
 
 RUN = compose("compute.device=cpu")

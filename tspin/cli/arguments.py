@@ -15,16 +15,12 @@ from typing import Any
 import yaml
 
 from tspin.config.run import unknown
+from tspin.runs.point import key
 
 Words = list[str]
 FIELDS = {"title": str, "points": list, "include": list}  # of a sweep file
 SINGLE = ("name", "runs_dir", "seed")  # keys of a run beside its sections
 OPEN = ("evals.tasks", "decoding.vllm_args")  # mappings whose keys are the user's
-
-
-def key(word: str) -> str:
-    """What a word sets: coef.alpha of ++coef.alpha=0.3."""
-    return word.lstrip("+").split("=", 1)[0]
 
 
 def check(words: Iterable[str]) -> None:

@@ -18,9 +18,9 @@ from pathlib import Path
 
 from tspin.cli.arguments import key
 from tspin.config.run import IDENTITY_FREE, dump
+from tspin.runs import benchmarks
 from tspin.runs.artifacts import Iteration
 from tspin.runs.point import Kind, Point, facts_of, others
-from tspin.stages import benchmark
 from tspin.tools.files import read_json
 from tspin.tools.terminal import table
 
@@ -293,7 +293,7 @@ def _lacks_benchmarks(point: Point) -> bool:
     run, folder = point.run, point.folder
     try:
         return any(
-            benchmark.due(out, run)
+            benchmarks.due(out, run)
             for out in (folder.base, *map(folder.iteration, point.iterations))
         )
     except ImportError:  # no lm-eval: selfplay says what to install

@@ -15,9 +15,9 @@ import yaml
 from tspin.config.run import Run, dump
 from tspin.data.sources import SUFFIXES
 from tspin.runs.artifacts import Iteration, RunDir
+from tspin.runs.metrics import StepLog
 from tspin.tools.files import read_json
 from tspin.tracking.report import HELDOUT_COLUMNS
-from tspin.tracking.wandb import StepLog
 
 PICTURE = "training.png"
 POINTS = 60  # of a curve

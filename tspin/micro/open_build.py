@@ -32,7 +32,6 @@ from tspin.micro.training import (
     respond,
     share_right,
 )
-from tspin.runs.answers import num_distinct
 from tspin.tools.files import owner, write_text
 
 log = logging.getLogger("tspin")
@@ -179,6 +178,7 @@ def measure(folder: Path, split: str, n: int, *, seed: int) -> Figures:
                     )
                     for prompt, response in zip(prompts, responses, strict=True)
                 ]
+    different = {(prompt, answer) for prompt, answer in samples if answer is not None}
     log.info(
         "%s, %s: %.1f%% at temperature 1", folder.name, split, 100 * statistics.mean(right[1.0])
     )
@@ -189,7 +189,7 @@ def measure(folder: Path, split: str, n: int, *, seed: int) -> Figures:
         greedy=right[None][0],
         sampled=right[1.0],
         cooler=right[0.7],
-        distinct=statistics.mean(num_distinct(samples).values()),
+        distinct=len(different) / len(set(prompts)),
         logp=mean_logp(model, encode(tok, pairs)),
     )
 

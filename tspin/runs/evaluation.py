@@ -7,10 +7,9 @@ tells them from samples, how long and how varied samples are, how many are right
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
-from tspin.runs.answers import num_distinct
 from tspin.runs.artifacts import Iteration
 from tspin.tools.files import read_json, write_json
 from tspin.tools.parquet import each_row, read_rows
@@ -147,3 +146,18 @@ def _ratio(above: Sequence[float], below: Sequence[float]) -> Estimate:
 
 def _times(stderr: float | None, factor: float) -> float | None:
     return None if stderr is None else stderr * factor
+
+
+def num_distinct(samples: Iterable[tuple[str, Hashable | None]]) -> dict[str, int]:
+    """Prompt id -> how many different right answers are among its samples.
+
+    samples  (prompt id, the answer in one spelling for all that say the same, or None if it is
+             wrong or did not end by itself); see data.canonical
+    Only equal numbers of samples a prompt compare: more samples find more answers.
+    """
+    found: dict[str, set[Hashable]] = {}
+    for prompt_id, answer in samples:
+        of_prompt = found.setdefault(prompt_id, set())
+        if answer is not None:
+            of_prompt.add(answer)
+    return {prompt_id: len(answers) for prompt_id, answers in found.items()}

@@ -19,7 +19,6 @@ from tspin.config.run import load
 from tspin.runs.artifacts import Iteration, RunDir, run_dirs
 from tspin.config.run import IDENTITY_FREE, Run, dump
 from tspin.tools.files import digest, flatten, read_json
-from tspin.cli.arguments import key
 
 # Of an iteration's history: what says what is trained, not how long that takes.
 TIMELESS = ("objective", "optim.lr", "seed", "data.seed")
@@ -170,3 +169,8 @@ def _stored(file: Path, mtime: int) -> Point | None:
         return Point((), load(tree | {"runs_dir": str(file.parent.parent)}))
     except (ValueError, TypeError, yaml.YAMLError, RecursionError):
         return None
+
+
+def key(word: str) -> str:
+    """What a word sets: coef.alpha of ++coef.alpha=0.3."""
+    return word.lstrip("+").split("=", 1)[0]

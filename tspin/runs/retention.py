@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 
 from tspin.runs import evaluation
-from tspin.stages import benchmark
+from tspin.runs import benchmarks
 from tspin.runs.artifacts import Iteration, RunDir, run_dirs, sharing_lock
 from tspin.config.run import Run
 from tspin.planning.disk import bytes_in, said
@@ -45,7 +45,7 @@ def prune(cfg: Run, folder: RunDir) -> list[int]:
             continue
         if rule == "evaluated" and any(out.benchmarks.glob("*.json")):
             continue
-        if benchmark.missing(out, cfg):
+        if benchmarks.missing(out, cfg):
             continue
         reader = next(_readers(cfg, folder, out), None)
         if reader is not None:
@@ -74,7 +74,7 @@ def removable(cfg: Run, folder: RunDir) -> int:
     return sum(
         bytes_in(out.checkpoint)
         for out in done[:-1]
-        if out.checkpoint.exists() and not benchmark.missing(out, cfg)
+        if out.checkpoint.exists() and not benchmarks.missing(out, cfg)
     )
 
 

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tspin.stages import benchmark
+from tspin.runs import benchmarks
 from tspin.runs.artifacts import Iteration, RunDir, run_dirs
 from tspin.config.run import Run
 from tspin.tools.files import digest, link, read_json, write_json
-from tspin.selfplay.inputs import start_from
+from tspin.runs.start import start_from
 
 log = logging.getLogger("tspin")
 
@@ -48,7 +48,7 @@ def find(cfg: Run, t: int, key_of: Callable[[int], str]) -> Iteration | None:
     if gone is None:
         return None
     unread = cfg.selfplay.keep != "all" and t + 1 < cfg.selfplay.iterations
-    if unread and not benchmark.missing(gone, cfg) and find(cfg, t + 1, key_of) is not None:
+    if unread and not benchmarks.missing(gone, cfg) and find(cfg, t + 1, key_of) is not None:
         return gone
     log.info("iteration %d: equal to %s, whose weights were removed (keep)", t, origin(gone))
     return None

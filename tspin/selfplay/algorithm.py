@@ -22,8 +22,9 @@ from tspin.policy import dtypes, policy, weights
 from tspin.policy.policy import Policies
 from tspin.runs import heartbeat, mirror, provenance, retention, sharing
 from tspin.runs.artifacts import Iteration, RunDir, sharing_lock
+from tspin.runs.start import first_iteration
 from tspin.selfplay import preflight
-from tspin.selfplay.inputs import Inputs, first_iteration
+from tspin.selfplay.inputs import Inputs
 from tspin.selfplay.iteration import Stages
 from tspin.stages import benchmark
 from tspin.stages.prepare import prepare

@@ -9,10 +9,11 @@ from typing import Any
 from tspin.config.run import Run
 from tspin.data.annotated import Canonical, Check, canonical, checker
 from tspin.data.triplets import Triplet, join
-from tspin.runs.artifacts import Iteration, Responses, RunDir
+from tspin.runs.artifacts import Responses, RunDir
+from tspin.runs.metrics import StepLog
+from tspin.runs.start import first_iteration, start_from
 from tspin.tools.files import digest_each
 from tspin.tools.parquet import each_row
-from tspin.tracking.wandb import StepLog
 
 
 class Inputs:
@@ -59,31 +60,6 @@ class Inputs:
         """Optimiser steps of the run's iterations before t: the tracker's axis goes on there."""
         done = [self.folder.iteration(k).metrics for k in range(first_iteration(self.cfg), t)]
         return sum(len(StepLog.read(path)) for path in done)
-
-
-def first_iteration(cfg: Run) -> int:
-    """The iteration a run begins with: 0, or the one after selfplay.start_from."""
-    if cfg.selfplay.start_from is None:
-        return 0
-    first = start_from(cfg).t + 1
-    if first >= cfg.selfplay.iterations:
-        raise ValueError(
-            f"selfplay.iterations={cfg.selfplay.iterations} leaves nothing to do after "
-            f"selfplay.start_from={cfg.selfplay.start_from}; it counts from 0, use {first + 1}"
-        )
-    return first
-
-
-def start_from(cfg: Run) -> Iteration:
-    """The iteration of another run that this one goes on from."""
-    assert cfg.selfplay.start_from is not None
-    found = Iteration(Path(cfg.selfplay.start_from).expanduser())
-    if not found.done.exists():
-        raise ValueError(
-            f"selfplay.start_from={cfg.selfplay.start_from} is no finished iteration of a run "
-            "(RUN/iter_T with done.json); to begin with other weights use model.path=FOLDER"
-        )
-    return found
 
 
 def prompts_digest(rows: Iterable[dict[str, Any]]) -> str:

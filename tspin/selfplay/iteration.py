@@ -17,7 +17,7 @@ from tspin.distributed.world import World
 from tspin.logprobs.padded import ROLES, Role
 from tspin.policy import dtypes
 from tspin.policy.policy import Policies
-from tspin.runs import evaluation
+from tspin.runs import benchmarks, evaluation
 from tspin.runs.artifacts import Iteration, Responses, RunDir, shared_folder
 from tspin.sampling import engines
 from tspin.selfplay.disk_room import Room
@@ -78,12 +78,12 @@ class Stages:
         if self.cfg.model.quantize is not None:
             weights["quantize"] = self.cfg.model.quantize
         shared = Iteration(shared_folder(self.cfg.runs_dir, "base", self.cfg.model.name, weights))
-        if self.world.main(partial(benchmark.missing, base, self.cfg)):
+        if self.world.main(partial(benchmarks.missing, base, self.cfg)):
             with self.world.held(shared.path, wait=True):
                 self.benchmark(self.initial, shared, "base: benchmarks")
                 self.world.alone(partial(link, shared.benchmarks, base.benchmarks))
             fresh = True
-            results = benchmark.results(base, self.cfg)
+            results = benchmarks.results(base, self.cfg)
             self.world.alone(partial(evaluation.write, base, results))
         if fresh:
             replay.evaluation(base, 0, self.tracker)
@@ -273,8 +273,8 @@ class Stages:
 
     def benchmark(self, policy: Path, out: Iteration, label: str) -> bool:
         """Runs the benchmarks that `out` lacks and writes eval.json anew. -> whether any ran"""
-        if not self.world.main(partial(benchmark.due, out, self.cfg)):
-            if lacks := benchmark.missing(out, self.cfg):
+        if not self.world.main(partial(benchmarks.due, out, self.cfg)):
+            if lacks := benchmarks.missing(out, self.cfg):
                 log.warning(
                     "%s: not made, for the weights were removed: %s", label, ", ".join(lacks)
                 )
@@ -282,7 +282,7 @@ class Stages:
         self.world.alone(partial(check_sums, policy))
         self.policies.forget()  # the harness has a process, and the memory, for itself
         self.world.alone(partial(benchmark.benchmark, policy, out, self.cfg, label=label))
-        results = benchmark.results(out, self.cfg)
+        results = benchmarks.results(out, self.cfg)
         self.world.alone(partial(evaluation.write, out, results))
         return True
 

@@ -7,10 +7,11 @@ from functools import partial
 from tspin.config.run import Run
 from tspin.data import annotated
 from tspin.policy import dtypes, weights
+from tspin.runs import benchmarks
 from tspin.runs.artifacts import RunDir
+from tspin.runs.start import first_iteration, start_from
 from tspin.sampling import engines
-from tspin.selfplay.inputs import Inputs, first_iteration, prompts_digest, start_from
-from tspin.stages import benchmark
+from tspin.selfplay.inputs import Inputs, prompts_digest
 from tspin.tools.files import read_json, write_json
 
 
@@ -38,7 +39,7 @@ def complete(cfg: Run, folder: RunDir) -> bool:
     made = [folder.base, *map(folder.iteration, iterations)]
     if not all(out.done.exists() for out in made[1:]):
         return False
-    return not any(benchmark.due(out, cfg) for out in made)
+    return not any(benchmarks.due(out, cfg) for out in made)
 
 
 def check_finished(folder: RunDir) -> None:

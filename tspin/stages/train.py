@@ -30,11 +30,12 @@ from tspin.objectives.losses import Loss, Metrics, mean_metrics
 from tspin.policy import quantization
 from tspin.policy.policy import Policy
 from tspin.runs.artifacts import Iteration
+from tspin.runs.metrics import StepLog
 from tspin.tools import signals
 from tspin.tools.files import remove
 from tspin.tools.seeds import seed_for
 from tspin.tools.terminal import progress
-from tspin.tracking.wandb import StepLog, Tracker
+from tspin.tracking.wandb import Tracker
 from tspin.training.parallel import Alone, Spread, spread, turns
 from tspin.training.stochastic_rounding import Optimizer, StochasticRounding
 from tspin.training.throughput import Speed

@@ -18,8 +18,9 @@ import yaml
 
 from tspin.config.run import Run, dump, load
 from tspin.runs.artifacts import Iteration, RunDir
+from tspin.runs.metrics import StepLog
 from tspin.tools.files import digest, flatten, read_json
-from tspin.tracking.wandb import CELLS, Identity, StepLog, View
+from tspin.tracking.wandb import CELLS, Identity, View
 
 _MAX_NAME = 128  # characters of a name or a group in W&B
 

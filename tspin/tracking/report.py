@@ -9,10 +9,10 @@ from typing import Any
 
 from tspin.logprobs.padded import ROLES
 from tspin.runs.artifacts import Iteration, RunDir
+from tspin.runs.metrics import StepLog
 from tspin.tools.files import read_json, write_json, write_jsonl
 from tspin.tools.parquet import each_row
 from tspin.tracking import health
-from tspin.tracking.wandb import StepLog
 
 # Column of the table -> metric of eval.json's held-out part.
 HELDOUT_COLUMNS = {
