@@ -60,16 +60,14 @@ MAY_IMPORT = {
 }
 STAGES = ("prepare", "generate", "score", "train", "evaluate")
 NO_TORCH = (
-    "tools.activity runs.benchmarks runs.metrics runs.start runs.artifacts cli.options stages.benchmark "
-    "config.run tools.terminal data.annotated export.destination planning.disk "
-    "distributed.world "
-    "sampling.openai stages.evaluate runs.evaluation tools.files stages.generate "
-    "tracking.health runs.heartbeat runs.retention distributed.launcher runs.mirror "
-    "runs.point "
-    "tools.signals sampling.requests tracking.replay tools.parquet data.schemas "
-    "tools.seeds data.sources cli.status runs.store cli.sweep data.tokens "
-    "tracking.wandb "
-    "sampling.vllm sampling.vllm_worker.__main__ cli.arguments micro micro.task micro.open_task"
+    "cli.arguments cli.options cli.status cli.sweep config.run data.annotated data.schemas "
+    "data.sources data.tokens distributed.launcher distributed.world export.destination micro "
+    "micro.open_task micro.task planning.disk runs.artifacts runs.benchmarks runs.evaluation "
+    "runs.heartbeat runs.metrics runs.mirror runs.point runs.retention runs.start runs.store "
+    "sampling.openai sampling.requests sampling.vllm sampling.vllm_worker.__main__ "
+    "stages.benchmark stages.evaluate stages.generate tools.activity tools.files "
+    "tools.parquet tools.seeds tools.signals tools.terminal tracking.health tracking.replay "
+    "tracking.wandb"
 )
 
 
