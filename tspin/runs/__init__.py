@@ -1,0 +1,1 @@
+"""The run folder: its files, what is complete, what is shared, kept and copied elsewhere."""
