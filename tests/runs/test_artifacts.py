@@ -14,6 +14,7 @@ import yaml
 
 from tspin.runs import artifacts
 from tspin.runs.artifacts import PROMPTS, RESPONSES, SCORES, Iteration, Responses, RunDir
+from tspin.runs.metrics import StepLog
 from tspin.tools.files import (
     atomic,
     digest,
@@ -28,7 +29,6 @@ from tspin.tools.files import (
     write_text,
 )
 from tspin.tools.parquet import read_rows, write_rows
-from tspin.runs.metrics import StepLog
 
 ROW = {
     "id": "a", "split": "train", "annotated": "",

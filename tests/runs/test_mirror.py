@@ -14,12 +14,12 @@ from importlib.util import find_spec
 
 import pytest
 
+from tspin.config.run import SyncConfig
 from tspin.runs import mirror
 from tspin.runs.artifacts import RunDir
-from tspin.config.run import SyncConfig
+from tspin.runs.store import Store
 from tspin.tools.files import write_json, write_text
 from tspin.tools.signals import Preempted
-from tspin.runs.store import Store
 
 NEEDED = ("s3fs", "moto", "flask", "flask_cors")
 BROKEN = OSError("the network is down")

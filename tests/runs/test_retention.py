@@ -9,10 +9,9 @@ import pytest
 import yaml
 from support.tiny import compose, play
 
-from tspin.runs import retention
-from tspin.runs import benchmarks
-from tspin.runs.artifacts import RunDir, sharing_lock
 from tspin.config.run import dump, load
+from tspin.runs import benchmarks, retention
+from tspin.runs.artifacts import RunDir, sharing_lock
 from tspin.runs.evaluation import main_number
 from tspin.tools.files import owner, read_json, write_json, write_text
 
@@ -103,7 +102,7 @@ def test_the_main_number_is_none_without_held_out_prompts(tmp_path):
 def test_benchmarks_that_are_missing_need_the_weights(tmp_path, monkeypatch):
     run = run_of(tmp_path, "last")
     folder = made(run, 4)
-    monkeypatch.setattr(benchmark, "missing", lambda out, run: ["gsm8k"] if out.t == 1 else [])
+    monkeypatch.setattr(benchmarks, "missing", lambda out, run: ["gsm8k"] if out.t == 1 else [])
     assert retention.prune(run, folder) == [0, 2]
     assert benchmarks.due(folder.iteration(1), run) == ["gsm8k"]
 
@@ -112,7 +111,7 @@ def test_what_is_gone_has_no_benchmark_to_be_made(tmp_path, monkeypatch):
     run = run_of(tmp_path, "last")
     folder = made(run, 2)
     retention.prune(run, folder)
-    monkeypatch.setattr(benchmark, "missing", lambda out, run: ["gsm8k"])
+    monkeypatch.setattr(benchmarks, "missing", lambda out, run: ["gsm8k"])
     assert benchmarks.due(folder.iteration(0), run) == []
 
 
@@ -142,7 +141,8 @@ def test_an_iteration_that_an_unfinished_run_will_link_stays(tmp_path, told, fir
     for section, values in told.items():
         tree[section] |= values
     other = made(load(tree), 0)
-    assert retention.prune(run, folder) == [t for t, stays in ((0, first), (1, second)) if not stays]
+    stays = {0: first, 1: second}
+    assert retention.prune(run, folder) == [t for t in stays if not stays[t]]
     for t in range(3):
         write_json(other.iteration(t).done, {})
     assert there(folder) == [t for t, stays in ((0, first), (1, second)) if stays] + [2]

@@ -30,7 +30,9 @@ def trained(monkeypatch):
 
     seen = []
     train = iteration.train
-    monkeypatch.setattr(iteration, "train", lambda *a, t, **k: (seen.append(t), train(*a, t=t, **k)))
+    monkeypatch.setattr(
+        iteration, "train", lambda *a, t, **k: (seen.append(t), train(*a, t=t, **k))
+    )
     return seen
 
 

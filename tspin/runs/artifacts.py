@@ -15,7 +15,16 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
-from tspin.tools.files import damaged, digest, file_digest, flatten, read_json, remove, whole, write_text
+from tspin.tools.files import (
+    damaged,
+    digest,
+    file_digest,
+    flatten,
+    read_json,
+    remove,
+    whole,
+    write_text,
+)
 from tspin.tools.parquet import each_row, read_rows
 
 SHARED = ("proto", "base")  # folders of runs_dir that are no runs

@@ -1,6 +1,6 @@
 """Results of benchmarks in a run folder: their tasks, their files, what is missing. No torch.
 
-One file per task, named by what decides its numbers beside the weights; stages.benchmark makes them.
+One file per task, named by what decides its numbers beside the weights; stages.benchmark makes it.
 """
 
 from __future__ import annotations
@@ -41,8 +41,7 @@ def tasks(evals: EvalsConfig) -> dict[str, EvalTask]:
 
 def missing(out: Iteration, run: Run) -> list[str]:
     """The tasks that have no result yet."""
-    files = files(out, run)
-    return [task for task, file in files.items() if not file.exists()]
+    return [task for task, file in files(out, run).items() if not file.exists()]
 
 
 def due(out: Iteration, run: Run) -> list[str]:

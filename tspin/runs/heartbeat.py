@@ -18,8 +18,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
-from tspin.tools import activity
 from tspin.runs.artifacts import RunDir
+from tspin.tools import activity
 from tspin.tools.files import remove
 
 log = logging.getLogger("tspin")

@@ -17,10 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from tspin.runs.artifacts import CHECKPOINT, TRACKER, TRAIN_STATE, Iteration, RunDir
 from tspin.config.run import SyncConfig
-from tspin.tools.files import atomic, file_digest, owner, remove
-from tspin.tools.signals import Preempted
+from tspin.runs.artifacts import CHECKPOINT, TRACKER, TRAIN_STATE, Iteration, RunDir
 from tspin.runs.store import (
     Record,
     Store,
@@ -32,6 +30,8 @@ from tspin.runs.store import (
     size_of,
     write_record,
 )
+from tspin.tools.files import atomic, file_digest, owner, remove
+from tspin.tools.signals import Preempted
 
 log = logging.getLogger("tspin")
 

@@ -15,9 +15,8 @@ from typing import Any
 
 import yaml
 
-from tspin.config.run import load
+from tspin.config.run import IDENTITY_FREE, Run, dump, load
 from tspin.runs.artifacts import Iteration, RunDir, run_dirs
-from tspin.config.run import IDENTITY_FREE, Run, dump
 from tspin.tools.files import digest, flatten, read_json
 
 # Of an iteration's history: what says what is trained, not how long that takes.

@@ -14,13 +14,12 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from tspin.runs import evaluation
-from tspin.runs import benchmarks
-from tspin.runs.artifacts import Iteration, RunDir, run_dirs, sharing_lock
 from tspin.config.run import Run
 from tspin.planning.disk import bytes_in, said
-from tspin.tools.files import owner, read_json, remove, write_json
+from tspin.runs import benchmarks, evaluation
+from tspin.runs.artifacts import Iteration, RunDir, run_dirs, sharing_lock
 from tspin.runs.point import Point, stored
+from tspin.tools.files import owner, read_json, remove, write_json
 
 log = logging.getLogger("tspin")
 

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tspin.config.run import Run
 from tspin.runs import benchmarks
 from tspin.runs.artifacts import Iteration, RunDir, run_dirs
-from tspin.config.run import Run
-from tspin.tools.files import digest, link, read_json, write_json
 from tspin.runs.start import start_from
+from tspin.tools.files import digest, link, read_json, write_json
 
 log = logging.getLogger("tspin")
 
