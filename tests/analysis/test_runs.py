@@ -10,7 +10,7 @@ from support.tiny import compose
 
 from analysis.reading.runs import BASE, NO_METHOD, UNUSED, Runs, Setting
 from analysis.report import catalogue
-from tspin.config.run import IDENTITY_FREE
+from tspin.config.identity import IDENTITY_FREE
 from tspin.runs.artifacts import RunDir
 from tspin.tools.files import read_json, write_json
 

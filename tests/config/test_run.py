@@ -14,7 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import main
-from tspin.config.run import IDENTITY_FREE, at, dump, load, run_name
+from tspin.config.identity import IDENTITY_FREE, run_name
+from tspin.config.load import dump, load
+from tspin.config.schedules import at
 from tspin.tools.files import flatten
 
 OPTIONS = {

@@ -15,7 +15,8 @@ from support import processes
 from support.tiny import compose, play
 
 import main
-from tspin.config.run import dump, run_name
+from tspin.config.identity import run_name
+from tspin.config.load import dump
 from tspin.data.triplets import Triplet
 from tspin.distributed import launcher
 from tspin.distributed.world import ALONE

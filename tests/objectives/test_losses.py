@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from torch.nn.functional import logsigmoid
 
 from tspin.config.run import LinkName
-from tspin.logprobs.padded import Logps
-from tspin.objectives.losses import (
+from tspin.objectives import (
     LINKS,
     SFT,
     SPIN,
     TSPIN,
+    Logps,
     TSPINRef,
     WithoutHA,
     contingency,

@@ -9,9 +9,10 @@ from support.tiny import compose, interrupted, play, random_triplets
 
 from tspin import micro
 from tspin.__main__ import main as tspin
-from tspin.config.run import ADDED, dump
+from tspin.config.load import dump
+from tspin.config.older import ADDED
 from tspin.data.triplets import micro_batches
-from tspin.objectives.losses import SFT, SPIN, TSPIN, TSPINRef, WithoutHA
+from tspin.objectives import SFT, SPIN, TSPIN, TSPINRef, WithoutHA
 from tspin.policy import adapters, dtypes
 from tspin.policy import policy as model
 from tspin.policy.dtypes import sampling_key

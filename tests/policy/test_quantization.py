@@ -8,7 +8,7 @@ import torch
 from support.tiny import compose, play, random_policy, random_triplets
 
 from tspin import micro
-from tspin.objectives.losses import SFT
+from tspin.objectives import SFT
 from tspin.policy import quantization
 from tspin.policy.policy import load
 from tspin.runs.artifacts import Iteration

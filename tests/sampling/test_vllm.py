@@ -21,7 +21,7 @@ from support import vllm_stand_in
 from support.tiny import compose, play, random_policy
 from transformers import AutoModelForCausalLM
 
-from tspin.config.run import dump, load
+from tspin.config.load import dump, load
 from tspin.micro import folder
 from tspin.policy import policy as model
 from tspin.policy.policy import Policies

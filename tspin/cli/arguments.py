@@ -14,8 +14,8 @@ from typing import Any
 
 import yaml
 
-from tspin.config.run import unknown
 from tspin.runs.point import key
+from tspin.tools.spelling import unknown
 
 Words = list[str]
 FIELDS = {"title": str, "points": list, "include": list}  # of a sweep file
