@@ -124,9 +124,7 @@ def typed(cfg: DictConfig, hydra_cfg: Any) -> Run:
 @cache
 def _say_guess(model: str, loss: str, lr: float) -> None:
     """Once for all points of a sweep."""
-    log.info(
-        "optim.lr=%g: model=%s was not tuned for loss=%s; optim.lr=VALUE sets it", lr, model, loss
-    )
+    log.info("optim.lr=%g: model=%s has none for loss=%s; optim.lr=VALUE sets it", lr, model, loss)
 
 
 @cache

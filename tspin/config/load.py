@@ -34,8 +34,7 @@ def load(tree: dict[str, Any]) -> Run:
         for e in error.errors():
             key = ".".join(str(part) for part in e["loc"] if part not in _UNION_TAGS)
             reasons.setdefault(key, []).append(_explain(key, e))
-    for key, reason in wrong.items():
-        reasons.setdefault(key, [reason])
+    reasons = {key: [reason] for key, reason in wrong.items() if key not in reasons} | reasons
     if reasons:
         raise ValueError("; ".join(" or ".join(each) for each in reasons.values()))
     if (problem := next(rules.problems(run), None)) is not None:

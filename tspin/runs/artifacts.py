@@ -15,6 +15,7 @@ import pyarrow as pa
 import yaml
 
 from tspin.config import older
+from tspin.config.identity import said_once
 from tspin.config.run import SHARED
 from tspin.tools.files import (
     damaged,
@@ -325,10 +326,10 @@ class RunDir:
         with whole(self.config):
             try:
                 tree = yaml.safe_load(self.config.read_text(encoding="utf-8"))
-                old = flatten(older.current(tree))
+                old = said_once(flatten(older.current(tree)))
             except (yaml.YAMLError, AttributeError) as error:
                 raise ValueError(str(error)) from None
-        new = flatten(config)
+        new = said_once(flatten(config))
         differs = [
             f"{key} (there {old.get(key, 'absent')!r}, here {new.get(key, 'absent')!r})"
             for key in sorted(old.keys() | new.keys())
