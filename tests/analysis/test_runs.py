@@ -197,9 +197,9 @@ def test_what_changes_no_number_makes_no_other_method():
 def test_coefficients_that_an_objective_does_not_contain(loss):
     """Changing one that is in UNUSED changes no objective, changing any other does."""
     changed = {"coef.alpha": "0.7", "coef.beta": "0.7", "coef.lambda": "0.7"}
-    usual = compose(f"loss={loss}").objective(1)
+    usual = compose(f"loss={loss}").loss_at(1).key()
     without_effect = {
         key for key, value in changed.items()
-        if compose(f"loss={loss}", f"{key}={value}").objective(1) == usual
+        if compose(f"loss={loss}", f"{key}={value}").loss_at(1).key() == usual
     }  # fmt: skip
     assert without_effect == {key for key in changed if key.startswith(UNUSED[loss])}
