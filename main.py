@@ -26,15 +26,18 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, Node, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from tspin.cli import arguments as words
 from tspin.cli import sweep
-from tspin.config.run import Run, dump, load, run_name, unknown
+from tspin.config.identity import run_name
+from tspin.config.load import dump, load
+from tspin.config.run import Run
 from tspin.distributed import launcher
 from tspin.runs.point import Point, distinct
 from tspin.tools import signals
+from tspin.tools.spelling import unknown
 
 ROOT = Path(__file__).resolve().parent
 CONF, SWEEPS = ROOT / "conf", ROOT / "sweeps"
@@ -43,14 +46,21 @@ OURS = "hydra/sweeper=points"
 DRY_RUN = "--dry-run"
 
 log = logging.getLogger("tspin")
+guesses: dict[str, float] = {}  # objective -> learning rate that the model's file has for the rest
 
 
-def choose(key: str, table: DictConfig) -> Any:
-    """${choose:KEY, {a: 1, *: 2}} in conf/: a value that depends on another; * is the rest."""
+def choose(key: str, table: DictConfig, *, _node_: Node) -> Any:
+    """${choose:KEY, {a: 1, *: 2}} in conf/: a value that depends on another; * is the rest.
+
+    For a learning rate * is a guess, which `typed` says once it is known to be the run's.
+    """
     choices = [str(k) for k in table]
     if key not in choices and "*" not in choices:
         raise ValueError(unknown(f"entry {key} of a choose", key, choices))
-    return table[key if key in choices else "*"]
+    value = table[key if key in choices else "*"]
+    if key not in choices and _node_._get_full_key(None) == "optim.lr":
+        guesses[key] = value
+    return value
 
 
 OmegaConf.register_new_resolver("choose", choose, replace=True)
@@ -99,13 +109,22 @@ def typed(cfg: DictConfig, hydra_cfg: Any) -> Run:
 
     hydra_cfg  Hydra's node of the same composition: which options were chosen, where from
     """
+    guesses.clear()
     tree = plain(cfg)
+    for loss, lr in guesses.items():
+        _say_guess(tree["model"]["name"], loss, lr)
     if tree["name"] is not None:
         return load(tree)
     run = load(tree | {"name": "unnamed"})
     own = [o for o in hydra_cfg.overrides.hydra if o.startswith("hydra.searchpath")]
     own += [f"{group}={hydra_cfg.runtime.choices[group]}" for group in NAMED_BY]
     return replace(run, name=run_name(dump(run), _alone((*own, f"seed={run.seed}"))))
+
+
+@cache
+def _say_guess(model: str, loss: str, lr: float) -> None:
+    """Once for all points of a sweep."""
+    log.info("optim.lr=%g: model=%s has none for loss=%s; optim.lr=VALUE sets it", lr, model, loss)
 
 
 @cache

@@ -6,7 +6,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from tspin.config.run import unknown
+from tspin.tools.spelling import unknown
 
 # Modules of this package with a main(arguments); the first line of its docstring is the help.
 COMMANDS = ("dashboard", "wandb_sync")

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from tspin.config.run import unknown
+from tspin.tools.spelling import unknown
 
 
 @contextmanager

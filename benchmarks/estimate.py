@@ -28,7 +28,6 @@ TASKS = [  # documents; assumed: requests a document, tokens a request, tokens s
     (10042, 4, 1000, 0), (1267, 2, 180, 0), (5761, 4, 700, 0),  # HellaSwag, WinoGrande, BBH
     (541, 1, 60, 1280),  # IFEval
 ]  # fmt: skip
-ROLES = {"sft": 1, "spin": 2, "wo_ha": 2, "tspin": 3, "tspin_ref": 3}
 SWEEPS = ("table1", "table2", "figure3", "figure4a", "figure4b", "figure4c", "figure7", "paper")
 MODELS = {
     "zephyr": "model=zephyr",
@@ -48,12 +47,12 @@ def stages(run: Run, t: int, where: str, *, y0: bool) -> list[float]:
         shape = shapes.find(run.model)
         return on_gpu(run, t, shape, Machine.assumed(shape), where, y0=y0)
     size, everything = run.data.size or 0, (run.data.size or 0) + run.data.heldout
-    name, sampled = run.objective(t)[0], run.loss.name != "sft"
+    objective, sampled = run.loss_at(t), run.samples
     prompts = sampled * (run.data.heldout + everything * (y0 + (t > 0)))
     scored = 2 + (t > 0) if sampled else 1
-    if name in ("spin", "tspin_ref"):  # the reference
-        scored += ROLES[name]
-    rows = prompts, everything * scored, run.optim.epochs * size * ROLES[name]
+    if objective.needs_reference:
+        scored += len(objective.roles)
+    rows = prompts, everything * scored, run.optim.epochs * size * len(objective.roles)
     return [a * b for a, b in zip(CPU, rows, strict=True)]
 
 
@@ -77,7 +76,7 @@ def hours(words: str, where: str) -> tuple[int, int, float, float, float]:
         run, own = item.point.run, item.point.sampling
         for step in (step for step in item.steps if step.source is None):
             loads[i] += sum(stages(run, step.t, where, y0=own not in protos)) + test
-            protos |= {own} if run.loss.name != "sft" else set()
+            protos |= {own} if run.samples else set()
     busy = [0.0] * GPUS
     for load in sorted(loads, reverse=True):  # the longest point to the GPU that is free first
         busy[busy.index(min(busy))] += load

@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tspin.data.triplets import Triplet
-    from tspin.logprobs.padded import Logps, Role
+    from tspin.objectives import Logps, Role
 
 # torch is imported by the process that is measured alone: another's peak begins with its parent's.
 
@@ -241,7 +241,7 @@ def made_up(policy: Any, triplets: Sequence[Triplet], roles: Sequence[Role]) -> 
     """About 1 nat a token, and something of the ids themselves."""
     import torch
 
-    from tspin.logprobs.padded import Logps
+    from tspin.objectives import Logps
 
     found = {}
     for role in roles:
@@ -258,7 +258,7 @@ def walk(
     import torch
 
     from tspin.data.triplets import micro_batches, num_tokens, reference_logps
-    from tspin.objectives.losses import mean_metrics
+    from tspin.objectives import mean_metrics
 
     losses, metrics = [], []
     for micro in micro_batches(batch, loss.roles, size=compute.micro_batch):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tspin.data.triplets import Triplet
-from tspin.logprobs.padded import Role
+from tspin.objectives import Role
 from tspin.planning.shapes import KNOWN, Shape
 
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ from benchmarks.shapes import SAMPLED, Case
 from main import check
 from tspin.data.tokens import Renderer
 from tspin.data.triplets import Triplet, collate, join, keyed, micro_batches
-from tspin.objectives.losses import SFT, SPIN, TSPIN, Loss
+from tspin.objectives import SFT, SPIN, TSPIN, Objective
 from tspin.policy import dtypes
 from tspin.policy.policy import Policy
 from tspin.runs.artifacts import Iteration, RunDir
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 Work = Callable[[list[Triplet]], float]
 LR, LAMBDA = 1e-6, 0.1
-LOSSES: dict[str, Loss] = {
+LOSSES: dict[str, Objective] = {
     "sft": SFT(),
     "pairs": SPIN(lam=LAMBDA),
     "triplets": TSPIN(alpha=1.0, beta=0.1),

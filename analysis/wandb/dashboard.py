@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from analysis.options import command
-from tspin.config.run import unknown
 from tspin.tools.files import digest, write_text
+from tspin.tools.spelling import unknown
 from tspin.tracking.replay import eval_key
 from tspin.tracking.wandb import CELLS, TIES, logged_in
 

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from analysis.options import command
-from tspin.config.run import unknown
 from tspin.runs.artifacts import RunDir, run_dirs
 from tspin.tools.files import digest, read_json, remove, write_json
+from tspin.tools.spelling import unknown
 from tspin.tracking import replay
 from tspin.tracking.wandb import AlreadyThere, Identity, Tracker, logged_in
 

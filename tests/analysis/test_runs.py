@@ -10,7 +10,7 @@ from support.tiny import compose
 
 from analysis.reading.runs import BASE, NO_METHOD, UNUSED, Runs, Setting
 from analysis.report import catalogue
-from tspin.config.run import IDENTITY_FREE
+from tspin.config.identity import IDENTITY_FREE
 from tspin.runs.artifacts import RunDir
 from tspin.tools.files import read_json, write_json
 
@@ -197,9 +197,9 @@ def test_what_changes_no_number_makes_no_other_method():
 def test_coefficients_that_an_objective_does_not_contain(loss):
     """Changing one that is in UNUSED changes no objective, changing any other does."""
     changed = {"coef.alpha": "0.7", "coef.beta": "0.7", "coef.lambda": "0.7"}
-    usual = compose(f"loss={loss}").objective(1)
+    usual = compose(f"loss={loss}").loss_at(1).key()
     without_effect = {
         key for key, value in changed.items()
-        if compose(f"loss={loss}", f"{key}={value}").objective(1) == usual
+        if compose(f"loss={loss}", f"{key}={value}").loss_at(1).key() == usual
     }  # fmt: skip
     assert without_effect == {key for key in changed if key.startswith(UNUSED[loss])}

@@ -16,7 +16,7 @@ from support.tiny import compose
 
 from benchmarks.scale import GATE, GATED, Stage, missed, on_paper, whole, write
 from tspin.data.triplets import join, keyed
-from tspin.objectives.losses import TSPIN
+from tspin.objectives import TSPIN
 from tspin.runs.artifacts import PROMPTS, RESPONSES, SCORES, RunDir
 from tspin.selfplay.inputs import Inputs
 from tspin.stages.score import summarise, write_scores

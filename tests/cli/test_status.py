@@ -16,7 +16,7 @@ from support.tiny import compose, play
 
 from tspin import __main__ as commands
 from tspin.cli import status
-from tspin.config.run import dump
+from tspin.config.load import dump
 from tspin.runs import heartbeat
 from tspin.runs.artifacts import RunDir
 from tspin.runs.heartbeat import Beat

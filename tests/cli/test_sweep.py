@@ -23,7 +23,8 @@ from omegaconf import OmegaConf
 
 import main
 from tspin.cli import arguments, sweep
-from tspin.config.run import at, dump
+from tspin.config.load import dump
+from tspin.config.schedules import at
 from tspin.runs.artifacts import RunDir
 from tspin.tools.files import read_json, write_json, write_text
 from tspin.tracking.replay import eval_key

@@ -14,7 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import main
-from tspin.config.run import IDENTITY_FREE, at, dump, load, run_name
+from tspin.config.identity import IDENTITY_FREE, history, run_name
+from tspin.config.load import dump, load
+from tspin.config.schedules import at
 from tspin.tools.files import flatten
 
 OPTIONS = {
@@ -32,9 +34,15 @@ def composed(*overrides):
         return main.compose(list(overrides))
 
 
-def tree(**changes):
-    """Plain values of the default run, with {"section__key": value} changed."""
-    values = copy.deepcopy(dump(composed()))
+def tree(loss="tspin", **changes):
+    """Plain values of the default run, with {"section__key": value} changed.
+
+    A change of coef reaches the coefficients of the loss, as the references in conf/loss do.
+    """
+    values = copy.deepcopy(dump(composed(f"loss={loss}")))
+    for key, name in {"alpha": "alpha", "beta": "beta", "lambda": "lam"}.items():
+        if f"coef__{key}" in changes and name in values["loss"]:
+            values["loss"][name] = changes[f"coef__{key}"]
     for key, value in changes.items():
         section, _, field = key.rpartition("__")
         (values[section] if section else values)[field] = value
@@ -205,29 +213,29 @@ def test_the_last_value_of_a_list_repeats(values, t):
 @pytest.mark.parametrize("loss", ["tspin", "tspin_ref"])
 @pytest.mark.parametrize("beta", [0.1, [0.0, 0.1], [0.1], 0.0])
 def test_beta_is_zero_at_iteration_0_whatever_the_schedule(loss, beta):
-    run = load(tree(loss__name=loss, coef__beta=beta))
+    run = load(tree(loss, coef__beta=beta))
     assert run.loss_at(0).roles == ("annotated", "synthetic")  # no third forward
     for t in (0, 1):
-        _, coefficients = run.objective(t)
+        _, coefficients = run.loss_at(t).key()
         assert coefficients.get("beta", 0) == (at(beta, 1) if t else 0)
         assert ("proto" in run.loss_at(t).roles) == (coefficients.get("beta", 0) > 0)
 
 
 def test_without_the_historical_term_an_objective_is_its_plainer_relative():
     link = {"link": "logistic"}
-    assert load(tree(loss__name="tspin")).objective(0) == ("wo_ha", {"alpha": 1.0} | link)
-    assert load(tree(loss__name="tspin_ref")).objective(0) == ("spin", {"lam": 1.0} | link)
+    assert load(tree(loss="tspin")).loss_at(0).key() == ("wo_ha", {"alpha": 1.0} | link)
+    assert load(tree(loss="tspin_ref")).loss_at(0).key() == ("spin", {"lam": 1.0} | link)
     beta = {"alpha": 1.0, "beta": 0.1} | link
-    assert load(tree(loss__name="tspin")).objective(1) == ("tspin", beta)
-    assert load(tree(loss__name="tspin_ref", coef__beta=0)).objective(1)[0] == "spin"
+    assert load(tree(loss="tspin")).loss_at(1).key() == ("tspin", beta)
+    assert load(tree(loss="tspin_ref", coef__beta=0)).loss_at(1).key()[0] == "spin"
 
 
 @pytest.mark.parametrize(
     ("one", "other", "equal"),
     [
-        ({"loss__name": "tspin"}, {"loss__name": "wo_ha"}, [True, False]),
+        ({"loss": "tspin"}, {"loss": "wo_ha"}, [True, False]),
         ({"coef__beta": 0.3}, {"coef__beta": 0.5}, [True, False]),
-        ({"coef__beta": 0}, {"loss__name": "wo_ha"}, [True, True]),
+        ({"coef__beta": 0}, {"loss": "wo_ha"}, [True, True]),
         ({"coef__alpha": 0.3}, {"coef__alpha": 0.5}, [False, False]),
         ({"coef__alpha": [1, 0.5]}, {}, [True, False]),
         ({"coef__lambda": 0.3}, {}, [True, True]),  # tspin does not read it
@@ -242,25 +250,25 @@ def test_without_the_historical_term_an_objective_is_its_plainer_relative():
 )
 def test_what_is_equal_by_definition_has_equal_histories(one, other, equal):
     mine, theirs = load(tree(**one)), load(tree(**other))
-    assert [mine.history(t) == theirs.history(t) for t in (0, 1)] == equal
+    assert [history(mine, t) == history(theirs, t) for t in (0, 1)] == equal
 
 
 def test_each_loss_gets_its_own_coefficients():
     changes = {"coef__alpha": [0.3, 0.5], "coef__beta": [0, 0.2], "coef__lambda": [0.7, 5]}
-    spin = load(tree(loss__name="spin", **changes))
+    spin = load(tree(loss="spin", **changes))
     assert [spin.loss_at(t).lam for t in (0, 1, 2)] == [0.7, 5, 5]
     for loss in ("tspin", "tspin_ref", "wo_ha"):
-        run = load(tree(loss__name=loss, loss__link="exponential", **changes))
+        run = load(tree(loss, loss__link="exponential", **changes))
         assert [run.loss_at(t).alpha for t in (1, 2)] == [0.5, 0.5]
-        assert run.objective(0)[1] in ({"alpha": 0.3, "link": "exponential"},
+        assert run.loss_at(0).key()[1] in ({"alpha": 0.3, "link": "exponential"},
                                        {"lam": 0.3, "link": "exponential"})  # fmt: skip
         assert run.loss_at(1).link == "exponential"
-    assert load(tree(loss__name="sft")).loss_at(1).roles == ("annotated",)
+    assert load(tree(loss="sft")).loss_at(1).roles == ("annotated",)
 
 
 def test_sft_samples_only_for_diagnostics():
-    assert not load(tree(loss__name="sft")).samples
-    assert load(tree(loss__name="sft", track__diagnostics=True)).samples
+    assert not load(tree(loss="sft")).samples
+    assert load(tree(loss="sft", track__diagnostics=True)).samples
     assert load(tree()).samples
 
 
@@ -272,7 +280,7 @@ CHANGES = {
     "model__path": st.text(min_size=1, max_size=40).filter(lambda text: text != "None"),
     "model__revision": st.none() | st.sampled_from(["main", "v1", "a/b", "a-b", "a_b", "a=b"]),
     "model__max_prompt_length": st.none() | st.integers(1, 54),
-    "loss__name": st.sampled_from(["sft", "spin", "tspin", "tspin_ref", "wo_ha"]),
+    "loss": st.sampled_from(["sft", "spin", "tspin", "tspin_ref", "wo_ha"]),
     "coef__alpha": schedules,
     "coef__beta": positive | st.lists(positive, max_size=4).map(lambda betas: [0.0, *betas]),
     "coef__lambda": schedules,
@@ -303,7 +311,7 @@ def test_load_and_dump_are_inverse(changed):
     assert load(dump(run)) == run
     assert dump(load(dump(run))) == dump(run)
     for key, value in changed.items():
-        assert flatten(dump(run))[key.replace("__", ".")] == value
+        assert flatten(dump(run))["loss.name" if key == "loss" else key.replace("__", ".")] == value
 
 
 def test_nothing_has_a_second_default():
@@ -312,7 +320,7 @@ def test_nothing_has_a_second_default():
         values = tree()
         section, _, field = key.rpartition(".")
         del (values[section] if section else values)[field]
-        with pytest.raises(ValueError, match=rf"^{key} is not set$"):
+        with pytest.raises(ValueError, match=rf"^{key} is not set"):
             load(values)
 
 
@@ -324,7 +332,7 @@ def test_nothing_has_a_second_default():
         ({"coef__alpha": "x"}, ["coef.alpha='x'", "number", "list"]),
         ({"coef__alpha": float("nan")}, ["coef.alpha=nan", "finite"]),
         ({"optim__lr": [1e-7, float("inf")]}, ["optim.lr.1=inf", "finite"]),
-        ({"loss__name": "dpo"}, ["loss.name='dpo'", "sft", "spin", "tspin_ref", "wo_ha"]),
+        ({"loss__name": "d/po"}, ["loss.name='d/po'"]),
         ({"loss__link": "hinge"}, ["loss.link='hinge'", "logistic", "exponential"]),
         ({"model__template": "x"}, ["model.template='x'", "alpaca_space", "chat", "none"]),
         ({"track__wandb": "x"}, ["track.wandb='x'", "online", "offline", "none"]),

@@ -11,7 +11,7 @@ import torch
 import transformers
 from support.tiny import SMALL, micro_tokenizer, random_model
 
-from tspin.config.run import dump, load
+from tspin.config.load import dump, load
 
 DOC = Path(__file__).resolve().parents[2] / "docs" / "api.md"
 ROLES = ("annotated", "synthetic", "proto")

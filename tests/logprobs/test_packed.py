@@ -15,7 +15,7 @@ from support.tiny import LOSSES, random_model, random_triplets, triplet
 from tspin.data.triplets import micro_batches
 from tspin.logprobs import attention, fused_head
 from tspin.logprobs.packing import pack
-from tspin.logprobs.padded import ROLES, Logps
+from tspin.objectives import ROLES, Logps
 from tspin.policy import policy as model
 from tspin.policy.policy import Policy
 from tspin.stages.train import accumulate, gradient_step

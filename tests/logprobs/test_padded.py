@@ -8,7 +8,8 @@ import torch
 from support.tiny import random_model, random_triplets
 
 from tspin.data.triplets import collate
-from tspin.logprobs.padded import ROLES, Logps, sequence_logps, token_logps
+from tspin.logprobs.padded import sequence_logps, token_logps
+from tspin.objectives import ROLES, Logps
 
 
 def by_loop(model, prompt, response):

@@ -1,6 +1,8 @@
 """The objectives: by hand, against autograd and an independent reference, and their laws."""
 
 import math
+import subprocess
+import sys
 from typing import get_args
 
 import pytest
@@ -9,13 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import logsigmoid
 
-from tspin.config.run import LinkName
-from tspin.logprobs.padded import Logps
-from tspin.objectives.losses import (
+from tspin.objectives import (
     LINKS,
     SFT,
     SPIN,
     TSPIN,
+    LinkName,
+    Logps,
+    Objective,
     TSPINRef,
     WithoutHA,
     contingency,
@@ -43,7 +46,7 @@ def softplus(x):
     return max(x, 0) + math.log1p(math.exp(-abs(x)))
 
 
-def test_links_are_those_a_configuration_may_name():
+def test_links_are_those_a_coefficient_may_name():
     assert set(LINKS) == set(get_args(LinkName))
 
 
@@ -231,3 +234,44 @@ def test_tspin_never_disagrees_with_the_likelihood(values, alpha):
 def test_means_weigh_examples_not_micro_batches():
     """(1 + 2 + 3) / 3 = 2, however the three are cut."""
     assert mean_metrics([{"x": t(1.0)}, {"x": t(2.0, 3.0)}]) == {"x": 2.0}
+
+
+# --- what an objective is at iteration t ---------------------------------------------------------
+
+
+@given(rows, st.floats(0.01, 5), st.floats(0, 5), st.sampled_from(sorted(LINKS)))
+def test_at_iteration_0_tspin_is_without_ha_and_its_ref_is_spin(values, alpha, beta, link):
+    """y' is y0 there, so h = 0 whatever beta is. Losses and gradients are the same bits."""
+    columns = list(zip(*values, strict=True))
+    reference = logps(*columns[3:5])
+    for whole, plain in (
+        (TSPIN(alpha, beta, link), WithoutHA(alpha, link)),
+        (TSPINRef(alpha, beta, link), SPIN(alpha, link)),
+    ):
+        assert whole.at(0) == plain == plain.at(0) and whole.at(1) == (whole if beta else plain)
+        ours, theirs = (logps(*columns[:2], grad=True) for _ in range(2))
+        ref = reference if plain.needs_reference else None
+        mine, other = whole.at(0)(ours, ref)[0], plain(theirs, ref)[0]
+        mine.sum().backward(), other.sum().backward()
+        assert torch.equal(mine, other)
+        assert torch.equal(ours.annotated.grad, theirs.annotated.grad)
+        assert torch.equal(ours.synthetic.grad, theirs.synthetic.grad)
+
+
+def test_the_rest_are_the_same_in_every_iteration():
+    for objective in (SFT(), SPIN(0.1), WithoutHA(1.0)):
+        assert objective.at(0) is objective.at(3) is objective
+    assert isinstance(TSPIN(1.0, 0.1), Objective)
+
+
+def test_objectives_are_built_without_torch():
+    """The plan of a sweep asks them for roles, coefficients and references, and answers at once."""
+    code = """
+import sys
+from tspin.objectives import SFT, SPIN, TSPIN, TSPINRef, WithoutHA
+for made in (SFT(), SPIN(0.1), TSPIN(1.0, 0.1), TSPINRef(1.0, 0.1), WithoutHA(1.0)):
+    for t in (0, 1):
+        assert made.at(t).roles and made.at(t).key() and made.needs_reference in (True, False)
+assert "torch" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

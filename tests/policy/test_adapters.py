@@ -9,9 +9,11 @@ from support.tiny import compose, interrupted, play, random_triplets
 
 from tspin import micro
 from tspin.__main__ import main as tspin
-from tspin.config.run import ADDED, dump
+from tspin.config.identity import history
+from tspin.config.load import dump
+from tspin.config.older import ADDED
 from tspin.data.triplets import micro_batches
-from tspin.objectives.losses import SFT, SPIN, TSPIN, TSPINRef, WithoutHA
+from tspin.objectives import SFT, SPIN, TSPIN, TSPINRef, WithoutHA
 from tspin.policy import adapters, dtypes
 from tspin.policy import policy as model
 from tspin.policy.dtypes import sampling_key
@@ -350,15 +352,16 @@ def test_a_run_goes_on_from_its_last_adapters(tmp_path):
 def test_keys_of_a_run_without_it_are_what_they_were(tmp_path):
     """config.yaml of an older version lacks them; the keys of iterations never had them."""
     plain = compose()
-    assert not any(key in ADDED for facts in plain.history(1) for key in facts)
-    assert "model.lora.rank" in RUN.history(0)[0]
+    assert not any(key in ADDED for facts in history(plain, 1) for key in facts)
+    assert "model.lora.rank" in history(RUN, 0)[0]
     values = flatten(dump(plain))
     assert {key: values[key] for key in ADDED} == ADDED
     old, folder = dump(plain), RunDir(tmp_path)
     for key in ADDED:
         section, _, name = key.partition(".")
         del old[section][name]
+    old["loss"] = {"name": "tspin", "label": "T-SPIN", "link": "logistic"}
     folder.claim(old, free=())
-    folder.claim(dump(plain), free=(), added=ADDED)
+    folder.claim(dump(plain), free=())
     with pytest.raises(ValueError, match="model.lora.rank .there 'absent', here 4"):
-        folder.claim(dump(RUN), free=("compute.",), added=ADDED)
+        folder.claim(dump(RUN), free=("compute.",))

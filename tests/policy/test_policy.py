@@ -10,7 +10,7 @@ from support.tiny import compose, random_triplets
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from tspin import micro
-from tspin.objectives.losses import SFT
+from tspin.objectives import SFT
 from tspin.policy import weights
 from tspin.policy.policy import Policies, load
 from tspin.policy.weights import check_reachable, fetch, weight_digest

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from support.tiny import compose, play
 
-from tspin.config.run import dump, load
+from tspin.config.load import dump, load
 from tspin.runs import benchmarks, retention
 from tspin.runs.artifacts import RunDir, sharing_lock
 from tspin.runs.evaluation import main_number

@@ -21,7 +21,8 @@ from support import vllm_stand_in
 from support.tiny import compose, play, random_policy
 from transformers import AutoModelForCausalLM
 
-from tspin.config.run import dump, load
+from tspin.config.identity import history, sampling
+from tspin.config.load import dump, load
 from tspin.micro import folder
 from tspin.policy import policy as model
 from tspin.policy.policy import Policies
@@ -314,16 +315,16 @@ def test_float64_is_none_of_vllms():
 
 def test_what_an_engine_does_not_read_is_in_no_key():
     """Keys of samples that are there stay what they were before there was another engine."""
-    assert sorted(compose().sampling) == [
+    assert sorted(sampling(compose())) == [
         "batch_size", "engine", "max_new_tokens", "min_p", "name", "sample", "temperature",
         "top_k", "top_p",
     ]  # fmt: skip
     usual = load(tree(engine="vllm"))
     same = load(tree(engine="vllm", data_parallel=4, gpu_memory=0.3, vllm_python="/x"))
-    assert same.sampling == usual.sampling and same.history(1) == usual.history(1)
+    assert sampling(same) == sampling(usual) and history(same, 1) == history(usual, 1)
     for other in ({"tensor_parallel": 2}, {"vllm_args": {"seed": 1}}, {"temperature": 0.5}):
-        assert load(tree(engine="vllm", **other)).sampling != usual.sampling
-    assert load(tree(engine="native", tensor_parallel=2)).sampling == compose().sampling
+        assert sampling(load(tree(engine="vllm", **other))) != sampling(usual)
+    assert sampling(load(tree(engine="native", tensor_parallel=2))) == sampling(compose())
 
 
 # --- the real one --------------------------------------------------------------------------------

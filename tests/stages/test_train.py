@@ -10,7 +10,7 @@ import torch
 from support.tiny import LOSSES, compose, random_policy, random_triplets
 
 from tspin.data.triplets import epoch, keyed, micro_batches
-from tspin.objectives.losses import SFT, SPIN, TSPIN, TSPINRef
+from tspin.objectives import SFT, SPIN, TSPIN, TSPINRef
 from tspin.runs.artifacts import Iteration
 from tspin.runs.metrics import StepLog
 from tspin.stages.score import score, write_scores

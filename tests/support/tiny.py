@@ -15,7 +15,7 @@ from tspin.config.run import Run
 from tspin.data.tokens import Renderer
 from tspin.data.triplets import Triplet
 from tspin.micro import folder
-from tspin.objectives.losses import SFT, SPIN, TSPIN, TSPINRef, WithoutHA
+from tspin.objectives import SFT, SPIN, TSPIN, TSPINRef, WithoutHA
 from tspin.policy.policy import Policy
 from tspin.runs.artifacts import RunDir
 from tspin.selfplay import algorithm

@@ -16,7 +16,7 @@ from support.tiny import compose, play
 
 from analysis.wandb import sync
 from analysis.wandb.sync import Content
-from tspin.config.run import dump
+from tspin.config.load import dump
 from tspin.runs.artifacts import RunDir
 from tspin.runs.metrics import StepLog
 from tspin.tools.files import SHA256, read_json, write_json, write_jsonl

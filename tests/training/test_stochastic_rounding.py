@@ -10,7 +10,7 @@ from support.tiny import compose, interrupted, play, random_policy, random_tripl
 from tspin import micro
 from tspin.config.run import arithmetic_dtype
 from tspin.data.triplets import micro_batches
-from tspin.objectives.losses import SFT, SPIN, TSPIN
+from tspin.objectives import SFT, SPIN, TSPIN
 from tspin.policy import dtypes
 from tspin.policy.dtypes import sampling_key
 from tspin.policy.policy import load

@@ -14,8 +14,8 @@ from typing import Any
 
 import yaml
 
-from tspin.config.run import unknown
 from tspin.runs.point import key
+from tspin.tools.spelling import unknown
 
 Words = list[str]
 FIELDS = {"title": str, "points": list, "include": list}  # of a sweep file
@@ -172,7 +172,7 @@ def explain(
             refused = f"'{group}/{name}'" in message or "override must be a string" in message
             if refused and name not in there:
                 return unknown(f"option {group}={name}", name, there)
-    tree = compose(groups)
+    tree = compose([word for word in words if word in groups or key(word).startswith("hydra")])
     for word in words:
         name = key(word)
         if name.startswith(("hydra", *OPEN)) or word in groups:

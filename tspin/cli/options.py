@@ -7,10 +7,11 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from tspin.config.run import Run, unknown
+from tspin.config.run import Run
 from tspin.runs import retention
 from tspin.runs.artifacts import Iteration, RunDir
 from tspin.runs.point import stored
+from tspin.tools.spelling import unknown
 
 Told = dict[str, str]
 Options = Mapping[str, tuple[str | None, str]]  # key: default (None: must be given), help

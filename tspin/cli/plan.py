@@ -37,7 +37,6 @@ CUSTOM = (
 WAYS = (
     "",
     "optim.precision=bf16_stochastic",
-    "optim.precision=bf16_stochastic optim.state=8bit",
     "lora=default",
     "lora=default model.quantize=8bit",
     "lora=default model.quantize=4bit",

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tspin.cli.arguments import key
-from tspin.config.run import IDENTITY_FREE, dump
+from tspin.config.identity import IDENTITY_FREE
+from tspin.config.load import dump
 from tspin.runs import benchmarks
 from tspin.runs.artifacts import Iteration
 from tspin.runs.point import Kind, Point, facts_of, others

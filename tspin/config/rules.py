@@ -1,18 +1,18 @@
 """The rules between the fields of a run: what cannot be together, why, and the way out.
 
-What a single field may be is said where it is declared (config.py).
+What a single field may be is said where it is declared (run.py, and by an objective's class).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
-from tspin.runs.artifacts import SHARED
-
-if TYPE_CHECKING:
-    from tspin.config.run import Run
+from tspin.config import objective
+from tspin.config.run import SHARED, Run
+from tspin.config.schedules import values
+from tspin.objectives import ROLES
+from tspin.objectives.objective import ABOVE_0, AT_LEAST_0
 
 OURS_OF_VLLM = {  # arguments of its engine -> what sets them
     "model": "model.path",
@@ -35,6 +35,7 @@ def problems(run: Run) -> Iterator[str]:
     """A sentence for each rule that is broken."""
     yield from _lengths(run)
     yield from _schedules(run)
+    yield from _objective(run)
     yield from _training(run)
     yield from _vllm(run)
     yield from _endpoint(run)
@@ -52,16 +53,17 @@ def _lengths(run: Run) -> Iterator[str]:
 
 
 def _schedules(run: Run) -> Iterator[str]:
-    for key, schedule, may_be_0 in [
-        ("coef.alpha", run.coef.alpha, False),
-        ("coef.beta", run.coef.beta, True),
-        ("coef.lambda", run.coef.lam, False),
-        ("optim.lr", run.optim.lr, False),
-    ]:
-        values = schedule if isinstance(schedule, list) else [schedule]
-        if not values or min(values) < 0 or (min(values) == 0 and not may_be_0):
-            rule = "at least 0" if may_be_0 else "above 0"
-            yield f"{key}={schedule} must be {rule}, one value or one per iteration"
+    schedules = [
+        ("coef.alpha", run.coef.alpha, ABOVE_0),
+        ("coef.beta", run.coef.beta, AT_LEAST_0),
+        ("coef.lambda", run.coef.lam, ABOVE_0),
+        ("optim.lr", run.optim.lr, ABOVE_0),
+    ]
+    coef = {"alpha": run.coef.alpha, "beta": run.coef.beta, "lambda": run.coef.lam}
+    schedules += objective.ranges(run.loss.target, run.loss.coefficients, coef)
+    for key, schedule, allowed in schedules:
+        if not values(schedule) or not all(map(allowed.holds, values(schedule))):
+            yield f"{key}={schedule} must be {allowed.words}, one value or one per iteration"
     if isinstance(run.coef.beta, list) and len(run.coef.beta) > 1 and run.coef.beta[0]:
         yield (
             f"coef.beta={run.coef.beta} must begin with 0: at iteration 0 the synthetic "
@@ -72,6 +74,19 @@ def _schedules(run: Run) -> Iterator[str]:
             f"optim.schedule_epochs={run.optim.schedule_epochs} is below optim.epochs="
             f"{run.optim.epochs}: the learning rate would be 0 for the rest"
         )
+
+
+def _objective(run: Run) -> Iterator[str]:
+    """What only building it shows, in every iteration."""
+    for t in range(run.selfplay.iterations):
+        try:
+            roles = run.loss_at(t).roles
+        except (ValueError, TypeError) as error:
+            yield f"loss={run.loss.name} at iteration {t}: {' '.join(str(error).split())}"
+            return
+        if not roles or not {*roles} <= {*ROLES}:
+            yield f"{run.loss.target} has roles={roles!r}: they must be some of {', '.join(ROLES)}"
+            return
 
 
 def _training(run: Run) -> Iterator[str]:
@@ -88,11 +103,6 @@ def _training(run: Run) -> Iterator[str]:
         )
     if model.lora is not None and model.lora.targets == []:
         yield "model.lora.targets=[] adapts nothing; use all or names of layers"
-    if optim.state == "8bit" and optim.name == "rmsprop" and optim.momentum:
-        yield (
-            f"optim.state=8bit knows no momentum of rmsprop, and optim.momentum={optim.momentum}; "
-            "use optim.momentum=0, optim=adamw or optim.state=float32"
-        )
     if run.selfplay.keep == "best" and run.data.heldout == 0:
         yield "selfplay.keep=best needs held-out prompts to say which is best: data.heldout=N"
 

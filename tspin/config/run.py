@@ -1,83 +1,35 @@
 """The typed configuration of a run. DictConfig stops at main.py; this is what the rest sees.
 
-Every field is set in conf/; there is no second default here. `load` checks names, types and
-choices (pydantic) and the rules between fields, and names the key in every error.
+Every field is set in conf/; there is no second default here. Fields say what they may be; the rules
+between them are in rules.py, and load.py makes a Run of plain values.
 """
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections import Counter
-from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    ConfigDict,
-    Field,
-    TypeAdapter,
-    ValidationError,
-    model_validator,
-)
+from pydantic import AfterValidator, ConfigDict, Field, model_serializer, model_validator
 from pydantic.dataclasses import dataclass
-from pydantic_core import ErrorDetails
 
-from tspin.config import rules
-from tspin.tools.files import digest, flatten
-
-if TYPE_CHECKING:
-    from tspin.objectives.losses import Loss
+from tspin.config.objective import TARGET, objective_class
+from tspin.config.schedules import Schedule, at
+from tspin.objectives import Objective
 
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*$", max_length=64)]  # in paths
 Place = Annotated[str, Field(min_length=1)]
 Keyless = Annotated[str, AfterValidator(lambda url: _keyless(url))]  # in files and records
 Decay = Annotated[float, Field(ge=0, lt=1)]
-Schedule = float | list[float]  # one value, or one per iteration; the last repeats
-LossName = Literal["sft", "spin", "tspin", "tspin_ref", "wo_ha"]
-LinkName = Literal["logistic", "exponential"]  # losses.LINKS, unread here: it needs torch
 Attention = Literal["auto", "shared", "separate", "plain"]
 Precision = Literal["fp32_master", "bf16_stochastic", "fp32"]
-OptimState = Literal["float32", "8bit"]
 Quantize = Literal["8bit", "4bit"]
 DType = Literal["auto", "float32", "bfloat16", "float64"]
-Parallel = Literal["auto", "ddp", "fsdp2", "deepspeed_zero3"]
+Parallel = Literal["auto", "ddp", "fsdp2"]
 TemplateName = Literal["alpaca", "alpaca_space", "chat", "none"]
 
-IDENTITY_FREE = (
-    "track.wandb",
-    "track.project",
-    "track.entity",
-    "track.group",
-    "track.tags",
-    "evals.",
-    "compute.parallel",
-    "compute.save_seconds",
-    "compute.grace_seconds",
-    "compute.threads",
-    "decoding.vllm_python",
-    "decoding.data_parallel",
-    "decoding.tensor_parallel",
-    "decoding.gpu_memory",
-    "decoding.url",
-    "selfplay.share",
-    "selfplay.keep",
-    "sync.",
-    "runs_dir",
-)
-"""Keys or sections that a relaunch may set otherwise: none changes what is trained (threads,
-parallel and tensor_parallel: its last bits; url: where a policy is served). A benchmark is of a
-policy, not of its training, and its file says how it was made."""
-
-# Of `decoding`: what other programs read, and of that what decides the samples.
-DECIDES = {"vllm": ("tensor_parallel", "vllm_args"), "openai": ("url", "url_model")}
-NOT_DECIDING = ("vllm_python", "data_parallel", "gpu_memory")
-
-ADDED: dict[str, Any] = {"model.lora": None, "model.quantize": None, "optim.state": "float32"}
-"""Keys that came after the first runs, each at the value where a run is what it was without it:
-folders and keys of iterations from before stay good."""
+SHARED = ("proto", "base")  # folders of runs_dir that are no runs
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -103,9 +55,30 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class LossConfig:
-    name: LossName
+    """The class of an objective and its coefficients, which stand beside the other keys."""
+
+    name: Name
     label: str  # as the tables print it
-    link: LinkName
+    target: str = Field(alias="_target_")  # MODULE.CLASS
+    coefficients: dict[str, Any]  # by field of the class; each one value, or one per iteration
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        keys = {"name", "label", TARGET} & values.keys()
+        rest = {key: value for key, value in values.items() if key not in keys}
+        return {key: values[key] for key in keys} | {"coefficients": rest}
+
+    @model_serializer
+    def _spread(self) -> dict[str, Any]:
+        return {"name": self.name, "label": self.label, TARGET: self.target, **self.coefficients}
+
+    def at(self, t: int) -> Objective:
+        """The objective of iteration t in its plainest form, ready to be called."""
+        coefficients = {name: at(value, t) for name, value in self.coefficients.items()}
+        return objective_class(self.target)(**coefficients).at(t)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -142,7 +115,6 @@ class OptimConfig:
     batch_size: int = Field(ge=1)  # examples per optimiser step
     max_grad_norm: float | None = Field(gt=0)  # None: no clipping
     precision: Precision  # of the weights that are trained, their gradients and state
-    state: OptimState
     weight_decay: float = Field(ge=0)
     eps: float = Field(gt=0)
     rms_alpha: Decay
@@ -278,19 +250,6 @@ class Run:
         return arithmetic_dtype(self.compute, self.optim.precision)
 
     @property
-    def sampling(self) -> dict[str, Any]:
-        """What of `decoding` decides the samples, as part of the key of what is made from them.
-
-        What the engine does not read is left out. How many GPUs share a policy decides its last
-        bits; vLLM promises nothing there, so such samples are not shared. What an endpoint serves
-        only its owner knows: another address may be another policy.
-        """
-        everything = dump(self)["decoding"]
-        unread = {key for keys in DECIDES.values() for key in keys} | {*NOT_DECIDING}
-        unread -= {*(DECIDES[self.decoding.engine] if self.outside else ())}
-        return {key: value for key, value in everything.items() if key not in unread}
-
-    @property
     def outside(self) -> bool:
         """Whether responses are sampled by another program, from the weights in a folder."""
         return self.decoding.engine in ("vllm", "openai")
@@ -300,72 +259,9 @@ class Run:
         """Whether responses are sampled at all: the loss compares them, or diagnostics do."""
         return self.track.diagnostics or len(self.loss_at(1).roles) > 1
 
-    def objective(self, t: int) -> tuple[LossName, dict[str, Any]]:
-        """The name and the coefficients of iteration t's objective, in their plainest form.
-
-        At iteration 0 the synthetic response IS the proto-synthetic one, h is exactly 0 and its
-        term has no gradient: beta is 0 there whatever the schedule says from iteration 1 on.
-        Without its historical term T-SPIN is w/o H-A, and T-SPIN_ref is SPIN with lambda = alpha.
-        """
-        coef, link = self.coef, self.loss.link
-        beta = at(coef.beta, t) if t > 0 else 0.0
-        alpha: dict[str, Any] = {"alpha": at(coef.alpha, t), "link": link}
-        match self.loss.name:
-            case "tspin" if beta == 0:
-                return "wo_ha", alpha
-            case "tspin_ref" if beta == 0:
-                return "spin", {"lam": alpha["alpha"], "link": link}
-            case "tspin" | "tspin_ref":
-                return self.loss.name, alpha | {"beta": beta}
-            case "wo_ha":
-                return "wo_ha", alpha
-            case "spin":
-                return "spin", {"lam": at(coef.lam, t), "link": link}
-            case "sft":
-                return "sft", {}
-
-    def loss_at(self, t: int) -> Loss:
-        """The objective of iteration t, ready to be called."""
-        from tspin.objectives import losses  # torch: not needed to check a configuration
-
-        build: dict[LossName, Callable[..., Loss]] = {
-            "sft": losses.SFT,
-            "spin": losses.SPIN,
-            "tspin": losses.TSPIN,
-            "tspin_ref": losses.TSPINRef,
-            "wo_ha": losses.WithoutHA,
-        }
-        name, coefficients = self.objective(t)
-        return build[name](**coefficients)
-
-    def history(self, t: int) -> list[dict[str, Any]]:
-        """What decides iterations 0..t, beside the initial weights and the pairs themselves.
-
-        Runs that began alike and have equal histories leave the same iteration, bit for bit: so
-        tspin and wo_ha at iteration 0, or two values of a beta that is 0 there.
-        """
-        said_below = ("name", "loss.", "coef.", "optim.lr", "selfplay.iterations")
-        common = {
-            key: value
-            for key, value in flatten(dump(self)).items()
-            if not key.startswith((*said_below, *IDENTITY_FREE))
-            and not (key in ADDED and value == ADDED[key])
-        }
-        return [
-            common | {"objective": list(self.objective(k)), "optim.lr": at(self.optim.lr, k)}
-            for k in range(t + 1)
-        ]
-
-    @model_validator(mode="after")
-    def _rules_between_fields(self) -> Run:
-        if (problem := next(rules.problems(self), None)) is not None:
-            raise ValueError(problem)
-        return self
-
-
-def at(schedule: Schedule, t: int) -> float:
-    """The value for iteration t; beyond the end of a list its last value repeats."""
-    return schedule[min(t, len(schedule) - 1)] if isinstance(schedule, list) else schedule
+    def loss_at(self, t: int) -> Objective:
+        """The objective of iteration t in its plainest form, ready to be called."""
+        return self.loss.at(t)
 
 
 def arithmetic_dtype(compute: ComputeConfig, precision: Precision) -> DType:
@@ -387,87 +283,3 @@ def _keyless(url: str) -> str:
             "run; they go into the environment"
         )
     return url
-
-
-_RUN = TypeAdapter(Run)
-# pydantic names the branch of a union it tried
-_UNION_TAGS = ("float", "list[float]", "literal['all']", "list[constrained-str]")
-
-
-def load(tree: dict[str, Any]) -> Run:
-    """A resolved tree of plain values -> Run. ValueError names each key and what it may be."""
-    for key, value in flatten(tree).items():
-        if value == "None":  # what a sweep agent or a Python habit writes, and a valid string
-            raise ValueError(f"{key}=None is the word None; write {key}=null for no value")
-    try:
-        return _RUN.validate_python(tree)
-    except ValidationError as error:
-        found: dict[str, list[str]] = {}
-        for e in error.errors():
-            key = ".".join(str(part) for part in e["loc"] if part not in _UNION_TAGS)
-            found.setdefault(key, []).append(_explain(key, e))
-        raise ValueError("; ".join(" or ".join(reasons) for reasons in found.values())) from None
-
-
-def dump(run: Run) -> dict[str, Any]:
-    """The inverse of load: plain values, by the names a user types."""
-    return _RUN.dump_python(run, mode="json", by_alias=True)
-
-
-def run_name(tree: dict[str, Any], default: dict[str, Any]) -> str:
-    """MODEL-LOSS-DATA-sSEED and what else changes numbers, e.g. "micro-tspin-micro-s0-alpha=0.3".
-
-    tree     plain values of the run, as dump gives them
-    default  the same with nothing chosen but model, loss, data and seed
-    """
-    usual, left_out = flatten(default), ("name", "seed", *IDENTITY_FREE)
-    values = {k: v for k, v in flatten(tree).items() if not k.startswith(left_out)}
-    last = Counter(key.rsplit(".", 1)[-1] for key in (*values, "seed"))
-    differs = []
-    for key, value in sorted(values.items()):
-        if value != usual.get(key):
-            word = key.rsplit(".", 1)[-1]
-            differs.append(f"{word if last[word] == 1 else key}={_short(value)}")
-    # A long list makes an unreadable name; a digest of it is still a function of the values.
-    if len("-".join(differs)) > 80:
-        differs = [digest(differs)[:8]]
-    names = [tree[group]["name"] for group in ("model", "loss", "data")]
-    return "-".join([*names, f"s{tree['seed']}", *differs])
-
-
-def unknown(what: str, word: str, choices: Iterable[str]) -> str:
-    """One sentence for a misspelt word: what it is, the nearest match, the choices."""
-    choices = sorted(choices)
-    near = difflib.get_close_matches(word, choices, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    return f"unknown {what}{hint} (choices: {', '.join(choices)})"
-
-
-def _short(value: Any) -> str:
-    """A word for a file name; no two values of a key have the same."""
-    if isinstance(value, list) and len(value) > 1:
-        return ",".join(map(str, value))
-    text = str(value)
-    if not isinstance(value, str | list) or re.fullmatch(r"[A-Za-z0-9_.]{1,24}", text):
-        return text
-    readable = re.sub(r"[^A-Za-z0-9_]+", "_", text.rsplit("/", 1)[-1]).strip("_")
-    return f"{readable[:16]}.{digest(value)[:8]}"
-
-
-def _explain(key: str, error: ErrorDetails) -> str:
-    match error["type"]:
-        case "unexpected_keyword_argument":
-            schema = _RUN.json_schema()
-            fields = schema["properties"]
-            *sections, word = key.split(".")
-            for section in sections:
-                fields = schema["$defs"][fields[section]["$ref"].rsplit("/", 1)[-1]]["properties"]
-            return unknown(f"key {key}", word, fields)
-        case "missing":
-            return f"{key} is not set"
-        case "value_error" if not key:
-            return error["msg"].removeprefix("Value error, ")
-        case "value_error":
-            return f"{key}: {error['msg'].removeprefix('Value error, ')}"
-        case _:
-            return f"{key}={error['input']!r}: {error['msg']}"

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tspin.logprobs.padded import Logps, Role
+from tspin.objectives import Logps, Role
 from tspin.tools.seeds import seed_for
 
 Key = tuple[str, int, str]  # prompt id, source, role: one response of a triplet

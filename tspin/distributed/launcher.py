@@ -34,11 +34,6 @@ def chosen(
             f"({by}); leave one of them out"
         )
     found = told or asked
-    if found == "deepspeed_zero3":
-        raise ValueError(
-            "compute.parallel=deepspeed_zero3 is not there yet: use compute=fsdp2, which shards "
-            "the same three (weights, gradients, optimiser state)"
-        )
     if found == "fsdp2" and (reason := whole(optim, lora=lora)) is not None:
         raise ValueError(f"{reason} and knows no compute=fsdp2; use compute=ddp")
     mixed = environment.get("ACCELERATE_MIXED_PRECISION", "no")
@@ -56,8 +51,6 @@ def whole(optim: OptimConfig, *, lora: bool) -> str | None:
     """Why what is trained cannot be cut into shards; None: it can."""
     if optim.precision == "bf16_stochastic":
         return "optim.precision=bf16_stochastic rounds whole matrices"
-    if optim.state == "8bit":
-        return "optim.state=8bit keeps its scales for whole matrices"
     return "lora=default leaves little that is worth cutting into shards" if lora else None
 
 
@@ -68,7 +61,10 @@ def _told_by_accelerate(environment: Mapping[str, str]) -> tuple[str | None, str
         return environment.get(name, "false").lower() in ("true", "1", "yes")
 
     if on("ACCELERATE_USE_DEEPSPEED"):
-        return "deepspeed_zero3", "ACCELERATE_USE_DEEPSPEED"
+        raise ValueError(
+            "accelerate's configuration asks for DeepSpeed (ACCELERATE_USE_DEEPSPEED), which is "
+            "not supported; use FSDP with fsdp_version: 2, which shards the same"
+        )
     if not on("ACCELERATE_USE_FSDP"):
         return None, ""
     version = environment.get("FSDP_VERSION", "1")

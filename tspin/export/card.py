@@ -12,7 +12,9 @@ from typing import Any
 
 import yaml
 
-from tspin.config.run import Run, dump
+from tspin.config import identity
+from tspin.config.load import dump
+from tspin.config.run import Run
 from tspin.data.sources import SUFFIXES
 from tspin.runs.artifacts import Iteration, RunDir
 from tspin.runs.metrics import StepLog
@@ -33,7 +35,7 @@ TEXT = """
 {model} after iteration {t} of {label}, fine-tuned by self-play as in {paper}:
 at every iteration a policy learns to prefer annotated responses y to samples y' of its own and,
 where the objective has a historical term, these to samples y0 of the initial policy. The objective
-of this iteration (c is log pi(y) - log pi(y'), h is log pi(y') - log pi(y0), l the {link} link):
+of this iteration (c is log pi(y) - log pi(y'), h is log pi(y') - log pi(y0){link}):
 
     {objective}
 
@@ -92,14 +94,16 @@ def write(cfg: Run, folder: RunDir, out: Iteration, made: Path, *, messages: boo
             f"The tokenizer has no chat template: prompts have the form `{cfg.model.template}` of "
             "the run, and none renders its ids exactly."
         )
+    objective = cfg.loss_at(out.t)
+    _, coefficients = objective.key()
     text = TEXT.format(
         title=title(folder, out),
         model=cfg.model.name,
         t=out.t,
         label=cfg.loss.label,
         paper=PAPER,
-        link=cfg.loss.link,
-        objective=(type(cfg.loss_at(out.t)).__doc__ or "").split("\n")[0].partition(":")[0],
+        link=f", l the {link} link" if (link := coefficients.get("link")) else "",
+        objective=(type(objective).__doc__ or "").split("\n")[0].partition(":")[0],
         messages=how,
         flag=" --apply_chat_template" if messages else "",
         max_new_tokens=cfg.decoding.max_new_tokens,
@@ -124,7 +128,10 @@ def shown(cfg: Run) -> dict[str, Any]:
         path = tree[section]["path"]
         if not _on_hub(path):
             tree[section]["path"] = Path(path).name
-    return {**tree, "decoding": {k: v for k, v in cfg.sampling.items() if k not in ("url",)}}
+    return {
+        **tree,
+        "decoding": {k: v for k, v in identity.sampling(cfg).items() if k not in ("url",)},
+    }
 
 
 def picture(folder: RunDir, out: Iteration) -> Any:

@@ -10,8 +10,8 @@ from typing import Any
 import lm_eval.tasks
 from lm_eval.tasks import TaskManager
 
-from tspin.config.run import unknown
 from tspin.harness.numbers import ORIGINAL, parses_latex
+from tspin.tools.spelling import unknown
 
 STOCK = Path(lm_eval.tasks.__file__).parent
 

@@ -17,7 +17,8 @@ from torch import Tensor
 from tspin.data.triplets import Triplet, collate
 from tspin.logprobs import attention, fused_head
 from tspin.logprobs.packing import Layout, Stream, cheaper, pack
-from tspin.logprobs.padded import Logps, Role, sequence_logps
+from tspin.logprobs.padded import sequence_logps
+from tspin.objectives import Logps, Role
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

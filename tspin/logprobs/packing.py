@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tspin.data.triplets import Triplet
-from tspin.logprobs.padded import Role
+from tspin.objectives import Role
 
 Layout = Literal["shared", "separate"]
 

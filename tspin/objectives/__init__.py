@@ -1,1 +1,34 @@
-"""The objectives: what is compared, on log-probabilities of shape (batch,)."""
+"""The objectives: what is compared, on log-probabilities of shape (batch,). No torch on import.
+
+conf/loss/NAME.yaml names one of these classes, or one of your own that derives from Objective.
+"""
+
+from tspin.objectives.contingency import contingency
+from tspin.objectives.links import LINKS, LinkName
+from tspin.objectives.logps import ROLES, Logps, Role
+from tspin.objectives.metrics import Metrics, advantage_metrics, mean_metrics
+from tspin.objectives.objective import NonNegative, Objective, Positive, Range
+from tspin.objectives.sft import SFT
+from tspin.objectives.spin import SPIN
+from tspin.objectives.tspin import TSPIN, TSPINRef, WithoutHA
+
+__all__ = [
+    "LINKS",
+    "ROLES",
+    "SFT",
+    "SPIN",
+    "TSPIN",
+    "LinkName",
+    "Logps",
+    "Metrics",
+    "NonNegative",
+    "Objective",
+    "Positive",
+    "Range",
+    "Role",
+    "TSPINRef",
+    "WithoutHA",
+    "advantage_metrics",
+    "contingency",
+    "mean_metrics",
+]

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tspin.config.run import OptimConfig, Run
 
-BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "8bit": 1 + 4 / 256}
+BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 BESIDE = (".json", ".model", ".txt", ".jinja")
 # Upper bounds. A token is an int32 and some characters of text; compressed it is less.
 PER_TOKEN, PER_ROW, PER_FILE = 10, 120, 4096
@@ -68,8 +68,6 @@ def weights_dtype(run: Run) -> str:
 
 def state_dtype(run: Run) -> str:
     """In which the optimiser keeps its numbers, a key of BYTES."""
-    if run.optim.state == "8bit":
-        return "8bit"
     return "float32" if run.optim.precision == "bf16_stochastic" else weights_dtype(run)
 
 

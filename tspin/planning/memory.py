@@ -172,8 +172,6 @@ def _step(shape: Shape, run: Run, own: str, device: Device, trained: float) -> f
     largest = min(largest, int(trained))
     if run.optim.precision == "bf16_stochastic":
         return 16.0 * largest  # copy, gradient, noise, square root
-    if run.optim.state == "8bit":
-        return 0.0
     return BYTES[own] * (trained if device == "cuda" else 2 * largest)
 
 

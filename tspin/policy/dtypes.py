@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from tspin.config.run import ComputeConfig, ModelConfig, OptimConfig, Precision, arithmetic_dtype
+from tspin.config.run import ComputeConfig, ModelConfig, Precision, arithmetic_dtype
 from tspin.logprobs import attention
 from tspin.policy import quantization
 
@@ -45,10 +45,10 @@ def chosen(compute: ComputeConfig, precision: Precision) -> Arithmetic:
     )
 
 
-def check(model: ModelConfig, optim: OptimConfig, compute: ComputeConfig) -> None:
-    """ValueError where model.quantize or optim.state asks for what is not here."""
+def check(model: ModelConfig, compute: ComputeConfig) -> None:
+    """ValueError where model.quantize asks for what is not here."""
     cuda = compute.device != "cpu" and torch.cuda.is_available()
-    quantization.check(model, optim, cuda=cuda)
+    quantization.check(model, cuda=cuda)
 
 
 def facts(compute: ComputeConfig, precision: Precision, model: ModelConfig) -> dict[str, Any]:

@@ -25,7 +25,8 @@ from tspin.data.tokens import Renderer
 from tspin.data.triplets import Triplet, collate
 from tspin.logprobs.packed import Judge, Packed, packed
 from tspin.logprobs.packing import Layout
-from tspin.logprobs.padded import Logps, Role, sequence_logps
+from tspin.logprobs.padded import sequence_logps
+from tspin.objectives import Logps, Role
 from tspin.policy import adapters, dtypes, quantization
 from tspin.policy.dtypes import Arithmetic
 from tspin.tools.files import atomic, check_sums, write_sums

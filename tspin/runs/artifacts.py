@@ -6,15 +6,17 @@ counters.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
 import yaml
 
+from tspin.config import older
+from tspin.config.identity import said_once
+from tspin.config.run import SHARED
 from tspin.tools.files import (
     damaged,
     digest,
@@ -27,7 +29,6 @@ from tspin.tools.files import (
 )
 from tspin.tools.parquet import each_row, read_rows
 
-SHARED = ("proto", "base")  # folders of runs_dir that are no runs
 CHECKPOINT, TRAIN_STATE = "checkpoint", "train_state"  # folders of an iteration
 TRACKER = "wandb"  # folder of the tracker in a run
 MIRROR = "mirror.json"  # what a copy of a run folder holds
@@ -314,25 +315,21 @@ class RunDir:
         config: dict[str, Any],
         *,
         free: Sequence[str],
-        added: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         """Writes config.yaml once; refuses a folder that holds another configuration.
 
-        free   dotted keys (or prefixes, "track.") that may differ: they change no number
-        added  what keys mean that a folder of an older version does not name
+        free  dotted keys (or prefixes, "track.") that may differ: they change no number
         """
         if not self.config.exists():
             write_text(self.config, yaml.safe_dump(config, sort_keys=False))
             return
         with whole(self.config):
             try:
-                old = flatten(yaml.safe_load(self.config.read_text(encoding="utf-8")))
+                tree = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+                old = said_once(flatten(older.current(tree)))
             except (yaml.YAMLError, AttributeError) as error:
                 raise ValueError(str(error)) from None
-        for key, value in added.items():
-            if not any(f"{known}.".startswith(f"{key}.") for known in old):
-                old[key] = value
-        new = flatten(config)
+        new = said_once(flatten(config))
         differs = [
             f"{key} (there {old.get(key, 'absent')!r}, here {new.get(key, 'absent')!r})"
             for key in sorted(old.keys() | new.keys())

@@ -1,6 +1,6 @@
 """A run as the words that make it, and what is done of it: read from its folder.
 
-No counters and no torch. Which iterations are equal by definition is said by `Run.history`.
+No counters and no torch. Which iterations are equal by definition is said by `history`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from typing import Any
 
 import yaml
 
-from tspin.config.run import IDENTITY_FREE, Run, dump, load
+from tspin.config.identity import IDENTITY_FREE, history
+from tspin.config.load import dump, load
+from tspin.config.run import Run
 from tspin.runs.artifacts import Iteration, RunDir, run_dirs
 from tspin.tools.files import digest, flatten, read_json
 
@@ -59,8 +61,8 @@ class Point:
     @cached_property
     def histories(self) -> list[str]:
         """Per iteration a digest; where it is equal, in one runs_dir, the iteration is the same."""
-        history = self.run.history(self.run.selfplay.iterations - 1)
-        return [digest(history[: t + 1]) for t in range(len(history))]
+        past = history(self.run, self.run.selfplay.iterations - 1)
+        return [digest(past[: t + 1]) for t in range(len(past))]
 
     @cached_property
     def kinds(self) -> list[Kind]:
@@ -71,7 +73,7 @@ class Point:
                 facts["objective"][0],
                 t > 0,
             )
-            for t, facts in enumerate(self.run.history(self.run.selfplay.iterations - 1))
+            for t, facts in enumerate(history(self.run, self.run.selfplay.iterations - 1))
         ]
 
     @cached_property

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tspin.config.identity import history
 from tspin.config.run import Run
 from tspin.runs import benchmarks
 from tspin.runs.artifacts import Iteration, RunDir, run_dirs
@@ -29,7 +30,7 @@ def iteration_key(cfg: Run, folder: RunDir, t: int, sampling: dict[str, Any]) ->
     beginning = [read_json(folder.initial), read_json(folder.data)]
     if cfg.selfplay.start_from is not None:
         beginning.append(read_json(start_from(cfg).done)["weights"])
-    return digest([beginning, sampling, cfg.history(t)])
+    return digest([beginning, sampling, history(cfg, t)])
 
 
 def find(cfg: Run, t: int, key_of: Callable[[int], str]) -> Iteration | None:

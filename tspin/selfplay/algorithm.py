@@ -16,7 +16,9 @@ from typing import Any
 
 import torch
 
-from tspin.config.run import ADDED, IDENTITY_FREE, Run, dump
+from tspin.config.identity import IDENTITY_FREE
+from tspin.config.load import dump
+from tspin.config.run import Run
 from tspin.distributed.world import World, join
 from tspin.policy import dtypes, policy, weights
 from tspin.policy.policy import Policies
@@ -57,7 +59,7 @@ def _run(cfg: Run, command: list[str], world: World) -> list[dict[str, Any]]:
     if not complete:
         world.main(partial(benchmark.check, cfg.evals))
     with world.held(folder.path):
-        world.main(partial(folder.claim, dump(cfg), free=IDENTITY_FREE, added=ADDED))
+        world.main(partial(folder.claim, dump(cfg), free=IDENTITY_FREE))
         world.main(partial(preflight.check_finished, folder))
         with _signs(cfg, folder, world, complete=complete):
             if complete:

@@ -11,10 +11,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from tspin.config import identity
 from tspin.config.run import Run
 from tspin.data.triplets import Key, Triplet, epoch, join, keyed, micro_batches
 from tspin.distributed.world import World
-from tspin.logprobs.padded import ROLES, Role
+from tspin.objectives import ROLES, Role
 from tspin.policy import dtypes
 from tspin.policy.policy import Policies
 from tspin.runs import benchmarks, evaluation
@@ -122,7 +123,7 @@ class Stages:
     def sampling(self) -> dict[str, Any]:
         """How responses are drawn, as part of the key of what is made from them."""
         return {
-            "decoding": self.cfg.sampling,
+            "decoding": identity.sampling(self.cfg),
             "arithmetic": dtypes.sampling_key(
                 self.cfg.compute, self.cfg.optim.precision, self.cfg.model
             ),

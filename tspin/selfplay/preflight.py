@@ -22,7 +22,7 @@ def check_reachable(cfg: Run) -> None:
         partial(dtypes.chosen, cfg.compute, cfg.optim.precision),
         partial(weights.check_reachable, cfg.model),
         partial(engines.check, cfg),
-        partial(dtypes.check, cfg.model, cfg.optim, cfg.compute),
+        partial(dtypes.check, cfg.model, cfg.compute),
         partial(annotated.check_reachable, cfg.data.path, revision=cfg.data.revision),
     ):
         try:

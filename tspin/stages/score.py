@@ -18,8 +18,7 @@ import torch
 
 from tspin.data.triplets import Key, Triplet
 from tspin.distributed.world import ALONE, World
-from tspin.logprobs.padded import Role
-from tspin.objectives.losses import Loss, contingency
+from tspin.objectives import Objective, Role, contingency
 from tspin.policy.policy import Policy
 from tspin.runs.artifacts import SCORES
 from tspin.tools.files import write_json
@@ -64,7 +63,7 @@ def write_scores(
     logps: dict[Key, float],
     *,
     reference: dict[Key, float] | None = None,
-    loss: Loss | None = None,
+    loss: Objective | None = None,
 ) -> None:
     """scores.parquet; with `loss`, the rewards of every role that its reference covers."""
 
@@ -152,7 +151,7 @@ def _count(roles: Mapping[str, _Scores], size: int) -> dict[str, int]:
     return {k: int(v.sum()) for k, v in contingency(y[:, 0], s[:, 0], y[:, 1], s[:, 1]).items()}
 
 
-def _reward(loss: Loss | None, logp: float, ref_logp: float | None) -> float | None:
+def _reward(loss: Objective | None, logp: float, ref_logp: float | None) -> float | None:
     if loss is None or not loss.has_reward or (loss.needs_reference and ref_logp is None):
         return None
     ref = None if ref_logp is None else torch.tensor(ref_logp, dtype=torch.float64)

@@ -22,12 +22,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tspin.config.run import ComputeConfig, OptimConfig, at
+from tspin.config.run import ComputeConfig, OptimConfig
+from tspin.config.schedules import at
 from tspin.data.triplets import Key, Triplet, epoch, micro_batches, num_tokens, reference_logps
 from tspin.distributed.world import ALONE, World
-from tspin.logprobs.padded import Logps
-from tspin.objectives.losses import Loss, Metrics, mean_metrics
-from tspin.policy import quantization
+from tspin.objectives import Logps, Metrics, Objective, mean_metrics
 from tspin.policy.policy import Policy
 from tspin.runs.artifacts import Iteration
 from tspin.runs.metrics import StepLog
@@ -49,7 +48,7 @@ def train(
     triplets: Sequence[Triplet],
     out: Iteration,
     *,
-    loss: Loss,
+    loss: Objective,
     reference: dict[Key, float] | None,
     optim: OptimConfig,
     compute: ComputeConfig,
@@ -141,7 +140,7 @@ def gradient_step(
     policy: Policy,
     optimizer: Optimizer,
     batch: Sequence[Triplet],
-    loss: Loss,
+    loss: Objective,
     reference: dict[Key, float] | None,
     optim: OptimConfig,
     compute: ComputeConfig,
@@ -195,7 +194,7 @@ def gradient_step(
 def accumulate(
     policy: Policy,
     batch: Sequence[Triplet],
-    loss: Loss,
+    loss: Objective,
     reference: dict[Key, float] | None,
     compute: ComputeConfig,
     together: Spread | None = None,
@@ -223,7 +222,9 @@ def accumulate(
     return [losses for losses, _ in parts], [metrics for _, metrics in parts]
 
 
-def halved(compute: ComputeConfig, batch: Sequence[Triplet], loss: Loss) -> ComputeConfig | None:
+def halved(
+    compute: ComputeConfig, batch: Sequence[Triplet], loss: Objective
+) -> ComputeConfig | None:
     """The same with half the tokens or triplets at a time; None where each goes alone already."""
     if compute.max_tokens is None:
         size = min(compute.micro_batch, len(batch))
@@ -244,9 +245,7 @@ def build_optimizer(policy: Policy, optim: OptimConfig) -> Optimizer:
 def torch_optimizer(
     parameters: Sequence[torch.nn.Parameter], optim: OptimConfig
 ) -> torch.optim.Optimizer:
-    """On these parameters: torch's own, with state in their dtype, or one with 8-bit state."""
-    if optim.state == "8bit":
-        return quantization.optimizer(parameters, optim)
+    """On these parameters: torch's own, with state in their dtype."""
     if optim.name == "rmsprop":
         return torch.optim.RMSprop(
             parameters,

@@ -16,7 +16,8 @@ from typing import Any
 
 import yaml
 
-from tspin.config.run import Run, dump, load
+from tspin.config.load import dump, load
+from tspin.config.run import Run
 from tspin.runs.artifacts import Iteration, RunDir
 from tspin.runs.metrics import StepLog
 from tspin.tools.files import digest, flatten, read_json

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from heapq import nsmallest
 from typing import Any
 
-from tspin.logprobs.padded import ROLES
+from tspin.objectives import ROLES
 from tspin.runs.artifacts import Iteration, RunDir
 from tspin.runs.metrics import StepLog
 from tspin.tools.files import read_json, write_json, write_jsonl

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from tspin.data.triplets import Triplet
 from tspin.distributed.world import World
 from tspin.logprobs.packed import Judge
-from tspin.logprobs.padded import Role
+from tspin.objectives import Role
 from tspin.policy.policy import Policy
 from tspin.training import shards
 

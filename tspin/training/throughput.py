@@ -14,7 +14,7 @@ from torch import nn
 
 from tspin.config.run import ComputeConfig
 from tspin.data.triplets import Triplet, micro_batches, num_padding, num_tokens, num_useful
-from tspin.logprobs.padded import Role
+from tspin.objectives import Role
 from tspin.policy.policy import Policy
 
 if TYPE_CHECKING:

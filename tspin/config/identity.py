@@ -1,0 +1,125 @@
+"""What makes a run the run it is: its name, and what decides each of its iterations."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from tspin.config.load import dump
+from tspin.config.objective import TARGET, key_of
+from tspin.config.older import ADDED
+from tspin.config.run import Run
+from tspin.config.schedules import at
+from tspin.tools.files import digest, flatten
+
+IDENTITY_FREE = (
+    "track.wandb",
+    "track.project",
+    "track.entity",
+    "track.group",
+    "track.tags",
+    "evals.",
+    "compute.parallel",
+    "compute.save_seconds",
+    "compute.grace_seconds",
+    "compute.threads",
+    "decoding.vllm_python",
+    "decoding.data_parallel",
+    "decoding.tensor_parallel",
+    "decoding.gpu_memory",
+    "decoding.url",
+    "selfplay.share",
+    "selfplay.keep",
+    "sync.",
+    "runs_dir",
+)
+"""Keys or sections that a relaunch may set otherwise: none changes what is trained (threads,
+parallel and tensor_parallel: its last bits; url: where a policy is served). A benchmark is of a
+policy, not of its training, and its file says how it was made."""
+
+NOT_OF_METHOD = (
+    *IDENTITY_FREE,
+    *("name", "seed", "selfplay.iterations", "track.", "compute."),
+    *("loss.name", "loss.label", f"loss.{TARGET}"),
+    *("model.name", "data.name", "data.eval_split"),
+)
+"""Keys or sections in which runs of one method may differ: what analysis compares them without."""
+
+# Of `decoding`: what other programs read, and of that what decides the samples.
+DECIDES = {"vllm": ("tensor_parallel", "vllm_args"), "openai": ("url", "url_model")}
+NOT_DECIDING = ("vllm_python", "data_parallel", "gpu_memory")
+
+
+def sampling(run: Run) -> dict[str, Any]:
+    """What of `decoding` decides the samples, as part of the key of what is made from them.
+
+    What the engine does not read is left out. How many GPUs share a policy decides its last
+    bits; vLLM promises nothing there, so such samples are not shared. What an endpoint serves
+    only its owner knows: another address may be another policy.
+    """
+    unread = {key for keys in DECIDES.values() for key in keys} | {*NOT_DECIDING}
+    unread -= {*(DECIDES[run.decoding.engine] if run.outside else ())}
+    return {key: value for key, value in dump(run)["decoding"].items() if key not in unread}
+
+
+def history(run: Run, t: int) -> list[dict[str, Any]]:
+    """What decides iterations 0..t, beside the initial weights and the pairs themselves.
+
+    Runs that began alike and have equal histories leave the same iteration, bit for bit: so
+    tspin and wo_ha at iteration 0, or two values of a beta that is 0 there.
+    """
+    said_below = ("name", "loss.", "coef.", "optim.lr", "selfplay.iterations")
+    common = {
+        key: value
+        for key, value in flatten(dump(run)).items()
+        if not key.startswith((*said_below, *IDENTITY_FREE))
+        and not (key in ADDED and value == ADDED[key])
+    }
+    return [
+        common | {"objective": list(run.loss_at(k).key()), "optim.lr": at(run.optim.lr, k)}
+        for k in range(t + 1)
+    ]
+
+
+def run_name(tree: dict[str, Any], default: dict[str, Any]) -> str:
+    """MODEL-LOSS-DATA-sSEED and what else changes numbers, e.g. "micro-tspin-micro-s0-alpha=0.3".
+
+    tree     plain values of the run, as dump gives them
+    default  the same with nothing chosen but model, loss, data and seed
+    """
+    usual, left_out = said_once(flatten(default)), ("name", "seed", *IDENTITY_FREE)
+    values = {k: v for k, v in said_once(flatten(tree)).items() if not k.startswith(left_out)}
+    last = Counter(key.rsplit(".", 1)[-1] for key in (*values, "seed"))
+    differs = []
+    for key, value in sorted(values.items()):
+        if value != usual.get(key):
+            word = key.rsplit(".", 1)[-1]
+            differs.append(f"{word if last[word] == 1 else key}={_short(value)}")
+    # A long list makes an unreadable name; a digest of it is still a function of the values.
+    if len("-".join(differs)) > 80:
+        differs = [digest(differs)[:8]]
+    names = [tree[group]["name"] for group in ("model", "loss", "data")]
+    return "-".join([*names, f"s{tree['seed']}", *differs])
+
+
+def said_once(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Flattened values, without the coefficients of the loss that the group coef says already."""
+    coef = {key[5:]: value for key, value in values.items() if key.startswith("coef.")}
+    return {
+        key: value
+        for key, value in values.items()
+        if not (key.startswith("loss.") and key_of(key[5:], value, coef) != key)
+    }
+
+
+def _short(value: Any) -> str:
+    """A word for a file name; no two values of a key have the same."""
+    if isinstance(value, list) and len(value) > 1:
+        return ",".join(map(str, value))
+    text = str(value)
+    if not isinstance(value, str | list) or re.fullmatch(r"[A-Za-z0-9_.]{1,24}", text):
+        return text
+    readable = re.sub(r"[^A-Za-z0-9_]+", "_", text.rsplit("/", 1)[-1]).strip("_")
+    return f"{readable[:16]}.{digest(value)[:8]}"

@@ -1,0 +1,78 @@
+"""Plain values <-> Run: what is wrong is said in one line, key by key, with what it may be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+
+from tspin.config import objective, older, rules
+from tspin.config.run import Run
+from tspin.tools.files import flatten
+from tspin.tools.spelling import unknown
+
+_RUN = TypeAdapter(Run)
+# pydantic names the branch of a union it tried
+_UNION_TAGS = ("float", "list[float]", "literal['all']", "list[constrained-str]")
+
+
+def load(tree: dict[str, Any]) -> Run:
+    """A resolved tree of plain values -> Run. ValueError names each key and what it may be.
+
+    A tree of version 0.1.0 is read as today's.
+    """
+    tree = older.current(tree)
+    for key, value in flatten(tree).items():
+        if value == "None":  # what a sweep agent or a Python habit writes, and a valid string
+            raise ValueError(f"{key}=None is the word None; write {key}=null for no value")
+    tree, wrong = _coefficients(tree)
+    reasons: dict[str, list[str]] = {}
+    try:
+        run = _RUN.validate_python(tree)
+    except ValidationError as error:
+        for e in error.errors():
+            key = ".".join(str(part) for part in e["loc"] if part not in _UNION_TAGS)
+            reasons.setdefault(key, []).append(_explain(key, e))
+    reasons = {key: [reason] for key, reason in wrong.items() if key not in reasons} | reasons
+    if reasons:
+        raise ValueError("; ".join(" or ".join(each) for each in reasons.values()))
+    if (problem := next(rules.problems(run), None)) is not None:
+        raise ValueError(problem)
+    return run
+
+
+def dump(run: Run) -> dict[str, Any]:
+    """The inverse of load: plain values, by the names a user types."""
+    return _RUN.dump_python(run, mode="json", by_alias=True)
+
+
+def _coefficients(tree: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The tree with the coefficients of the loss in their types, and {key: what is wrong}."""
+    loss, coef = tree.get("loss"), tree.get("coef")
+    if not isinstance(loss, dict) or not isinstance(loss.get(objective.TARGET), str):
+        return tree, {}
+    own = {key: loss[key] for key in ("name", "label", objective.TARGET) if key in loss}
+    given = {str(key): value for key, value in loss.items() if key not in own}
+    group = coef if isinstance(coef, dict) else {}
+    typed, wrong = objective.read(own[objective.TARGET], given, group)
+    return {**tree, "loss": own | typed}, wrong
+
+
+def _explain(key: str, error: ErrorDetails) -> str:
+    match error["type"]:
+        case "unexpected_keyword_argument":
+            schema = _RUN.json_schema()
+            fields = schema["properties"]
+            *sections, word = key.split(".")
+            for section in sections:
+                fields = schema["$defs"][fields[section]["$ref"].rsplit("/", 1)[-1]]["properties"]
+            return unknown(f"key {key}", word, fields)
+        case "missing":
+            return f"{key} is not set"
+        case "value_error" if not key:
+            return error["msg"].removeprefix("Value error, ")
+        case "value_error":
+            return f"{key}: {error['msg'].removeprefix('Value error, ')}"
+        case _:
+            return f"{key}={error['input']!r}: {error['msg']}"

@@ -1,0 +1,154 @@
+"""The objective that a configuration names: its class, and what its coefficients may be.
+
+conf/loss/NAME.yaml says `_target_: MODULE.CLASS` and a value for each field of the class. The class
+may be anybody's: of an installed package, or of a module in the working directory. No torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeGuard, get_type_hints
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from tspin import objectives
+from tspin.config.schedules import values
+from tspin.objectives.objective import Objective, Range
+from tspin.tools.spelling import unknown
+
+TARGET = "_target_"
+OURS = objectives.__name__
+KEYS_OF_COEF = {"lam": "lambda"}  # in Python lambda is no name for a field
+
+
+@cache
+def objective_class(target: str) -> type[Objective]:
+    """The class called MODULE.CLASS. ValueError, in one line, for what is no objective."""
+    told = f"loss.{TARGET}={target}"
+    module_name, _, name = target.rpartition(".")
+    if not module_name:
+        raise ValueError(f"{told} is no MODULE.CLASS, as {OURS}.TSPIN is")
+    here = str(Path.cwd())
+    if here not in sys.path:  # of main.py, started by its path from another folder
+        sys.path.append(here)
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # whatever a module of the user's raises
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(
+            f"{told} cannot be imported ({reason}): {module_name} has to be installed, or a module "
+            f"in {here}"
+        ) from error
+    if not hasattr(module, name):
+        choices = (word for word, value in vars(module).items() if _is_objective(value))
+        raise ValueError(f"{told}: {unknown(f'class {name}', name, choices)}")
+    found = getattr(module, name)
+    if problem := _no_objective(found):
+        raise ValueError(f"{told} {problem}")
+    return found
+
+
+def _is_objective(value: Any) -> TypeGuard[type[Objective]]:
+    return isinstance(value, type) and issubclass(value, Objective) and value is not Objective
+
+
+def _no_objective(found: Any) -> str | None:
+    """What it lacks, as the end of a sentence."""
+    if not isinstance(found, type):
+        return f"is no class but of type {type(found).__name__}; name a class of objectives"
+    if not _is_objective(found):
+        return f"is no objective: derive it from {OURS}.Objective, and give it roles and __call__"
+    missing = found.__abstractmethods__
+    if "roles" in missing:
+        return "has no roles: say which responses it reads, as roles = ('annotated', 'synthetic')"
+    if missing:
+        return f"has no {', '.join(sorted(missing))}"
+    if "__dataclass_fields__" not in vars(found):
+        return "is no dataclass: write @dataclass(frozen=True) above it; fields are coefficients"
+    for other in built_in():  # runs know an objective by its name
+        if vars(found).get("name") == other.name and found is not other:
+            return f"calls itself {other.name}, and so does {OURS}.{other.__name__}; rename it"
+    return None
+
+
+def built_in() -> list[type[Objective]]:
+    """The objectives that tspin brings."""
+    return [kind for kind in vars(objectives).values() if _is_objective(kind)]
+
+
+@dataclass(frozen=True)
+class Coefficient:
+    """A field of an objective: how its values are read, and what they may be."""
+
+    type: TypeAdapter[Any]
+    ranges: tuple[Range, ...]
+
+
+@cache
+def coefficients(target: str) -> dict[str, Coefficient]:
+    """By name, in the order of the class. ValueError for a type that cannot be read."""
+    kind = objective_class(target)
+    try:
+        hints = get_type_hints(kind, include_extras=True)
+        return {
+            name: Coefficient(
+                TypeAdapter(hints[name], config=ConfigDict(allow_inf_nan=False)),
+                tuple(m for m in getattr(hints[name], "__metadata__", ())
+                      if isinstance(m, Range)),
+            )
+            for name in kind.coefficients()
+        }  # fmt: skip
+    except Exception as error:  # whatever an annotation of the user's raises
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"loss.{TARGET}={target}: the types of its fields ({reason})") from error
+
+
+def key_of(name: str, value: Any, coef: Mapping[str, Any]) -> str:
+    """What sets a coefficient: coef.NAME where the group says the same, else loss.NAME."""
+    key = KEYS_OF_COEF.get(name, name)
+    return f"coef.{key}" if key in coef and coef[key] == value else f"loss.{name}"
+
+
+def read(
+    target: str, given: Mapping[str, Any], coef: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The coefficients in their types, and {key: what is wrong with it}.
+
+    coef  the group `coef`, see key_of
+    """
+    try:
+        known = coefficients(target)
+    except ValueError as error:
+        return {}, {f"loss.{TARGET}": str(error)}
+    typed, wrong = {}, {}
+    for name in given.keys() - known.keys():
+        what = f"coefficient loss.{name} of {target}"
+        wrong[f"loss.{name}"] = unknown(what, name, known)
+    for name, coefficient in known.items():
+        if name not in given:
+            wrong[f"loss.{name}"] = f"loss.{name} is not set, a coefficient of {target}"
+            continue
+        value = given[name]
+        try:
+            converted = [coefficient.type.validate_python(item) for item in values(value)]
+        except ValidationError as error:
+            key = key_of(name, value, coef)
+            first = error.errors()[0]
+            wrong[key] = f"{key}={first['input']!r}: {first['msg']}"
+            continue
+        typed[name] = converted if isinstance(value, list) else converted[0]
+    return typed, wrong
+
+
+def ranges(
+    target: str, given: Mapping[str, Any], coef: Mapping[str, Any]
+) -> Iterator[tuple[str, Any, Range]]:
+    """(key, value, range) of each coefficient whose class says what it may be."""
+    for name, coefficient in coefficients(target).items():
+        for allowed in coefficient.ranges:
+            yield key_of(name, given[name], coef), given[name], allowed

@@ -1,0 +1,82 @@
+"""What every objective is: a frozen dataclass whose fields are its coefficients. No torch.
+
+It is called on log-probabilities of shape (batch,) and knows no model, tokenizer, device,
+configuration or rank. A stage asks it what it compares and needs, never for its name.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from tspin.objectives.logps import Logps, Role
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tspin.objectives.metrics import Metrics
+
+PAIR: tuple[Role, ...] = ("annotated", "synthetic")
+
+
+@dataclass(frozen=True)
+class Range:
+    """What a coefficient may be, as a part of its type: Annotated[float, Range("above 0", ...)]."""
+
+    words: str  # as an error says it: must be ...
+    holds: Callable[[float], bool]
+
+
+ABOVE_0 = Range("above 0", lambda value: value > 0)
+AT_LEAST_0 = Range("at least 0", lambda value: value >= 0)
+Positive = Annotated[float, ABOVE_0]
+NonNegative = Annotated[float, AT_LEAST_0]
+
+
+class Objective(ABC):
+    """Base of all objectives; `roles` and the call are what a new one has to say.
+
+    name             by which runs know it; without one of its own it is known by module and class
+    needs_reference  whether the policy at the start of the iteration scores the triplets first
+    has_reward       whether `reward` is defined
+    """
+
+    name: ClassVar[str | None] = None
+    needs_reference: ClassVar[bool] = False
+    has_reward: ClassVar[bool] = True
+
+    @property
+    @abstractmethod
+    def roles(self) -> tuple[Role, ...]:
+        """Which of annotated, synthetic, proto it compares."""
+
+    @abstractmethod
+    def __call__(self, policy: Logps, reference: Logps | None = None) -> tuple[Tensor, Metrics]:
+        """Per-example losses (batch,) and detached per-example metrics (batch,)."""
+
+    def reward(self, logp: Tensor, ref_logp: Tensor | None) -> Tensor:
+        """The reward this objective implies for a response, elementwise."""
+        raise ValueError(f"{self.key()[0]} defines no reward")
+
+    def at(self, t: int) -> Objective:
+        """The plainest objective that equals this one at iteration t.
+
+        Runs whose objectives are equal in this form share the iteration.
+        """
+        return self
+
+    def key(self) -> tuple[str, dict[str, Any]]:
+        """What it is, for the keys of iterations: its name and its coefficients.
+
+        A name is a class's own: what derives from it computes something else.
+        """
+        kind = type(self)
+        own = vars(kind).get("name") or f"{kind.__module__}.{kind.__qualname__}"
+        return own, {name: getattr(self, name) for name in kind.coefficients()}
+
+    @classmethod
+    def coefficients(cls) -> list[str]:
+        """The names of its coefficients, in order."""
+        return [field.name for field in fields(cls) if field.init]  # type: ignore[arg-type]

@@ -1,0 +1,14 @@
+"""Misspelt words: the nearest match, and the choices."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def unknown(what: str, word: str, choices: Iterable[str]) -> str:
+    """One sentence for a misspelt word: what it is, the nearest match, the choices."""
+    choices = sorted(choices)
+    near = difflib.get_close_matches(word, choices, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"unknown {what}{hint} (choices: {', '.join(choices)})"
