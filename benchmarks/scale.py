@@ -251,26 +251,23 @@ def made_up(policy: Any, triplets: Sequence[Triplet], roles: Sequence[Role]) -> 
 
 
 def walk(
-    policy: Any, optimizer: Any, batch: Sequence[Triplet], loss: Any, reference: Any, optim: Any,
-    compute: Any, **_: Any,
-) -> tuple[dict[str, float], Any]:  # fmt: skip
-    """train.gradient_step as far as the loss."""
+    strategy: Any, optimizer: Any, batch: Sequence[Triplet], recipe: Any, cut: Any, **_: Any
+) -> tuple[dict[str, float], Any]:
+    """step.gradient_step as far as the loss."""
     import torch
 
-    from tspin.data.triplets import micro_batches, num_tokens, reference_logps
+    from tspin.data.triplets import num_tokens
     from tspin.objectives import mean_metrics
 
-    losses, metrics = [], []
-    for micro in micro_batches(batch, loss.roles, size=compute.micro_batch):
-        logps, ref = made_up(policy, micro, loss.roles), None
-        if loss.needs_reference:
-            ref = reference_logps(reference, micro, loss.roles, logps.annotated)
-        values, found = loss(logps, ref)
+    losses, metrics, roles = [], [], recipe.loss.roles
+    for triplets in cut.micro_batches(batch, roles):
+        logps = made_up(strategy.policy, triplets, roles)
+        values, facts = recipe.loss(logps, recipe.reference_logps(triplets, logps))
         losses.append(values)
-        metrics.append(found)
+        metrics.append(facts)
     numbers = {"loss": float(torch.cat(losses).mean()), **mean_metrics(metrics), "grad_norm": 0.0}
-    tokens = num_tokens(batch, loss.roles)
-    return numbers | {"num_examples": len(batch), "num_tokens": tokens}, compute
+    tokens = num_tokens(batch, roles)
+    return numbers | {"num_examples": len(batch), "num_tokens": tokens}, cut
 
 
 # --- the process that asks -----------------------------------------------------------------------

@@ -30,7 +30,7 @@ from transformers import (
 from benchmarks.shapes import SAMPLED, Case
 from main import check
 from tspin.data.tokens import Renderer
-from tspin.data.triplets import Triplet, collate, join, keyed, micro_batches
+from tspin.data.triplets import Key, Triplet, collate, join, keyed, micro_batches
 from tspin.objectives import SFT, SPIN, TSPIN, Objective
 from tspin.policy import dtypes
 from tspin.policy.policy import Policy
@@ -39,10 +39,15 @@ from tspin.sampling import native
 from tspin.sampling.requests import Question
 from tspin.stages.prepare import prepare
 from tspin.stages.score import score, write_scores
-from tspin.stages.train import build_optimizer, gradient_step, train
+from tspin.stages.train import train
 from tspin.tools.files import write_jsonl
 from tspin.tools.parquet import read_rows
 from tspin.tracking.wandb import Identity, Tracker
+from tspin.training.cut import Cut
+from tspin.training.optimizer import build_optimizer
+from tspin.training.parallel import SingleProcess
+from tspin.training.recipe import Recipe
+from tspin.training.step import gradient_step
 
 if TYPE_CHECKING:
     from trl import DPOTrainer
@@ -93,6 +98,10 @@ def batches(case: Case, triplets: Sequence[Triplet]) -> list[Sequence[Triplet]]:
     return [triplets[i : i + case.batch] for i in range(0, len(triplets), case.batch)]
 
 
+def recipe_of(run: Run, loss: Objective, reference: dict[Key, float]) -> Recipe:
+    return Recipe(loss=loss, reference=reference, optim=run.optim, compute=run.compute, seed=0, t=0)
+
+
 # --- training steps ------------------------------------------------------------------------------
 
 
@@ -110,11 +119,12 @@ def steps(case: Case, *, attention: str, by_length: bool = False) -> Work:
         if by_length:
             triplets = sorted(triplets, key=lambda t: t.length(case.roles))
 
+        recipe, strategy = recipe_of(run, loss, reference), SingleProcess(policy)
+
         def all_steps() -> None:
             for batch in batches(case, triplets):
-                gradient_step(
-                    policy, optimizer, batch, loss, reference, run.optim, run.compute, where="here"
-                )
+                cut = Cut.of(run.compute)
+                gradient_step(strategy, optimizer, batch, recipe, cut, where="here")
 
         return timed(case, all_steps)
 
@@ -317,11 +327,9 @@ def iterate(case: Case) -> Work:
             return score(policy, cut, roles, total=len(made), label="")
 
         write_scores(out.ref_scores, made, scored())
-        train(
-            policy, made, out, loss=loss, reference=keyed(read_rows(out.ref_scores)),
-            optim=run.optim, compute=run.compute, seed=0, t=0, steps_before=0, label="",
-            tracker=Tracker(nobody, mode="none", folder=out.path, run_id=""),
-        )  # fmt: skip
+        recipe = recipe_of(run, loss, keyed(read_rows(out.ref_scores)))
+        tracker = Tracker(nobody, mode="none", folder=out.path, run_id="")
+        train(policy, made, out, recipe, tracker=tracker, steps_before=0, label="")
         write_scores(out.scores, made, scored())
 
     def work(triplets: list[Triplet]) -> float:

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
-from typing import get_args
 
 import pytest
 import yaml
@@ -18,8 +17,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from tspin.config import run
-from tspin.objectives import losses
+from tspin.config import objective as config_objective
 
 try:
     import tomllib
@@ -175,18 +173,13 @@ def test_a_package_is_small_enough_to_look_over(name):
     assert len(modules) <= 15, "about a dozen modules a package"
 
 
-def test_configuration_and_losses_name_the_same_links():
-    """Said twice so that neither has to import the other."""
-    assert get_args(run.LinkName) == get_args(losses.LinkName)
-
-
-def test_the_configuration_builds_losses_only_when_asked():
-    top = [
-        node
-        for node in parsed(SOURCES["tspin.config.run"]).body
-        if isinstance(node, ast.ImportFrom)
-    ]
-    assert "tspin.objectives.losses" not in {node.module for node in top}
+def test_no_module_is_in_a_circle():
+    """Inside a package too, and through imports inside functions."""
+    graph = {module: {*ours(module), *ours(module, types=True)} for module in SOURCES}
+    while leaves := [module for module in graph if not graph[module] & graph.keys()]:
+        for module in leaves:
+            del graph[module]
+    assert set(graph) <= {"main"}, "main imports itself by name, for launchers"
 
 
 def test_stages_never_import_each_other():
@@ -199,10 +192,7 @@ def test_stages_never_import_each_other():
 def test_only_self_play_knows_the_stages():
     stages = {f"tspin.stages.{stage}" for stage in STAGES}
     knowing = {module for module in SOURCES if ours(module) & stages}
-    assert knowing - stages == {"tspin.selfplay.algorithm", "tspin.selfplay.iteration"}
-    assert {m for m in SOURCES if "tspin.selfplay.iteration" in ours(m)} == {
-        "tspin.selfplay.algorithm"
-    }
+    assert {package(module) for module in knowing - stages} == {"selfplay"}
     assert {module for module in SOURCES if "tspin.selfplay.algorithm" in ours(module)} == {"main"}
 
 
@@ -308,18 +298,18 @@ def test_no_second_default_for_the_configuration(module):
 
 
 @pytest.mark.parametrize(
-    "module", sorted({*TSPIN, "main"} - {"tspin.config.run", "tspin.objectives.losses"})
+    "module", sorted({m for m in TSPIN if package(m) != "objectives"} | {"main"})
 )
-def test_nobody_asks_which_loss_it_is(module):
-    losses = {"sft", "spin", "tspin", "tspin_ref", "wo_ha"}
+def test_nobody_asks_which_objective_it_is(module):
+    """Neither by its name nor by its class: what it needs is asked of it (tspin.objectives)."""
+    built_in = {kind.name: kind.__name__ for kind in config_objective.built_in()}
     for node in ast.walk(parsed(SOURCES[module])):
         if isinstance(node, ast.Attribute) and node.attr == "name":
             assert "loss" not in root_name(node.value), f"line {node.lineno}"
         if isinstance(node, ast.Compare | ast.Match):
-            words = {n.value for n in ast.walk(node) if isinstance(n, ast.Constant)}
-            assert not words & losses, f"line {node.lineno}"
-    taken = {name for other, name in imports(module) if other == "tspin.objectives.losses"}
-    assert not taken & {"SFT", "SPIN", "TSPIN", "TSPINRef", "WithoutHA"}
+            constants = {n.value for n in ast.walk(node) if isinstance(n, ast.Constant)}
+            assert not constants & built_in.keys(), f"line {node.lineno}"
+    assert not {name for _, name in imports(module)} & {*built_in.values()}
 
 
 # --- how it is written ---------------------------------------------------------------------------

@@ -304,12 +304,13 @@ def test_torchrun_starts_one_run_and_not_a_sweep(monkeypatch, caplog):
     assert "torchrun --nproc_per_node=4 main.py seed=0 track=none" in caplog.text
 
 
-def test_turns_are_dealt_so_that_all_have_as_many():
+def test_micro_batches_are_dealt_so_that_all_have_as_many():
     """5 micro-batches over 2: 0 2 4 and 1 3 -, where - computes the shortest with weight 0."""
-    from tspin.training.parallel import turns
+    from tspin.training.parallel import deal
 
-    micros = [[Triplet(str(i), "train", 0, [1], {})] for i in range(5)]
-    dealt = [list(turns(micros, replace(ALONE, rank=rank, size=2))) for rank in range(2)]
-    assert [[turn.number for turn in mine] for mine in dealt] == [[0, 2, 4], [1, 3, None]]
-    assert [turn.last for turn in dealt[0]] == [False, False, True]
-    assert dealt[1][2].micro is micros[4]
+    micro_batches = [[Triplet(str(i), "train", 0, [1], {})] for i in range(5)]
+    worlds = [replace(ALONE, rank=rank, size=2) for rank in range(2)]
+    dealt = [list(deal(micro_batches, world)) for world in worlds]
+    assert [[part.number for part in mine] for mine in dealt] == [[0, 2, 4], [1, 3, None]]
+    assert [part.is_last for part in dealt[0]] == [False, False, True]
+    assert dealt[1][2].triplets is micro_batches[4]

@@ -73,7 +73,7 @@ def test_a_finished_run_is_benchmarked_without_being_trained_again(tmp_path, ask
     folder, _ = play(tmp_path, "tspin")
     held_out = read_json(folder.iteration(1).evaluation)["heldout"]
     monkeypatch.setattr(
-        "tspin.selfplay.iteration.train", lambda *a, **k: pytest.fail("trained again")
+        "tspin.selfplay.session.train", lambda *a, **k: pytest.fail("trained again")
     )
     _, rows = play(tmp_path, "tspin", *evals("a"))
     assert labels(asked) == ["base", "iteration 0", "iteration 1"]

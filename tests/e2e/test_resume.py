@@ -140,11 +140,11 @@ class Events:
         import torch.optim.optimizer as optimizer
 
         from tspin.runs.metrics import StepLog
-        from tspin.selfplay import algorithm, iteration
+        from tspin.selfplay import algorithm, session
 
         algorithm.prepare = self._entering(algorithm.prepare, "prepare")
         for name in ("generate", "evaluate", "score", "train"):
-            setattr(iteration, name, self._entering(getattr(iteration, name), name))
+            setattr(session, name, self._entering(getattr(session, name), name))
         append = StepLog.append
 
         def appending(log, row):

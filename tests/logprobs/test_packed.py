@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stages.test_train import OPTIM, RUN
+from stages.test_train import recipe
 from support.families import FAMILIES, REFUSED, Exact, family
 from support.tiny import LOSSES, random_model, random_triplets, triplet
 
@@ -18,10 +18,12 @@ from tspin.logprobs.packing import pack
 from tspin.objectives import ROLES, Logps
 from tspin.policy import policy as model
 from tspin.policy.policy import Policy
-from tspin.stages.train import accumulate, gradient_step
+from tspin.training.cut import Cut
+from tspin.training.parallel import SingleProcess
+from tspin.training.step import accumulate, gradient_step
 
 CPU = torch.device("cpu")
-COMPUTE = replace(RUN.compute, micro_batch=64)
+CUT = Cut(64, None)
 LAYOUTS = ("shared", "separate")
 VOCAB = 97
 
@@ -51,10 +53,11 @@ def reference_of(triplets):
     return {key: 4 * value - 20 for key, value in zip(keys, noise, strict=True)}
 
 
-def gradient(policy, triplets, loss, compute=COMPUTE):
+def gradient(policy, triplets, loss, cut=CUT):
     """-> the mean loss, all gradients in a row"""
     policy.model.zero_grad()
-    losses, _ = accumulate(policy, triplets, loss, reference_of(triplets), compute)
+    with_ = recipe(loss, reference_of(triplets))
+    losses = [part for part, _ in accumulate(SingleProcess(policy), triplets, with_, cut)]
     parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in policy.model.parameters()]
     return torch.cat(losses).mean(), torch.cat([part.flatten() for part in parts])
 
@@ -64,10 +67,10 @@ def apart(found, expected):
     return float(((found - expected).abs().max() / expected.abs().max()).detach())
 
 
-def same_gradient(name, layout, loss, triplets, *, tolerance=1e-12, compute=COMPUTE):
+def same_gradient(name, layout, loss, triplets, *, tolerance=1e-12, cut=CUT):
     with Exact():
         expected = gradient(policy_of(family(name), "plain"), triplets, loss)
-        found = gradient(policy_of(family(name), layout), triplets, loss, compute)
+        found = gradient(policy_of(family(name), layout), triplets, loss, cut)
     assert apart(found[0], expected[0]) < tolerance
     assert apart(found[1], expected[1]) < tolerance
 
@@ -106,7 +109,7 @@ def test_any_lengths_any_loss(shapes, loss, name, seed):
 def test_no_cut_changes_the_gradient(cut, monkeypatch):
     """Nor does the cut of the vocabulary's projection: here a chunk per triplet."""
     monkeypatch.setitem(fused_head.CHUNK, "cpu", 1)
-    same_gradient("llama", "shared", LOSSES["spin"], awkward(2), compute=replace(COMPUTE, **cut))
+    same_gradient("llama", "shared", LOSSES["spin"], awkward(2), cut=replace(CUT, **cut))
 
 
 def test_log_probs_alone_are_differentiable_too():
@@ -154,7 +157,7 @@ def test_scored_and_trained_log_probs_have_the_same_bits(layout):
     policy = policy_of(random_model(vocab_size=VOCAB, dtype=torch.float32), layout)
     triplets, seen = awkward(6), []
 
-    def judge(part, logps):
+    def losses(part, logps):
         seen.extend(
             zip([x.id for x in part], *(logps[role].tolist() for role in ROLES), strict=True)
         )
@@ -162,7 +165,7 @@ def test_scored_and_trained_log_probs_have_the_same_bits(layout):
 
     with torch.no_grad():
         scored = policy.logps(triplets, ROLES)
-    policy.loss_sum(triplets, ROLES, judge)
+    policy.loss_sum(triplets, ROLES, losses)
     columns = [[x.id for x in triplets], *(scored[role].tolist() for role in ROLES)]
     assert seen == list(zip(*columns, strict=True))
 
@@ -258,12 +261,14 @@ def out_of_memory(policy, monkeypatch, fits):
     """The policy on a device that holds no more than `fits` triplets at a time."""
     honest, asked = policy.loss_sum, []
 
-    def loss_sum(triplets, roles, judge):
+    def loss_sum(triplets, roles, loss_function):
         asked.append(len(triplets))
         if len(triplets) > fits:
-            judge(triplets, Logps(*torch.zeros(3, len(triplets))))  # half of the work is done
+            loss_function(
+                triplets, Logps(*torch.zeros(3, len(triplets)))
+            )  # half of the work is done
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB.")
-        return honest(triplets, roles, judge)
+        return honest(triplets, roles, loss_function)
 
     monkeypatch.setattr(type(policy), "loss_sum", lambda _, *args: loss_sum(*args))
     return asked
@@ -278,16 +283,13 @@ def test_a_step_out_of_memory_is_taken_again_in_smaller_parts(budget, monkeypatc
         policy = policy_of(random_model(vocab_size=VOCAB), "auto")
         with monkeypatch.context() as patch:
             asked = out_of_memory(policy, patch, fits)
-            compute, optimizer = replace(COMPUTE, **budget), torch.optim.SGD(
-                policy.model.parameters(), lr=0.1
-            )  # fmt: skip
-            metrics, compute = gradient_step(
-                policy, optimizer, batch, LOSSES["tspin"], None, OPTIM, compute, where="train 0"
-            )
+            strategy, with_ = SingleProcess(policy), recipe(LOSSES["tspin"])
+            optimizer = torch.optim.SGD(policy.model.parameters(), lr=0.1)
+            cut = whole_cut = replace(CUT, **budget)
+            metrics, cut = gradient_step(strategy, optimizer, batch, with_, cut, where="train 0")
+            assert (cut == whole_cut) == (fits == 8)
             said = len(caplog.records)
-            gradient_step(
-                policy, optimizer, batch, LOSSES["tspin"], None, OPTIM, compute, where="train 1"
-            )
+            gradient_step(strategy, optimizer, batch, with_, cut, where="train 1")
         weights = torch.cat([p.detach().flatten() for p in policy.model.parameters()])
         runs.append((metrics, weights, len(caplog.records), said))
     (whole, weights, silent, _), (cut, close, said, said_first) = runs
@@ -301,10 +303,11 @@ def test_one_triplet_that_does_not_fit_is_an_error(monkeypatch):
     policy = policy_of(random_model(vocab_size=VOCAB), "auto")
     out_of_memory(policy, monkeypatch, 0)
     optimizer = torch.optim.SGD(policy.model.parameters(), lr=0.0)
-    for compute in (COMPUTE, replace(COMPUTE, max_tokens=100)):
+    strategy, with_ = SingleProcess(policy), recipe(LOSSES["tspin"])
+    for cut in (CUT, replace(CUT, max_tokens=100)):
         with pytest.raises(torch.OutOfMemoryError):
-            gradient_step(policy, optimizer, random_triplets(3, vocab_size=VOCAB),
-                          LOSSES["tspin"], None, OPTIM, compute, where="x")  # fmt: skip
+            batch = random_triplets(3, vocab_size=VOCAB)
+            gradient_step(strategy, optimizer, batch, with_, cut, where="x")
 
 
 @settings(deadline=None)

@@ -23,12 +23,17 @@ from tspin.runs.artifacts import Iteration, RunDir
 from tspin.runs.metrics import StepLog
 from tspin.sampling import decode
 from tspin.sampling.native import Question, respond
-from tspin.stages import train
 from tspin.stages.score import score
+from tspin.stages.train import train
 from tspin.tools.files import flatten, read_json, write_json
 from tspin.tools.parquet import read_rows
 from tspin.tracking.wandb import Identity, Tracker
 from tspin.training import throughput
+from tspin.training.cut import Cut
+from tspin.training.optimizer import build_optimizer
+from tspin.training.parallel import SingleProcess
+from tspin.training.recipe import Recipe
+from tspin.training.step import gradient_step
 
 pytest.importorskip("peft")
 
@@ -69,11 +74,12 @@ def stacked(policy, triplets=TRIPLETS):
 
 def teach(policy, out, *, loss=None, reference=None, triplets=TRIPLETS):
     with Tracker(NOBODY, mode="none", folder=out, run_id="x") as tracker:
-        train.train(
-            policy, triplets, Iteration(out), loss=loss or SFT(), reference=reference,
-            optim=OPTIM, compute=EXACT, tracker=tracker,
-            seed=0, t=1, steps_before=0, label="test",
-        )  # fmt: skip
+        recipe = Recipe(
+            loss=loss or SFT(), reference=reference, optim=OPTIM, compute=EXACT, seed=0, t=1
+        )
+        train(
+            policy, triplets, Iteration(out), recipe, tracker=tracker, steps_before=0, label="test"
+        )
 
 
 # --- the policy ----------------------------------------------------------------------------------
@@ -171,11 +177,12 @@ def test_adapters_have_the_precision_of_what_is_trained(precision):
     held = {p.dtype for p in policy.model.parameters()}
     assert held == {{"bf16_stochastic": torch.bfloat16, "fp32": torch.float32}[precision]}
     optim = replace(OPTIM, precision=precision)
-    optimizer = train.build_optimizer(policy, optim)
+    optimizer = build_optimizer(policy, optim)
     optimizer.param_groups[0] |= {"lr": 1e-3, "seed": 0}
-    found, _ = train.gradient_step(
-        policy, optimizer, TRIPLETS, SFT(), None, optim, EXACT, where=""
-    )  # fmt: skip
+    recipe = Recipe(loss=SFT(), optim=optim, compute=EXACT, seed=0, t=1)
+    found, _ = gradient_step(
+        SingleProcess(policy), optimizer, TRIPLETS, recipe, Cut.of(EXACT), where=""
+    )
     assert found["grad_norm"] > 0
     assert any(p.any() for n, p in policy.model.named_parameters() if "lora_B" in n)
 

@@ -24,6 +24,7 @@ from tspin.micro import folder
 from tspin.policy import policy
 from tspin.runs.artifacts import Responses
 from tspin.sampling import openai
+from tspin.sampling.draws import Draws
 from tspin.sampling.openai import Endpoint
 from tspin.sampling.requests import luck
 from tspin.stages.generate import generate
@@ -110,7 +111,7 @@ def sample(url, out, how=None, *, name=NAME, prompts=PROMPTS):
     out = Responses(out)
     asked = Endpoint(url, name, policy.renderer(folder("warm"), template="alpaca_space"))
     how = how or settings()
-    generate(asked, prompts, out, how=how, seed=0, t=1, label="test", facts={})
+    generate(asked, prompts, out, Draws(how, 0, 1), label="test", facts={})
     return out
 
 

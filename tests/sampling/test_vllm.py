@@ -28,6 +28,7 @@ from tspin.policy import policy as model
 from tspin.policy.policy import Policies
 from tspin.runs.artifacts import Iteration, Responses
 from tspin.sampling import vllm
+from tspin.sampling.draws import Draws
 from tspin.sampling.engines import source
 from tspin.sampling.native import Native, respond
 from tspin.sampling.requests import Question, check_response, luck
@@ -71,7 +72,7 @@ def sample(how, out, **options):
     """23 prompts in 3 parts of 8, 8 and 7, as the stage samples them."""
     out = Responses(out)
     asked = served(how, out.log, **options)
-    generate(asked, PROMPTS, out, how=how, seed=0, t=1, label="test", facts={"t": 1})
+    generate(asked, PROMPTS, out, Draws(how, 0, 1), label="test", facts={"t": 1})
     return out
 
 

@@ -7,6 +7,7 @@ import torch
 from support.tiny import compose, random_policy
 
 from tspin.runs.artifacts import Responses
+from tspin.sampling.draws import Draws
 from tspin.sampling.native import Native, pick, respond, uniforms
 from tspin.sampling.requests import Question, luck
 from tspin.stages.generate import generate
@@ -26,7 +27,7 @@ def decoding():
 
 def sample(policy, folder, how, *, seed=0, t=1, prompts=PROMPTS):
     out = Responses(folder)
-    generate(Native(policy), prompts, out, how=how, seed=seed, t=t, label="test", facts={})
+    generate(Native(policy), prompts, out, Draws(how, seed, t), label="test", facts={})
     return out
 
 

@@ -14,22 +14,23 @@ from tspin.objectives import SFT, SPIN, TSPIN, TSPINRef
 from tspin.runs.artifacts import Iteration
 from tspin.runs.metrics import StepLog
 from tspin.stages.score import score, write_scores
-from tspin.stages.train import (
-    build_optimizer,
-    gradient_step,
-    load_state,
-    lr_factor,
-    save_state,
-    train,
-)
+from tspin.stages.train import train
 from tspin.tools.parquet import read_rows
 from tspin.tracking.wandb import Identity, Tracker
+from tspin.training.cut import Cut
+from tspin.training.parallel import SingleProcess
+from tspin.training.recipe import Recipe
+from tspin.training.step import gradient_step
 
 RUN = compose()
 OPTIM = replace(RUN.optim, lr=1e-3, batch_size=4, epochs=1, max_grad_norm=None)
 COMPUTE = replace(RUN.compute, micro_batch=2, save_seconds=1e9)
 NOBODY = Identity(project="x", entity=None, name="x", group="x", job_type="x", tags=(), config={})
 TRACKER = Tracker(NOBODY, mode="none", folder=Path(), run_id="x")
+
+
+def recipe(loss, reference=None, *, optim=OPTIM, compute=COMPUTE):
+    return Recipe(loss=loss, reference=reference, optim=optim, compute=compute, seed=0, t=1)
 
 
 def reference_for(policy, triplets, loss, *, optim=OPTIM, compute=COMPUTE):
@@ -40,9 +41,9 @@ def reference_for(policy, triplets, loss, *, optim=OPTIM, compute=COMPUTE):
 
 def gradients(policy, batch, loss, reference, *, micro_batch):
     optimizer = torch.optim.SGD(policy.model.parameters(), lr=0.0)
-    compute = replace(COMPUTE, micro_batch=micro_batch)
+    strategy, cut = SingleProcess(policy), Cut(micro_batch, None)
     metrics, _ = gradient_step(
-        policy, optimizer, batch, loss, reference, OPTIM, compute, where="test"
+        strategy, optimizer, batch, recipe(loss, reference), cut, where="test"
     )
     return metrics, torch.cat([p.grad.flatten() for p in policy.model.parameters()])
 
@@ -106,10 +107,8 @@ def test_the_first_margin_against_the_stored_reference_is_exactly_zero(name, tmp
 
 
 def run_training(policy, triplets, out, loss, reference, *, optim=OPTIM, compute=COMPUTE):
-    train(
-        policy, triplets, out, loss=loss, reference=reference, optim=optim, compute=compute,
-        tracker=TRACKER, seed=0, t=1, steps_before=0, label="test",
-    )  # fmt: skip
+    with_ = recipe(loss, reference, optim=optim, compute=compute)
+    train(policy, triplets, out, with_, tracker=TRACKER, steps_before=0, label="test")
 
 
 def test_tspin_ref_with_beta_0_trains_as_spin(tmp_path):
@@ -121,47 +120,6 @@ def test_tspin_ref_with_beta_0_trains_as_spin(tmp_path):
         run_training(policy, triplets, Iteration(tmp_path / name), loss, reference)
         weights.append(policy.model.state_dict())
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
-
-
-def test_the_first_rmsprop_step_is_ten_times_the_learning_rate():
-    """No bias correction: g / sqrt(0.01 g^2) = 10 (trap 8), hence the warm-up."""
-    policy = random_policy()
-    optimizer = build_optimizer(policy, OPTIM)
-    (group,) = optimizer.param_groups
-    assert (group["alpha"], group["momentum"], group["weight_decay"]) == (0.99, 0.0, 0.0)
-    group["lr"] = 1e-3
-    before = copy.deepcopy(policy.model.state_dict())
-    for p in policy.model.parameters():
-        p.grad = torch.full_like(p, 0.5)
-    optimizer.step()
-    moved = policy.model.state_dict()["model.norm.weight"] - before["model.norm.weight"]
-    torch.testing.assert_close(moved, torch.full_like(moved, -1e-2), rtol=1e-5, atol=0)
-
-
-def test_a_learning_rate_of_5e7_moves_float32_weights_and_would_not_move_bfloat16():
-    """Trap 7: weights of 0.02 have a bfloat16 rounding step of 1e-4."""
-    weight = torch.full((64,), 0.02)
-    for dtype, moves in ((torch.float32, True), (torch.bfloat16, False)):
-        parameter = torch.nn.Parameter(weight.to(dtype))
-        optimizer = torch.optim.RMSprop([parameter], lr=5e-7)
-        before = parameter.detach().clone()
-        parameter.grad = torch.ones_like(parameter)
-        optimizer.step()
-        assert bool((parameter != before).all()) == moves
-        assert bool((parameter != before).any()) == moves
-
-
-def test_learning_rate_schedule():
-    """10 steps, 10% warm-up: peak after 1 step, then a line to 0 behind the last step."""
-    optim = replace(OPTIM, warmup=0.1, schedule="linear")
-    factors = [lr_factor(step, 10, optim) for step in range(10)]
-    assert factors == pytest.approx([1, 1, 8 / 9, 7 / 9, 6 / 9, 5 / 9, 4 / 9, 3 / 9, 2 / 9, 1 / 9])
-    slow = replace(optim, warmup=0.5)
-    assert [lr_factor(s, 10, slow) for s in range(4)] == pytest.approx([0.2, 0.4, 0.6, 0.8])
-    assert lr_factor(9, 10, replace(optim, schedule="constant")) == 1
-    assert lr_factor(5, 11, replace(optim, warmup=0, schedule="cosine")) == pytest.approx(
-        0.5 * (1 + math.cos(math.pi * 5 / 11))
-    )
 
 
 def test_the_decay_may_be_laid_over_more_epochs_than_are_run(tmp_path):
@@ -189,29 +147,6 @@ def test_a_number_that_is_not_finite_stops_before_it_is_applied(what, tmp_path, 
     assert StepLog.read(Iteration(tmp_path).metrics) == []
     for key, value in policy.model.state_dict().items():
         assert torch.equal(value.nan_to_num(7.0), before[key].nan_to_num(7.0))
-
-
-@pytest.mark.parametrize("name", ["rmsprop", "adamw"])
-def test_training_state_round_trip(name, tmp_path):
-    """Saved after k steps and loaded into new objects: the next step has the same bits."""
-    optim = replace(OPTIM, name=name)
-    batch = random_triplets(4)
-
-    def step(policy, optimizer):
-        optimizer.param_groups[0]["lr"] = 1e-3
-        gradient_step(policy, optimizer, batch, SFT(), None, optim, COMPUTE, where="test")
-
-    policy = random_policy(dtype=torch.float32)
-    optimizer = build_optimizer(policy, optim)
-    step(policy, optimizer)
-    save_state(tmp_path / "state.safetensors", policy, optimizer, 1)
-    other = random_policy(dtype=torch.float32, seed=9)
-    fresh = build_optimizer(other, optim)
-    assert load_state(tmp_path / "state.safetensors", other, fresh) == 1
-    step(policy, optimizer)
-    step(other, fresh)
-    for a, b in zip(policy.model.parameters(), other.model.parameters(), strict=True):
-        assert torch.equal(a, b)
 
 
 def test_metrics_of_a_step_are_those_of_the_glossary(tmp_path):

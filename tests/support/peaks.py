@@ -18,7 +18,11 @@ from tspin.planning import shapes
 from tspin.planning.memory import memory
 from tspin.policy import adapters
 from tspin.policy.policy import Policy
-from tspin.stages.train import build_optimizer, gradient_step
+from tspin.training.cut import Cut
+from tspin.training.optimizer import build_optimizer
+from tspin.training.parallel import SingleProcess
+from tspin.training.recipe import Recipe
+from tspin.training.step import gradient_step
 
 COMMON = ("compute.device=cpu", "model.max_length=128", "decoding.max_new_tokens=32")
 CASES = {  # layers, width, words
@@ -59,8 +63,10 @@ def step(layers, width, words):
     loss, prompt = run.loss_at(1), list(range(3, 3 + run.max_prompt_length))
     answer = list(range(5, 5 + run.decoding.max_new_tokens))
     batch = [triplet(i, prompt, answer, answer, answer) for i in range(2 * run.compute.micro_batch)]
+    recipe = Recipe(loss=loss, optim=run.optim, compute=run.compute, seed=0, t=1)
     for _ in range(2):
-        gradient_step(policy, optimizer, batch, loss, None, run.optim, run.compute, where="")
+        strategy, cut = SingleProcess(policy), Cut.of(run.compute)
+        gradient_step(strategy, optimizer, batch, recipe, cut, where="")
     shape = shapes.of(config.to_dict(), "a test")
     return [resident("VmHWM") - before, memory(shape, run, device="cpu").training]
 

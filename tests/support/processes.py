@@ -21,16 +21,20 @@ from torch.distributed import TCPStore
 from support.tiny import LOSSES, compose, play, random_policy, random_triplets
 from tspin import micro
 from tspin.data.triplets import epoch, micro_batches
-from tspin.distributed import world as distributed
+from tspin.distributed import failure
+from tspin.distributed.failure import stopping_together
+from tspin.distributed.world import join
 from tspin.policy.policy import load
 from tspin.runs.artifacts import Iteration, Responses
+from tspin.sampling.draws import Draws
 from tspin.sampling.native import Native
 from tspin.stages import train
-from tspin.stages.evaluate import evaluate
+from tspin.stages.evaluate import Grader, evaluate
 from tspin.stages.generate import generate
 from tspin.stages.score import score, write_scores
 from tspin.tracking.wandb import Identity, Tracker
-from tspin.training import shards
+from tspin.training import shards, step
+from tspin.training.recipe import Recipe
 
 RUN = compose("compute.device=cpu")
 OPTIM = replace(RUN.optim, lr=1e-3, batch_size=4, epochs=2, max_grad_norm=1.0)
@@ -61,25 +65,27 @@ def teach(
         cut = [m for b in batches for m in micro_batches(b, LOSSES[loss].roles, size=1)]
         reference = score(policy, cut, LOSSES[loss].roles, total=9, label="reference")
         reference = {key: value - 0.5 * len(key[2]) for key, value in reference.items()}
-    step, steps = train.gradient_step, []
+    honest, steps = train.gradient_step, []
 
     def counted(*args, **kwargs):
         steps.append(None)
         if len(steps) == stop_at:
             raise Killed
-        return step(*args, **kwargs)
+        return honest(*args, **kwargs)
 
     train.gradient_step = counted
     try:
+        recipe = Recipe(
+            loss=LOSSES[loss], reference=reference, optim=OPTIM, compute=compute, seed=0, t=1
+        )
         train.train(
-            policy, TRIPLETS, Iteration(out), loss=LOSSES[loss], reference=reference, optim=OPTIM,
-            compute=compute, tracker=TRACKER, seed=0, t=1, steps_before=0, label="test",
-            world=world,
+            policy, TRIPLETS, Iteration(out), recipe, tracker=TRACKER, steps_before=0,
+            label="test", world=world,
         )  # fmt: skip
     except Killed:
         pass
     finally:
-        train.gradient_step = step
+        train.gradient_step = honest
     return policy
 
 
@@ -127,20 +133,21 @@ def sample(world, folder):
     """Samples, scores and answers, in several parts each."""
     policy = random_policy(dtype=torch.float32, scale=0.4)
     how = replace(RUN.decoding, max_new_tokens=8, batch_size=2)
+    draws = Draws(how, seed=0, t=1)
     prompts = {f"p{i}": list(range(3, 4 + i % 7)) for i in range(19)}
     generate(
-        Native(policy), prompts, Responses(folder / "samples"), how=how, seed=0, t=1, label="test",
-        facts={}, world=world,
+        Native(policy), prompts, Responses(folder / "samples"), draws, label="test", facts={},
+        world=world,
     )  # fmt: skip
     roles = ("annotated", "synthetic", "proto")
     cut = micro_batches(TRIPLETS, roles, size=2)
     logps = score(policy, cut, roles, total=9, label="test", world=world)
     out = Iteration(folder)
-    world.main(lambda: write_scores(out.scores, TRIPLETS, logps))
+    world.main(write_scores, out.scores, TRIPLETS, logps)
+    grader = Grader(lambda prompt, response: len(response) > 3)
     rows = [{"id": i, "prompt": i, "prompt_ids": ids} for i, ids in prompts.items()]
     evaluate(
-        Native(policy), rows, lambda prompt, response: len(response) > 3, None, out.answers,
-        data=RUN.data, how=how, seed=0, t=1, label="test", world=world,
+        Native(policy), rows, out.answers, draws, grader, data=RUN.data, label="test", world=world
     )  # fmt: skip
 
 
@@ -153,16 +160,16 @@ def whole_run(world, folder):
 def fails(world, folder):
     """Rank 1 meets a full disk while the others wait for its gradient."""
     if world.rank == 1:
-        train.turns = _raise(OSError("No space left on device"))
-    with world.together():
+        step.deal = _raise(OSError("No space left on device"))
+    with stopping_together(world):
         teach(folder / "out", "tspin", world)
 
 
 def killed(world, folder):
     """The last rank is killed in the middle of a step, as by the kernel."""
     if world.rank == world.size - 1:
-        train.turns = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
-    with world.together():
+        step.deal = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
+    with stopping_together(world):
         teach(folder / "out", "tspin", world)
 
 
@@ -176,7 +183,7 @@ def refused(world, folder):
     def look():
         raise ValueError("there is no such model")
 
-    with world.together():
+    with stopping_together(world):
         world.main(look)
 
 
@@ -229,11 +236,11 @@ def _process(job, rank, port):
     os.environ |= {"LOCAL_WORLD_SIZE": str(job["size"]), "OMP_NUM_THREADS": "1"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"  # they meet at the launcher, as torchrun's
-    distributed.LAST_WORDS = 1.0
+    failure.LAST_WORDS = 1.0
     faulthandler.dump_traceback_later(LONGEST, exit=True)  # a test fails, and never hangs
     code = 0
     try:
-        world = distributed.join(RUN.compute, RUN.optim, lora=False)
+        world = join(RUN.compute, RUN.optim, lora=False)
         globals()[job["case"]](world, folder)
         world.barrier()
     except SystemExit as stopped:

@@ -16,12 +16,17 @@ from tspin.policy.dtypes import sampling_key
 from tspin.policy.policy import load
 from tspin.runs.artifacts import Iteration
 from tspin.runs.metrics import StepLog
-from tspin.stages import train
 from tspin.stages.score import score
-from tspin.stages.train import build_optimizer, load_state, save_state
+from tspin.stages.train import train
 from tspin.tools.parquet import read_rows
 from tspin.tracking.wandb import Identity, Tracker
+from tspin.training.cut import Cut
+from tspin.training.optimizer import build_optimizer
+from tspin.training.parallel import SingleProcess
+from tspin.training.recipe import Recipe
+from tspin.training.step import gradient_step
 from tspin.training.stochastic_rounding import NOISE, StochasticRounding, stochastic_round
+from tspin.training.train_state import load_state, save_state
 
 RUN = compose("compute.device=cpu")
 OPTIM = replace(RUN.optim, lr=1e-3, batch_size=4, epochs=1, max_grad_norm=None)
@@ -37,12 +42,18 @@ def policy_for(precision, **options):
     return random_policy(dtype=dtype, **options)
 
 
-def teach(policy, triplets, out, precision, *, loss=None, reference=None, **optim):
+def recipe(precision, *, loss=None, reference=None, **optim):
+    optim = replace(OPTIM, precision=precision, **optim)
+    return Recipe(
+        loss=loss or SFT(), reference=reference, optim=optim, compute=COMPUTE, seed=0, t=1
+    )
+
+
+def teach(policy, triplets, out, precision, **options):
     with Tracker(NOBODY, mode="none", folder=out, run_id="x") as tracker:
-        train.train(
-            policy, triplets, Iteration(out), loss=loss or SFT(), reference=reference,
-            optim=replace(OPTIM, precision=precision, **optim), compute=COMPUTE, tracker=tracker,
-            seed=0, t=1, steps_before=0, label="test",
+        train(
+            policy, triplets, Iteration(out), recipe(precision, **options), tracker=tracker,
+            steps_before=0, label="test",
         )  # fmt: skip
 
 
@@ -178,9 +189,10 @@ def test_bytes_of_a_weight(precision, weights, states, name, tmp_path):
     optim = replace(OPTIM, precision=precision, name=name)
     optimizer = build_optimizer(policy, optim)
     optimizer.param_groups[0] |= {"lr": 1e-3, "seed": 0}
-    train.gradient_step(
-        policy, optimizer, random_triplets(2), SFT(), None, optim, COMPUTE, where=""
-    )
+    gradient_step(
+        SingleProcess(policy), optimizer, random_triplets(2), recipe(precision, name=name),
+        Cut.of(COMPUTE), where="",
+    )  # fmt: skip
     parameters = list(policy.model.parameters())
     assert {p.element_size() for p in parameters} == {p.grad.element_size() for p in parameters}
     assert parameters[0].element_size() == weights

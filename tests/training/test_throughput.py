@@ -4,18 +4,19 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.tiny import compose, random_policy, triplet
+from support.tiny import random_policy, triplet
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import MambaConfig, MambaForCausalLM
 
 from tspin.data.triplets import num_padding, num_tokens, num_useful
 from tspin.tracking.report import speed as means
 from tspin.training import throughput
+from tspin.training.cut import Cut
 from tspin.training.throughput import Speed
 
 ROLES = ("annotated", "synthetic", "proto")
 ONE = triplet("a", [5, 6, 7], [1, 2, 3, 4], [1, 2], [1])
-COMPUTE = replace(compose().compute, micro_batch=4, max_tokens=None)
+CUT = Cut(4, None)
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +33,7 @@ def test_a_prompt_counts_once_a_sequence_or_once_a_triplet():
 
 @pytest.mark.parametrize("attention", ["plain", "auto", "shared", "separate"])
 def test_tokens_and_padding_of_a_step(attention):
-    found = Speed(random_policy(attention=attention), ROLES).of_step([ONE], COMPUTE, 0.5)
+    found = Speed(random_policy(attention=attention), ROLES).of_step([ONE], CUT, 0.5)
     assert (found["tokens_per_second"], found["useful_tokens_per_second"]) == (32, 20)
     assert found["padding_share"] == (5 / 21 if attention == "plain" else 0)
 
@@ -41,12 +42,9 @@ def test_padding_is_of_the_micro_batches_as_they_were_cut():
     """Cut one by one a batch of pairs has the padding of each; all at once more."""
     batch = [triplet(i, [5], [1] * n, [1] * n) for i, n in enumerate((1, 3, 9))]
     of = Speed(random_policy(attention="plain"), ROLES[:2])
-    shares = {
-        size: of.of_step(batch, replace(COMPUTE, micro_batch=size), 1.0)["padding_share"]
-        for size in (1, 2, 3)
-    }
+    shares = {size: of.of_step(batch, Cut(size, None), 1.0)["padding_share"] for size in (1, 2, 3)}
     assert shares == {1: 0, 2: 2 * 6 / (2 * 22), 3: 2 * 14 / (2 * 30)}
-    by_tokens = replace(COMPUTE, max_tokens=8)  # 20 alone, 8, 4: the last two do not fit together
+    by_tokens = Cut(4, 8)  # 20 alone, 8, 4: the last two do not fit together
     assert of.of_step(batch, by_tokens, 1.0)["padding_share"] == 0
 
 
@@ -56,7 +54,7 @@ def test_arithmetic_of_a_step_by_hand():
     tokens, responses = 10, 7
     pairs = 9 / 2 + (3 * 4 + 16 / 2) + (3 * 2 + 4 / 2) + (3 * 1 + 1 / 2)
     forward = 2 * (2 * layer * tokens + 294 * 32 * responses) + 4 * 2 * 32 * pairs
-    found = Speed(random_policy(), ROLES).of_step([ONE], COMPUTE, 2.0)
+    found = Speed(random_policy(), ROLES).of_step([ONE], CUT, 2.0)
     assert found["flop_utilisation"] == pytest.approx(3 * forward / 2.0 / 1e6, rel=1e-12)
 
 

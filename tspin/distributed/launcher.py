@@ -26,15 +26,14 @@ def chosen(
 
     Raises ValueError where the two differ, and for what of either cannot be done.
     """
-    told, by = _told_by_accelerate(environment)
-    asked = compute.parallel
-    if told is not None and asked not in ("auto", told):
+    by_accelerate, variable = _accelerate_parallel(environment)
+    if by_accelerate is not None and compute.parallel not in ("auto", by_accelerate):
         raise ValueError(
-            f"compute.parallel={asked} contradicts accelerate's configuration, which says {told} "
-            f"({by}); leave one of them out"
+            f"compute.parallel={compute.parallel} contradicts accelerate's configuration, which "
+            f"says {by_accelerate} ({variable}); leave one of them out"
         )
-    found = told or asked
-    if found == "fsdp2" and (reason := whole(optim, lora=lora)) is not None:
+    parallel = by_accelerate or compute.parallel
+    if parallel == "fsdp2" and (reason := whole(optim, lora=lora)) is not None:
         raise ValueError(f"{reason} and knows no compute=fsdp2; use compute=ddp")
     mixed = environment.get("ACCELERATE_MIXED_PRECISION", "no")
     if mixed not in ("no", "bf16") or (
@@ -44,7 +43,7 @@ def chosen(
             f"accelerate's mixed_precision={mixed} contradicts compute.dtype={compute.dtype}: the "
             "arithmetic is chosen by compute.dtype and optim.precision; use mixed_precision: 'no'"
         )
-    return "fsdp2" if found == "fsdp2" else "ddp"
+    return "fsdp2" if parallel == "fsdp2" else "ddp"
 
 
 def whole(optim: OptimConfig, *, lora: bool) -> str | None:
@@ -54,7 +53,7 @@ def whole(optim: OptimConfig, *, lora: bool) -> str | None:
     return "lora=default leaves little that is worth cutting into shards" if lora else None
 
 
-def _told_by_accelerate(environment: Mapping[str, str]) -> tuple[str | None, str]:
+def _accelerate_parallel(environment: Mapping[str, str]) -> tuple[str | None, str]:
     """What `accelerate launch` was configured for, and the variable that says so."""
 
     def on(name: str) -> bool:
@@ -85,15 +84,15 @@ def check_devices(compute: ComputeConfig) -> None:
     """ValueError for a device that several processes cannot each have."""
     import torch
 
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if ":" in compute.device:
         raise ValueError(
-            f"compute.device={compute.device} is one device for {here} processes: use cuda, where "
-            "each takes its own"
+            f"compute.device={compute.device} is one device for {processes} processes: use cuda, "
+            "where each takes its own"
         )
-    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if compute.device != "cpu" and there and here > there:
+    devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if compute.device != "cpu" and devices and processes > devices:
         raise ValueError(
-            f"{here} processes on a machine with {there} CUDA devices: start {there} "
-            f"(--nproc_per_node={there}), or use compute.device=cpu"
+            f"{processes} processes on a machine with {devices} CUDA devices: start {devices} "
+            f"(--nproc_per_node={devices}), or use compute.device=cpu"
         )

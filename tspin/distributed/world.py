@@ -2,49 +2,43 @@
 
 torchrun or `accelerate launch` starts the same program once for each device, on one or more nodes
 that share `runs_dir`. Every process knows the data; rank 0, the main one, alone decides what is
-there and writes it. A single process is a World of size 1, which asks nobody.
+there and writes it: `World.main` calls a function there, and methods under `on_main` know it
+themselves. A single process is a World of size 1, which waits for nobody.
 """
 
 from __future__ import annotations
 
 import atexit
-import logging
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import cache
+from functools import cache, wraps
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from tspin.config.run import ComputeConfig, OptimConfig
+from tspin.distributed.failure import OtherRankFailed, end_in_silence
 from tspin.distributed.launcher import Parallel, check_devices, chosen, launched
 from tspin.tools.files import atomic, owner
-from tspin.tools.signals import REQUEUE, Preempted
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-log = logging.getLogger("tspin")
 T = TypeVar("T")
+P = ParamSpec("P")
 # A gradient that does not arrive in this time is a process that hangs.
 COLLECTIVE = timedelta(minutes=30)
 # The others wait on the main process for as long as benchmarks, or another run's lock, may take.
-ALONE_AT_MOST = timedelta(days=30)
-LAST_WORDS = 3.0  # seconds in which the process that failed first says why; a launcher kills it
+MAIN_AT_MOST = timedelta(days=30)
 
 
 class Artifact(Protocol):
     """A file or folder of a run."""
 
     def exists(self) -> bool: ...
-
-
-class Elsewhere(SystemExit):
-    """The run stops here because another process failed, and says so."""
 
 
 @dataclass(frozen=True)
@@ -69,49 +63,41 @@ class World:
         """Whether a process holds a part of the weights only while it trains."""
         return self.size > 1 and self.parallel == "fsdp2"
 
-    def main(self, work: Callable[[], T]) -> T:
-        """What `work` returns, on all processes; the main one alone does it, the others wait.
+    def main(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """What work(...) returns, on all processes; the main one alone calls it, the others wait.
 
         Its failure stops all of them, and the main process says why.
         """
         if self.size == 1:
-            return work()
+            return work(*args, **kwargs)
         if not self.is_main:
-            found, failed = self._broadcast(None)
+            result, failed = self._broadcast(None)
             if failed:
-                raise Elsewhere(1)
-            return found
+                raise OtherRankFailed(1)
+            return result
         try:
-            found = work()
+            result = work(*args, **kwargs)
         except BaseException:
             self._broadcast((None, True))
             raise
-        self._broadcast((found, False))
-        return found
+        self._broadcast((result, False))
+        return result
 
-    def alone(self, work: Callable[[], object]) -> None:
-        """`work` by the main process, and done for all when this returns."""
-
-        def done() -> None:
-            work()
-
-        self.main(done)
-
-    def there(self, artifact: Artifact) -> bool:
-        """Whether it is, as the main process sees it: processes never disagree on what to do."""
+    def exists(self, artifact: Artifact) -> bool:
+        """Whether it is there, as the main process sees it: processes never disagree on that."""
         return self.main(artifact.exists)
 
-    def first_on_node(self, work: Callable[[], T]) -> T:
-        """What `work` returns; on each node one process begins and the others find it done."""
+    def first_on_node(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """What work(...) returns; on each node one process begins, the others find it done."""
         if self.size == 1:
-            return work()
+            return work(*args, **kwargs)
         waits = os.environ.get("LOCAL_RANK", "0") != "0"
         if waits:
             self.barrier()
-        found = work()
+        result = work(*args, **kwargs)
         if not waits:
             self.barrier()
-        return found
+        return result
 
     def gather(self, mine: T) -> list[T]:
         """What every process has, by rank, on all of them."""
@@ -119,14 +105,18 @@ class World:
             return [mine]
         import torch.distributed as dist
 
-        found: list[Any] = [None] * self.size
-        dist.all_gather_object(found, mine, group=self.control)
-        return found
+        everyones: list[Any] = [None] * self.size
+        dist.all_gather_object(everyones, mine, group=self.control)
+        return everyones
 
     def barrier(self) -> None:
         """Nobody goes on before all are here."""
         if self.size > 1:
             self.gather(None)
+
+    def count(self, name: str) -> int:
+        """How often the processes have counted `name`, this time included."""
+        return _store().add(f"tspin/{name}", 1)
 
     def share(
         self,
@@ -137,19 +127,19 @@ class World:
     ) -> Iterator[T]:
         """Each item to one process: whoever is free takes the next.
 
-        passed   told of the items that others took: what they do is not waited for
+        passed   called with the items that others took: what they do is not waited for
         by_main  all of them to the main process
         """
         if self.size == 1 or by_main:
             yield from items if self.is_main else ()
             return
-        key, told = f"tspin/share/{next(_shares)}", 0
-        while (number := _store().add(key, 1) - 1) < len(items):
-            for item in items[told:number]:
+        name, next_item = f"share/{next(_shares)}", 0
+        while (number := self.count(name) - 1) < len(items):
+            for item in items[next_item:number]:
                 passed(item)
             yield items[number]
-            told = number + 1
-        for item in items[told:]:
+            next_item = number + 1
+        for item in items[next_item:]:
             passed(item)
 
     @contextmanager
@@ -174,59 +164,40 @@ class World:
             self.barrier()
         self.barrier()  # it is there for all
 
-    @contextmanager
-    def together(self) -> Iterator[None]:
-        """Around all that is done together: one process fails, all stop, one of them says why."""
-        if self.size == 1:
-            yield
-            return
-        try:
-            yield
-        except BaseException as error:
-            # Leaving a process group in the middle may wait for those who are not there.
-            atexit.register(os._exit, _exit_code(error))
-            if isinstance(error, Preempted):
-                raise  # all are asked to stop, and by the launcher at the latest
-            if isinstance(error, Elsewhere) or not self._first_to_fail():
-                time.sleep(LAST_WORDS)
-                raise Elsewhere(1) from None
-            if self.is_main:
-                time.sleep(LAST_WORDS / 2)  # it keeps what the others count with
-            log.setLevel(logging.ERROR)
-            who = f"rank {self.rank} of {self.size}"
-            if _lost(error):
-                raise OSError(
-                    f"{who} lost another process of this run, which was killed or lost its "
-                    "machine (the launcher says which below); the same command goes on from here"
-                ) from error
-            for kind in (FloatingPointError, OSError, ValueError):
-                if isinstance(error, kind):
-                    raise kind(f"{who}: {error}") from error
-            log.error("%s fails:", who)
-            raise
-
     def _broadcast(self, value: Any) -> Any:
         import torch.distributed as dist
 
-        held = [value]
-        dist.broadcast_object_list(held, src=0, group=self.control)
-        return held[0]
-
-    def _first_to_fail(self) -> bool:
-        try:
-            return _store().add("tspin/failed", 1) == 1
-        except RuntimeError:  # the store has gone with the process that held it
-            return True
+        values = [value]
+        dist.broadcast_object_list(values, src=0, group=self.control)
+        return values[0]
 
 
 ALONE = World(0, 1)
 
 
-def join(compute: ComputeConfig, optim: OptimConfig, *, lora: bool) -> World:
-    """The world that the launcher made, ready to be talked to.
+class _InWorld(Protocol):
+    @property
+    def world(self) -> World: ...
 
-    Raises ValueError for a launch that contradicts the configuration, on rank 0; Elsewhere on the
-    others.
+
+Owner = TypeVar("Owner", bound=_InWorld)
+
+
+def on_main(method: Callable[Concatenate[Owner, P], T]) -> Callable[Concatenate[Owner, P], T]:
+    """A method that the main process alone executes, of an object with a `world` (World.main)."""
+
+    @wraps(method)
+    def call(self: Owner, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self.world.main(method, self, *args, **kwargs)
+
+    return call
+
+
+def join(compute: ComputeConfig, optim: OptimConfig, *, lora: bool) -> World:
+    """The world that the launcher made, ready for use.
+
+    Raises ValueError for a launch that contradicts the configuration, on rank 0; OtherRankFailed
+    on the others.
     """
     rank, size = launched()
     if size == 1:
@@ -237,8 +208,7 @@ def join(compute: ComputeConfig, optim: OptimConfig, *, lora: bool) -> World:
     except ValueError:
         if rank == 0:
             raise
-        time.sleep(LAST_WORDS)
-        raise Elsewhere(1) from None
+        end_in_silence()
     import torch
     import torch.distributed as dist
 
@@ -259,7 +229,7 @@ def _control_group() -> ProcessGroup:
     """One for all runs of this process."""
     import torch.distributed as dist
 
-    group = dist.new_group(backend="gloo", timeout=ALONE_AT_MOST)
+    group = dist.new_group(backend="gloo", timeout=MAIN_AT_MOST)
     assert isinstance(group, dist.ProcessGroup)
     return group
 
@@ -269,20 +239,3 @@ def _store() -> Any:
     from torch.distributed.distributed_c10d import _get_default_store
 
     return _get_default_store()
-
-
-def _exit_code(error: BaseException) -> int:
-    if isinstance(error, Preempted):
-        return REQUEUE
-    return 130 if isinstance(error, KeyboardInterrupt) else 1
-
-
-def _lost(error: BaseException) -> bool:
-    """Whether it is the end of a connection to another process."""
-    import torch.distributed as dist
-
-    said = str(error)
-    return isinstance(error, dist.DistError) or (
-        isinstance(error, RuntimeError)
-        and any(word in said for word in ("gloo", "onnection closed by peer", "onnection reset"))
-    )

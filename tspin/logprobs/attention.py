@@ -3,7 +3,7 @@
 Installed once, the function serves a model both ways: with a stream it gathers each row's queries
 and keys, without one it is transformers' scaled dot-product attention. It has to stay installed,
 because gradient checkpointing calls it again in the backward pass. `unsupported` compares the two
-ways once per model, so that an architecture it does not fit is found out, not assumed.
+ways once per model, so that an architecture it does not fit is noticed, not assumed.
 """
 
 from __future__ import annotations
@@ -134,24 +134,24 @@ def packed_attention(
         )
     if packed_plan is None:
         causal = attention_mask is None and query.shape[2] > 1
-        found = attend(query, key, value, attention_mask, causal=causal)
-        return found.transpose(1, 2).contiguous(), None
+        output = attend(query, key, value, attention_mask, causal=causal)
+        return output.transpose(1, 2).contiguous(), None
     query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))
     if softcap is None and not dropout and kernel(query.device, query.dtype) == "varlen_attn":
-        found = _varlen(query, key, value, packed_plan, scale=scaling, window=sliding_window)
-        return found[None], None
+        output = _varlen(query, key, value, packed_plan, scale=scaling, window=sliding_window)
+        return output[None], None
     outputs = []
-    made, order = packed_plan.blocks()
-    for index, block in enumerate(made):
+    calls, order = packed_plan.blocks()
+    for index, block in enumerate(calls):
         mask = packed_plan.mask(index, sliding_window)
-        found = attend(
+        output = attend(
             _take(query, block.queries),
             _take(key, block.keys),
             _take(value, block.keys),
             mask,
             causal=mask is None,
         )
-        outputs.append(found.transpose(1, 2).flatten(0, 1))
+        outputs.append(output.transpose(1, 2).flatten(0, 1))
     return torch.cat(outputs).index_select(0, order)[None], None
 
 

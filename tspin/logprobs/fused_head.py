@@ -16,20 +16,24 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from tspin.data.triplets import Triplet
+from tspin.logprobs.packing import Stream
+from tspin.objectives import Logps, Role
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 CHUNK = {"cpu": 2**23, "cuda": 2**27}  # logits at a time; at least those of one triplet
-Judge = Callable[[slice, Tensor], Tensor]
-"""Triplets of a chunk and log pi (triplets, roles) -> losses (triplets,), differentiable in log pi.
-A loss of one triplet must not depend on another's."""
+LossFunction = Callable[[Sequence[Triplet], Logps], Tensor]
+"""Triplets and their log-probs, each (batch,) -> losses (batch,), differentiable in the log-probs.
+May be called with a micro-batch in parts: a triplet's loss must not depend on another's."""
 
 
 @dataclass(frozen=True)
 class Head:
     """The last projection: logits = cap * tanh(scale * (hidden W^T + b) / cap)."""
 
-    layer: nn.Linear  # asked anew each time: where weights are sharded, others than it began with
+    layer: nn.Linear  # read anew each time: sharded weights are others than it began with
     scale: float
     softcap: float | None
     dtype: torch.dtype  # of the products
@@ -44,14 +48,14 @@ class Head:
 
     def logits(self, hidden: Tensor, weight: Tensor) -> Tensor:
         """hidden (tokens, size), weight (vocab, size) in `dtype` -> (tokens, vocab), float32 up"""
-        found = hidden.to(self.dtype) @ weight.T
+        logits = hidden.to(self.dtype) @ weight.T
         if self.bias is not None:
-            found += self.bias.to(self.dtype)
+            logits += self.bias.to(self.dtype)
         if self.scale != 1:
-            found *= self.scale
+            logits *= self.scale
         if self.softcap is not None:
-            found.div_(self.softcap).tanh_().mul_(self.softcap)
-        return found.to(torch.promote_types(found.dtype, torch.float32))
+            logits.div_(self.softcap).tanh_().mul_(self.softcap)
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def head(model: PreTrainedModel, dtype: torch.dtype | None) -> Head:
@@ -68,38 +72,43 @@ def head(model: PreTrainedModel, dtype: torch.dtype | None) -> Head:
     return Head(layer, scale, cap, dtype or layer.weight.dtype)
 
 
-def response_logps(
-    hidden: Tensor, head: Head, targets: Tensor, lengths: Sequence[int], num_roles: int
-) -> Tensor:
-    """log pi of each response, in nats. -> (triplets, roles), float32 at least
+def response_logps(hidden: Tensor, head: Head, stream: Stream, roles: Sequence[Role]) -> Logps:
+    """log pi of each response, in nats, by role, each (triplets,) in float32 at least.
 
-    hidden   (num_targets, size) the states that predict `targets`
-    targets  (num_targets,) response ids, one response after another
-    lengths  tokens of each response, triplets first, then roles
+    hidden  (num_targets, size) the states that predict the stream's targets
     """
-    work = _Work(head, targets, lengths, num_roles)
-    return _Logps.apply(hidden, head.weight, head.bias, work)
+    work = _Work(head, stream, len(roles))
+    return by_role(_Logps.apply(hidden, head.weight, head.bias, work), roles)
 
 
 def loss_sum(
     hidden: Tensor,
     head: Head,
-    targets: Tensor,
-    lengths: Sequence[int],
-    num_roles: int,
-    judge: Judge,
+    stream: Stream,
+    triplets: Sequence[Triplet],
+    roles: Sequence[Role],
+    loss_function: LossFunction,
 ) -> Tensor:
-    """The sum of the losses that `judge` finds, with the gradient it has by then. -> ()"""
-    work = _Work(head, targets, lengths, num_roles)
-    return _LossSum.apply(hidden, head.weight, head.bias, work, judge)
+    """The sum of the triplets' losses, whose gradient is formed on the way. -> ()"""
+
+    def losses(chunk: slice, logps: Tensor) -> Tensor:
+        return loss_function(triplets[chunk], by_role(logps, roles))
+
+    work = _Work(head, stream, len(roles))
+    return _LossSum.apply(hidden, head.weight, head.bias, work, losses)
+
+
+def by_role(logps: Tensor, roles: Sequence[Role]) -> Logps:
+    """logps (triplets, roles)"""
+    return Logps(**dict(zip(roles, logps.unbind(1), strict=True)))
 
 
 class _Work:
     """One micro-batch's targets, and the chunks they are cut into."""
 
-    def __init__(self, head: Head, targets: Tensor, lengths: Sequence[int], roles: int) -> None:
-        self.head, self.targets = head, targets
-        self.lengths = torch.tensor(lengths, device=targets.device).view(-1, roles)
+    def __init__(self, head: Head, stream: Stream, roles: int) -> None:
+        self.head, self.targets, lengths = head, stream.targets, stream.lengths
+        self.lengths = torch.tensor(lengths, device=self.targets.device).view(-1, roles)
         self._sizes = [sum(lengths[i : i + roles]) for i in range(0, len(lengths), roles)]
 
     def chunks(self, hidden: Tensor, *, gradient: bool) -> Iterator[_Chunk]:
@@ -172,7 +181,7 @@ class _Chunk:
 
 
 class _Gradients:
-    """Gradients by hidden states, weight and bias, filled chunk by chunk; None: not asked for."""
+    """Gradients by hidden states, weight and bias, filled chunk by chunk; None: not needed."""
 
     def __init__(self, hidden: Tensor, head: Head, needed: Sequence[bool]) -> None:
         self.hidden = torch.empty_like(hidden) if needed[0] else None
@@ -213,14 +222,19 @@ class _Logps(torch.autograd.Function):
 class _LossSum(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, work: _Work, judge: Judge
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        work: _Work,
+        losses: Callable[[slice, Tensor], Tensor],
     ) -> Tensor:
         into = _Gradients(hidden, work.head, ctx.needs_input_grad)
         values = []
         for chunk in work.chunks(hidden, gradient=True):
             with torch.enable_grad():
                 logps = chunk.logps.requires_grad_()
-                value = judge(chunk.triplets, logps).sum()
+                value = losses(chunk.triplets, logps).sum()
             (factors,) = torch.autograd.grad(value, logps)
             chunk.backward(factors, into)
             values.append(value.detach())

@@ -1,6 +1,6 @@
 """A model's packed path: micro-batches as streams, log-probs fused with the last projection.
 
-What it computes is what the plain path (logps.sequence_logps) computes, in another order. `packed`
+What it computes is what the plain path (padded.sequence_logps) computes, in another order. `packed`
 checks that once for a model, on a few tokens, before anything relies on it.
 """
 
@@ -16,15 +16,13 @@ from torch import Tensor
 
 from tspin.data.triplets import Triplet, collate
 from tspin.logprobs import attention, fused_head
+from tspin.logprobs.fused_head import LossFunction
 from tspin.logprobs.packing import Layout, Stream, cheaper, pack
 from tspin.logprobs.padded import sequence_logps
 from tspin.objectives import Logps, Role
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-Judge = Callable[[Sequence[Triplet], Logps], Tensor]
-"""Some of the triplets and their log-probs -> losses (triplets,), each of its own triplet alone."""
 
 
 @dataclass(frozen=True)
@@ -42,23 +40,18 @@ class Packed:
     def logps(self, triplets: Sequence[Triplet], roles: Sequence[Role], layout: Layout) -> Logps:
         """log pi(z | x) by role, each (batch,); differentiable, at the price of a second look."""
         stream, hidden = self._hidden(triplets, roles, layout)
-        logps = fused_head.response_logps(
-            hidden, self.head, stream.targets, stream.lengths, len(roles)
-        )
-        return _by_role(logps, roles)
+        return fused_head.response_logps(hidden, self.head, stream, roles)
 
     def loss_sum(
-        self, triplets: Sequence[Triplet], roles: Sequence[Role], layout: Layout, judge: Judge
+        self,
+        triplets: Sequence[Triplet],
+        roles: Sequence[Role],
+        layout: Layout,
+        loss_function: LossFunction,
     ) -> Tensor:
         """The sum of the triplets' losses, whose gradient is formed on the way. -> ()"""
-
-        def of_chunk(part: slice, logps: Tensor) -> Tensor:
-            return judge(triplets[part], _by_role(logps, roles))
-
         stream, hidden = self._hidden(triplets, roles, layout)
-        return fused_head.loss_sum(
-            hidden, self.head, stream.targets, stream.lengths, len(roles), of_chunk
-        )
+        return fused_head.loss_sum(hidden, self.head, stream, triplets, roles, loss_function)
 
     def _hidden(
         self, triplets: Sequence[Triplet], roles: Sequence[Role], layout: Layout
@@ -80,21 +73,21 @@ def packed(
         exact = Packed(model, fused_head.head(model, None), contextlib.nullcontext)
     except ValueError as error:
         return str(error)
-    found = Packed(model, fused_head.head(model, autocast), arithmetic)
+    path = Packed(model, fused_head.head(model, autocast), arithmetic)
     half = model.dtype in attention.HALF  # then nothing can be compared more closely
     reason = attention.install(model) or _differs(exact, tolerance=2e-2 if half else 1e-4)
     if reason is None and autocast is not None:
-        reason = _differs(found, tolerance=2e-2)
+        reason = _differs(path, tolerance=2e-2)
     if reason is not None:
         model.set_attn_implementation(before)
         return reason
-    return found
+    return path
 
 
 @torch.no_grad()
-def _differs(found: Packed, *, tolerance: float) -> str | None:
+def _differs(path: Packed, *, tolerance: float) -> str | None:
     """Why it cannot stand in for the plain path: both on two triplets of a few tokens."""
-    vocab, device = found.head.weight.shape[0], found.head.weight.device
+    vocab, device = path.head.weight.shape[0], path.head.weight.device
     ids = [int(i) % vocab for i in torch.arange(3, 40) * 7]
     roles: tuple[Role, ...] = ("annotated", "synthetic")
     triplets = [
@@ -103,11 +96,11 @@ def _differs(found: Packed, *, tolerance: float) -> str | None:
     ]
     batch = collate(triplets, roles, pad_id=0).to(device)
     try:
-        with found.arithmetic():
+        with path.arithmetic():
             plain = sequence_logps(
-                found.model, batch.input_ids, batch.attention_mask, batch.response_mask
+                path.model, batch.input_ids, batch.attention_mask, batch.response_mask
             )
-        streams = [found.logps(triplets, roles, layout) for layout in ("shared", "separate")]
+        streams = [path.logps(triplets, roles, layout) for layout in ("shared", "separate")]
     except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
         return f"it does not run: {error}"
     for logps in streams:
@@ -115,7 +108,3 @@ def _differs(found: Packed, *, tolerance: float) -> str | None:
         if not torch.allclose(stacked, plain, rtol=tolerance, atol=tolerance):
             return f"its log-probs differ from the plain path's by {(stacked - plain).abs().max()}"
     return None
-
-
-def _by_role(logps: Tensor, roles: Sequence[Role]) -> Logps:
-    return Logps(**dict(zip(roles, logps.unbind(1), strict=True)))

@@ -156,7 +156,7 @@ def blocks(rows: Sequence[Row], *, device: torch.device) -> tuple[list[Block], T
 
     -> blocks; order (num_tokens,): indices into the blocks' outputs, flattened, one after another
     """
-    made, order, offset = [], torch.empty(sum(row.length for row in rows), dtype=torch.long), 0
+    calls, order, offset = [], torch.empty(sum(row.length for row in rows), dtype=torch.long), 0
     for group in _alike(rows):
         num_queries = max(row.length for row in group)
         num_keys = max(row.num_keys for row in group)
@@ -170,7 +170,7 @@ def blocks(rows: Sequence[Row], *, device: torch.device) -> tuple[list[Block], T
             first = offset + i * num_queries
             order[own] = torch.arange(first, first + row.length)
         offset += queries.numel()
-        made.append(
+        calls.append(
             Block(
                 queries.to(device),
                 keys.to(device),
@@ -179,7 +179,7 @@ def blocks(rows: Sequence[Row], *, device: torch.device) -> tuple[list[Block], T
                 all(row.prefix == 0 for row in group),
             )
         )
-    return made, order.to(device)
+    return calls, order.to(device)
 
 
 def cheaper(triplets: Sequence[Triplet], roles: Sequence[Role], *, hidden_size: int) -> Layout:

@@ -23,7 +23,8 @@ from torch import Tensor
 from tspin.config.run import Attention, ComputeConfig, LoraConfig, Precision, Quantize
 from tspin.data.tokens import Renderer
 from tspin.data.triplets import Triplet, collate
-from tspin.logprobs.packed import Judge, Packed, packed
+from tspin.logprobs.fused_head import LossFunction
+from tspin.logprobs.packed import Packed, packed
 from tspin.logprobs.packing import Layout
 from tspin.logprobs.padded import sequence_logps
 from tspin.objectives import Logps, Role
@@ -99,16 +100,16 @@ class Policy:
         return Logps(**dict(zip(roles, logps.chunk(len(roles)), strict=True)))
 
     def loss_sum(
-        self, triplets: Sequence[Triplet], roles: tuple[Role, ...], judge: Judge
+        self, triplets: Sequence[Triplet], roles: tuple[Role, ...], loss_function: LossFunction
     ) -> Tensor:
-        """The sum of the triplets' losses as `judge` finds them, ready for backward(). -> ()
+        """The sum of the triplets' losses, ready for backward(). -> ()
 
-        `judge` may be given the triplets in parts, in their order.
+        The way there is described in tspin.logprobs.
         """
         layout = self.layout(triplets, roles)
         if self.packed is not None and layout is not None:
-            return self.packed.loss_sum(triplets, roles, layout, judge)
-        return judge(triplets, self.logps(triplets, roles)).sum()
+            return self.packed.loss_sum(triplets, roles, layout, loss_function)
+        return loss_function(triplets, self.logps(triplets, roles)).sum()
 
     def save(self, folder: Path) -> None:
         """A plain transformers folder: loads in transformers, vLLM, lm-eval."""

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from tspin.config.run import Run
-from tspin.data.annotated import Canonical, Check, canonical, checker
+from tspin.data.annotated import canonical, checker
 from tspin.data.triplets import Triplet, join
 from tspin.runs.artifacts import Responses, RunDir
 from tspin.runs.metrics import StepLog
 from tspin.runs.start import first_iteration, start_from
+from tspin.stages.evaluate import Grader
 from tspin.tools.files import digest_each
 from tspin.tools.parquet import each_row
 
@@ -27,9 +28,9 @@ class Inputs:
         parts = ("id", "split", "prompt_ids", "annotated_ids")  # texts stay on the disk
         self.prompts: list[dict[str, Any]] = list(each_row(folder.prompts, *parts))
         self.heldout = [row for row in each_row(folder.prompts) if row["split"] == "heldout"]
-        # The program that checks answers; None without one, or without prompts to ask.
-        self.check: Check | None = checker(cfg.data) if self.heldout else None
-        self.canonical: Canonical | None = canonical(cfg.data)
+        check = checker(cfg.data) if self.heldout else None
+        # None without a program that checks answers, or without prompts to be answered.
+        self.grader = None if check is None else Grader(check, canonical(cfg.data))
 
     def start_of(self, t: int) -> Path:
         """The folder of theta_t."""

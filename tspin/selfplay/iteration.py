@@ -1,313 +1,141 @@
-"""The stages of Algorithm 1 in their place in a run: of which policy and rows, to which file."""
+"""Iteration t of Algorithm 1, stage by stage: from theta_t to theta_t+1."""
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Sequence
 from itertools import chain
-from pathlib import Path
-from typing import Any
 
-from tspin.config import identity
-from tspin.config.run import Run
-from tspin.data.triplets import Key, Triplet, epoch, join, keyed, micro_batches
-from tspin.distributed.world import World
+from tspin.data.triplets import Key, Triplet, epoch, keyed
+from tspin.distributed.world import on_main
 from tspin.objectives import ROLES, Role
-from tspin.policy import dtypes
-from tspin.policy.policy import Policies
-from tspin.runs import benchmarks, evaluation
-from tspin.runs.artifacts import Iteration, Responses, RunDir, shared_folder
-from tspin.sampling import engines
-from tspin.selfplay.disk_room import Room
-from tspin.selfplay.inputs import Inputs, prompts_digest
-from tspin.stages import benchmark
-from tspin.stages.evaluate import evaluate
-from tspin.stages.generate import generate
-from tspin.stages.score import score, write_scores
-from tspin.stages.train import train
-from tspin.tools import activity
-from tspin.tools.files import check_sums, digest_each, link, read_json, write_json
+from tspin.policy import weights
+from tspin.selfplay.session import Session
+from tspin.stages.score import write_contingency, write_scores
+from tspin.tools.files import link, read_json, write_json
 from tspin.tools.parquet import each_row
-from tspin.tracking import health, replay
-from tspin.tracking.wandb import Tracker
+from tspin.tracking import health, replay, report
+from tspin.training.cut import Cut
+from tspin.training.recipe import Recipe
 
-log = logging.getLogger("tspin")
 
+class IterationStages:
+    """What iteration t of a run consists of; each stage leaves its file in `out`."""
 
-class Stages:
-    """What a run does with its policies, its prompts and its folder; selfplay says when.
+    def __init__(self, session: Session, t: int) -> None:
+        self.session, self.world, self.t = session, session.world, t
+        self.cfg, self.inputs = session.cfg, session.inputs
+        self.out, self.loss = session.folder.iteration(t), session.cfg.loss_at(t)
 
-    initial  folder of theta_0
-    """
-
-    def __init__(
-        self, cfg: Run, folder: RunDir, world: World, policies: Policies, inputs: Inputs,
-        tracker: Tracker,
-    ) -> None:  # fmt: skip
-        self.cfg, self.folder, self.world = cfg, folder, world
-        self.policies, self.inputs, self.tracker = policies, inputs, tracker
-        self.initial = inputs.initial
-        self.room = Room(cfg, folder, inputs)
-        self.warned: set[str] = set()
-
-    def proto(self) -> None:
-        """y0 for every prompt, from the initial policy, once for all runs that share its key."""
-        cfg, own = self.cfg, self.folder.proto
-        if self.world.there(own):
-            return
-        key = read_json(self.folder.initial) | self.sampling()
-        shared = shared_folder(cfg.runs_dir, "proto", cfg.sampling_name, key)
-        with self.world.held(shared, wait=True):
-            samples = Responses(shared)
-            if not self.world.there(samples):
-                self._generate(self.initial, samples, 0, "proto: generate", {"key": key})
-            elif samples.facts()["key"] != key:
-                raise ValueError(f"{shared} holds samples of another policy, data or decoding")
-            self.world.alone(partial(link, shared, own.path))
-
-    def base(self) -> None:
-        """What the initial policy is worth, once for all runs that share a key."""
-        base = self.folder.base
-        fresh = bool(self.inputs.heldout) and not self.world.there(base.evaluation)
-        if fresh:
-            self._evaluate_base()
-        # Benchmarks ask neither for prompts nor for a seed: they are shared more widely.
-        weights = {"weights": read_json(self.folder.initial)["weights"]}
-        if self.cfg.model.quantize is not None:
-            weights["quantize"] = self.cfg.model.quantize
-        shared = Iteration(shared_folder(self.cfg.runs_dir, "base", self.cfg.model.name, weights))
-        if self.world.main(partial(benchmarks.missing, base, self.cfg)):
-            with self.world.held(shared.path, wait=True):
-                self.benchmark(self.initial, shared, "base: benchmarks")
-                self.world.alone(partial(link, shared.benchmarks, base.benchmarks))
-            fresh = True
-            results = benchmarks.results(base, self.cfg)
-            self.world.alone(partial(evaluation.write, base, results))
-        if fresh:
-            replay.evaluation(base, 0, self.tracker)
-
-    def _evaluate_base(self) -> None:
-        heldout = self.inputs.heldout
-        key = {
-            "weights": read_json(self.folder.initial)["weights"],
-            "prompts": prompts_digest(heldout),
-            "annotated": digest_each(list(row["annotated_ids"]) for row in heldout),
-            "answers": [self._answers_heldout(), self.cfg.data.eval_draws, self.cfg.data.eval_cool],
-            **self.sampling(),
-        }
-        shared = shared_folder(self.cfg.runs_dir, "base", self.cfg.sampling_name, key)
-        with self.world.held(shared, wait=True):
-            out = Iteration(shared)
-            if not self.world.there(out.scores):
-                triplets = join(heldout, 0)
-                logps = score(
-                    self.policies(self.initial),
-                    self._score_batches(triplets, ("annotated",)),
-                    ("annotated",),
-                    total=len(triplets),
-                    label="base: score",
-                    world=self.world,
-                )
-                self.world.alone(partial(write_scores, out.scores, triplets, logps))
-            if not self.world.there(out.evaluation):
-                self.evaluate(self.initial, out, 0, "base: evaluate")
-            self.world.alone(partial(link, shared, self.folder.base.path))
-
-    def _answers_heldout(self) -> bool:
-        """Whether held-out prompts are answered: where it can be checked, or sampling is done."""
-        return self.inputs.check is not None or self.cfg.samples
-
-    def sampling(self) -> dict[str, Any]:
-        """How responses are drawn, as part of the key of what is made from them."""
-        return {
-            "decoding": identity.sampling(self.cfg),
-            "arithmetic": dtypes.sampling_key(
-                self.cfg.compute, self.cfg.optim.precision, self.cfg.model
-            ),
-            "seed": self.cfg.seed,
-        }
-
-    def synthesise(self, t: int) -> None:
-        """y' for every prompt, from the policy at the start of iteration t; at t = 0 it is y0."""
-        out = self.folder.iteration(t)
-        if t == 0:
-            self.world.alone(partial(link, self.folder.proto.path, out.synthetic.path))
+    def synthesise(self) -> None:
+        """y' ~ pi_theta_t for every prompt; at t = 0 it is y0."""
+        session, out = self.session, self.out.synthetic
+        if self.t == 0:
+            self.world.main(link, session.folder.proto.path, out.path)
         else:
-            with self.timed(t, "generate"):
-                start = self.inputs.start_of(t)
-                self._generate(start, out.synthetic, t, f"iteration {t}: generate", {"t": t})
+            with session.timed(self.out, "generate"):
+                start, facts = self.inputs.start_of(self.t), {"t": self.t}
+                session.generate(start, out, self.t, label=self._label("generate"), facts=facts)
         annotated = {row["id"]: row["annotated_ids"] for row in self.inputs.prompts}
-        same, reasons = 0, []
-        for row in out.synthetic.each("id", "response_ids", "finish_reason"):
-            same += row["response_ids"] == annotated[row["id"]]
+        num_same, reasons = 0, []
+        for row in out.each("id", "response_ids", "finish_reason"):
+            num_same += row["response_ids"] == annotated[row["id"]]
             reasons.append(row["finish_reason"])
-        self.warn(t, {"cut": health.cut(reasons), "same": health.identical(same, len(reasons))})
+        same = health.identical(num_same, len(reasons))
+        session.warn(self.t, {"cut": health.cut(reasons), "same": same})
 
-    def _generate(self, start: Path, out: Responses, t: int, label: str, facts: dict) -> None:
-        self._room(out.path, label, samples=self.room.sizes.samples)
-        generate(
-            engines.source(start, self.policies, self.cfg, log=out.log),
-            {row["id"]: row["prompt_ids"] for row in self.inputs.prompts},
-            out,
-            how=self.cfg.decoding,
-            seed=self.cfg.seed,
-            t=t,
-            label=label,
-            facts=facts,
-            world=self.world,
-        )
-
-    def score_reference(self, t: int, triplets: Sequence[Triplet]) -> None:
+    def score_reference(self, triplets: Sequence[Triplet]) -> None:
         """log pi_theta_t over the batches that training begins with, then over the held-out."""
-        cfg, roles = self.cfg, self.cfg.loss_at(t).roles
-        trained = [x for x in triplets if x.split == "train"]
-        heldout = [x for x in triplets if x.split == "heldout"]
-        first = epoch(trained, batch_size=cfg.optim.batch_size, seed=cfg.seed, t=t, epoch=0)
-        label, out = f"iteration {t}: score reference", self.folder.iteration(t)
-        self._room(out.path, label, scores=self.room.sizes.ref_scores)
-        with self.timed(t, "score"):
-            logps = score(
-                self.policies(self.inputs.start_of(t)),
+        cfg, session, roles = self.cfg, self.session, self.loss.roles
+        label = self._label("score reference")
+        size, cut = cfg.optim.batch_size, Cut.of(cfg.compute)
+        first = epoch(_train(triplets), batch_size=size, seed=cfg.seed, t=self.t, epoch=0)
+        heldout = [triplet for triplet in triplets if triplet.split == "heldout"]
+        session.space.check(self.out.path, label, scores=session.space.sizes.ref_scores)
+        with session.timed(self.out, "score"):
+            logps = session.score(
+                self.inputs.start_of(self.t),
                 chain(
-                    *(
-                        micro_batches(
-                            b,
-                            roles,
-                            size=cfg.compute.micro_batch,
-                            max_tokens=cfg.compute.max_tokens,
-                        )
-                        for b in first
-                    ),
-                    self._score_batches(heldout, roles),
+                    *(cut.micro_batches(batch, roles) for batch in first),
+                    session.score_batches(heldout, roles),
                 ),
                 roles,
                 total=len(triplets),
                 label=label,
-                world=self.world,
             )
-            self.world.alone(partial(write_scores, out.ref_scores, triplets, logps))
+            self.world.main(write_scores, self.out.ref_scores, triplets, logps)
 
-    def train(self, t: int, triplets: Sequence[Triplet]) -> None:
-        cfg, out, label = self.cfg, self.folder.iteration(t), f"iteration {t}: train"
-        self.world.alone(partial(self.room.to_train, out, label))
-        with self.timed(t, "train"):
-            policy = self.policies(self.inputs.start_of(t))
-            # From here on the weights in memory are no folder's until they are saved.
-            self.policies.forget()
-            train(
-                policy,
-                triplets,
-                out,
-                loss=cfg.loss_at(t),
-                reference=self._reference(t),
-                optim=cfg.optim,
-                compute=cfg.compute,
-                tracker=self.tracker,
-                seed=cfg.seed,
-                t=t,
-                steps_before=self.inputs.steps_before(t),
-                label=label,
-                world=self.world,
-            )
-            if self.world.shards:  # what samples and scores has the whole policy
-                del policy
-                self.policies.forget()
-            else:
-                self.policies.hold(policy, out.checkpoint)
+    def train(self, triplets: Sequence[Triplet]) -> None:
+        """theta_t+1: the objective minimised from theta_t, over the training triplets."""
+        cfg, session = self.cfg, self.session
+        recipe = Recipe(
+            loss=self.loss,
+            reference=self._reference(),
+            optim=cfg.optim,
+            compute=cfg.compute,
+            seed=cfg.seed,
+            t=self.t,
+        )
+        with session.timed(self.out, "train"):
+            start, label = self.inputs.start_of(self.t), self._label("train")
+            session.train(start, _train(triplets), self.out, recipe, label=label)
 
-    def score_update(self, t: int, triplets: Sequence[Triplet]) -> None:
+    def score(self, triplets: Sequence[Triplet]) -> None:
         """log pi_theta_t+1 of all roles there are; at t = 0 y0 is y' and needs no third pass."""
-        out, loss = self.folder.iteration(t), self.cfg.loss_at(t)
-        there = tuple(role for role in ROLES if role in triplets[0].responses)
-        roles: tuple[Role, ...] = tuple(r for r in there if t > 0 or r != "proto")
-        self._room(out.path, f"iteration {t}: score", scores=self.room.sizes.scores)
-        with self.timed(t, "score"):
-            logps = score(
-                self.policies(out.checkpoint),
-                self._score_batches(triplets, roles),
+        session, label = self.session, self._label("score")
+        own = [triplet for triplet in triplets if triplet.source == self.t]
+        present = tuple(role for role in ROLES if role in own[0].responses)
+        roles: tuple[Role, ...] = tuple(r for r in present if self.t > 0 or r != "proto")
+        session.space.check(self.out.path, label, scores=session.space.sizes.scores)
+        with session.timed(self.out, "score"):
+            logps = session.score(
+                self.out.checkpoint,
+                session.score_batches(own, roles),
                 roles,
-                total=len(triplets),
-                label=f"iteration {t}: score",
-                world=self.world,
+                total=len(own),
+                label=label,
             )
-            if roles != there:
+            if roles != present:
                 logps |= {(i, s, "proto"): v for (i, s, r), v in logps.items() if r == "synthetic"}
-            write = partial(write_scores, out.scores, triplets, logps)
-            self.world.alone(partial(write, reference=self._reference(t), loss=loss))
+            reference = self._reference()
+            self.world.main(
+                write_scores, self.out.scores, own, logps, reference=reference, loss=self.loss
+            )
 
-    def _score_batches(
-        self, triplets: Sequence[Triplet], roles: tuple[Role, ...]
-    ) -> Iterator[list[Triplet]]:
-        compute = self.cfg.compute
-        return micro_batches(
-            triplets, roles, size=compute.score_batch, max_tokens=compute.max_tokens
+    def evaluate(self) -> None:
+        """Answers of theta_t+1 to held-out prompts, and what they say."""
+        session, label = self.session, self._label("evaluate")
+        with session.timed(self.out, "evaluate"):
+            session.evaluate(self.out.checkpoint, self.out, self.t + 1, label=label)
+
+    @on_main
+    def finish(self) -> None:
+        """What people see of the iteration, its warnings, and done.json, written last."""
+        session, folder, out, t = self.session, self.session.folder, self.out, self.t
+        write_contingency(out.contingency, each_row(out.scores))
+        report.samples(folder, t, count=self.cfg.track.num_samples)
+        replay.iteration(folder, t, session.tracker)
+        session.warn(t, report.warnings(folder, t))
+        write_json(
+            out.done,
+            {
+                # A kill between a stage's result and its seconds loses the seconds.
+                "seconds": read_json(out.stages) if out.stages.exists() else {},
+                "key": session.iteration_key(t),
+                "weights": weights.weight_digest(out.checkpoint),
+                "initial_weights": read_json(folder.initial)["weights"],
+                "files": out.digests(),
+            },
         )
 
-    def _reference(self, t: int) -> dict[Key, float] | None:
+    def _reference(self) -> dict[Key, float] | None:
         """The stored log-probs of theta_t, where the objective asks for them."""
-        if not self.cfg.loss_at(t).needs_reference:
+        if not self.loss.needs_reference:
             return None
-        path = self.folder.iteration(t).ref_scores
-        return keyed(each_row(path, "id", "source", "role", "logp"))
+        return keyed(each_row(self.out.ref_scores, "id", "source", "role", "logp"))
 
-    def evaluate(self, policy: Path, out: Iteration, t: int, label: str) -> None:
-        """eval.json from held-out answers and scores. t: what the policy samples for next"""
-        if self._answers_heldout() and not self.world.there(out.answers):
-            self._room(out.path, label, answers=self.room.sizes.answers)
-            evaluate(
-                engines.source(policy, self.policies, self.cfg, log=out.answers_log),
-                self.inputs.heldout,
-                self.inputs.check,
-                self.inputs.canonical,
-                out.answers,
-                data=self.cfg.data,
-                how=self.cfg.decoding,
-                seed=self.cfg.seed,
-                t=t,
-                label=label,
-                world=self.world,
-            )
-        self.world.alone(partial(evaluation.write, out, {}))
+    def _label(self, stage: str) -> str:
+        return f"iteration {self.t}: {stage}"
 
-    def benchmark(self, policy: Path, out: Iteration, label: str) -> bool:
-        """Runs the benchmarks that `out` lacks and writes eval.json anew. -> whether any ran"""
-        if not self.world.main(partial(benchmarks.due, out, self.cfg)):
-            if lacks := benchmarks.missing(out, self.cfg):
-                log.warning(
-                    "%s: not made, for the weights were removed: %s", label, ", ".join(lacks)
-                )
-            return False
-        self.world.alone(partial(check_sums, policy))
-        self.policies.forget()  # the harness has a process, and the memory, for itself
-        self.world.alone(partial(benchmark.benchmark, policy, out, self.cfg, label=label))
-        results = benchmarks.results(out, self.cfg)
-        self.world.alone(partial(evaluation.write, out, results))
-        return True
 
-    @contextmanager
-    def timed(self, t: int, name: str) -> Iterator[None]:
-        """Adds the seconds of a stage that finishes to stages.json."""
-        out = self.folder.iteration(t)
-        started = time.monotonic()
-        yield
-
-        def add() -> None:
-            seconds = read_json(out.stages) if out.stages.exists() else {}
-            seconds[name] = round(seconds.get(name, 0.0) + time.monotonic() - started, 3)
-            write_json(out.stages, seconds)
-
-        self.world.alone(add)
-
-    def warn(self, t: int, messages: dict[str, str | None]) -> None:
-        """Says each kind of warning (health) once, at the iteration that first deserves it."""
-        for kind, message in messages.items():
-            if message is not None and kind not in self.warned:
-                self.warned.add(kind)
-                log.warning("iteration %d: %s", t, message)
-                activity.warn(kind, f"iteration {t}: {message}")
-
-    def _room(self, place: Path, label: str, **needed: int) -> None:
-        self.world.alone(partial(self.room.check, place, label, **needed))
+def _train(triplets: Sequence[Triplet]) -> list[Triplet]:
+    return [triplet for triplet in triplets if triplet.split == "train"]

@@ -4,15 +4,34 @@ from __future__ import annotations
 
 from functools import partial
 
+from tspin.config.identity import IDENTITY_FREE
+from tspin.config.load import dump
 from tspin.config.run import Run
 from tspin.data import annotated
 from tspin.policy import dtypes, weights
-from tspin.runs import benchmarks
+from tspin.runs import benchmarks, mirror
 from tspin.runs.artifacts import RunDir
 from tspin.runs.start import first_iteration, start_from
 from tspin.sampling import engines
 from tspin.selfplay.inputs import Inputs, prompts_digest
+from tspin.stages import benchmark
 from tspin.tools.files import read_json, write_json
+
+
+def look(cfg: Run, folder: RunDir) -> bool:
+    """Checks all that is known before the folder is held. -> whether nothing is left to do"""
+    check_reachable(cfg)
+    mirror.fetch(cfg.sync, folder, iterations=cfg.selfplay.iterations)
+    nothing_left = complete(cfg, folder)
+    if not nothing_left:
+        benchmark.check(cfg.evals)
+    return nothing_left
+
+
+def claim(cfg: Run, folder: RunDir) -> None:
+    """The folder, held, is this run's: ValueError where it is another's, or was changed since."""
+    folder.claim(dump(cfg), free=IDENTITY_FREE)
+    check_finished(folder)
 
 
 def check_reachable(cfg: Run) -> None:

@@ -1,12 +1,13 @@
 """Stage: a policy answers held-out prompts: greedily where a program can check, and by sampling.
 
 Samples are drawn with the numbers of the next iteration, so that policies compare on the same
-prompts and the same luck. What the answers are worth is `evaluation`'s to say.
+prompts and the same random numbers. What the answers are worth is for runs.evaluation to say.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,88 +15,97 @@ from tspin.config.run import DataConfig, DecodingConfig
 from tspin.data.annotated import Canonical, Check
 from tspin.distributed.world import ALONE, World
 from tspin.runs.artifacts import ANSWERS
-from tspin.sampling.requests import Question, Source, luck, parts, response_row
+from tspin.sampling.draws import Draws
+from tspin.sampling.requests import Question, Source, parts, response_row
 from tspin.tools.parquet import write_rows
 from tspin.tools.terminal import progress
+
+
+@dataclass(frozen=True)
+class Grader:
+    """A program that knows right answers.
+
+    check      says whether an answer is right
+    canonical  spells right answers that say the same alike; None: as they are
+    """
+
+    check: Check
+    canonical: Canonical | None = None
+
+    def grade(self, prompt: str, row: dict[str, Any]) -> dict[str, Any]:
+        """Of a row of responses. One that was cut is wrong, whatever it begins with."""
+        right = row["finish_reason"] == "stop" and bool(self.check(prompt, row["response"]))
+        canonical = self.canonical or (lambda prompt, response: response)
+        spelled = canonical(prompt, row["response"])
+        return {"correct": right, "canonical": spelled if right else None}
 
 
 def evaluate(
     source: Source,
     prompts: Sequence[dict[str, Any]],
-    check: Check | None,
-    canonical: Canonical | None,
     out: Path,
+    draws: Draws,
+    grader: Grader | None,
     *,
     data: DataConfig,
-    how: DecodingConfig,
-    seed: int,
-    t: int,
     label: str,
     world: World = ALONE,
 ) -> None:
     """Leaves the answers, one parquet row per prompt, decoding and draw (artifacts.ANSWERS).
 
-    prompts    held-out rows of prompts.parquet
-    check      says whether an answer is right; None: there is no telling, and samples alone
-    canonical  spells right answers that say the same alike; None: as they are
-    t          the iteration that this policy samples for next
+    prompts  held-out rows of prompts.parquet
+    draws    of the iteration that this policy samples for next
+    grader   None: right answers are not known, and prompts are answered by sampling alone
     """
-    by_id = {row["id"]: row for row in prompts}
-    tries = _tries(data, how, can_check=check is not None)
-    cut = parts(
-        {i: row["prompt_ids"] for i, row in by_id.items()}, how.batch_size, draws=len(tries)
+    how, by_id = draws.decoding, {row["id"]: row for row in prompts}
+    attempts = _attempts(data, how, greedy=grader is not None)
+    ids_of = parts(
+        {i: row["prompt_ids"] for i, row in by_id.items()}, how.batch_size, draws=len(attempts)
     )
 
-    def asked(ids: Sequence[str]) -> list[tuple[str, str, int, float]]:
-        return [(i, *attempt) for attempt in tries for i in ids]
+    def keys(number: int) -> list[tuple[str, str, int, float]]:
+        return [(i, *attempt) for attempt in attempts for i in ids_of[number]]
 
-    def questions(ids: Sequence[str]) -> list[Question]:
-        found = []
-        for i, decoding, draw, temperature in asked(ids):
-            drawn = None if decoding == "greedy" else luck(seed, t, i, draw=draw)
-            found.append(Question(by_id[i]["prompt_ids"], drawn, temperature))
-        return found
+    def questions(number: int) -> list[Question]:
+        return [
+            Question(
+                by_id[i]["prompt_ids"],
+                None if decoding == "greedy" else draws.seed_of(i, draw=draw),
+                temperature,
+            )
+            for i, decoding, draw, temperature in keys(number)
+        ]
 
     rows: dict[tuple[str, str, int], dict[str, Any]] = {}
-    total = len(tries) * len(by_id)
-    with progress(total, label, "answer", show=world.is_main) as bar:
-
-        def passed(number: int) -> None:
-            bar.update(len(tries) * len(cut[number]))
-
-        mine = world.share(range(len(cut)), passed=passed, by_main=source.central)
-        batches = ((number, questions(cut[number])) for number in mine)
+    with progress(len(attempts) * len(by_id), label, "answer", show=world.is_main) as bar:
+        mine = world.share(
+            range(len(ids_of)),
+            passed=lambda number: bar.update(len(attempts) * len(ids_of[number])),
+            by_main=source.central,
+        )
+        batches = ((number, questions(number)) for number in mine)
         for number, responses in source.answers(batches, how, done=bar.update):
-            for (i, decoding, draw, _), ids in zip(asked(cut[number]), responses, strict=True):
+            for (i, decoding, draw, _), ids in zip(keys(number), responses, strict=True):
                 row = response_row(source.renderer, i, ids) | {"decoding": decoding, "draw": draw}
-                if check is not None:
-                    row |= _judged(by_id[i]["prompt"], row, check, canonical)
+                if grader is not None:
+                    row |= grader.grade(by_id[i]["prompt"], row)
                 rows[i, decoding, draw] = row
-        rows = {key: row for found in world.gather(rows) for key, row in found.items()}
-    in_order = [rows[i, decoding, draw] for decoding, draw, _ in tries for i in by_id]
-    world.main(lambda: write_rows(out, in_order, ANSWERS))
+        rows = {key: row for part in world.gather(rows) for key, row in part.items()}
+    in_order = [rows[i, decoding, draw] for decoding, draw, _ in attempts for i in by_id]
+    world.main(write_rows, out, in_order, ANSWERS)
 
 
-def _judged(
-    prompt: str, row: dict[str, Any], check: Check, canonical: Canonical | None
-) -> dict[str, Any]:
-    """An answer that was cut is wrong, whatever it begins with."""
-    right = row["finish_reason"] == "stop" and bool(check(prompt, row["response"]))
-    spelled = row["response"] if canonical is None else canonical(prompt, row["response"])
-    return {"correct": right, "canonical": spelled if right else None}
-
-
-def _tries(
-    data: DataConfig, how: DecodingConfig, *, can_check: bool
+def _attempts(
+    data: DataConfig, how: DecodingConfig, *, greedy: bool
 ) -> list[tuple[str, int, float]]:
     """How every prompt is answered: decoding, draw, temperature.
 
     Sampling at a lower temperature alone makes answers right more often, whatever was trained: the
     control is drawn with the numbers of the first sample.
     """
-    tries = [("sampled", draw, how.temperature) for draw in range(data.eval_draws)]
-    if can_check:
-        tries = [("greedy", 0, how.temperature), *tries]
+    attempts = [("sampled", draw, how.temperature) for draw in range(data.eval_draws)]
+    if greedy:
+        attempts = [("greedy", 0, how.temperature), *attempts]
         if data.eval_cool is not None:
-            tries.append(("cool", 0, data.eval_cool))
-    return tries
+            attempts.append(("cool", 0, data.eval_cool))
+    return attempts

@@ -13,10 +13,10 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from tspin.config.run import DecodingConfig
 from tspin.distributed.world import ALONE, World
 from tspin.runs.artifacts import RESPONSES, Responses
-from tspin.sampling.requests import Question, Source, luck, parts, response_row
+from tspin.sampling.draws import Draws
+from tspin.sampling.requests import Question, Source, parts, response_row
 from tspin.tools import signals
 from tspin.tools.files import write_json
 from tspin.tools.parquet import write_rows
@@ -27,10 +27,8 @@ def generate(
     source: Source,
     prompts: dict[str, Sequence[int]],
     out: Responses,
+    draws: Draws,
     *,
-    how: DecodingConfig,
-    seed: int,
-    t: int,
     label: str,
     facts: dict[str, Any],
     world: World = ALONE,
@@ -39,27 +37,27 @@ def generate(
 
     facts  what the samples are made from; written into the manifest with the counts.
     """
-    started = time.monotonic()
-    cut = parts(prompts, how.batch_size)
-    missing = world.main(lambda: [i for i in range(len(cut)) if not out.part(i).exists()])
-    there = len(prompts) - sum(len(cut[i]) for i in missing)
+    started, how = time.monotonic(), draws.decoding
+    ids_of = parts(prompts, how.batch_size)
+    missing = world.main(lambda: [i for i in range(len(ids_of)) if not out.part(i).exists()])
+    num_done = len(prompts) - sum(len(ids_of[i]) for i in missing)
 
     def questions(number: int) -> list[Question]:
         return [
-            Question(prompts[i], luck(seed, t, i) if how.sample else None, how.temperature)
-            for i in cut[number]
+            Question(prompts[i], draws.seed_of(i) if how.sample else None, how.temperature)
+            for i in ids_of[number]
         ]
 
     with (
-        progress(len(prompts), label, "prompt", initial=there, show=world.is_main) as bar,
+        progress(len(prompts), label, "prompt", initial=num_done, show=world.is_main) as bar,
         signals.held(),
     ):
         mine = world.share(
-            missing, passed=lambda i: bar.update(len(cut[i])), by_main=source.central
+            missing, passed=lambda i: bar.update(len(ids_of[i])), by_main=source.central
         )
         batches = ((number, questions(number)) for number in mine)
         for number, responses in source.answers(batches, how, done=bar.update):
-            answered = zip(cut[number], responses, strict=True)
+            answered = zip(ids_of[number], responses, strict=True)
             rows = [response_row(source.renderer, i, response) for i, response in answered]
             write_rows(out.part(number), rows, RESPONSES)
             signals.stop_if_asked()
@@ -67,8 +65,8 @@ def generate(
     manifest = {
         **facts,
         **source.facts,
-        "num_parts": len(cut),
+        "num_parts": len(ids_of),
         "num_prompts": len(prompts),
         "seconds": round(time.monotonic() - started, 3),
     }
-    world.main(lambda: write_json(out.manifest, manifest))
+    world.main(write_json, out.manifest, manifest)

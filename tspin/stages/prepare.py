@@ -23,7 +23,7 @@ def prepare(run: Run, folder: RunDir, renderer: Renderer) -> None:
     """Reads, splits, encodes and truncates.
 
     A prompt keeps its end, a response its start. A pair whose annotated response holds no token
-    is dropped and counted; so are pairs that the reader was told to skip.
+    is dropped and counted; so are pairs that data.skip_bad_rows leaves out.
     """
     source = annotated.load(run.data)
     num = {"train": 0, "heldout": 0}
@@ -39,13 +39,13 @@ def prepare(run: Run, folder: RunDir, renderer: Renderer) -> None:
             for pair in pairs:
                 whole = renderer.prompt_ids(pair.prompt, pair.system)
                 prompt_ids = renderer.cut_prompt(whole, max_length=run.max_prompt_length)
-                room = run.model.max_length - len(prompt_ids)
+                most = run.model.max_length - len(prompt_ids)
                 response_ids = renderer.response_ids(pair.annotated)
                 if not response_ids:
                     counts["num_dropped"] += 1
                     continue
                 counts["num_prompts_cut"] += len(prompt_ids) < len(whole)
-                counts["num_responses_cut"] += len(response_ids) > room
+                counts["num_responses_cut"] += len(response_ids) > most
                 num[split] += 1
                 yield {
                     "id": pair.id,
@@ -53,7 +53,7 @@ def prepare(run: Run, folder: RunDir, renderer: Renderer) -> None:
                     "prompt": pair.prompt,
                     "annotated": pair.annotated,
                     "prompt_ids": prompt_ids,
-                    "annotated_ids": response_ids[:room],
+                    "annotated_ids": response_ids[:most],
                 }
         if not num["train"]:
             raise ValueError(f"{run.data.path}: no pair is left to train on ({counts})")

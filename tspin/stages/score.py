@@ -46,9 +46,9 @@ def score(
     logps: dict[Key, float] = {}
     with progress(total, label, "triplet", show=world.is_main) as bar:
         for batch in world.share(list(batches), passed=lambda batch: bar.update(len(batch))):
-            found = policy.logps(batch, roles)
+            by_role = policy.logps(batch, roles)
             for role in roles:
-                for triplet, logp in zip(batch, found[role].tolist(), strict=True):
+                for triplet, logp in zip(batch, by_role[role].tolist(), strict=True):
                     logps[triplet.id, triplet.source, role] = logp
             bar.update(len(batch))
         everyones, *others = world.gather(logps)
@@ -100,8 +100,8 @@ def summarise(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     prompts = [prompt for prompt, _ in places]
     result: dict[str, dict[str, Any]] = {}
     for split, roles in splits.items():
-        there = {place for scores in roles.values() for place in scores.places}
-        facts: dict[str, Any] = {"num_prompts": len({prompts[place] for place in there})}
+        scored = {place for scores in roles.values() for place in scores.places}
+        facts: dict[str, Any] = {"num_prompts": len({prompts[place] for place in scored})}
         for role, scores in roles.items():
             total = sum(scores.logps)
             facts[f"logps/{role}"] = total / len(scores.logps)
@@ -135,10 +135,10 @@ class _Scores:
 
     def table(self, size: int) -> torch.Tensor:
         """(size, 2): reward and log-probability of the triplet with each number, NaN without."""
-        found = torch.full((size, 2), math.nan, dtype=torch.float64)
+        table = torch.full((size, 2), math.nan, dtype=torch.float64)
         for column, values in enumerate((self.rewards, self.logps)):
-            found[np.asarray(self.places), column] = torch.from_numpy(np.asarray(values))
-        return found
+            table[np.asarray(self.places), column] = torch.from_numpy(np.asarray(values))
+        return table
 
 
 def _count(roles: Mapping[str, _Scores], size: int) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""A policy's training spread over processes: who computes what of a step, how gradients meet.
+"""A policy's training over processes: who computes what of a step, how gradients meet.
 
 A batch is cut into micro-batches from the data alone and these are dealt out, so that the cut never
 depends on the number of processes. Every gradient is a share of the batch's mean, and gradients are
@@ -11,7 +11,6 @@ import gc
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,36 +19,40 @@ import torch
 from torch import Tensor, nn
 
 from tspin.data.triplets import Triplet
-from tspin.distributed.world import World
-from tspin.logprobs.packed import Judge
+from tspin.distributed.world import ALONE, World
+from tspin.logprobs.fused_head import LossFunction
 from tspin.objectives import Role
 from tspin.policy.policy import Policy
 from tspin.training import shards
 
 
 @dataclass(frozen=True)
-class Turn:
-    """One forward and backward pass of this process.
+class MicroBatch:
+    """Triplets of one forward and backward pass of this process.
 
-    number  of its micro-batch; None: it has none left and computes one again with weight 0, since
-            others wait for its part in what all of them do together
-    last    of the step
+    number   of the micro-batch in its batch; None: this process has none left and computes one
+             again with weight 0, since others wait for its part in what all of them do together
+    is_last  of the step
     """
 
     number: int | None
-    micro: Sequence[Triplet]
-    last: bool
+    triplets: Sequence[Triplet]
+    is_last: bool
 
 
-class Spread(Protocol):
-    """How the training of a policy is spread; `world` says over whom."""
+class Strategy(Protocol):
+    """How a policy is trained by the processes of a world."""
 
     world: World
 
     def backward(
-        self, turn: Turn, roles: tuple[Role, ...], judge: Judge, num_examples: int
+        self,
+        micro_batch: MicroBatch,
+        roles: tuple[Role, ...],
+        loss_function: LossFunction,
+        num_examples: int,
     ) -> None:
-        """Adds the gradient of the turn's losses over `num_examples`; on all processes together.
+        """Adds the gradient of its losses over `num_examples`; on all processes together.
 
         Raises OutOfMemoryError on all of them or, where they can no longer agree, ValueError.
         """
@@ -61,28 +64,30 @@ class Spread(Protocol):
         """The policy as a plain transformers folder."""
 
 
-def spread(policy: Policy, world: World) -> Spread:
+def strategy_of(policy: Policy, world: World) -> Strategy:
     """Before the optimiser is built: FSDP2 puts shards in the place of the model's weights."""
     if world.size == 1:
-        return Alone(policy, world)
-    return Shards(policy, world) if world.shards else Replicas(policy, world)
+        return SingleProcess(policy, world)
+    return Sharded(policy, world) if world.shards else Replicated(policy, world)
 
 
-def turns(micros: Sequence[Sequence[Triplet]], world: World) -> Iterator[Turn]:
-    """The turns of this process, as many as any other has: micro-batch i goes to rank i mod size.
+def deal(micro_batches: Sequence[Sequence[Triplet]], world: World) -> Iterator[MicroBatch]:
+    """Those of this process, as many as any other has: micro-batch i goes to rank i mod size.
 
     The longest come first, so that passes that wait for each other are of like size.
     """
-    rounds = -(-len(micros) // world.size)
+    rounds = -(-len(micro_batches) // world.size)
     for k in range(rounds):
         number = k * world.size + world.rank
-        there = number < len(micros)
-        micro = micros[number] if there else micros[-1]
-        yield Turn(number if there else None, micro, k + 1 == rounds)
+        is_last = k + 1 == rounds
+        if number < len(micro_batches):
+            yield MicroBatch(number, micro_batches[number], is_last)
+        else:
+            yield MicroBatch(None, micro_batches[-1], is_last)
 
 
 def clip_gradient(parameters: Sequence[nn.Parameter], limit: float | None) -> float:
-    """Spread.clip where every process has the whole gradient."""
+    """Strategy.clip where every process has the whole gradient."""
     gradients = [p.grad for p in parameters if p.grad is not None]
     norm = torch.linalg.vector_norm(torch.stack([_norm(g) for g in gradients]))
     if limit is not None:
@@ -90,16 +95,21 @@ def clip_gradient(parameters: Sequence[nn.Parameter], limit: float | None) -> fl
     return float(norm)
 
 
-class Alone:
-    """One process."""
+class SingleProcess:
+    """Strategy of one process."""
 
-    def __init__(self, policy: Policy, world: World) -> None:
+    def __init__(self, policy: Policy, world: World = ALONE) -> None:
         self.policy, self.world = policy, world
 
     def backward(
-        self, turn: Turn, roles: tuple[Role, ...], judge: Judge, num_examples: int
+        self,
+        micro_batch: MicroBatch,
+        roles: tuple[Role, ...],
+        loss_function: LossFunction,
+        num_examples: int,
     ) -> None:
-        (self.policy.loss_sum(turn.micro, roles, judge) / num_examples).backward()
+        total = self.policy.loss_sum(micro_batch.triplets, roles, loss_function)
+        _share(total, micro_batch, num_examples).backward()
 
     def clip(self, limit: float | None) -> float:
         return clip_gradient(list(self.policy.model.parameters()), limit)
@@ -108,53 +118,64 @@ class Alone:
         self.policy.save(folder)
 
 
-class Replicas:
+class Replicated:
     """A whole copy of the weights in every process (DDP), the same to the last bit."""
 
     def __init__(self, policy: Policy, world: World) -> None:
         self.policy, self.world = policy, world
-        self._short: str | None = None  # of memory, in this step
+        self._out_of_memory: str | None = None  # what the device said of it, in this step
         self._forward = _replicated(policy)
 
     def backward(
-        self, turn: Turn, roles: tuple[Role, ...], judge: Judge, num_examples: int
+        self,
+        micro_batch: MicroBatch,
+        roles: tuple[Role, ...],
+        loss_function: LossFunction,
+        num_examples: int,
     ) -> None:
-        if not turn.last:
-            if self._short is None:
-                with self._until_short(), self._forward.no_sync():
-                    self._pass(turn, roles, judge, num_examples).backward()
+        if not micro_batch.is_last:
+            if self._out_of_memory is None:
+                with self._until_out_of_memory(), self._forward.no_sync():
+                    self._share(micro_batch, roles, loss_function, num_examples).backward()
             return
-        total = None
-        with self._until_short():
-            total = self._pass(turn, roles, judge, num_examples)
+        share = None
+        with self._until_out_of_memory():
+            share = self._share(micro_batch, roles, loss_function, num_examples)
         # Gradients are summed during this backward pass: all enter it, or nobody.
-        short, self._short = self._short, None
-        told = [said for said in self.world.gather(short) if said is not None]
-        if told:
+        message, self._out_of_memory = self._out_of_memory, None
+        messages = [other for other in self.world.gather(message) if other is not None]
+        if messages:
             # A forward pass without its backward pass leaves DDP waiting for gradients.
-            del self._forward, total
+            del self._forward, share
             gc.collect()
             self._forward = _replicated(self.policy)
-            raise torch.OutOfMemoryError(told[0])
-        assert total is not None
+            raise torch.OutOfMemoryError(messages[0])
+        assert share is not None
         with _no_way_back():
-            total.backward()
+            share.backward()
 
     def clip(self, limit: float | None) -> float:
         return clip_gradient(list(self.policy.model.parameters()), limit)
 
     def save(self, folder: Path) -> None:
-        self.world.main(partial(self.policy.save, folder))
+        self.world.main(self.policy.save, folder)
 
-    def _pass(self, turn: Turn, roles: tuple[Role, ...], judge: Judge, num_examples: int) -> Tensor:
-        return _share(self._forward(turn.micro, roles, judge), turn, num_examples)
+    def _share(
+        self,
+        micro_batch: MicroBatch,
+        roles: tuple[Role, ...],
+        loss_function: LossFunction,
+        num_examples: int,
+    ) -> Tensor:
+        total = self._forward(micro_batch.triplets, roles, loss_function)
+        return _share(total, micro_batch, num_examples)
 
     @contextlib.contextmanager
-    def _until_short(self) -> Iterator[None]:
+    def _until_out_of_memory(self) -> Iterator[None]:
         try:
             yield
         except torch.OutOfMemoryError as error:
-            self._short = str(error)
+            self._out_of_memory = str(error)
 
 
 def _replicated(policy: Policy) -> nn.parallel.DistributedDataParallel:
@@ -162,12 +183,12 @@ def _replicated(policy: Policy) -> nn.parallel.DistributedDataParallel:
     # The name changes with torch 2.13. Buffers are constants here.
     renamed = "forward_sync_buffers" in signature(ddp.__init__).parameters
     no_buffers: dict[str, Any] = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
-    found = ddp(_Forward(policy), gradient_as_bucket_view=True, **no_buffers)
-    found.register_comm_hook(None, _sum)
-    return found
+    replica = ddp(_Forward(policy), gradient_as_bucket_view=True, **no_buffers)
+    replica.register_comm_hook(None, _sum)
+    return replica
 
 
-class Shards:
+class Sharded:
     """A part of weights, gradients and state in every process (FSDP2), layer by layer whole.
 
     Gradients are summed in every pass: to wait for the last would hold the whole gradient.
@@ -199,11 +220,15 @@ class Shards:
                 module.set_force_sum_reduction_for_comms(True)
 
     def backward(
-        self, turn: Turn, roles: tuple[Role, ...], judge: Judge, num_examples: int
+        self,
+        micro_batch: MicroBatch,
+        roles: tuple[Role, ...],
+        loss_function: LossFunction,
+        num_examples: int,
     ) -> None:
         with _no_way_back():
-            total = self._forward(turn.micro, roles, judge)
-            _share(total, turn, num_examples).backward()
+            total = self._forward(micro_batch.triplets, roles, loss_function)
+            _share(total, micro_batch, num_examples).backward()
 
     def clip(self, limit: float | None) -> float:
         gradients = [
@@ -227,13 +252,15 @@ class _Forward(nn.Module):
         super().__init__()
         self.model, self.policy = policy.model, policy
 
-    def forward(self, micro: Sequence[Triplet], roles: tuple[Role, ...], judge: Judge) -> Tensor:
-        return self.policy.loss_sum(micro, roles, judge)
+    def forward(
+        self, triplets: Sequence[Triplet], roles: tuple[Role, ...], loss_function: LossFunction
+    ) -> Tensor:
+        return self.policy.loss_sum(triplets, roles, loss_function)
 
 
-def _share(total: Tensor, turn: Turn, num_examples: int) -> Tensor:
+def _share(total: Tensor, micro_batch: MicroBatch, num_examples: int) -> Tensor:
     """Of the batch's mean loss."""
-    return total * 0.0 if turn.number is None else total / num_examples
+    return total * 0.0 if micro_batch.number is None else total / num_examples
 
 
 def _sum(state: object, bucket: torch.distributed.GradBucket) -> torch.futures.Future[torch.Tensor]:

@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from tspin.distributed.world import World
 from tspin.policy.policy import Policy
 from tspin.tools.files import check_sums, sums, write_sums
-from tspin.training.stochastic_rounding import Optimizer
+from tspin.training.optimizer import Optimizer
 from tspin.training.train_state import STEP, restore, weights
 
 FILE_SIZE = 5 * 10**9  # bytes of a file of weights; a tensor is never cut
@@ -89,9 +89,9 @@ def save_state(path: Path, tensors: Mapping[str, Tensor], next_step: int, world:
             for file in temporary.iterdir()
             if file.name.startswith(own) or (world.is_main and not file.name.startswith("__"))
         )
-        found = {name: sha for part in world.gather(mine) for name, sha in part.items()}
+        everyones = {name: sha for part in world.gather(mine) for name, sha in part.items()}
         if world.is_main:
-            write_sums(temporary, found)
+            write_sums(temporary, everyones)
 
 
 def load_state(path: Path, policy: Policy, optimizer: Optimizer, world: World) -> int:
@@ -100,20 +100,22 @@ def load_state(path: Path, policy: Policy, optimizer: Optimizer, world: World) -
     Raises ValueError for a folder whose files are not those that were written.
     """
     check_sums(path, world.rank, world.size)
-    weight_of, found = weights(policy), {}
+    weight_of, tensors = weights(policy), {}
     reader = dcp.FileSystemReader(path)
     for name, about in reader.read_metadata().state_dict_metadata.items():
         assert isinstance(about, TensorStorageMetadata)
         dtype = about.properties.dtype
         if name != STEP and weight_of(name).shape == about.size:
-            found[name] = torch.empty_like(weight_of(name), dtype=dtype)  # a shard as the weight is
+            # A shard, as the weight is.
+            tensors[name] = torch.empty_like(weight_of(name), dtype=dtype)
         else:
-            found[name] = torch.empty(about.size, dtype=dtype)
+            tensors[name] = torch.empty(about.size, dtype=dtype)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process: as meant
-        dcp.load(found, storage_reader=reader, process_group=world.control, no_dist=world.size == 1)
-    next_step = int(found.pop(STEP))
-    restore(policy, optimizer, found.items())
+        alone = world.size == 1
+        dcp.load(tensors, storage_reader=reader, process_group=world.control, no_dist=alone)
+    next_step = int(tensors.pop(STEP))
+    restore(policy, optimizer, tensors.items())
     return next_step
 
 
@@ -123,13 +125,13 @@ _WEIGHTS = "model"  # what transformers calls the files
 def _stored(policy: Policy) -> dict[str, Tensor]:
     """What a checkpoint holds, in the model's order: tied weights once."""
     ignored = set(policy.model._keys_to_ignore_on_save or ())
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, tensor in policy.model.state_dict(keep_vars=True).items():
         if name not in ignored and id(tensor) not in seen:
             seen.add(id(tensor))
-            found[name] = tensor.detach()
-    return found
+            tensors[name] = tensor.detach()
+    return tensors
 
 
 def _whole(tensor: Tensor) -> Tensor:

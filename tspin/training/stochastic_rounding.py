@@ -85,9 +85,6 @@ class StochasticRounding:
         self.optimizer.load_state_dict(state_dict)
 
 
-Optimizer = torch.optim.Optimizer | StochasticRounding
-
-
 def _noise(seed: int, number: int, like: Tensor) -> Tensor:
     generator = torch.Generator(like.device).manual_seed(seed_for(seed, number))
     return torch.randint(

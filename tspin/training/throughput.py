@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from tspin.config.run import ComputeConfig
-from tspin.data.triplets import Triplet, micro_batches, num_padding, num_tokens, num_useful
+from tspin.data.triplets import Triplet, num_padding, num_tokens, num_useful
 from tspin.objectives import Role
 from tspin.policy.policy import Policy
+from tspin.training.cut import Cut
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -32,20 +32,13 @@ class Speed:
         self.peak = num_devices * matmul_rate(policy.device, policy.products)
         self._work = _work(policy.model)
 
-    def of_step(
-        self, batch: Sequence[Triplet], compute: ComputeConfig, seconds: float
-    ) -> dict[str, float]:
-        """What metrics.jsonl says of a step, by the names of docs/runs.md.
-
-        compute  how the batch was cut
-        """
+    def of_step(self, batch: Sequence[Triplet], cut: Cut, seconds: float) -> dict[str, float]:
+        """What metrics.jsonl says of a step, by the names of docs/runs.md."""
         padding, tokens = 0, num_tokens(batch, self.roles)
         if self.padded:
-            cut = micro_batches(
-                batch, self.roles, size=compute.micro_batch, max_tokens=compute.max_tokens
-            )
-            padding = sum(num_padding(micro, self.roles) for micro in cut)
-        found = {
+            micro_batches = cut.micro_batches(batch, self.roles)
+            padding = sum(num_padding(triplets, self.roles) for triplets in micro_batches)
+        metrics = {
             "tokens_per_second": tokens / seconds,
             "useful_tokens_per_second": num_useful(batch, self.roles) / seconds,
             "padding_share": padding / (padding + tokens),
@@ -53,8 +46,8 @@ class Speed:
         }
         if self._work is not None:
             flops = self._work.flops(batch, self.roles)
-            found["flop_utilisation"] = flops / seconds / self.peak
-        return found
+            metrics["flop_utilisation"] = flops / seconds / self.peak
+        return metrics
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,4 @@
-"""The state of a training that was begun: trained weights, optimiser tensors, the next step. One
-file.
+"""The state of a training: trained weights, optimiser tensors, the next step, in one file.
 
 shards.py has the same for weights that lie in shards, in files of another kind; a run may go on
 from either, on any number of processes.
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from tspin.policy.policy import Policy
 from tspin.tools.files import atomic, damaged
-from tspin.training.stochastic_rounding import Optimizer
+from tspin.training.optimizer import Optimizer, trained
 
 STEP, VALUES = "next_step", "sha256"
 
@@ -44,10 +43,10 @@ def load_state(path: Path, policy: Policy, optimizer: Optimizer, *, shards: bool
         # A state of an older version has no digest.
         if facts.get(VALUES) not in (None, _digest(_Tensors(file), int(facts[STEP]))):
             raise damaged(path, "its values are not those that were written")
-        found = ((name, file.get_tensor(name)) for name in file.keys())
+        tensors = ((name, file.get_tensor(name)) for name in file.keys())
         if shards:
-            found = ((name, _laid_out(tensor, weight_of(name))) for name, tensor in found)
-        restore(policy, optimizer, found)
+            tensors = ((name, _own_shard(tensor, weight_of(name))) for name, tensor in tensors)
+        restore(policy, optimizer, tensors)
     return next_step(path)
 
 
@@ -62,11 +61,6 @@ def state(policy: Policy, optimizer: Optimizer) -> dict[str, Tensor]:
     for index, held in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{index}/{name}": value for name, value in held.items()}
     return tensors
-
-
-def trained(policy: Policy) -> list[tuple[str, torch.nn.Parameter]]:
-    """What is not frozen, by name, in the order in which the optimiser has it."""
-    return [(name, p) for name, p in policy.model.named_parameters() if p.requires_grad]
 
 
 def weights(policy: Policy) -> Callable[[str], Tensor]:
@@ -134,7 +128,7 @@ def _digest(tensors: Mapping[str, Tensor], next_step: int) -> str:
     return sha.hexdigest()
 
 
-def _laid_out(whole: Tensor, like: Tensor) -> Tensor:
+def _own_shard(whole: Tensor, like: Tensor) -> Tensor:
     """A whole tensor, which every process has, as this process's part of it."""
     from torch.distributed.tensor import DTensor, distribute_tensor
 

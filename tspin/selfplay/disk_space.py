@@ -1,44 +1,46 @@
-"""Room on the disk for what a stage of a run writes, asked for before it begins."""
+"""Space on the disk for what a stage of a run writes, checked before it begins."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from tspin.config.run import Run
+from tspin.distributed.world import World, on_main
 from tspin.planning import disk, shapes
 from tspin.runs import retention
 from tspin.runs.artifacts import Iteration, RunDir
 from tspin.selfplay.inputs import Inputs
 
 
-class Room:
+class DiskSpace:
     """What the stages of one run write, against what is free."""
 
-    def __init__(self, cfg: Run, folder: RunDir, inputs: Inputs) -> None:
-        self.cfg, self.folder = cfg, folder
+    def __init__(self, cfg: Run, folder: RunDir, inputs: Inputs, world: World) -> None:
+        self.cfg, self.folder, self.world = cfg, folder, world
         heldout = len(inputs.heldout)
         self.sizes = disk.sizes(
             cfg,
-            parameters=_num_trained(cfg, inputs.initial) or 0,  # unknown: not asked for
+            parameters=_num_trained(cfg, inputs.initial) or 0,  # unknown: not checked
             train=len(inputs.prompts) - heldout,
             heldout=heldout,
             others=disk.bytes_beside(inputs.initial),
         )
 
+    @on_main
     def check(self, place: Path, label: str, **needed: int) -> None:
         """OSError where there is too little. needed: what it is for people -> bytes"""
         least = self.cfg.selfplay.keep == "last"
         earlier = 0 if least else retention.removable(self.cfg, self.folder)
         disk.check_room(place, needed, stage=label, earlier=earlier)
 
-    def to_train(self, out: Iteration, label: str) -> None:
-        """For the iteration's checkpoint, and what is saved until it is there."""
-        sizes, there = self.sizes, disk.bytes_in(out.train_state.parent)
+    def check_training(self, out: Iteration, label: str) -> None:
+        """For the iteration's checkpoint, and what is saved until it is complete."""
+        sizes, saved = self.sizes, disk.bytes_in(out.train_state.parent)
         self.check(
             out.path,
             label,
             checkpoint=sizes.checkpoint,
-            train_state=max(0, sizes.training - sizes.checkpoint - there),
+            train_state=max(0, sizes.training - sizes.checkpoint - saved),
             metrics=sizes.metrics,
         )
 

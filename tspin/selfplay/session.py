@@ -1,0 +1,201 @@
+"""A run in progress: what its stages have in common, and each of them bound to it.
+
+Here a stage gets its policy, its disk space and its place in the folder; which rows and files it is
+called with, algorithm.py and the modules beside it say.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tspin.config import identity
+from tspin.config.run import Run
+from tspin.data.triplets import Key, Triplet, micro_batches
+from tspin.distributed.world import World, on_main
+from tspin.objectives import Role
+from tspin.policy import dtypes
+from tspin.policy.policy import Policies
+from tspin.runs import benchmarks, evaluation, sharing
+from tspin.runs.artifacts import Iteration, Responses, RunDir
+from tspin.sampling import engines
+from tspin.sampling.draws import Draws
+from tspin.selfplay.disk_space import DiskSpace
+from tspin.selfplay.inputs import Inputs
+from tspin.stages import benchmark
+from tspin.stages.evaluate import evaluate
+from tspin.stages.generate import generate
+from tspin.stages.score import score
+from tspin.stages.train import train
+from tspin.tools import activity
+from tspin.tools.files import check_sums, read_json, write_json
+from tspin.tracking.wandb import Tracker
+from tspin.training.recipe import Recipe
+
+log = logging.getLogger("tspin")
+
+
+class Session:
+    """One run in progress: its configuration, its folder, its processes, the policy in memory."""
+
+    def __init__(
+        self,
+        cfg: Run,
+        folder: RunDir,
+        world: World,
+        policies: Policies,
+        inputs: Inputs,
+        tracker: Tracker,
+    ) -> None:
+        self.cfg, self.folder, self.world = cfg, folder, world
+        self.policies, self.inputs, self.tracker = policies, inputs, tracker
+        self.space = DiskSpace(cfg, folder, inputs, world)
+        self._warned: set[str] = set()
+
+    @property
+    def samples_key(self) -> dict[str, Any]:
+        """How responses are drawn, as part of the key of what is made from them."""
+        cfg = self.cfg
+        return {
+            "decoding": identity.sampling(cfg),
+            "arithmetic": dtypes.sampling_key(cfg.compute, cfg.optim.precision, cfg.model),
+            "seed": cfg.seed,
+        }
+
+    @property
+    def answers_heldout(self) -> bool:
+        """Whether held-out prompts are answered: where it can be checked, or sampling is done."""
+        return self.inputs.grader is not None or self.cfg.samples
+
+    def iteration_key(self, t: int) -> str:
+        return sharing.iteration_key(self.cfg, self.folder, t, self.samples_key)
+
+    def generate(
+        self, policy: Path, out: Responses, t: int, *, label: str, facts: dict[str, Any]
+    ) -> None:
+        """One response to every prompt, from the policy in a folder."""
+        self.space.check(out.path, label, samples=self.space.sizes.samples)
+        generate(
+            engines.source(policy, self.policies, self.cfg, log=out.log),
+            {row["id"]: row["prompt_ids"] for row in self.inputs.prompts},
+            out,
+            self._draws(t),
+            label=label,
+            facts=facts,
+            world=self.world,
+        )
+
+    def score(
+        self,
+        policy: Path,
+        batches: Iterable[list[Triplet]],
+        roles: tuple[Role, ...],
+        *,
+        total: int,
+        label: str,
+    ) -> dict[Key, float]:
+        """log-probs of the batches' responses under the policy in a folder."""
+        return score(
+            self.policies(policy), batches, roles, total=total, label=label, world=self.world
+        )
+
+    def score_batches(
+        self, triplets: Sequence[Triplet], roles: tuple[Role, ...]
+    ) -> Iterator[list[Triplet]]:
+        """Where nothing is trained on them."""
+        compute = self.cfg.compute
+        return micro_batches(
+            triplets, roles, size=compute.score_batch, max_tokens=compute.max_tokens
+        )
+
+    def train(
+        self,
+        start: Path,
+        triplets: Sequence[Triplet],
+        out: Iteration,
+        recipe: Recipe,
+        *,
+        label: str,
+    ) -> None:
+        """From the policy in a folder to out.checkpoint."""
+        self.space.check_training(out, label)
+        policy = self.policies(start)
+        # From here on the weights in memory are no folder's until they are saved.
+        self.policies.forget()
+        train(
+            policy,
+            triplets,
+            out,
+            recipe,
+            tracker=self.tracker,
+            steps_before=self.inputs.steps_before(recipe.t),
+            label=label,
+            world=self.world,
+        )
+        if self.world.shards:  # what samples and scores has the whole policy
+            del policy
+            self.policies.forget()
+        else:
+            self.policies.hold(policy, out.checkpoint)
+
+    def evaluate(self, policy: Path, out: Iteration, t: int, *, label: str) -> None:
+        """eval.json from held-out answers and scores. t: what the policy samples for next"""
+        if self.answers_heldout and not self.world.exists(out.answers):
+            self.space.check(out.path, label, answers=self.space.sizes.answers)
+            evaluate(
+                engines.source(policy, self.policies, self.cfg, log=out.answers_log),
+                self.inputs.heldout,
+                out.answers,
+                self._draws(t),
+                self.inputs.grader,
+                data=self.cfg.data,
+                label=label,
+                world=self.world,
+            )
+        self.world.main(evaluation.write, out, {})
+
+    def benchmark(self, policy: Path, out: Iteration, *, label: str) -> bool:
+        """Runs the benchmarks that `out` lacks and writes eval.json anew. -> whether any ran"""
+        if not self.world.main(benchmarks.due, out, self.cfg):
+            if missing := benchmarks.missing(out, self.cfg):
+                log.warning(
+                    "%s: not made, for the weights were removed: %s", label, ", ".join(missing)
+                )
+            return False
+        self.policies.forget()  # the harness has a process, and the memory, for itself
+        self._benchmark(policy, out, label)
+        return True
+
+    @on_main
+    def _benchmark(self, policy: Path, out: Iteration, label: str) -> None:
+        check_sums(policy)
+        benchmark.benchmark(policy, out, self.cfg, label=label)
+        evaluation.write(out, benchmarks.results(out, self.cfg))
+
+    @contextmanager
+    def timed(self, out: Iteration, stage: str) -> Iterator[None]:
+        """Adds the seconds of a stage that finishes to stages.json."""
+        started = time.monotonic()
+        yield
+        self._add_seconds(out, stage, started)
+
+    @on_main
+    def _add_seconds(self, out: Iteration, stage: str, started: float) -> None:
+        seconds = read_json(out.stages) if out.stages.exists() else {}
+        seconds[stage] = round(seconds.get(stage, 0.0) + time.monotonic() - started, 3)
+        write_json(out.stages, seconds)
+
+    def warn(self, t: int, messages: dict[str, str | None]) -> None:
+        """Says each kind of warning (health) once, at the iteration that first deserves it."""
+        for kind, message in messages.items():
+            if message is not None and kind not in self._warned:
+                self._warned.add(kind)
+                log.warning("iteration %d: %s", t, message)
+                activity.warn(kind, f"iteration {t}: {message}")
+
+    def _draws(self, t: int) -> Draws:
+        return Draws(self.cfg.decoding, self.cfg.seed, t)

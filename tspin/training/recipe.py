@@ -1,0 +1,32 @@
+"""What an iteration trains with: one value for the loop, the schedule and the step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tspin.config.run import ComputeConfig, OptimConfig
+from tspin.data.triplets import Key, Triplet, reference_logps
+from tspin.objectives import Logps, Objective
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """The objective of iteration t, and how it is optimised.
+
+    reference  stored log-probs of theta_t, for a loss that needs them
+    """
+
+    loss: Objective
+    reference: dict[Key, float] | None = None
+    optim: OptimConfig
+    compute: ComputeConfig
+    seed: int
+    t: int
+
+    def reference_logps(self, triplets: Sequence[Triplet], logps: Logps) -> Logps | None:
+        """Of the same triplets and roles as `logps`, in its dtype; None: the loss reads none."""
+        if not self.loss.needs_reference:
+            return None
+        assert self.reference is not None
+        return reference_logps(self.reference, triplets, self.loss.roles, logps.annotated)
