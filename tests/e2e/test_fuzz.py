@@ -202,18 +202,19 @@ def test_json_and_what_is_read_from_it(folder, content):
 
 
 @fuzz
-@given(row=st.dictionaries(st.sampled_from([f for f in heartbeat._KINDS]), scalar))
+@given(row=st.dictionaries(st.sampled_from([*heartbeat.KINDS]), scalar))
 def test_a_heartbeat_of_any_kind_has_a_state(folder, row):
     run = RunDir(folder / "beats" / "run")
     run.path.mkdir(exist_ok=True, parents=True)
     tree = config.dump(compose_once()) | {"name": "run"}
     write_json(run.config, tree)
-    usual = dict.fromkeys(("done", "total", "moved", "time", "pid"), 0)
-    usual |= dict.fromkeys(("unit", "host", "space"), "") | {"warnings": {}}
-    usual |= dict.fromkeys(("stage", "rate", "waiting", "born", "ended", "why"))
+    usual = dict.fromkeys(("done", "total", "moved", "time"), 0) | {"unit": "", "warnings": {}}
+    usual |= dict.fromkeys(("stage", "rate", "waiting", "ended", "why"))
     run.heartbeat.write_text(json.dumps(usual | row))
-    (found,) = status.survey(run.path.parent, now=5.0)
-    status.describe(run.path.parent, [found], width=80)
+    for lives in (False, True):
+        with owner(run.path) if lives else nullcontext():
+            (found,) = status.survey(run.path.parent, now=5.0)
+        status.describe(run.path.parent, [found], width=80)
 
 
 @fuzz

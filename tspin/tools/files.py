@@ -6,6 +6,7 @@ Everything is written under a temporary name in the same folder, flushed to disk
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import logging
@@ -25,6 +26,8 @@ from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 from tspin.tools import activity
 
 log = logging.getLogger("tspin")
+LOCK = ".lock"  # in a folder that has an owner, or had one
+MOMENT = 0.5  # seconds; much more than a look of `is_owned` takes, which keeps an owner out
 SHA256 = "sha256"  # in a JSON object
 SUMS = "tspin.sha256sums"  # in a folder: digests of its files, as `sha256sum --check` reads them
 
@@ -229,12 +232,13 @@ def owner(folder: Path, *, wait: bool = False, what: str | None = None) -> Itera
     what  how people call what is held; None: by the folder
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / ".lock"
+    path = folder / LOCK
     lock = FileLock(path)
     try:
-        _acquire(lock, 0)
+        _acquire(lock, MOMENT)
     except Timeout:
-        who = _holder(path)
+        who = owned_by(folder)
+        who = f" ({who})" if who else ""
         if not wait:
             raise ValueError(
                 f"{folder} is in use by another process{who}; wait for it, or give this run a name "
@@ -250,6 +254,26 @@ def owner(folder: Path, *, wait: bool = False, what: str | None = None) -> Itera
         yield
     finally:
         lock.release()
+
+
+def is_owned(folder: Path) -> bool:
+    """Whether a process holds `folder`: a look that changes nothing and lets go at once."""
+    try:
+        with (folder / LOCK).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # never owned, not ours to read, or without flock: no run lives there
+        return False
+    return False
+
+
+def owned_by(folder: Path) -> str:
+    """Process and machine of the owner, or of the last one, for people; empty: not known."""
+    try:
+        return (folder / LOCK).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
 
 
 def _acquire(lock: BaseFileLock, timeout: float) -> None:
@@ -269,15 +293,6 @@ def _acquire(lock: BaseFileLock, timeout: float) -> None:
             "(Lustre: mount with -o flock); use another runs_dir",
             lock.lock_file,
         )
-
-
-def _holder(path: Path) -> str:
-    """Who wrote itself down as the owner, for people."""
-    try:
-        who = path.read_text()
-    except OSError:
-        who = ""
-    return f" ({who})" if who else ""
 
 
 def cache() -> Path:
