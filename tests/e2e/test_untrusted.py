@@ -22,7 +22,6 @@ from tspin.tools.parquet import read_rows
 SECRETS = {
     "WANDB_API_KEY": "planted0wandb0planted0wandb0planted0wandb",  # of the length of a real one
     "HF_TOKEN": "hf_planted0hub",
-    "TSPIN_API_KEY": "planted0endpoint",
     "AWS_SECRET_ACCESS_KEY": "planted0store",
     "WANDB_BASE_URL": "https://user:planted0url@127.0.0.1:9",
 }

@@ -223,7 +223,9 @@ def _warnings(folder: RunDir, beat: Beat | None, state: str, now: float) -> list
             f"({owned_by(folder.path)}) left no word; the same command goes on from here"
         )
     elif state == "running" and still > (max(QUIET, 10 / beat.rate) if beat.rate else FIRST_UNIT):
-        warnings.append(f"nothing has moved for {duration(still)} after {beat.stage or 'the start'}")
+        warnings.append(
+            f"nothing has moved for {duration(still)} after {beat.stage or 'the start'}"
+        )
     return warnings
 
 

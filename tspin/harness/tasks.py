@@ -12,6 +12,7 @@ from lm_eval.tasks import TaskManager
 
 from tspin.config.run import unknown
 from tspin.harness.numbers import ORIGINAL, parses_latex
+from tspin.tools.log import kind_and_line
 
 STOCK = Path(lm_eval.tasks.__file__).parent
 
@@ -76,10 +77,9 @@ def reason(error: BaseException, paths: Sequence[str]) -> str:
     chain = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
         chain.append(cause)
-    said = first_line(error)
     path = next((path for path in paths if path in str(error)), paths[0] if paths else "")
     if any(isinstance(e, ImportError) for e in chain):
-        return f"{first_line(chain[-1])} (pip install -e '.[evals]')"
+        return f"{kind_and_line(chain[-1])} (pip install -e '.[evals]')"
     if "gated dataset" in str(error):
         return (
             f"the data set {path} is gated: accept its terms at "
@@ -90,12 +90,7 @@ def reason(error: BaseException, paths: Sequence[str]) -> str:
             f"the data set {path} is neither in reach on the hub nor in the local cache; connect, "
             f"or give evals.data_root=FOLDER ({_download(path, 'FOLDER')})"
         )
-    return said
-
-
-def first_line(error: BaseException) -> str:
-    text = str(error).strip().split("\n", 1)[0]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return kind_and_line(error)
 
 
 def _stock_folder(task: str) -> Path | None:

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import logging
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,11 +28,10 @@ from tspin.logprobs.padded import Logps, Role, sequence_logps
 from tspin.policy import adapters, dtypes, quantization
 from tspin.policy.dtypes import Arithmetic
 from tspin.tools.files import atomic, check_sums, write_sums
+from tspin.tools.log import once
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-log = logging.getLogger("tspin")
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ class Policy:
                 f"compute.attention={self.attention} does not work with {name}: {found}; use "
                 "compute.attention=auto or plain"
             )
-        _say_once(f"{name} is computed in padded rows (compute.attention=plain): {found}")
+        once(f"{name} is computed in padded rows (compute.attention=plain): {found}")
         return None
 
     def layout(self, triplets: Sequence[Triplet], roles: Sequence[Role]) -> Layout | None:
@@ -270,11 +268,6 @@ class Policies:
     def hold(self, policy: Policy, folder: Path) -> None:
         """`policy` has been saved to `folder` and need not be loaded from there."""
         self._policy, self._folder = policy, folder
-
-
-@lru_cache
-def _say_once(sentence: str) -> None:
-    log.info("%s", sentence)
 
 
 def _quiet() -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 from tspin.config.run import Run
@@ -20,6 +19,7 @@ from tspin.runs import benchmarks, evaluation
 from tspin.runs.artifacts import Iteration, RunDir, run_dirs, sharing_lock
 from tspin.runs.point import Point, stored
 from tspin.tools.files import owner, read_json, remove, write_json
+from tspin.tools.log import once
 
 log = logging.getLogger("tspin")
 
@@ -48,7 +48,7 @@ def prune(cfg: Run, folder: RunDir) -> list[int]:
             continue
         reader = next(_readers(cfg, folder, out), None)
         if reader is not None:
-            _say_once(f"iteration {out.t}: weights are kept, {reader} needs them")
+            once(f"iteration {out.t}: weights are kept, {reader} needs them")
             continue
         why: dict[str, object] = {"keep": rule}
         if spared is not None:
@@ -75,11 +75,6 @@ def removable(cfg: Run, folder: RunDir) -> int:
         for out in done[:-1]
         if out.checkpoint.exists() and not benchmarks.missing(out, cfg)
     )
-
-
-@cache
-def _say_once(sentence: str) -> None:
-    log.info("%s", sentence)
 
 
 def _readers(cfg: Run, folder: RunDir, out: Iteration) -> Iterator[str]:

@@ -148,7 +148,7 @@ class Stages:
     def _generate(self, start: Path, out: Responses, t: int, label: str, facts: dict) -> None:
         self._room(out.path, label, samples=self.room.sizes.samples)
         generate(
-            engines.source(start, self.policies, self.cfg, log=out.log),
+            engines.engine_of(start, self.policies, self.cfg, log=out.log),
             {row["id"]: row["prompt_ids"] for row in self.inputs.prompts},
             out,
             how=self.cfg.decoding,
@@ -257,7 +257,7 @@ class Stages:
         if self._answers_heldout() and not self.world.there(out.answers):
             self._room(out.path, label, answers=self.room.sizes.answers)
             evaluate(
-                engines.source(policy, self.policies, self.cfg, log=out.answers_log),
+                engines.engine_of(policy, self.policies, self.cfg, log=out.answers_log),
                 self.inputs.heldout,
                 self.inputs.check,
                 self.inputs.canonical,

@@ -1,7 +1,7 @@
 """Stage: a policy answers held-out prompts: greedily where a program can check, and by sampling.
 
 Samples are drawn with the numbers of the next iteration, so that policies compare on the same
-prompts and the same luck. What the answers are worth is `evaluation`'s to say.
+prompts and the same random numbers. What the answers are worth is `evaluation`'s to say.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from tspin.config.run import DataConfig, DecodingConfig
 from tspin.data.annotated import Canonical, Check
 from tspin.distributed.world import ALONE, World
 from tspin.runs.artifacts import ANSWERS
-from tspin.sampling.requests import Question, Source, luck, parts, response_row
+from tspin.sampling.requests import Engine, Request, parts, response_row, sample_seed
 from tspin.tools.parquet import write_rows
 from tspin.tools.terminal import progress
 
 
 def evaluate(
-    source: Source,
+    engine: Engine,
     prompts: Sequence[dict[str, Any]],
     check: Check | None,
     canonical: Canonical | None,
@@ -46,15 +46,18 @@ def evaluate(
         {i: row["prompt_ids"] for i, row in by_id.items()}, how.batch_size, draws=len(tries)
     )
 
-    def asked(ids: Sequence[str]) -> list[tuple[str, str, int, float]]:
+    def attempts(ids: Sequence[str]) -> list[tuple[str, str, int, float]]:
         return [(i, *attempt) for attempt in tries for i in ids]
 
-    def questions(ids: Sequence[str]) -> list[Question]:
-        found = []
-        for i, decoding, draw, temperature in asked(ids):
-            drawn = None if decoding == "greedy" else luck(seed, t, i, draw=draw)
-            found.append(Question(by_id[i]["prompt_ids"], drawn, temperature))
-        return found
+    def requests(ids: Sequence[str]) -> list[Request]:
+        return [
+            Request(
+                by_id[i]["prompt_ids"],
+                None if decoding == "greedy" else sample_seed(seed, t, i, draw=draw),
+                temperature,
+            )
+            for i, decoding, draw, temperature in attempts(ids)
+        ]
 
     rows: dict[tuple[str, str, int], dict[str, Any]] = {}
     total = len(tries) * len(by_id)
@@ -63,15 +66,15 @@ def evaluate(
         def passed(number: int) -> None:
             bar.update(len(tries) * len(cut[number]))
 
-        mine = world.share(range(len(cut)), passed=passed, by_main=source.central)
-        batches = ((number, questions(cut[number])) for number in mine)
-        for number, responses in source.answers(batches, how, done=bar.update):
-            for (i, decoding, draw, _), ids in zip(asked(cut[number]), responses, strict=True):
-                row = response_row(source.renderer, i, ids) | {"decoding": decoding, "draw": draw}
+        mine = world.share(range(len(cut)), passed=passed, by_main=engine.central)
+        batches = ((number, requests(cut[number])) for number in mine)
+        for number, responses in engine.respond(batches, how, done=bar.update):
+            for (i, decoding, draw, _), ids in zip(attempts(cut[number]), responses, strict=True):
+                row = response_row(engine.renderer, i, ids) | {"decoding": decoding, "draw": draw}
                 if check is not None:
                     row |= _judged(by_id[i]["prompt"], row, check, canonical)
                 rows[i, decoding, draw] = row
-        rows = {key: row for found in world.gather(rows) for key, row in found.items()}
+        rows = {key: row for part in world.gather(rows) for key, row in part.items()}
     in_order = [rows[i, decoding, draw] for decoding, draw, _ in tries for i in by_id]
     world.main(lambda: write_rows(out, in_order, ANSWERS))
 
