@@ -9,7 +9,7 @@ score and train.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -59,7 +59,7 @@ def _run(cfg: Run, command: list[str], world: World) -> list[dict[str, Any]]:
     with world.held(folder.path):
         world.main(partial(folder.claim, dump(cfg), free=IDENTITY_FREE, added=ADDED))
         world.main(partial(preflight.check_finished, folder))
-        with _signs(cfg, folder, world, complete=complete):
+        with _signs(cfg, folder, world, complete=complete) as push:
             if complete:
                 log.info("%s is complete: nothing to do", folder.path)
                 world.main(
@@ -68,29 +68,36 @@ def _run(cfg: Run, command: list[str], world: World) -> list[dict[str, Any]]:
             else:
                 if cfg.compute.threads is not None:
                     torch.set_num_threads(cfg.compute.threads)
-                _SelfPlay(cfg, folder, world).run(command)
+                _SelfPlay(cfg, folder, world, push).run(command)
         return world.main(partial(report.results, folder))
 
 
 @contextmanager
-def _signs(cfg: Run, folder: RunDir, world: World, *, complete: bool) -> Iterator[None]:
-    """What the outside sees of a run that lives: its copy elsewhere, its heartbeat."""
+def _signs(
+    cfg: Run, folder: RunDir, world: World, *, complete: bool
+) -> Iterator[Callable[[], None]]:
+    """What is seen of a run elsewhere: its copy, which what is given brings up to date (of the main
+    process alone), and its heartbeat.
+    """
     with ExitStack() as stack:
-        if world.is_main:
-            grace = cfg.compute.grace_seconds
-            stack.enter_context(mirror.mirrored(cfg.sync, folder, grace=grace))
-            if not complete:
-                stack.enter_context(heartbeat.beating(folder))
-        yield
+        if not world.is_main:
+            yield lambda: None
+            return
+        grace = cfg.compute.grace_seconds
+        push = stack.enter_context(mirror.mirrored(cfg.sync, folder, grace=grace))
+        if not complete:
+            stack.enter_context(heartbeat.beating(folder))
+        yield push
 
 
 class _SelfPlay:
     """One run in progress: its configuration, its folder and the policy in memory."""
 
-    def __init__(self, cfg: Run, folder: RunDir, world: World) -> None:
+    def __init__(self, cfg: Run, folder: RunDir, world: World, push: Callable[[], None]) -> None:
         self.cfg = cfg
         self.folder = folder
         self.world = world
+        self.push = push
 
     def run(self, command: list[str]) -> None:
         cfg, folder, world = self.cfg, self.folder, self.world
@@ -110,10 +117,11 @@ class _SelfPlay:
             run_id=world.main(partial(report.tracking_id, folder)),
         ) as tracker:
             self.inputs, self.tracker = inputs, tracker
-            self.stages = stages = Stages(cfg, folder, world, policies, inputs, tracker)
+            self.stages = stages = Stages(cfg, folder, world, policies, inputs, tracker, self.push)
             if cfg.samples:
                 stages.proto()
             stages.base()
+            world.alone(self.push)
             for t in range(first_iteration(cfg), cfg.selfplay.iterations):
                 fresh = not world.there(folder.iteration(t).done)
                 if fresh:
@@ -122,6 +130,7 @@ class _SelfPlay:
                 if stages.benchmark(out.checkpoint, out, f"iteration {t}: benchmarks") or fresh:
                     replay.evaluation(out, t + 1, tracker)
                 world.alone(partial(retention.prune, cfg, folder))
+                world.alone(self.push)
 
     def _share_or_iterate(self, t: int) -> None:
         """Iteration t: linked where another run has made the same one, else played."""

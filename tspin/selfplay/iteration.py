@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
@@ -40,14 +40,15 @@ class Stages:
     """What a run does with its policies, its prompts and its folder; selfplay says when.
 
     initial  folder of theta_0
+    push     brings the folder's copy elsewhere up to date
     """
 
     def __init__(
         self, cfg: Run, folder: RunDir, world: World, policies: Policies, inputs: Inputs,
-        tracker: Tracker,
+        tracker: Tracker, push: Callable[[], None],
     ) -> None:  # fmt: skip
         self.cfg, self.folder, self.world = cfg, folder, world
-        self.policies, self.inputs, self.tracker = policies, inputs, tracker
+        self.policies, self.inputs, self.tracker, self.push = policies, inputs, tracker, push
         self.initial = inputs.initial
         self.room = Room(cfg, folder, inputs)
         self.warned: set[str] = set()
@@ -210,6 +211,7 @@ class Stages:
                 steps_before=self.inputs.steps_before(t),
                 label=label,
                 world=self.world,
+                after_save=self.push if cfg.sync.train_state else None,
             )
             if self.world.shards:  # what samples and scores has the whole policy
                 del policy

@@ -14,7 +14,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -59,6 +59,7 @@ def train(
     steps_before: int,
     label: str,
     world: World = ALONE,
+    after_save: Callable[[], None] | None = None,
 ) -> None:
     """Updates the policy in place and leaves metrics.jsonl and checkpoint/ in `out`.
 
@@ -66,6 +67,7 @@ def train(
 
     reference  stored log-probs of theta_t, for a loss that needs them
     world      the processes that train together; all of them call this
+    after_save called by the main process when a training state was saved to go on from
     Raises FloatingPointError at a loss or gradient that is not finite, before it is applied.
     """
     per_epoch = len(epoch(triplets, batch_size=optim.batch_size, seed=seed, t=t, epoch=0))
@@ -128,6 +130,8 @@ def train(
                 if record is not None:
                     record.sync()  # the rows before a saved step must not be lost after it
                 _keep(out, policy, optimizer, step + 1, world)
+                if after_save is not None and not wanted:
+                    world.alone(after_save)
                 saved = time.monotonic()
             if wanted:
                 signals.stop()
