@@ -29,7 +29,7 @@ from tspin.runs.metrics import StepLog
 from tspin.runs.store import Store
 from tspin.sampling.requests import check_response
 from tspin.tools.files import owner, read_json, write_json, write_jsonl
-from tspin.tools.parquet import DIGESTS, read_rows, write_rows
+from tspin.tools.parquet import SHAPE, read_rows, write_rows
 from tspin.training.train_state import next_step
 
 fuzz = settings(
@@ -354,9 +354,10 @@ def test_one_changed_number_in_parquet_is_found(folder):
 
     file = folder / "scores.parquet"
     write_rows(file, [{"logp": -1.25}], pa.schema([("logp", pa.float64())]))
-    told = {DIGESTS: pq.read_metadata(file).metadata[DIGESTS]}
-    table = pq.read_table(file).replace_schema_metadata(told)
-    pq.write_table(table, file, compression="none", use_dictionary=False)
+    shape = {SHAPE: pq.read_metadata(file).metadata[SHAPE]}
+    table = pq.read_table(file).replace_schema_metadata(shape)
+    how = {"compression": "none", "use_dictionary": False, "write_page_checksum": True}
+    pq.write_table(table, file, **how)
     assert read_rows(file) == [{"logp": -1.25}]  # however it is stored
     here, other = struct.pack("<d", -1.25), struct.pack("<d", math.nan)
     file.write_bytes(file.read_bytes().replace(here, other))  # in the page, and its extremes
