@@ -76,7 +76,7 @@ def clock(case: Case) -> float:
 
 def policy_of(case: Case, run: Run) -> Policy:
     model = case.model_shape.model(case.device)
-    how = dtypes.chosen(run.compute, run.optim.precision)
+    how = dtypes.resolve(run.compute, run.optim.precision)
     if run.compute.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     renderer = Renderer(case.model_shape.tokenizer(), "none")

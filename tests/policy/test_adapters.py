@@ -261,7 +261,7 @@ def test_every_reader_takes_it(tmp_path):
     assert tspin(["merge", str(WARM), str(tmp_path / "n")]) == 1  # no adapters
     assert (tmp_path / "m" / "model.safetensors").exists()
     assert not adapters.is_adapter(tmp_path / "m")
-    parts = model.in_parts(tmp_path / "a", dtypes.chosen(EXACT, "fp32_master"), None)
+    parts = model.in_parts(tmp_path / "a", dtypes.resolve(EXACT, "fp32_master"), None)
     readers = {
         "continued": (adapted(tmp_path / "a"), 1e-12),
         "in memory": (whole(tmp_path / "a"), 1e-10),

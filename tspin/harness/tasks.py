@@ -56,17 +56,17 @@ def problems(
         built = manager.load([task])
     except Exception as error:
         return [f"{task}: {reason(error, tuple(paths))}"]
-    found = []
+    reasons = []
     zero = [name for name, leaf in built["tasks"].items() if leaf.get_config("num_fewshot") == 0]
     if wanted["shots"] and zero:
-        found.append(
+        reasons.append(
             f"evals.tasks.{task}.shots={wanted['shots']}, but lm-eval defines {zero[0]} without "
             "examples; use 0 or null"
         )
     if wanted["metric"] is not None and wanted["metric"] not in (names := _metrics(built, task)):
         metric = wanted["metric"]
-        found.append(unknown(f"metric evals.tasks.{task}.metric={metric}", metric, names))
-    return found
+        reasons.append(unknown(f"metric evals.tasks.{task}.metric={metric}", metric, names))
+    return reasons
 
 
 def reason(error: BaseException, paths: Sequence[str]) -> str:

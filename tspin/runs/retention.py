@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tspin.config.run import Run
-from tspin.planning.disk import bytes_in, said
+from tspin.planning.disk import amount, bytes_in
 from tspin.runs import benchmarks, evaluation
 from tspin.runs.artifacts import Iteration, RunDir, run_dirs, sharing_lock
 from tspin.runs.point import Point, stored
@@ -63,8 +63,10 @@ def best(done: list[Iteration]) -> tuple[int, str, float] | None:
 
     The earliest of equals; None where no prompts are held out.
     """
-    found = [(out.t, *number) for out in done if (number := evaluation.main_number(out))]
-    return max(found, key=lambda x: (x[2] if evaluation.MAIN[x[1]] else -x[2], -x[0]), default=None)
+    numbers = [(out.t, *number) for out in done if (number := evaluation.main_number(out))]
+    return max(
+        numbers, key=lambda x: (x[2] if evaluation.MAIN[x[1]] else -x[2], -x[0]), default=None
+    )
 
 
 def removable(cfg: Run, folder: RunDir) -> int:
@@ -116,6 +118,6 @@ def _remove(cfg: Run, out: Iteration, why: dict[str, object]) -> bool:
     except ValueError:
         return False
     log.info(
-        "iteration %d: weights removed by selfplay.keep=%s, %s", out.t, why["keep"], said(size)
+        "iteration %d: weights removed by selfplay.keep=%s, %s", out.t, why["keep"], amount(size)
     )
     return True

@@ -217,7 +217,7 @@ class _SelfPlay:
 
     def _record(self, command: list[str]) -> None:
         cfg, folder, world = self.cfg, self.folder, self.world
-        found = dtypes.chosen(cfg.compute, cfg.optim.precision)
+        found = dtypes.resolve(cfg.compute, cfg.optim.precision)
         launch = {"processes": {"number": world.size, "parallel": world.parallel}}
         provenance.record(
             folder,

@@ -70,8 +70,8 @@ def room_for(path: Path) -> Iterator[None]:
         yield
     except Exception as error:
         number = getattr(error, "errno", None)
-        if number is None and (found := re.search(r"os error (\d+)", str(error))):
-            number = int(found[1])
+        if number is None and (match := re.search(r"os error (\d+)", str(error))):
+            number = int(match[1])
         if number not in (errno.ENOSPC, errno.EDQUOT):
             raise
         way_out = "make room and give the same command again: what is complete is kept"
@@ -94,8 +94,8 @@ def read_json(path: Path) -> Any:
     """Raises ValueError, which names the file and the way out, for one that is damaged."""
     with whole(path):
         value = json.loads(path.read_text(encoding="utf-8"))
-        said = value.pop(SHA256, None) if isinstance(value, dict) else None  # None: not ours
-        if said is not None and said != digest(value):
+        sha256 = value.pop(SHA256, None) if isinstance(value, dict) else None  # None: not ours
+        if sha256 is not None and sha256 != digest(value):
             raise ValueError("its values are not those that were written")
         return value
 
@@ -195,11 +195,11 @@ def sums(paths: Iterable[Path]) -> dict[str, str]:
     return {path.name: file_digest(path) for path in paths}
 
 
-def write_sums(folder: Path, found: Mapping[str, str] | None = None) -> None:
-    """Digests of the files in `folder`, beside them. found: `sums` of all of them"""
-    if found is None:
-        found = sums(path for path in folder.iterdir() if path.is_file() and path.name != SUMS)
-    lines = [f"{found[name]}  {name}\n" for name in sorted(found)]
+def write_sums(folder: Path, digests: Mapping[str, str] | None = None) -> None:
+    """Digests of the files in `folder`, beside them. digests: `sums` of all of them"""
+    if digests is None:
+        digests = sums(path for path in folder.iterdir() if path.is_file() and path.name != SUMS)
+    lines = [f"{digests[name]}  {name}\n" for name in sorted(digests)]
     (folder / SUMS).write_text("".join(lines), encoding="utf-8")
 
 
@@ -212,9 +212,9 @@ def check_sums(folder: Path, part: int = 0, parts: int = 1) -> None:
         return
     lines = (folder / SUMS).read_text(encoding="utf-8", errors="replace").splitlines()
     for line in lines[part::parts]:
-        said, _, name = line.partition("  ")
+        sha256, _, name = line.partition("  ")
         file = folder / Path(name).name
-        if not file.is_file() or file_digest(file) != said:
+        if not file.is_file() or file_digest(file) != sha256:
             raise Damaged(
                 f"{folder} is damaged ({name!r:.200} is not what {SUMS} names). Remove the folder, "
                 "with done.json beside it where there is one, and give the same command again: it "
