@@ -148,7 +148,7 @@ def measured(rows: int, iterations: int, loss: str, folder: Path) -> dict[str, S
     Inputs.triplets = in_stage(meter, "join", Inputs.triplets)
     Policy.logps = made_up
     put(train.gradient_step, walk)
-    put(engines.source, lambda start, policies, cfg, log: Drawn(policies(start).renderer))
+    put(engines.engine_of, lambda start, policies, cfg, log: Drawn(policies(start).renderer))
     algorithm.run(settings(rows, iterations, loss, folder), command=sys.argv)
     meter.close()
     return meter.stages
@@ -216,19 +216,19 @@ def write_model(path: Path) -> None:
 
 
 class Drawn:
-    """A questions.Source whose responses are functions of their seeds."""
+    """A requests.Engine whose responses are functions of their seeds."""
 
     central = False
 
     def __init__(self, renderer: Any) -> None:
         self.renderer, self.facts = renderer, {"engine": "drawn"}
 
-    def answers(
+    def respond(
         self, batches: Any, how: Any, *, done: Callable[[int], object]
     ) -> Iterator[tuple[int, list[list[int]]]]:
-        for key, questions in batches:
-            yield key, [self._response(question.seed) for question in questions]
-            done(len(questions))
+        for key, requests in batches:
+            yield key, [self._response(request.seed) for request in requests]
+            done(len(requests))
 
     def _response(self, seed: int) -> list[int]:
         import numpy as np

@@ -36,7 +36,7 @@ from tspin.policy import dtypes
 from tspin.policy.policy import Policy
 from tspin.runs.artifacts import Iteration, RunDir
 from tspin.sampling import native
-from tspin.sampling.requests import Question
+from tspin.sampling.requests import Request
 from tspin.stages.prepare import prepare
 from tspin.stages.score import score, write_scores
 from tspin.stages.train import train
@@ -81,7 +81,7 @@ def clock(case: Case) -> float:
 
 def policy_of(case: Case, run: Run) -> Policy:
     model = case.model_shape.model(case.device)
-    how = dtypes.chosen(run.compute, run.optim.precision)
+    how = dtypes.resolve(run.compute, run.optim.precision)
     if run.compute.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     renderer = Renderer(case.model_shape.tokenizer(), "none")
@@ -242,9 +242,9 @@ def sample(case: Case, run: Run, policy: Policy, triplets: Sequence[Triplet]) ->
     numbers = 0.9 * torch.rand(len(triplets), SAMPLED, dtype=torch.double)
     for row, end in zip(numbers, ends(triplets), strict=True):
         row[end - 1] = 1 - 1e-12
-    questions = [Question(t.prompt_ids, number, 1.0) for number, t in enumerate(triplets)]
+    requests = [Request(t.prompt_ids, number, 1.0) for number, t in enumerate(triplets)]
     with patch.object(native, "uniforms", lambda seed, length: numbers[seed]):
-        return native.respond(policy, questions, run.decoding)
+        return native.respond(policy, requests, run.decoding)
 
 
 def generation(case: Case) -> Work:

@@ -62,7 +62,7 @@ NO_TORCH = (
     "data.sources data.tokens distributed.launcher distributed.world export.destination micro "
     "micro.open_task micro.task planning.disk runs.artifacts runs.benchmarks runs.evaluation "
     "runs.heartbeat runs.metrics runs.mirror runs.point runs.retention runs.start runs.store "
-    "sampling.openai sampling.requests sampling.vllm sampling.vllm_worker.__main__ "
+    "sampling.requests sampling.vllm sampling.vllm_worker.__main__ "
     "stages.benchmark stages.evaluate stages.generate tools.activity tools.files "
     "tools.parquet tools.seeds tools.signals tools.terminal tracking.health tracking.replay "
     "tracking.wandb"

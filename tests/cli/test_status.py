@@ -1,11 +1,12 @@
 """How far runs are and which of them live: by hand on made-up folders, and on processes."""
 
+import fcntl
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import asdict, replace
 from functools import cache
@@ -18,17 +19,15 @@ from tspin import __main__ as commands
 from tspin.cli import status
 from tspin.config.load import dump
 from tspin.runs import heartbeat
-from tspin.runs.artifacts import RunDir
+from tspin.runs.artifacts import RunDir, run_dirs
 from tspin.runs.heartbeat import Beat
 from tspin.tools import activity
-from tspin.tools.files import write_json, write_text
+from tspin.tools.files import is_owned, owner, write_json, write_text
 
 NOW = 1_000_000.0
-HOST, SPACE = heartbeat._here()
-ME = {"host": HOST, "space": SPACE, "pid": os.getpid(), "born": heartbeat._process(os.getpid())[1]}
 LIVE = Beat(
     stage="iteration 1: train", done=30, total=90, unit="step", rate=2.0, waiting=None,
-    moved=NOW - 1, time=NOW - 1, **ME,
+    moved=NOW - 1, time=NOW - 1,
 )  # fmt: skip
 
 
@@ -51,54 +50,72 @@ def made(root, name, *, done=0, iterations=2, beat=None, begun=True):
     return folder
 
 
-def of(root, **options):
-    (found,) = status.survey(root, now=NOW, **options)
-    return found
+def of(root):
+    (only,) = status.survey(root, now=NOW)
+    return only
+
+
+def of_live(root):
+    """While a process holds the run, as a run does."""
+    (folder,) = run_dirs(root)
+    with owner(folder.path):
+        return of(root)
 
 
 # --- states --------------------------------------------------------------------------------------
 
-OTHER = {"host": "elsewhere", "space": "", "pid": os.getpid()}
-DEAD = {"pid": 2**22 + 1, "born": "1"}  # beyond the largest number of a process
 CASES = {
     "not started": (None, 0, False),
     "complete": (None, 2, True),  # made before there were heartbeats
     "stopped": (None, 1, True),
-    "running": (LIVE, 1, True),
-    "waiting": (replace(LIVE, waiting="iteration 1"), 1, True),
-    "dead": (replace(LIVE, **DEAD), 1, True),
+    "dead": (LIVE, 1, True),
     "failed": (replace(LIVE, ended="failed", why="loss nan"), 1, True),
     "stopped by hand": (replace(LIVE, ended="stopped"), 1, True),
     "complete and said so": (replace(LIVE, ended="complete", done=90), 2, True),
-    "complete, killed behind it": (replace(LIVE, **DEAD, done=90), 2, True),
-    "dead in benchmarks asked for later": (replace(LIVE, **DEAD, unit="task"), 2, True),
+    "complete, killed behind it": (replace(LIVE, done=90), 2, True),
+    "dead in benchmarks asked for later": (replace(LIVE, unit="task"), 2, True),
     "failed in benchmarks asked for later": (replace(LIVE, ended="failed"), 2, True),
+}
+OWNED = {
+    "running": (LIVE, 1, True),
+    "waiting": (replace(LIVE, waiting="iteration 1"), 1, True),
     "running, silent for an hour": (replace(LIVE, time=NOW - 3600), 1, True),
-    "running elsewhere": (replace(LIVE, **OTHER, time=NOW - 119), 1, True),
-    "dead elsewhere": (replace(LIVE, **OTHER, time=NOW - 121), 1, True),
-    "dead, its number taken by a later process": (replace(LIVE, born="1"), 1, True),
-    "running, before a reboot a minute ago": (replace(LIVE, space="x", time=NOW - 60), 1, True),
+    "running again after a failure": (replace(LIVE, ended="failed", why="loss nan"), 1, True),
+    "running, not a word yet": (None, 0, False),
 }
 
 
 @pytest.mark.parametrize(("says", "case"), CASES.items(), ids=CASES)
-def test_the_state_of_a_run(tmp_path, says, case):
+def test_the_state_of_a_run_that_nobody_holds(tmp_path, says, case):
     beat, done, begun = case
     made(tmp_path, "run", done=done, beat=beat, begun=begun)
     assert says.startswith(of(tmp_path).state)
 
 
-def test_a_process_that_has_ended_is_dead_though_nobody_has_waited_for_it():
-    child = subprocess.Popen(["sleep", "60"])
-    born = heartbeat._process(child.pid)[1]
-    beat = replace(LIVE, pid=child.pid, born=born)
-    assert beat.alive(NOW)
-    child.kill()
-    deadline = time.monotonic() + 10
-    while beat.alive(NOW) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not beat.alive(NOW)  # a zombie
-    child.wait()
+@pytest.mark.parametrize(("says", "case"), OWNED.items(), ids=OWNED)
+def test_the_state_of_a_run_that_a_process_holds(tmp_path, says, case):
+    beat, done, begun = case
+    made(tmp_path, "run", done=done, beat=beat, begun=begun)
+    assert says.startswith(of_live(tmp_path).state)
+
+
+def test_what_a_launch_before_this_one_said_is_not_of_this_one(tmp_path):
+    made(tmp_path, "run", done=1, beat=replace(LIVE, ended="failed", why="loss nan"))
+    found = of_live(tmp_path)
+    assert (found.stage, found.share, found.warnings) == (None, None, [])
+
+
+def test_who_looks_keeps_no_run_from_beginning(tmp_path):
+    """A look that lasts for a while: the owner waits a moment for it. Looks are side by side."""
+    (tmp_path / ".lock").touch()
+    assert not is_owned(tmp_path)
+    with (tmp_path / ".lock").open("rb") as look:
+        fcntl.flock(look, fcntl.LOCK_SH)
+        assert not is_owned(tmp_path)
+        threading.Timer(0.1, fcntl.flock, (look, fcntl.LOCK_UN)).start()
+        with owner(tmp_path):
+            assert is_owned(tmp_path)
+    assert not is_owned(tmp_path) and not is_owned(tmp_path / "no folder")
 
 
 # --- numbers -------------------------------------------------------------------------------------
@@ -107,7 +124,7 @@ def test_a_process_that_has_ended_is_dead_though_nobody_has_waited_for_it():
 def test_what_is_left_by_hand(tmp_path):
     """60 of 90 steps at 2 a second; of iteration 1 its 12 s are over, iteration 2 takes 12 more."""
     made(tmp_path, "run", done=1, iterations=3, beat=LIVE)
-    found = of(tmp_path)
+    found = of_live(tmp_path)
     assert (found.iteration, found.stage, found.complete, found.of) == (1, "train", 1, 3)
     assert found.share == pytest.approx(1 / 3)
     assert found.stage_left == 30 and found.run_left == 30 + 12
@@ -119,11 +136,11 @@ def test_time_that_a_stage_took_is_not_left_for_it(tmp_path):
     beat = replace(LIVE, done=3, total=4)
     folder = made(tmp_path, "run", done=1, iterations=2, beat=beat)
     write_json(folder.iteration(1).stages, {"generate": 5.0})
-    assert of(tmp_path).run_left == pytest.approx(12 - 5 - 1.5)
+    assert of_live(tmp_path).run_left == pytest.approx(12 - 5 - 1.5)
 
 
 def test_nothing_is_left_and_nothing_goes_on_in_a_dead_run(tmp_path):
-    made(tmp_path, "run", done=1, beat=replace(LIVE, **DEAD))
+    made(tmp_path, "run", done=1, beat=LIVE)
     found = of(tmp_path)
     assert (found.rate, found.stage_left, found.run_left) == (None, None, None)
     assert found.share == pytest.approx(1 / 3)  # where it was
@@ -131,9 +148,7 @@ def test_nothing_is_left_and_nothing_goes_on_in_a_dead_run(tmp_path):
 
 
 WARNINGS = {
-    "failed: loss nan": replace(LIVE, ended="failed", why="loss nan"),
     "iteration 0: half were cut": replace(LIVE, warnings={"cut": "iteration 0: half were cut"}),
-    "no heartbeat for 10 min": replace(LIVE, time=NOW - 600),
     "nothing has moved for 15 min": replace(LIVE, moved=NOW - 900),
 }
 
@@ -141,21 +156,27 @@ WARNINGS = {
 @pytest.mark.parametrize(("says", "beat"), WARNINGS.items(), ids=WARNINGS)
 def test_what_is_said_of_a_run(tmp_path, says, beat):
     made(tmp_path, "run", done=1, beat=beat)
-    (warning,) = of(tmp_path).warnings
+    (warning,) = of_live(tmp_path).warnings
     assert warning.startswith(says)
+
+
+def test_a_failure_is_said(tmp_path):
+    made(tmp_path, "run", done=1, beat=replace(LIVE, ended="failed", why="loss nan"))
+    assert of(tmp_path).warnings == ["failed: loss nan"]
 
 
 def test_slow_units_are_waited_for(tmp_path):
     """10 units' time: a unit takes 1000 s here."""
     made(tmp_path, "run", done=1, beat=replace(LIVE, moved=NOW - 900, rate=0.001))
-    assert of(tmp_path).warnings == []
+    assert of_live(tmp_path).warnings == []
 
 
 def test_the_table_and_the_sum(tmp_path):
-    made(tmp_path, "b-running", done=1, beat=LIVE)
+    running = made(tmp_path, "b-running", done=1, beat=LIVE)
     made(tmp_path, "a-done", done=2)
     made(tmp_path, "c-failed", beat=replace(LIVE, ended="failed", why="no room"))
-    text = status.describe(tmp_path, status.survey(tmp_path, now=NOW), width=1000)
+    with owner(running.path):
+        text = status.describe(tmp_path, status.survey(tmp_path, now=NOW), width=1000)
     lines = [line for line in text.splitlines() if line]
     row = "b-running running 1 of 2 1 train 33% 2 step/s 30 s 30 s 1 s ago -"
     assert [line.split() for line in lines][4] == row.split()
@@ -217,18 +238,10 @@ def test_a_run_in_the_middle_of_training(tmp_path, monkeypatch):
 
     def stepped(*args, **kwargs):
         found = step(*args, **kwargs)
-        heart[0].beat()
         seen.extend(status.survey(tmp_path))
         return found
 
-    heart = []
-    enter = heartbeat.Heart.__init__
-
-    def entered(self, folder):
-        enter(self, folder)
-        heart.append(self)
-
-    monkeypatch.setattr(heartbeat.Heart, "__init__", entered)
+    monkeypatch.setattr(heartbeat, "EVERY", 0.0)
     monkeypatch.setattr(train, "gradient_step", stepped)
     folder, _ = play(tmp_path, "tspin", "selfplay.iterations=1")
     assert [(s.state, s.iteration, s.stage) for s in seen] == [("running", 0, "train")] * 3
@@ -259,31 +272,36 @@ def test_how_a_run_ended_is_said(tmp_path, says, error):
     assert heartbeat.read(folder).warnings == {"cut": "half were cut"}
 
 
-def test_it_beats_by_itself_and_never_stops_a_run(tmp_path):
-    folder = RunDir(tmp_path)
-    with heartbeat.beating(folder, every=0.01):
-        first = heartbeat.read(folder).time
-        deadline = time.monotonic() + 10
-        while heartbeat.read(folder).time == first and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert heartbeat.read(folder).time > first
+def test_it_beats_as_the_work_moves_and_never_stops_a_run(tmp_path, monkeypatch):
+    """At once where a stage begins or is done, else now and then."""
+    folder, clock = RunDir(tmp_path), [100.0]
+    monkeypatch.setattr(heartbeat.time, "monotonic", lambda: clock[0])
+    with heartbeat.beating(folder):
+        activity.begin("iteration 0: train", "step", total=4, initial=0)
+        done = [heartbeat.read(folder).done]
+        for seconds in (1, 1, heartbeat.EVERY, 1):
+            clock[0] += seconds
+            activity.advance(1)
+            done.append(heartbeat.read(folder).done)
+    assert done == [0, 0, 0, 3, 4]
     folder = RunDir(tmp_path / "gone")
-    with heartbeat.beating(folder, every=0.01):  # nowhere to write, as on a full disk
-        time.sleep(0.05)
+    with heartbeat.beating(folder):  # nowhere to write, as on a full disk
+        activity.warn("cut", "half were cut")
     assert not folder.path.exists()
 
 
 KILLED = """
-import os, signal, sys, time
+import sys, time
 from pathlib import Path
 from tspin.runs import heartbeat
-from tspin.artifacts import RunDir
-from tspin.console import progress
-from tspin.files import owner
-with heartbeat.beating(RunDir(Path(sys.argv[1])), every=0.05):
+from tspin.runs.artifacts import RunDir, run_dirs
+from tspin.tools.files import owner
+from tspin.tools.terminal import progress
+run, other = map(Path, sys.argv[1:])
+with owner(run), heartbeat.beating(RunDir(run)):
     with progress(4, "iteration 1: train", "step") as bar:
         bar.update(3)
-        with owner(Path(sys.argv[2]), wait=True, what="iteration 1"):
+        with owner(other, wait=True, what="iteration 1"):
             pass
         sys.stdout.write("free\\n")
         sys.stdout.flush()
@@ -292,8 +310,6 @@ with heartbeat.beating(RunDir(Path(sys.argv[1])), every=0.05):
 
 
 def test_a_process_that_waits_for_a_lock_goes_on_and_is_killed(tmp_path):
-    from tspin.tools.files import owner
-
     folder = made(tmp_path / "runs", "run", done=1)
     arguments = [sys.executable, "-c", KILLED, str(folder.path), str(tmp_path / "lock")]
     with owner(tmp_path / "lock"):
@@ -305,7 +321,7 @@ def test_a_process_that_waits_for_a_lock_goes_on_and_is_killed(tmp_path):
     child.send_signal(signal.SIGKILL)
     child.wait()
     found = until(tmp_path / "runs", "dead")
-    assert f"process {child.pid}" in found.warnings[0]
+    assert f"its process ({child.pid} on " in found.warnings[0]
     child.stdout.close()
 
 

@@ -616,6 +616,16 @@ def test_a_fresh_machine_goes_on_from_the_copy(whole, forker, runs):
     assert differences(runs / "third", whole["tspin"][0]) == []
 
 
+def test_a_lost_machine_costs_what_came_since_the_last_save(whole, forker, runs):
+    """Killed at step 1: the copy has the state behind step 0, pushed when it was saved."""
+    copied = [f"sync.url=file://{runs / 'store'}"]
+    assert forker.run(runs / "first", *copied, at="appended 1").code == -signal.SIGKILL
+    again = forker.run(runs / "second", *copied)
+    assert again.code == 0, again.text
+    assert sum(e == ("iteration 0: train", "step") for e in again.events) == STEPS - 1
+    assert differences(runs / "second", whole["tspin"][0]) == []
+
+
 # --- several at once -------------------------------------------------------------------------
 
 

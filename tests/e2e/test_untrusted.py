@@ -22,7 +22,6 @@ from tspin.tools.parquet import read_rows
 SECRETS = {
     "WANDB_API_KEY": "planted0wandb0planted0wandb0planted0wandb",  # of the length of a real one
     "HF_TOKEN": "hf_planted0hub",
-    "TSPIN_API_KEY": "planted0endpoint",
     "AWS_SECRET_ACCESS_KEY": "planted0store",
     "WANDB_BASE_URL": "https://user:planted0url@127.0.0.1:9",
 }
@@ -69,8 +68,6 @@ def test_no_secret_of_the_environment_is_in_any_file_or_word(tmp_path, monkeypat
     [
         ("sync.url", "s3://AKIA:planted0key@bucket/runs"),
         ("sync.url", "s3://bucket/runs?secret=planted0key"),
-        ("decoding.url", "http://me:planted0key@host:8000/v1"),
-        ("decoding.url", "http://host:8000/v1?api_key=planted0key"),
         ("decoding.vllm_args", {"hf_token": "planted0key"}),
     ],
 )

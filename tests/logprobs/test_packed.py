@@ -16,8 +16,8 @@ from tspin.data.triplets import micro_batches
 from tspin.logprobs import attention, fused_head
 from tspin.logprobs.packing import pack
 from tspin.objectives import ROLES, Logps
-from tspin.policy import policy as model
 from tspin.policy.policy import Policy
+from tspin.tools.log import once
 from tspin.training.cut import Cut
 from tspin.training.parallel import SingleProcess
 from tspin.training.step import accumulate, gradient_step
@@ -199,7 +199,7 @@ def test_an_ordinary_batch_is_computed_as_before(name):
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_does_not_fit_is_refused_by_name_or_computed_plainly(name, caplog):
-    model._say_once.cache_clear()
+    once.cache_clear()
     network = family(name, dtype=torch.float32)
     before = network.config._attn_implementation
     with pytest.raises(ValueError, match=rf"shared.*{type(network).__name__}.*auto or plain"):

@@ -140,4 +140,4 @@ def test_the_way_out_names_what_earlier_checkpoints_hold(tmp_path, monkeypatch):
     ("size", "text"), [(0, "0 bytes"), (999, "999 bytes"), (1.85e6, "1.85 MB"), (29e9, "29 GB")]
 )
 def test_bytes_for_people(size, text):
-    assert disk.said(size) == text
+    assert disk.amount(size) == text

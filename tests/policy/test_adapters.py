@@ -22,7 +22,7 @@ from tspin.policy.weights import check_reachable, weight_digest
 from tspin.runs.artifacts import Iteration, RunDir
 from tspin.runs.metrics import StepLog
 from tspin.sampling import decode
-from tspin.sampling.native import Question, respond
+from tspin.sampling.native import Request, respond
 from tspin.stages.score import score
 from tspin.stages.train import train
 from tspin.tools.files import flatten, read_json, write_json
@@ -164,11 +164,11 @@ def test_gradient_checkpointing_changes_no_gradient():
 def test_the_native_engine_samples_from_the_adapted_policy():
     policy = adapted(disturbed=True)
     assert decode.refusal(policy.model, 32) is None
-    questions = [Question(t.prompt_ids, None, 1.0) for t in TRIPLETS]
+    requests = [Request(t.prompt_ids, None, 1.0) for t in TRIPLETS]
     how = replace(RUN.decoding, sample=False, max_new_tokens=6)
-    native = respond(policy, questions, how)
-    assert native == respond(policy, questions, replace(how, engine="transformers"))
-    assert native != respond(whole(), questions, how)
+    native = respond(policy, requests, how)
+    assert native == respond(policy, requests, replace(how, engine="transformers"))
+    assert native != respond(whole(), requests, how)
 
 
 @pytest.mark.parametrize("precision", ["bf16_stochastic", "fp32"])
@@ -270,7 +270,7 @@ def test_every_reader_takes_it(tmp_path):
     assert tspin(["merge", str(WARM), str(tmp_path / "n")]) == 1  # no adapters
     assert (tmp_path / "m" / "model.safetensors").exists()
     assert not adapters.is_adapter(tmp_path / "m")
-    parts = model.in_parts(tmp_path / "a", dtypes.chosen(EXACT, "fp32_master"), None)
+    parts = model.in_parts(tmp_path / "a", dtypes.resolve(EXACT, "fp32_master"), None)
     readers = {
         "continued": (adapted(tmp_path / "a"), 1e-12),
         "in memory": (whole(tmp_path / "a"), 1e-10),

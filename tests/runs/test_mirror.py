@@ -10,11 +10,12 @@ import logging
 import os
 import shutil
 import threading
+from dataclasses import replace
 from importlib.util import find_spec
 
 import pytest
+from support.tiny import compose
 
-from tspin.config.run import SyncConfig
 from tspin.runs import mirror
 from tspin.runs.artifacts import RunDir
 from tspin.runs.store import Store
@@ -59,11 +60,14 @@ def url(request, tmp_path, monkeypatch):
     return f"s3://{bucket}/runs"
 
 
+def settings(**values):
+    return replace(compose().sync, **values)
+
+
 @pytest.fixture
 def sync(url):
     def make(**values):
-        usual = {"url": url, "checkpoints": "all", "train_state": True, "seconds": 60.0}
-        return SyncConfig(**usual | values)
+        return settings(**{"url": url} | values)
 
     return make
 
@@ -322,32 +326,44 @@ def test_a_store_that_was_emptied_is_filled_again(sync, machine):
 @pytest.fixture
 def folder_sync(tmp_path):
     url = f"file://{tmp_path / 'store'}"
-    return SyncConfig(url=url, checkpoints="all", train_state=True, seconds=0.01)
+    return settings(url=url)
 
 
 def test_a_store_that_fails_is_said_once_and_never_stops_a_run(
     folder_sync, machine, monkeypatch, caplog
 ):
     caplog.set_level(logging.INFO)
-    folder, tries, there = machine("first"), [], threading.Event()
+    folder, tries = machine("first"), []
     begin(folder)
     write = Store.write_record
 
     def failing(store, record):
         tries.append(1)
-        if len(tries) > 2:
-            write(store, record)
-            there.set()
-        else:
+        if len(tries) <= 2:
             raise BROKEN
+        write(store, record)
 
     monkeypatch.setattr(Store, "write_record", failing)
-    with mirror.mirrored(folder_sync, folder, grace=60):
-        assert there.wait(60)
+    with mirror.mirrored(folder_sync, folder, grace=60) as push:
+        push()
+        push()
+        fetch(folder_sync, machine("early"))
+        assert not machine("early").path.exists()
+        push()
+        assert "everything is there again" in caplog.text
     assert caplog.text.count("the network is down; the run goes on") == 1
     assert caplog.text.count("everything is there again") == 1 and "lacks" not in caplog.text
     fetch(folder_sync, machine("second"))
     assert contents(machine("second")) == contents(folder)
+
+
+def test_what_a_run_pushes_is_there_before_it_ends(folder_sync, machine):
+    folder = machine("first")
+    with mirror.mirrored(folder_sync, folder, grace=60) as push:
+        begin(folder)
+        push()
+        fetch(folder_sync, machine("second"))
+        assert contents(machine("second")) == contents(folder)
 
 
 def test_at_the_end_it_says_what_is_missing(folder_sync, machine, monkeypatch, caplog):
@@ -386,22 +402,18 @@ def test_unreadable_it_is_refused_only_where_nothing_is_known(
 
 def test_an_unknown_protocol_is_an_error_at_the_start(machine, folder_sync):
     with pytest.raises(ValueError, match=r"^sync.url=tape://x: "):
-        fetch(
-            SyncConfig(url="tape://x", checkpoints="all", train_state=True, seconds=1), machine("x")
-        )
+        fetch(settings(url="tape://x"), machine("x"))
 
 
 def test_without_its_client_it_says_what_to_install(machine, monkeypatch):
     if find_spec("s3fs") is not None:
         pytest.skip("s3fs is installed")
     with pytest.raises(ValueError, match=r"pip install -e '\.\[remote\]'"):
-        fetch(
-            SyncConfig(url="s3://x", checkpoints="all", train_state=True, seconds=1), machine("x")
-        )
+        fetch(settings(url="s3://x"), machine("x"))
 
 
 def test_without_a_url_nothing_is_written(machine):
-    off = SyncConfig(url=None, checkpoints="all", train_state=True, seconds=1)
+    off = settings(url=None)
     folder = machine("first")
     begin(folder)
     before = sorted(folder.path.rglob("*"))

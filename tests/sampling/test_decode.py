@@ -24,9 +24,10 @@ from transformers import (
 
 from tspin.logprobs import attention
 from tspin.micro import folder
-from tspin.sampling import decode, native
+from tspin.sampling import decode
 from tspin.sampling.native import _until, respond
-from tspin.sampling.requests import Question, luck
+from tspin.sampling.requests import Request, sample_seed
+from tspin.tools.log import once
 
 SIZES = {
     "vocab_size": 97,
@@ -153,11 +154,12 @@ FILTERS = [{}, {"temperature": 0.7}, {"top_k": 5}, {"top_p": 0.8}, {"min_p": 0.1
 @pytest.mark.parametrize("filters", [*FILTERS, {"top_k": 9, "top_p": 0.9, "temperature": 1.3}])
 def test_both_engines_draw_the_same_samples(filters):
     how = replace(DECODING, max_new_tokens=12, batch_size=5, **filters)
-    questions = [
-        Question(prompt, luck(0, 1, str(i)), how.temperature) for i, prompt in enumerate(PROMPTS)
+    requests = [
+        Request(prompt, sample_seed(0, 1, str(i)), how.temperature)
+        for i, prompt in enumerate(PROMPTS)
     ]
-    ours = respond(POLICY, questions, how)
-    assert ours == respond(POLICY, questions, replace(how, engine="transformers"))
+    ours = respond(POLICY, requests, how)
+    assert ours == respond(POLICY, requests, replace(how, engine="transformers"))
     assert len({tuple(response) for response in ours}) > 15
 
 
@@ -171,15 +173,15 @@ prompt_lists = st.lists(st.lists(st.integers(3, 293), min_size=1, max_size=9), m
 def test_a_sample_depends_on_its_prompt_and_numbers_alone(prompts, max_new, slots, random):
     """In float64: other slots, another order, fewer prompts, greedy ones and draws between."""
     policy, how = POLICY, replace(DECODING, max_new_tokens=max_new)
-    questions = [
-        Question(prompt, None if i % 4 == 3 else luck(0, 1, f"{i}"), 1.0)
+    requests = [
+        Request(prompt, None if i % 4 == 3 else sample_seed(0, 1, f"{i}"), 1.0)
         for i, prompt in enumerate(prompts)
     ]
-    whole = respond(policy, questions, replace(how, batch_size=slots))
+    whole = respond(policy, requests, replace(how, batch_size=slots))
     order = random.sample(range(len(prompts)), len(prompts))
-    again = respond(policy, [questions[i] for i in order], replace(how, batch_size=3))
+    again = respond(policy, [requests[i] for i in order], replace(how, batch_size=3))
     assert again == [whole[i] for i in order]
-    for question, response in list(zip(questions, whole, strict=True))[:2]:
+    for question, response in list(zip(requests, whole, strict=True))[:2]:
         assert respond(policy, [question], replace(how, batch_size=1)) == [response]
 
 
@@ -233,13 +235,13 @@ def test_equal_prompts_are_read_once(passes):
     """Greedy and three draws of each prompt: one row of a reading pass, four slots."""
     how = replace(DECODING, max_new_tokens=6, batch_size=6)
     prompts = [[5, 6, 7], [8, 9], [3, 4, 5, 6]]
-    seeds = [None, *(luck(0, 1, "p", draw=draw) for draw in range(3))]
-    questions = [Question(prompt, seed, 1.0) for seed in seeds for prompt in prompts]
-    together = respond(POLICY, questions, how)
+    seeds = [None, *(sample_seed(0, 1, "p", draw=draw) for draw in range(3))]
+    requests = [Request(prompt, seed, 1.0) for seed in seeds for prompt in prompts]
+    together = respond(POLICY, requests, how)
     read = Counter(prompt for kind, found, *_ in passes if kind == "read" for prompt in found)
     assert read == {(3, 4, 5): 1, (5, 6): 1, (8,): 1}  # the last token is the first step's
     assert sum(rows for kind, _, *rest in passes if kind == "read" for rows in rest) == 12
-    assert together == [respond(POLICY, [question], how)[0] for question in questions]
+    assert together == [respond(POLICY, [question], how)[0] for question in requests]
 
 
 # --- odd shapes ----------------------------------------------------------------------------------
@@ -278,8 +280,8 @@ def test_a_slot_shows_nothing_of_the_row_it_held_before():
 def test_bfloat16_arithmetic_over_float32_weights():
     policy = replace(random_policy(scale=0.4, dtype=torch.float32), autocast=torch.bfloat16)
     how = replace(DECODING, max_new_tokens=5, batch_size=4)
-    questions = [Question(p, luck(0, 0, f"{i}"), 1.0) for i, p in enumerate(PROMPTS)]
-    assert respond(policy, questions, how) == respond(policy, questions, how)
+    requests = [Request(p, sample_seed(0, 0, f"{i}"), 1.0) for i, p in enumerate(PROMPTS)]
+    assert respond(policy, requests, how) == respond(policy, requests, how)
 
 
 # --- models it cannot serve ----------------------------------------------------------------------
@@ -336,10 +338,10 @@ def test_what_cannot_be_served_falls_back_and_is_named_once(caplog):
         random_policy(), model=AutoModelForCausalLM.from_config(config).double().eval()
     )
     how = replace(DECODING, max_new_tokens=9, batch_size=4)
-    questions = [Question(prompt, luck(0, 0, "p"), 1.0) for prompt in PROMPTS]
-    native._say_once.cache_clear()
+    requests = [Request(prompt, sample_seed(0, 0, "p"), 1.0) for prompt in PROMPTS]
+    once.cache_clear()
     with caplog.at_level(logging.INFO, logger="tspin"):
-        found = [respond(policy, questions, how) for _ in range(2)]
+        found = [respond(policy, requests, how) for _ in range(2)]
     assert found[0] == found[1]
     assert [record.getMessage() for record in caplog.records] == [
         "MistralForCausalLM: sampling with transformers' generate, for its attention window of 8 "

@@ -29,9 +29,9 @@ from tspin.policy.policy import Policies
 from tspin.runs.artifacts import Iteration, Responses
 from tspin.sampling import vllm
 from tspin.sampling.draws import Draws
-from tspin.sampling.engines import source
+from tspin.sampling.engines import engine_of
 from tspin.sampling.native import Native, respond
-from tspin.sampling.requests import Question, check_response, luck
+from tspin.sampling.requests import Request, check_response, sample_seed
 from tspin.stages.generate import generate
 from tspin.tools.files import read_json
 from tspin.tools.parquet import read_rows
@@ -107,7 +107,7 @@ def test_prompts_are_ids_and_every_prompt_has_its_own_seed(stand_in, tmp_path):
     python, told = stand_in
     sample(settings(python), tmp_path / "out")
     pairs = [(ids, params["seed"]) for batch in told("batch") for ids, params in batch]
-    assert sorted(pairs) == sorted((ids, luck(0, 1, i)) for i, ids in PROMPTS.items())
+    assert sorted(pairs) == sorted((ids, sample_seed(0, 1, i)) for i, ids in PROMPTS.items())
     assert all(0 <= seed < 2**63 for _, seed in pairs)
 
 
@@ -225,7 +225,7 @@ def test_the_policy_here_is_gone_before_vllm_starts(stand_in, tmp_path):
     weights = weakref.ref(policies(folder("warm")).model)
     gc.disable()
     try:
-        source(folder("warm"), policies, cfg, log=tmp_path / "log")
+        engine_of(folder("warm"), policies, cfg, log=tmp_path / "log")
         assert weights() is None
     finally:
         gc.enable()
@@ -243,7 +243,7 @@ from tspin.sampling import requests, vllm
 how = config.load({run!r}).decoding
 words = SimpleNamespace(stop_ids=[1])
 served = vllm.VLLM(Path("nowhere"), words, "float32", [None], Path({str(tmp_path / "log")!r}))
-list(served.answers([(0, [requests.Question([5], 1, 1.0)])], how, done=lambda n: None))
+list(served.respond([(0, [requests.Request([5], 1, 1.0)])], how, done=lambda n: None))
 """
     parent = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2])
     calls = Path(os.environ["STAND_IN_CALLS"])
@@ -276,8 +276,8 @@ def alive(pid):
     ("python", "reason"),
     [
         ("/nowhere/python", "/nowhere/python does not run"),
-        (None, "ModuleNotFoundError: .* has no module vllm"),
-        ("/bin/false", "/bin/false fails: it says nothing"),
+        (None, ".* has no module vllm"),
+        ("/bin/false", "/bin/false fails without a word"),
     ],
 )
 def test_what_is_missing_is_known_before_a_run_starts(tmp_path, python, reason):
@@ -340,7 +340,7 @@ def test_greedy_is_the_native_engines(tmp_path):
     policy = model.load(
         folder("warm"), template="alpaca_space", compute=compute, precision="fp32_master"
     )
-    ours = respond(policy, [Question(p, None, 1.0) for p in PROMPTS.values()],
+    ours = respond(policy, [Request(p, None, 1.0) for p in PROMPTS.values()],
                    replace(how, engine="native"))  # fmt: skip
     network = AutoModelForCausalLM.from_pretrained(folder("warm"), dtype=torch.float32)
     for (i, prompt), mine in zip(PROMPTS.items(), ours, strict=True):
@@ -353,7 +353,7 @@ def test_greedy_is_the_native_engines(tmp_path):
 
 @real
 def test_samples_repeat_themselves_and_follow_the_policy(tmp_path):
-    """Two launches, one of them restarted: equal bytes. First tokens of 2000 questions: right p."""
+    """Two launches, one of them restarted: equal bytes. First tokens of 2000 requests: right p."""
     how = settings(REAL, vllm_args=EAGER)
     one, two = sample(how, tmp_path / "one"), sample(how, tmp_path / "two")
     two.manifest.unlink()
@@ -361,11 +361,9 @@ def test_samples_repeat_themselves_and_follow_the_policy(tmp_path):
     sample(how, tmp_path / "two")
     assert parts(one) == parts(two)
     assert any(row["response_ids"][-1] == STOP for row in one.rows())
-    questions = [Question([5, 6], luck(0, 0, f"p{i}"), 1.0) for i in range(2000)]
+    requests = [Request([5, 6], sample_seed(0, 0, f"p{i}"), 1.0) for i in range(2000)]
     how = replace(how, max_new_tokens=1, batch_size=64)
-    ((_, found),) = served(how, tmp_path / "log").answers(
-        [(0, questions)], how, done=lambda n: None
-    )
+    ((_, found),) = served(how, tmp_path / "log").respond([(0, requests)], how, done=lambda n: None)
     counts = torch.bincount(torch.tensor(found).flatten(), minlength=294).double()
     with torch.no_grad():
         network = AutoModelForCausalLM.from_pretrained(folder("warm"), dtype=torch.float32)
@@ -385,6 +383,6 @@ def test_a_run_with_the_real_one(tmp_path):
 def test_the_native_engine_stays_what_it_was(tmp_path):
     """One source of either kind leaves the same rows for the same responses."""
     policy, how = random_policy(scale=0.4), replace(compose().decoding, max_new_tokens=5)
-    questions = [Question([5, 6], luck(0, 1, "a"), 1.0)]
-    ((key, found),) = Native(policy).answers([(3, questions)], how, done=lambda n: None)
-    assert key == 3 and found == respond(policy, questions, how)
+    requests = [Request([5, 6], sample_seed(0, 1, "a"), 1.0)]
+    ((key, found),) = Native(policy).respond([(3, requests)], how, done=lambda n: None)
+    assert key == 3 and found == respond(policy, requests, how)

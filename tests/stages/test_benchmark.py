@@ -187,16 +187,18 @@ def test_a_killed_harness_loses_the_task_it_was_at(place, run, make, monkeypatch
     whole = benchmark._harness
 
     @contextmanager
-    def killed_after_one_task(request, said):
-        with whole(request, said) as (process, messages):
+    def killed_after_one_task(request, log):
+        with whole(request, log) as child:
+            messages = child.messages()
 
             def until_finished():
                 for message in messages:
                     yield message
                     if "finished" in message:
-                        process.kill()
+                        child.process.kill()
 
-            yield process, until_finished()
+            child.messages = until_finished
+            yield child
 
     monkeypatch.setattr(benchmark, "_harness", killed_after_one_task)
     with pytest.raises(ValueError, match="SIGKILL.* evals.batch_size.*log.txt"):
@@ -237,7 +239,8 @@ def test_the_harness_does_not_outlive_a_killed_parent(place, tmp_path):
     }
     code = (
         "import json, sys; from tspin.stages import benchmark\n"
-        "with benchmark._harness(json.loads(sys.argv[1]), sys.stderr) as (_, messages):\n"
+        "with benchmark._harness(json.loads(sys.argv[1]), sys.stderr) as child:\n"
+        "    messages = child.messages()\n"
         "    print(next(messages), flush=True); next(messages)"
     )
     parent = subprocess.Popen(
@@ -300,11 +303,11 @@ def test_a_group_stands_for_its_members(run, own):
 def test_a_changed_task_file_is_another_task(run, make, own):
     mine = run({}, tasks_dir=str(own))
     out = Iteration(own)
-    before = benchmark._files(out, mine)
-    assert benchmark._files(out, replace(mine, evals=replace(mine.evals, name="x"))) == before
+    before = benchmarks.files(out, mine)
+    assert benchmarks.files(out, replace(mine, evals=replace(mine.evals, name="x"))) == before
     with (own / "sums.yaml").open("a") as file:
         file.write("num_fewshot: 0\n")
-    assert benchmark._files(out, mine) != before
+    assert benchmarks.files(out, mine) != before
 
 
 def test_a_failing_task_is_one_line_with_the_log(run, make, own, tmp_path):

@@ -9,7 +9,7 @@ from support.tiny import compose, random_policy
 from tspin.runs.artifacts import Responses
 from tspin.sampling.draws import Draws
 from tspin.sampling.native import Native, pick, respond, uniforms
-from tspin.sampling.requests import Question, luck
+from tspin.sampling.requests import Request, sample_seed
 from tspin.stages.generate import generate
 
 PROMPTS = {f"p{i}": list(range(3, 4 + i % 7)) for i in range(23)}
@@ -43,7 +43,7 @@ def test_samples_follow_the_policys_distribution(policy, decoding):
     """First tokens of 4000 prompts that are the same text: a chi-square-like bound per token."""
     ids = [f"p{i}" for i in range(4000)]
     how = replace(decoding, max_new_tokens=1)
-    found = respond(policy, [Question([5, 6], luck(0, 0, i), 1.0) for i in ids], how)
+    found = respond(policy, [Request([5, 6], sample_seed(0, 0, i), 1.0) for i in ids], how)
     counts = torch.bincount(torch.tensor(found).flatten(), minlength=294).double()
     with torch.no_grad():
         p = policy.model(torch.tensor([[5, 6]])).logits[0, -1].softmax(-1)
@@ -52,9 +52,14 @@ def test_samples_follow_the_policys_distribution(policy, decoding):
 
 
 def test_every_prompt_has_numbers_of_its_own():
-    ours = uniforms(luck(0, 1, "a"), 4)
-    assert torch.equal(ours, uniforms(luck(0, 1, "a"), 4))
-    seeds = [luck(1, 1, "a"), luck(0, 2, "a"), luck(0, 1, "b"), luck(0, 1, "a", draw=1)]
+    ours = uniforms(sample_seed(0, 1, "a"), 4)
+    assert torch.equal(ours, uniforms(sample_seed(0, 1, "a"), 4))
+    seeds = [
+        sample_seed(1, 1, "a"),
+        sample_seed(0, 2, "a"),
+        sample_seed(0, 1, "b"),
+        sample_seed(0, 1, "a", draw=1),
+    ]
     others = [uniforms(seed, 4) for seed in seeds]
     assert not any(torch.equal(ours, other) for other in others)
 
@@ -101,7 +106,7 @@ def test_eos_is_there_if_and_only_if_the_model_produced_it(policy, decoding, tmp
 
 def test_greedy_is_transformers_greedy(policy, decoding):
     prompts = list(PROMPTS.values())[:7]
-    ours = respond(policy, [Question(prompt, None, 1.0) for prompt in prompts], decoding)
+    ours = respond(policy, [Request(prompt, None, 1.0) for prompt in prompts], decoding)
     for prompt, response in zip(prompts, ours, strict=True):
         theirs = policy.model.generate(
             torch.tensor([prompt]), do_sample=False, max_new_tokens=12,

@@ -38,7 +38,7 @@ BF16 = "bf16_stochastic"
 
 def policy_for(precision, **options):
     """A small policy as `load` would hold it under this precision."""
-    dtype = dtypes.chosen(RUN.compute, precision).weights
+    dtype = dtypes.resolve(RUN.compute, precision).weights
     return random_policy(dtype=dtype, **options)
 
 
@@ -98,7 +98,7 @@ def test_at_5e7_the_weights_move_by_what_the_optimiser_asks(precision, name):
     """Neighbours of 0.02 are 1.2e-4 apart. The first steps: 5e-6 (RMSprop, / sqrt 0.01), 5e-7."""
     asked = {"rmsprop": 5e-6, "adamw": 5e-7}[name]
     start = torch.tensor(0.02).bfloat16().item()
-    dtype = dtypes.chosen(RUN.compute, precision).weights
+    dtype = dtypes.resolve(RUN.compute, precision).weights
     weight = torch.nn.Parameter(torch.full((2**20,), start, dtype=dtype))
     optimizer = optimizer_of(weight, precision, lr=5e-7, name=name)
     weight.grad = torch.ones_like(weight)
@@ -253,7 +253,7 @@ def test_a_run_in_bfloat16_is_one_like_another(tmp_path):
     ],
 )
 def test_dtypes_on_a_cpu(precision, asked, weights, products):
-    found = dtypes.chosen(replace(RUN.compute, device="cpu", dtype=asked), precision)
+    found = dtypes.resolve(replace(RUN.compute, device="cpu", dtype=asked), precision)
     assert (found.weights, found.products) == (getattr(torch, weights), getattr(torch, products))
     assert found.autocast == (None if weights == products else torch.bfloat16)
 
@@ -261,7 +261,7 @@ def test_dtypes_on_a_cpu(precision, asked, weights, products):
 def test_on_cuda_float32_is_float32_and_the_default_computes_in_bfloat16(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     compute = replace(RUN.compute, device="cuda", dtype="auto")
-    found = {mode: dtypes.chosen(compute, mode) for mode in MODES}
+    found = {mode: dtypes.resolve(compute, mode) for mode in MODES}
     assert found["fp32"].products == found["fp32"].weights == torch.float32
     assert (found["fp32_master"].weights, found["fp32_master"].autocast) == (
         torch.float32, torch.bfloat16,

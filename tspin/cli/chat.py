@@ -18,7 +18,7 @@ from tspin.policy.policy import Policy, load
 from tspin.policy.weights import check_reachable, fetch
 from tspin.runs.artifacts import RunDir
 from tspin.sampling.native import respond
-from tspin.sampling.requests import Question, luck
+from tspin.sampling.requests import Request, sample_seed
 from tspin.tools.terminal import beside, printable, terminal_width
 
 BASE = "base"
@@ -66,7 +66,7 @@ def _chat(told: Told) -> None:
             f"{cfg.decoding.max_new_tokens} tokens. {QUIT[0]} ends it.\n"
         )
     for number, line in enumerate(_lines(at_terminal)):
-        seed = None if greedy else luck(int(told["seed"]), number, line)
+        seed = None if greedy else sample_seed(int(told["seed"]), number, line)
         try:
             said = {
                 name: answer(policy, line, cfg, seed=seed, system=system)
@@ -92,8 +92,8 @@ def answer(
     """
     whole = policy.renderer.prompt_ids(prompt, system)
     ids = policy.renderer.cut_prompt(whole, max_length=cfg.max_prompt_length)
-    asked_for = Question(ids, seed, cfg.decoding.temperature)
-    (response,) = respond(policy, [asked_for], cfg.decoding)
+    request = Request(ids, seed, cfg.decoding.temperature)
+    (response,) = respond(policy, [request], cfg.decoding)
     ended = response[-1] in policy.renderer.stop_ids
     return policy.renderer.text(response) + ("" if ended else " ...")
 

@@ -178,9 +178,10 @@ def _disk(shape: Shape, run: Run) -> str:
     at_most = one.of_run(count, checkpoints=count)
     least = one.of_run(count, checkpoints=1)
     return (
-        f"Disk, {pairs:,} pairs: {disk.said(one.checkpoint)} a checkpoint, "
-        f"{disk.said(one.training)} at most while it is trained;\n"
-        f"{disk.said(at_most)} for {count} iterations, {disk.said(least)} with selfplay.keep=last"
+        f"Disk, {pairs:,} pairs: {disk.amount(one.checkpoint)} a checkpoint, "
+        f"{disk.amount(one.training)} at most while it is trained;\n"
+        f"{disk.amount(at_most)} for {count} iterations, {disk.amount(least)} with "
+        "selfplay.keep=last"
     )
 
 

@@ -1,7 +1,7 @@
 """How far runs are, and which of them live: read from their folders, while they go on. No torch.
 
-Takes no lock and writes nothing. What is done is said by the files of a run (sweep.plan), what is
-being done by its heartbeat.
+Writes nothing. What is done is said by the files of a run (sweep.plan), whether it lives by its
+lock, what it is doing by its heartbeat.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from tspin.cli import sweep
 from tspin.cli.sweep import Item, Plan, duration
 from tspin.runs import heartbeat
 from tspin.runs.artifacts import RunDir, run_dirs
-from tspin.runs.heartbeat import LOST, Beat
+from tspin.runs.heartbeat import Beat
 from tspin.runs.point import stored
-from tspin.tools.files import read_json
+from tspin.tools.files import is_owned, owned_by, read_json
 from tspin.tools.terminal import rate_text, table, terminal_width
 
 STATES = ("running", "waiting", "failed", "dead", "stopped", "not started", "complete")
@@ -31,11 +31,10 @@ FIRST_UNIT = 3600.0  # likewise before there is a rate
 HELP = """A table of the runs in RUNS; it can be asked for at any time.
 
 states
-  running      its process is there
+  running      a process holds its folder
   waiting      likewise, for what another process makes
   failed       it stopped with an error, which is shown
-  dead         it stopped without a word: its process is gone or, on another machine or in another
-               container, has given no sign of life for {lost:.0f} s
+  dead         it stopped without a word: nobody holds its folder any more
   stopped      it was interrupted; of a run that an older version made: it is not complete
   not started  it has a folder, and no process has said a word there
   complete     nothing is left to do
@@ -126,15 +125,17 @@ def total(runs: Path, found: Sequence[Status]) -> str:
 
 
 def _status(folder: RunDir, plan: Plan, item: Item | None, now: float) -> Status:
+    lives = is_owned(folder.path)
     beat = heartbeat.read(folder)
-    state = _state(folder, item, beat, now)
+    if lives and beat is not None and beat.ended is not None:
+        beat = None  # of the launch before: this one has not said a word yet
+    state = _state(folder, item, beat, lives=lives)
     done = folder.iterations() if item is None else [step.t for step in item.steps if step.done]
     iteration, stage = _place(beat) if state != "complete" else (None, None)
-    live = state in ("running", "waiting")
-    working = live and beat is not None and beat.stage is not None and beat.waiting is None
+    working = beat if state == "running" and beat is not None and beat.stage is not None else None
     stage_left = None
-    if working and beat is not None and beat.rate:
-        stage_left = max(0.0, (beat.total - beat.done) / beat.rate)
+    if working is not None and working.rate:
+        stage_left = max(0.0, (working.total - working.done) / working.rate)
     known = beat is not None and beat.total > 0 and state != "complete"
     return Status(
         run=folder.path.name,
@@ -145,18 +146,18 @@ def _status(folder: RunDir, plan: Plan, item: Item | None, now: float) -> Status
         of=None if item is None else len(item.steps),
         stage=stage if beat is None or beat.waiting is None else f"waits for {beat.waiting}",
         share=beat.done / beat.total if known and beat is not None else None,
-        rate=beat.rate if working and beat is not None else None,
-        unit=beat.unit if working and beat is not None else None,
+        rate=None if working is None else working.rate,
+        unit=None if working is None else working.unit,
         stage_left=stage_left,
-        run_left=_run_left(folder, plan, item, iteration, beat, stage_left) if live else None,
+        run_left=_run_left(folder, plan, item, iteration, beat, stage_left) if lives else None,
         heartbeat=None if beat is None else max(0.0, now - beat.time),
-        warnings=_warnings(beat, state, now),
+        warnings=_warnings(folder, beat, state, now),
     )
 
 
-def _state(folder: RunDir, item: Item | None, beat: Beat | None, now: float) -> str:
-    if beat is not None and beat.alive(now):
-        return "running" if beat.waiting is None else "waiting"
+def _state(folder: RunDir, item: Item | None, beat: Beat | None, *, lives: bool) -> str:
+    if lives:
+        return "running" if beat is None or beat.waiting is None else "waiting"
     if beat is not None and beat.ended == "failed":
         return "failed"
     all_done = item is not None and all(step.done for step in item.steps)
@@ -209,26 +210,23 @@ def _run_left(
     return max(whole - spent, rest + (stage_left or 0.0))
 
 
-def _warnings(beat: Beat | None, state: str, now: float) -> list[str]:
+def _warnings(folder: RunDir, beat: Beat | None, state: str, now: float) -> list[str]:
     if beat is None:
         return []
-    found = list(beat.warnings.values())
-    silent, still = now - beat.time, now - beat.moved
+    warnings = list(beat.warnings.values())
+    still = now - beat.moved
     if state == "failed":
-        found.append(f"failed: {beat.why}")
+        warnings.append(f"failed: {beat.why}")
     elif state == "dead":
-        found.append(
-            f"dead since about {duration(silent)}: process {beat.pid} on {beat.host} left no word; "
-            "the same command goes on from here"
-        )
-    elif state in ("running", "waiting") and silent > LOST:
-        found.append(
-            f"no heartbeat for {duration(silent)}, though process {beat.pid} is there: it is "
-            "suspended, or can no longer write to this disk"
+        warnings.append(
+            f"dead since about {duration(now - beat.time)}: its process "
+            f"({owned_by(folder.path)}) left no word; the same command goes on from here"
         )
     elif state == "running" and still > (max(QUIET, 10 / beat.rate) if beat.rate else FIRST_UNIT):
-        found.append(f"nothing has moved for {duration(still)} after {beat.stage or 'the start'}")
-    return found
+        warnings.append(
+            f"nothing has moved for {duration(still)} after {beat.stage or 'the start'}"
+        )
+    return warnings
 
 
 def _text(seconds: float | None) -> str | None:
@@ -241,7 +239,7 @@ def _text(seconds: float | None) -> str | None:
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tspin status",
-        description=HELP.format(lost=LOST),
+        description=HELP,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

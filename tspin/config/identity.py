@@ -29,15 +29,14 @@ IDENTITY_FREE = (
     "decoding.data_parallel",
     "decoding.tensor_parallel",
     "decoding.gpu_memory",
-    "decoding.url",
     "selfplay.share",
     "selfplay.keep",
     "sync.",
     "runs_dir",
 )
 """Keys or sections that a relaunch may set otherwise: none changes what is trained (threads,
-parallel and tensor_parallel: its last bits; url: where a policy is served). A benchmark is of a
-policy, not of its training, and its file says how it was made."""
+parallel and tensor_parallel: its last bits). A benchmark is of a policy, not of its training, and
+its file says how it was made."""
 
 NOT_OF_METHOD = (
     *IDENTITY_FREE,
@@ -47,20 +46,18 @@ NOT_OF_METHOD = (
 )
 """Keys or sections in which runs of one method may differ: what analysis compares them without."""
 
-# Of `decoding`: what other programs read, and of that what decides the samples.
-DECIDES = {"vllm": ("tensor_parallel", "vllm_args"), "openai": ("url", "url_model")}
-NOT_DECIDING = ("vllm_python", "data_parallel", "gpu_memory")
+# Of `decoding`: what vLLM alone reads, and of that what decides the samples.
+OF_VLLM = {"vllm_python", "data_parallel", "tensor_parallel", "gpu_memory", "vllm_args"}
+DECIDING = {"tensor_parallel", "vllm_args"}
 
 
 def sampling(run: Run) -> dict[str, Any]:
     """What of `decoding` decides the samples, as part of the key of what is made from them.
 
     What the engine does not read is left out. How many GPUs share a policy decides its last
-    bits; vLLM promises nothing there, so such samples are not shared. What an endpoint serves
-    only its owner knows: another address may be another policy.
+    bits; vLLM promises nothing there, so such samples are not shared.
     """
-    unread = {key for keys in DECIDES.values() for key in keys} | {*NOT_DECIDING}
-    unread -= {*(DECIDES[run.decoding.engine] if run.outside else ())}
+    unread = OF_VLLM - DECIDING if run.decoding.engine == "vllm" else OF_VLLM
     return {key: value for key, value in dump(run)["decoding"].items() if key not in unread}
 
 

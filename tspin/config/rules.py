@@ -24,10 +24,6 @@ OURS_OF_VLLM = {  # arguments of its engine -> what sets them
     "gpu_memory_utilization": "decoding.gpu_memory",
 }
 SECRETS_OF_VLLM = {"hf_token", "api_key"}  # arguments of its engine that no file should hold
-WHOLE = (
-    "decoding.engine={engine} reads whole models, and lora=default leaves adapters beside their "
-    "base; use decoding.engine=native"
-)
 COLDEST = 0.01  # temperature: vLLM takes what is below for this
 
 
@@ -38,7 +34,6 @@ def problems(run: Run) -> Iterator[str]:
     yield from _objective(run)
     yield from _training(run)
     yield from _vllm(run)
-    yield from _endpoint(run)
     yield from _name(run)
 
 
@@ -127,29 +122,9 @@ def _vllm(run: Run) -> Iterator[str]:
     for key in how.vllm_args.keys() & SECRETS_OF_VLLM:
         yield f"decoding.vllm_args.{key} would stand in config.yaml; use the environment"
     if run.model.lora is not None:
-        yield WHOLE.format(engine="vllm")
-
-
-def _endpoint(run: Run) -> Iterator[str]:
-    how = run.decoding
-    if how.engine != "openai":
-        return
-    if run.model.lora is not None:
-        yield WHOLE.format(engine="openai")
-    if how.url is None or how.url_model is None:
         yield (
-            f"decoding.engine=openai needs decoding.url (here {how.url}), as http://HOST:8000/v1,"
-            f" and decoding.url_model (here {how.url_model}), the policy's name there"
-        )
-        return
-    follows = run.selfplay.iterations > 1 or run.data.heldout > 0 or run.selfplay.start_from
-    if "CHECKPOINT" not in how.url_model and follows:
-        yield (
-            f"decoding.url_model={how.url_model} names one policy for good, and this run "
-            "samples from several: every iteration's, and each on held-out prompts. Write "
-            "CHECKPOINT where the name has the policy's folder, and serve each when it is "
-            "asked for; or sample from the initial policy alone (selfplay.iterations=1 "
-            "data.heldout=0), or use decoding.engine=vllm"
+            "decoding.engine=vllm reads whole models, and lora=default leaves adapters beside "
+            "their base; use decoding.engine=native"
         )
 
 

@@ -132,14 +132,12 @@ class DecodingConfig:
     min_p: float | None = Field(ge=0, le=1)
     max_new_tokens: int = Field(ge=1)
     batch_size: int = Field(ge=1)  # responses in the making at a time
-    engine: Literal["native", "transformers", "vllm", "openai"]  # native where it can
+    engine: Literal["native", "transformers", "vllm"]  # native where it can
     vllm_python: Place | None  # interpreter that has vLLM; None: this one
     data_parallel: int = Field(ge=1)  # processes of vLLM, each with GPUs of its own
     tensor_parallel: int = Field(ge=1)  # GPUs of each of them
     gpu_memory: float = Field(gt=0, le=1)  # share of a GPU that vLLM takes
     vllm_args: dict[str, Any]  # further arguments of vLLM's engine, by its names
-    url: Annotated[Keyless, Field(pattern=r"^https?://[^\s#]+$")] | None  # .../v1
-    url_model: Place | None  # what the policy is called there; CHECKPOINT: its folder
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -191,7 +189,6 @@ class SyncConfig:
     url: Keyless | None  # s3://BUCKET/PREFIX, gs://..., a folder; None: no copy
     checkpoints: Literal["all", "last", "none"]
     train_state: bool  # of an iteration that is not done, too
-    seconds: float = Field(gt=0)  # between two looks at what is new
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -248,11 +245,6 @@ class Run:
     def dtype(self) -> DType:
         """What compute.dtype comes to under optim.precision."""
         return arithmetic_dtype(self.compute, self.optim.precision)
-
-    @property
-    def outside(self) -> bool:
-        """Whether responses are sampled by another program, from the weights in a folder."""
-        return self.decoding.engine in ("vllm", "openai")
 
     @property
     def samples(self) -> bool:

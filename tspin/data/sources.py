@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tspin.data.schemas import BadRow
+from tspin.tools import hub
+from tspin.tools.log import kind_and_line
 
 if TYPE_CHECKING:
     import datasets
@@ -21,14 +23,13 @@ if TYPE_CHECKING:
 SUFFIXES = (".jsonl", ".json", ".parquet")
 SOURCES = f"a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file or a datasets folder"
 
-HUB_SECONDS = 5.0  # an unreachable hub should be known now, not after the client's retries
 ROWS_PER_BATCH = 1024  # rows held as Python objects at a time
 
 
 def check_reachable(path: str, *, revision: str | None = None) -> None:
     """Raise ValueError if the source is not there: to be asked before anything heavy is loaded.
 
-    A local file or folder must be readable; a hub dataset must answer within HUB_SECONDS or be in
+    A local file or folder must be readable; a hub dataset must answer within hub.SECONDS or be in
     the local cache. With HF_HUB_OFFLINE or HF_DATASETS_OFFLINE only the cache counts.
     """
     local = _local(path)
@@ -211,7 +212,7 @@ def _reach_hub(path: str, *, revision: str | None) -> Path | None:
         why = "offline mode is on"
     else:
         try:
-            huggingface_hub.HfApi().dataset_info(path, revision=revision, timeout=HUB_SECONDS)
+            huggingface_hub.HfApi().dataset_info(path, revision=revision, timeout=hub.SECONDS)
             return None
         except RevisionNotFoundError:
             raise ValueError(
@@ -256,5 +257,4 @@ def _cause(error: BaseException) -> str:
     """One line of the first error of a chain: `datasets` wraps the telling one in general ones."""
     while error.__cause__ is not None:
         error = error.__cause__
-    line = next(iter(str(error).strip().splitlines()), "")
-    return f"{type(error).__name__}: {line[:200]}".removesuffix(": ")
+    return kind_and_line(error)

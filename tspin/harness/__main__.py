@@ -1,36 +1,28 @@
-"""Benchmarks of lm-eval, child side: `python -m tspin.harness REQUEST`. No other module imports it.
+"""Benchmarks of lm-eval, child side: `python -m tspin.harness`, started by stages.benchmark alone.
 
-REQUEST is the JSON that stages.benchmark composes. Each task is evaluated as if it were alone and
-its result file is written when it is done, so that its numbers depend on no other task and a killed
-process loses one task at most. Messages to the parent are JSON lines on standard output; whatever
-libraries print goes to standard error, the log. The process ends when its standard input does: with
-the parent, however that ends.
+The request is the first message (tools.child). Each task is evaluated as if it were alone and its
+result file is written when it is done, so that its numbers depend on no other task and a killed
+process loses one task at most.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import sys
-import threading
-import traceback
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO
 
 import datasets
 import torch
 
 from tspin.harness.evaluation import language_model, run
-from tspin.harness.tasks import first_line, problems, task_manager
+from tspin.harness.tasks import problems, task_manager
+from tspin.tools.child import Receive, Send, serve
 from tspin.tools.files import write_json
 
-Send = Callable[[dict[str, Any]], None]
 
-
-def main(request: dict[str, Any], send: Send) -> None:
+def work(receive: Receive, send: Send) -> None:
     """Checks that the request's tasks can be built, or evaluates them where it has a policy."""
+    request = receive()
     # A cached `process_docs` is that of the first process ever: GPQA's shuffled answers would be a
     # function of this machine's history instead of the seed.
     datasets.disable_caching()
@@ -48,40 +40,10 @@ def main(request: dict[str, Any], send: Send) -> None:
     lm = language_model(request)
     for task, wanted in request["tasks"].items():
         send({"started": task})
-        result = run(lm, manager, task, wanted["shots"], request)
-        write_json(Path(wanted["file"]), result)
+        write_json(Path(wanted["file"]), run(lm, manager, task, wanted["shots"], request))
         send({"finished": task})
 
 
-def _die_with_parent() -> None:
-    """The parent holds the other end of standard input and writes nothing: its end is the end."""
-
-    def wait() -> None:
-        os.read(sys.stdin.fileno(), 1)  # sys.stdin itself has a lock that an orderly exit needs
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
-def _claim_stdout() -> TextIO:
-    """Standard output for messages alone: what anyone else prints goes to standard error."""
-    messages = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    return messages
-
-
 if __name__ == "__main__":
-    stream = _claim_stdout()
-    _die_with_parent()
     logging.basicConfig(format="%(asctime)s %(name)s: %(message)s", level=logging.WARNING)
-
-    def tell(message: dict[str, Any]) -> None:
-        stream.write(json.dumps(message) + "\n")
-        stream.flush()
-
-    try:
-        main(json.loads(sys.argv[1]), tell)
-    except Exception as failure:
-        traceback.print_exc()
-        tell({"failed": first_line(failure)})
-        sys.exit(1)
+    serve(work)

@@ -42,12 +42,14 @@ class TrainedTemplate(HFLM):
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
         """One user turn (a system turn before it, the answer's first words behind it) as text."""
-        turns = {turn["role"]: turn["content"] for turn in chat_history}
+        contents = {turn["role"]: turn["content"] for turn in chat_history}
         template = TEXT_TEMPLATES[self.template]
-        text = template.text.format(prompt=turns["user"])
-        if "system" in turns:
-            text = f"{turns['system'].strip()}\n\n{text}"
-        return text + template.separator + turns["assistant"] if "assistant" in turns else text
+        text = template.text.format(prompt=contents["user"])
+        if "system" in contents:
+            text = f"{contents['system'].strip()}\n\n{text}"
+        return (
+            text + template.separator + contents["assistant"] if "assistant" in contents else text
+        )
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         ids = self.renderer.response_ids(continuation)
@@ -68,7 +70,7 @@ class Truncations(logging.Filter):
 
 def language_model(request: Mapping[str, Any]) -> HFLM:
     """The checkpoint as lm-eval loads it, in the run's arithmetic and on its device."""
-    how = dtypes.chosen(ComputeConfig(**request["compute"]), request["precision"])
+    how = dtypes.resolve(ComputeConfig(**request["compute"]), request["precision"])
     options: dict[str, Any] = {
         "pretrained": request["policy"],
         "device": str(how.device),
@@ -106,7 +108,7 @@ def run(
     logger = logging.getLogger("lm_eval.models.huggingface")
     logger.addFilter(truncations)
     try:
-        found = evaluate(
+        results = evaluate(
             lm=lm,
             task_dict=built,
             limit=request["limit"],
@@ -117,7 +119,7 @@ def run(
         logger.removeFilter(truncations)
     return {
         "task": task,
-        **tabulate(found, built, task),
+        **tabulate(results, built, task),
         **({"truncated": truncations.count} if truncations.count else {}),
         "seconds": round(time.monotonic() - started, 3),
         "harness": {
@@ -148,12 +150,12 @@ def once(process: Callable[[Any], Any]) -> Callable[[Any], Any]:
     lm-eval calls it again for every look at the documents: answers that it shuffles (GPQA) would
     be scored in another order than they were asked in.
     """
-    made: dict[int, Any] = {}
+    results: dict[int, Any] = {}
 
     @functools.wraps(process)
     def remembered(split: Any) -> Any:
-        if id(split) not in made:
-            made[id(split)] = process(split)
-        return made[id(split)]
+        if id(split) not in results:
+            results[id(split)] = process(split)
+        return results[id(split)]
 
     return remembered

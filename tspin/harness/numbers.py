@@ -11,14 +11,14 @@ from typing import Any
 ORIGINAL = "exact_match_original"  # of the MATH tasks, by sympy's LaTeX parser
 
 
-def tabulate(found: Mapping[str, Any], built: Mapping[str, Any], task: str) -> dict[str, Any]:
+def tabulate(results: Mapping[str, Any], built: Mapping[str, Any], task: str) -> dict[str, Any]:
     """lm-eval's results of one task or group in the shape of eval.json, those of its parts too."""
     leaves = {name: [name] for name in built["tasks"]}
     for name, group in built["groups"].items():
         leaves[name] = [leaf.task_name for leaf in group.get_all_tasks()]
     leaves.setdefault(task, list(built["tasks"]))  # a tag: tasks without a number in common
     left_out: dict[str, str] = {}
-    entries = {name: _entry(found, name, leaves[name], left_out) for name in leaves}
+    entries = {name: _entry(results, name, leaves[name], left_out) for name in leaves}
     return {
         **entries.pop(task),
         "subtasks": entries,
@@ -27,10 +27,10 @@ def tabulate(found: Mapping[str, Any], built: Mapping[str, Any], task: str) -> d
 
 
 def _entry(
-    found: Mapping[str, Any], name: str, leaves: Sequence[str], left_out: dict[str, str]
+    results: Mapping[str, Any], name: str, leaves: Sequence[str], left_out: dict[str, str]
 ) -> dict[str, Any]:
     metrics: dict[str, dict[str, float | None]] = {}
-    row = found["results"].get(name, {})
+    row = results["results"].get(name, {})
     for key, value in row.items():
         metric, comma, kind = key.partition(",")
         if not comma or metric.endswith("_stderr"):
@@ -44,15 +44,15 @@ def _entry(
             left_out[key] = f"{value!r} is no finite number"
         else:
             metrics[key] = {"value": number, "stderr": _number(row.get(f"{metric}_stderr,{kind}"))}
-    samples = found["samples"].get(name, [])
+    samples = results["samples"].get(name, [])
     if samples and "inst_level_strict_acc" in samples[0]:
         metrics |= instructions_followed(samples)
-    shots = {found["n-shot"][leaf] for leaf in leaves}
-    said = found["versions"].get(name)
+    shots = {results["n-shot"][leaf] for leaf in leaves}
+    version = results["versions"].get(name)
     return {
         "num_fewshot": shots.pop() if len(shots) == 1 else None,
-        "n": sum(found["n-samples"][leaf]["effective"] for leaf in leaves),
-        "version": None if said == "N/A" else said,
+        "n": sum(results["n-samples"][leaf]["effective"] for leaf in leaves),
+        "version": None if version == "N/A" else version,
         "metrics": metrics,
     }
 

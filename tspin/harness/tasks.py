@@ -11,6 +11,7 @@ import lm_eval.tasks
 from lm_eval.tasks import TaskManager
 
 from tspin.harness.numbers import ORIGINAL, parses_latex
+from tspin.tools.log import kind_and_line
 from tspin.tools.spelling import unknown
 
 STOCK = Path(lm_eval.tasks.__file__).parent
@@ -55,17 +56,17 @@ def problems(
         built = manager.load([task])
     except Exception as error:
         return [f"{task}: {reason(error, tuple(paths))}"]
-    found = []
+    reasons = []
     zero = [name for name, leaf in built["tasks"].items() if leaf.get_config("num_fewshot") == 0]
     if wanted["shots"] and zero:
-        found.append(
+        reasons.append(
             f"evals.tasks.{task}.shots={wanted['shots']}, but lm-eval defines {zero[0]} without "
             "examples; use 0 or null"
         )
     if wanted["metric"] is not None and wanted["metric"] not in (names := _metrics(built, task)):
         metric = wanted["metric"]
-        found.append(unknown(f"metric evals.tasks.{task}.metric={metric}", metric, names))
-    return found
+        reasons.append(unknown(f"metric evals.tasks.{task}.metric={metric}", metric, names))
+    return reasons
 
 
 def reason(error: BaseException, paths: Sequence[str]) -> str:
@@ -76,10 +77,9 @@ def reason(error: BaseException, paths: Sequence[str]) -> str:
     chain = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
         chain.append(cause)
-    said = first_line(error)
     path = next((path for path in paths if path in str(error)), paths[0] if paths else "")
     if any(isinstance(e, ImportError) for e in chain):
-        return f"{first_line(chain[-1])} (pip install -e '.[evals]')"
+        return f"{kind_and_line(chain[-1])} (pip install -e '.[evals]')"
     if "gated dataset" in str(error):
         return (
             f"the data set {path} is gated: accept its terms at "
@@ -90,12 +90,7 @@ def reason(error: BaseException, paths: Sequence[str]) -> str:
             f"the data set {path} is neither in reach on the hub nor in the local cache; connect, "
             f"or give evals.data_root=FOLDER ({_download(path, 'FOLDER')})"
         )
-    return said
-
-
-def first_line(error: BaseException) -> str:
-    text = str(error).strip().split("\n", 1)[0]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return kind_and_line(error)
 
 
 def _stock_folder(task: str) -> Path | None:

@@ -155,18 +155,18 @@ def check_room(folder: Path, needed: Mapping[str, int], *, stage: str, earlier: 
     free, wanted = shutil.disk_usage(place).free, sum(needed.values())
     if wanted <= free:
         return
-    parts = ", ".join(f"{what} {said(size)}" for what, size in needed.items())
+    parts = ", ".join(f"{what} {amount(size)}" for what, size in needed.items())
     ways = ["make room", "set runs_dir=FOLDER on another disk"]
     if earlier:
-        ways.insert(1, f"add selfplay.keep=last (removes {said(earlier)} of earlier checkpoints)")
+        ways.insert(1, f"add selfplay.keep=last (removes {amount(earlier)} of earlier checkpoints)")
     raise OSError(
-        f"{stage} needs {said(wanted)} on the disk of {folder} ({parts}), where {said(free)} are "
-        f"free: No space left for it. Nothing was begun; {', or '.join(ways)}, and give the same "
-        "command again: what is complete is kept"
+        f"{stage} needs {amount(wanted)} on the disk of {folder} ({parts}), where {amount(free)} "
+        f"are free: No space left for it. Nothing was begun; {', or '.join(ways)}, and give the "
+        "same command again: what is complete is kept"
     )
 
 
-def said(size: float) -> str:
+def amount(size: float) -> str:
     """Bytes in the unit that people would use; 1 GB = 1e9 bytes."""
     for unit, of in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if size >= of:

@@ -34,12 +34,14 @@ def is_adapter(folder: Path) -> bool:
 
 
 def base_of(folder: Path) -> Path:
-    """The folder of the model that the adapters in `folder` belong to.
+    """The folder of the model that the adapters in `folder` belong to; `folder`, without adapters.
 
     Raises ValueError where it is neither on this disk nor in the hub's cache.
     """
-    told = read_json(folder / CONFIG)
-    name, revision = told["base_model_name_or_path"], told["revision"]
+    if not is_adapter(folder):
+        return folder
+    config = read_json(folder / CONFIG)
+    name, revision = config["base_model_name_or_path"], config["revision"]
     if Path(name).is_dir():
         return Path(name)
     from huggingface_hub import snapshot_download
@@ -55,8 +57,8 @@ def base_of(folder: Path) -> Path:
 
 def adapters_digest(folder: Path, base: str) -> str:
     """What a policy of adapters IS, in hex: they, how they are scaled, and the base's digest."""
-    told = read_json(folder / CONFIG)
-    return digest([file_digest(folder / WEIGHTS), told["r"], told["lora_alpha"], base])
+    config = read_json(folder / CONFIG)
+    return digest([file_digest(folder / WEIGHTS), config["r"], config["lora_alpha"], base])
 
 
 def add(model: PreTrainedModel, lora: LoraConfig, *, base: Path, dtype: torch.dtype) -> None:
@@ -111,23 +113,23 @@ def resume(model: PreTrainedModel, lora: LoraConfig, folder: Path) -> None:
     from peft import set_peft_model_state_dict
     from safetensors.torch import load_file
 
-    told = read_json(folder / CONFIG)
+    config = read_json(folder / CONFIG)
     mine = model.peft_config["default"]
-    for key, there, here in [
-        ("model.lora.rank", told["r"], lora.rank),
-        ("model.lora.alpha", told["lora_alpha"], lora.alpha),
-        ("model.lora.targets", sorted(told["target_modules"]), sorted(mine.target_modules)),
+    for key, saved, wanted in [
+        ("model.lora.rank", config["r"], lora.rank),
+        ("model.lora.alpha", config["lora_alpha"], lora.alpha),
+        ("model.lora.targets", sorted(config["target_modules"]), sorted(mine.target_modules)),
     ]:
-        if there != here:
+        if saved != wanted:
             raise ValueError(
-                f"{folder} has adapters with {key}={there}, and this run {here}: they cannot go "
+                f"{folder} has adapters with {key}={saved}, and this run {wanted}: they cannot go "
                 f"on; set {key} as there, or merge them first (python -m tspin merge)"
             )
     prefix = "base_model.model."
     tensors = {k.removeprefix(prefix): v for k, v in load_file(folder / WEIGHTS).items()}
-    found = set_peft_model_state_dict(model, tensors)
-    if found.unexpected_keys:
-        raise ValueError(f"{folder} has adapters that fit nowhere: {found.unexpected_keys[:3]}")
+    unexpected = set_peft_model_state_dict(model, tensors).unexpected_keys
+    if unexpected:
+        raise ValueError(f"{folder} has adapters that fit nowhere: {unexpected[:3]}")
 
 
 def compute_in(model: PreTrainedModel, autocast: torch.dtype | None) -> None:

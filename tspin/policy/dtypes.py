@@ -13,7 +13,7 @@ from tspin.policy import quantization
 
 
 @dataclass(frozen=True)
-class Arithmetic:
+class MixedPrecision:
     """Where to compute, the dtype of the weights that are trained, and that of the products."""
 
     device: torch.device
@@ -25,7 +25,7 @@ class Arithmetic:
         return None if self.products == self.weights else self.products
 
 
-def chosen(compute: ComputeConfig, precision: Precision) -> Arithmetic:
+def resolve(compute: ComputeConfig, precision: Precision) -> MixedPrecision:
     """What compute.device, compute.dtype and optim.precision come to on this machine.
 
     Raises ValueError for a device that is not there.
@@ -40,7 +40,7 @@ def chosen(compute: ComputeConfig, precision: Precision) -> Arithmetic:
         dtype = "bfloat16" if name.startswith("cuda") else "float32"
     products = getattr(torch, dtype)
     weights = torch.float32 if dtype == "bfloat16" else products
-    return Arithmetic(
+    return MixedPrecision(
         torch.device(name), products if precision == "bf16_stochastic" else weights, products
     )
 
@@ -53,15 +53,15 @@ def check(model: ModelConfig, compute: ComputeConfig) -> None:
 
 def facts(compute: ComputeConfig, precision: Precision, model: ModelConfig) -> dict[str, Any]:
     """What computes there, for the record of a run. compute.attention=auto may yet be plain."""
-    found = chosen(compute, precision)
-    base = {} if model.lora is None else {"base": model.quantize or _word(found.products)}
+    how = resolve(compute, precision)
+    base = {} if model.lora is None else {"base": model.quantize or _name(how.products)}
     return {
-        "device": found.device.type,
-        "weights": _word(found.weights),
+        "device": how.device.type,
+        "weights": _name(how.weights),
         **base,
-        "dtype": _word(found.products),
+        "dtype": _name(how.products),
         "attention": compute.attention,
-        "kernel": attention.kernel(found.device, found.products),
+        "kernel": attention.kernel(how.device, how.products),
     }
 
 
@@ -70,13 +70,13 @@ def sampling_key(compute: ComputeConfig, precision: Precision, model: ModelConfi
 
     The adapters of model.lora do not: at first they add nothing.
     """
-    found = chosen(compute, precision)
-    held = found.weights if model.lora is None else found.products
-    key = [found.device.type, str(found.autocast or arithmetic_dtype(compute, precision))]
+    how = resolve(compute, precision)
+    held = how.weights if model.lora is None else how.products
+    key = [how.device.type, str(how.autocast or arithmetic_dtype(compute, precision))]
     # Said only where it is not float32: keys of folders that are there stay what they are.
     key += ["bfloat16 weights"] if held == torch.bfloat16 else []
     return [*key, model.quantize] if model.quantize else key
 
 
-def _word(dtype: torch.dtype) -> str:
+def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")

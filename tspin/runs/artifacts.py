@@ -20,10 +20,10 @@ from tspin.config.run import SHARED
 from tspin.tools.files import (
     damaged,
     digest,
-    file_digest,
     flatten,
     read_json,
     remove,
+    sums,
     whole,
     write_text,
 )
@@ -104,7 +104,7 @@ class Responses:
         return [row for part in self._parts() for row in read_rows(part)]
 
     def each(self, *columns: str) -> Iterator[dict[str, Any]]:
-        """The same one by one, see rows.each_row."""
+        """The same one by one, see parquet.each_row."""
         return (row for part in self._parts() for row in each_row(part, *columns))
 
     def ids(self) -> dict[str, Sequence[int]]:
@@ -148,8 +148,8 @@ class Iteration:
 
     def all_train_shards(self) -> dict[int, Path]:
         """By their next step."""
-        found = sorted(self.train_state.parent.glob("shards-*"))
-        return {int(path.name.removeprefix("shards-")): path for path in found}
+        folders = sorted(self.train_state.parent.glob("shards-*"))
+        return {int(path.name.removeprefix("shards-")): path for path in folders}
 
     @property
     def checkpoint(self) -> Path:
@@ -224,16 +224,15 @@ class Iteration:
 
     def digests(self) -> dict[str, str]:
         """File -> sha256 of what stays as it is and carries no digest itself, for done.json."""
-        files = (self.metrics, self.samples)
-        return {path.name: file_digest(path) for path in files if path.exists()}
+        return sums(path for path in (self.metrics, self.samples) if path.exists())
 
     def check(self) -> None:
         """ValueError where a file is not the one that done.json tells of (if it does)."""
         with whole(self.done):
             files = dict(read_json(self.done).get("files", {}))
-        for path in (self.metrics, self.samples):
-            if path.name in files and path.exists() and file_digest(path) != files[path.name]:
-                raise damaged(path, "it is not the file that done.json tells of")
+        for name, sha256 in self.digests().items():
+            if files.get(name, sha256) != sha256:
+                raise damaged(self.path / name, "it is not the file that done.json tells of")
 
     def clear_train_state(self) -> None:
         """Removes what only an unfinished training needs."""
@@ -298,8 +297,8 @@ class RunDir:
 
     def first_metrics(self) -> Path:
         """metrics.jsonl of the earliest iteration: where the run began."""
-        found = self.path.glob("iter_*/metrics.jsonl")
-        return min(found, key=lambda path: Iteration(path.parent).t)
+        files = self.path.glob("iter_*/metrics.jsonl")
+        return min(files, key=lambda path: Iteration(path.parent).t)
 
     def iterations(self) -> list[int]:
         """Indices of the iterations that are complete."""
@@ -307,8 +306,8 @@ class RunDir:
 
     def begun(self) -> list[int]:
         """Indices of the iterations that have a folder and are not complete."""
-        there = [Iteration(path) for path in self.path.glob("iter_*")]
-        return sorted(out.t for out in there if not out.done.exists())
+        iterations = [Iteration(path) for path in self.path.glob("iter_*")]
+        return sorted(out.t for out in iterations if not out.done.exists())
 
     def claim(
         self,

@@ -55,20 +55,20 @@ def results(out: Iteration, run: Run) -> dict[str, Any]:
     Tasks without a result are left out. The average is there once every task with a `metric` has
     it; with n of them its standard error is sqrt(sum se^2) / n, null where one is unknown.
     """
-    found = {task: read_json(file) for task, file in files(out, run).items() if file.exists()}
-    if not found:
+    done = {task: read_json(file) for task, file in files(out, run).items() if file.exists()}
+    if not done:
         return {}
-    harness = next(iter(found.values()))["harness"]
+    harness = next(iter(done.values()))["harness"]
     parts: dict[str, Any] = {
         "benchmarks": {
             task: {name: value for name, value in result.items() if name not in ("task", "harness")}
-            for task, result in found.items()
+            for task, result in done.items()
         }
     }
-    of = {task: told.metric for task, told in tasks(run.evals).items() if told.metric is not None}
-    if of and all(task in found and of[task] in found[task]["metrics"] for task in of):
+    of = {name: task.metric for name, task in tasks(run.evals).items() if task.metric is not None}
+    if of and all(task in done and of[task] in done[task]["metrics"] for task in of):
         parts["average"] = {
-            **average([found[task]["metrics"][metric] for task, metric in of.items()]),
+            **average([done[task]["metrics"][metric] for task, metric in of.items()]),
             "of": of,
         }
     return parts | {
@@ -104,8 +104,8 @@ def files(out: Iteration, run: Run) -> dict[str, Path]:
         "tasks_dir": None if evals.tasks_dir is None else _contents(path(evals.tasks_dir)),
     }
     return {
-        task: out.benchmark(task, digest(facts | {"task": task, "shots": told.shots}))
-        for task, told in wanted.items()
+        name: out.benchmark(name, digest(facts | {"task": name, "shots": task.shots}))
+        for name, task in wanted.items()
     }
 
 

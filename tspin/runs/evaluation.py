@@ -25,25 +25,22 @@ def write(out: Iteration, benchmarks: dict[str, Any]) -> None:
 
     heldout  metric -> value, stderr, n; see `of_scores` and `of_answers`
     """
-    found: dict[str, Estimate] = {}
+    heldout: dict[str, Estimate] = {}
     if out.scores.exists():
-        found |= of_scores([r for r in each_row(out.scores) if r["split"] == "heldout"])
+        heldout |= of_scores([r for r in each_row(out.scores) if r["split"] == "heldout"])
     if out.answers.exists():
         rows = read_rows(out.answers)
         for decoding in dict.fromkeys(row["decoding"] for row in rows):
-            of = of_answers([row for row in rows if row["decoding"] == decoding])
-            found |= {f"{metric},{decoding}": estimate for metric, estimate in of.items()}
-    write_json(out.evaluation, ({"heldout": found} if found else {}) | benchmarks)
+            estimates = of_answers([row for row in rows if row["decoding"] == decoding])
+            heldout |= {f"{metric},{decoding}": value for metric, value in estimates.items()}
+    write_json(out.evaluation, ({"heldout": heldout} if heldout else {}) | benchmarks)
 
 
 def main_number(out: Iteration) -> tuple[str, float] | None:
     """The metric of MAIN that eval.json has, and its value; None where no prompt is held out."""
     if not out.evaluation.exists():
         return None
-    found = read_json(out.evaluation)
-    if "heldout" not in found:
-        return None
-    heldout = found["heldout"]
+    heldout = read_json(out.evaluation).get("heldout", {})
     return next(((name, heldout[name]["value"]) for name in MAIN if name in heldout), None)
 
 
@@ -68,21 +65,22 @@ def of_scores(rows: Sequence[dict[str, Any]]) -> dict[str, Estimate]:
         [row["num_tokens"] for row in annotated.values()],
     )
     perplexity = math.exp(-per_token["value"])
-    found = {
+    stderr = per_token["stderr"]
+    estimates = {
         "logp": _mean([row["logp"] for row in annotated.values()]),
         "logp_per_token": per_token,
         # delta method: d exp(-u) = -exp(-u) du
         "perplexity": per_token
-        | {"value": perplexity, "stderr": _times(per_token["stderr"], perplexity)},
+        | {"value": perplexity, "stderr": None if stderr is None else stderr * perplexity},
     }
     pairs = [(annotated[i], row) for i, row in by_role.get("synthetic", {}).items()]
     if pairs:
-        found["logp_margin"] = _mean([y["logp"] - s["logp"] for y, s in pairs])
+        estimates["logp_margin"] = _mean([y["logp"] - s["logp"] for y, s in pairs])
     if pairs and all(row["reward"] is not None for pair in pairs for row in pair):
         margins = [y["reward"] - s["reward"] for y, s in pairs]
-        found["margin"] = _mean(margins)
-        found["margin_accuracy"] = _mean([float(margin > 0) for margin in margins])
-    return found
+        estimates["margin"] = _mean(margins)
+        estimates["margin_accuracy"] = _mean([float(margin > 0) for margin in margins])
+    return estimates
 
 
 def of_answers(rows: Sequence[dict[str, Any]]) -> dict[str, Estimate]:
@@ -97,14 +95,14 @@ def of_answers(rows: Sequence[dict[str, Any]]) -> dict[str, Estimate]:
                     each prompt's first answer; it falls with the number of prompts, so that only
                     equal numbers compare
     """
-    found = {}
+    estimates = {}
     if all(row["correct"] is not None for row in rows):
-        found["exact_match"] = _per_prompt(rows, lambda row: float(row["correct"]))
+        estimates["exact_match"] = _per_prompt(rows, lambda row: float(row["correct"]))
         if any(row["draw"] > 0 for row in rows):
             different = num_distinct((row["id"], row["canonical"]) for row in rows)
-            found["distinct_right"] = _mean([*different.values()])
-    found["num_tokens"] = _per_prompt(rows, lambda row: row["num_tokens"])
-    found["finished"] = _per_prompt(rows, lambda row: float(row["finish_reason"] == "stop"))
+            estimates["distinct_right"] = _mean([*different.values()])
+    estimates["num_tokens"] = _per_prompt(rows, lambda row: row["num_tokens"])
+    estimates["finished"] = _per_prompt(rows, lambda row: float(row["finish_reason"] == "stop"))
     firsts = [row for row in rows if row["draw"] == 0]
     for n in range(1, MAX_NGRAM + 1):
         grams = [
@@ -114,8 +112,8 @@ def of_answers(rows: Sequence[dict[str, Any]]) -> dict[str, Estimate]:
         ]
         if grams:
             share = len(set(grams)) / len(grams)
-            found[f"distinct_{n}"] = {"value": share, "stderr": None, "n": len(firsts)}
-    return found
+            estimates[f"distinct_{n}"] = {"value": share, "stderr": None, "n": len(firsts)}
+    return estimates
 
 
 def _per_prompt(
@@ -144,10 +142,6 @@ def _ratio(above: Sequence[float], below: Sequence[float]) -> Estimate:
     return {"value": value, "stderr": stderr, "n": n}
 
 
-def _times(stderr: float | None, factor: float) -> float | None:
-    return None if stderr is None else stderr * factor
-
-
 def num_distinct(samples: Iterable[tuple[str, Hashable | None]]) -> dict[str, int]:
     """Prompt id -> how many different right answers are among its samples.
 
@@ -155,9 +149,7 @@ def num_distinct(samples: Iterable[tuple[str, Hashable | None]]) -> dict[str, in
              wrong or did not end by itself); see data.canonical
     Only equal numbers of samples a prompt compare: more samples find more answers.
     """
-    found: dict[str, set[Hashable]] = {}
+    by_prompt: dict[str, set[Hashable]] = {}
     for prompt_id, answer in samples:
-        of_prompt = found.setdefault(prompt_id, set())
-        if answer is not None:
-            of_prompt.add(answer)
-    return {prompt_id: len(answers) for prompt_id, answers in found.items()}
+        by_prompt.setdefault(prompt_id, set()).update([] if answer is None else [answer])
+    return {prompt_id: len(answers) for prompt_id, answers in by_prompt.items()}

@@ -1,19 +1,19 @@
 """A run folder's copy in an object store: s3://, gs://, whatever fsspec knows (sync.url).
 
 A run works on a local disk: it needs locks, atomic renames and hard links, which no object store
-has. A thread copies what is complete, every `sync.seconds` and at the end, and lists it in a
-manifest, written last: what that does not name is not there yet. On another machine `fetch` brings
-it back before the run begins, and the same command goes on.
+has. What is complete is copied after each iteration, after each saved training state and at the
+end, and listed in a manifest, written last: what that does not name is not there yet. On another
+machine `fetch` brings it back before the run begins, and the same command goes on.
 
-The store may fail at any time: the run does not wait for it, and says at the end what is missing.
+The store may fail at any time: the run goes on, and says at the end what is missing.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from tspin.runs.store import (
     write_record,
 )
 from tspin.tools.files import atomic, file_digest, owner, remove
+from tspin.tools.log import first_line
 from tspin.tools.signals import Preempted
 
 log = logging.getLogger("tspin")
@@ -38,6 +39,10 @@ log = logging.getLogger("tspin")
 
 class Overtaken(Exception):
     """Another machine has written to the same place since."""
+
+
+class OutOfTime(BaseException):
+    """Not an Exception: who handles failures of the store must not take it for one."""
 
 
 # --- from there ----------------------------------------------------------------------------------
@@ -59,10 +64,12 @@ def fetch(sync: SyncConfig, folder: RunDir, *, iterations: int) -> None:
     except Exception as error:  # whatever the client raises
         if ours is None and not folder.config.exists():
             raise ValueError(
-                f"{store.url} cannot be read, and may hold this run: {_line(error)}; mend that, or "
-                "begin without it (sync.url=null)"
+                f"{store.url} cannot be read, and may hold this run: {first_line(error)}; mend "
+                "that, or begin without it (sync.url=null)"
             ) from error
-        log.warning("%s cannot be read: %s; going on from the files here", store.url, _line(error))
+        log.warning(
+            "%s cannot be read: %s; going on from the files here", store.url, first_line(error)
+        )
         return
     if theirs is None or (ours is not None and theirs.revision <= ours.revision):
         return
@@ -118,60 +125,65 @@ def _take(store: Store, theirs: Record, folder: RunDir) -> None:
 
 
 @contextmanager
-def mirrored(sync: SyncConfig, folder: RunDir, *, grace: float) -> Iterator[None]:
-    """Copies `folder` to the store while the block runs, and what is left at its end.
+def mirrored(sync: SyncConfig, folder: RunDir, *, grace: float) -> Iterator[Callable[[], None]]:
+    """Inside, what is given copies what is new in `folder`; at the end it is called once more.
 
     grace  seconds that the end may take where the machine is wanted back
     """
     if sync.url is None:
-        yield
+        yield lambda: None
         return
     mirror = Mirror(sync, folder)
-    thread = threading.Thread(target=mirror.run, daemon=True)
-    thread.start()
-    patience = None
+    limit = None
     try:
-        yield
+        yield mirror.push
     except Preempted:
-        patience = grace
+        limit = grace
         raise
     finally:
-        mirror.finish.set()
-        thread.join(patience)
-        mirror.say()
+        try:
+            with _at_most(limit):
+                mirror.push()
+        except OutOfTime:
+            mirror.problem = "there was no time left"
+        mirror.report()
 
 
 class Mirror:
-    """The thread's work. finish: set when the run has ended; one more pass follows."""
+    """A folder's copy.
+
+    missing  path -> bytes, of what is not there yet
+    problem  of the last push
+    """
 
     def __init__(self, sync: SyncConfig, folder: RunDir) -> None:
         assert sync.url is not None
         self.sync, self.folder = sync, folder
         self.store = Store(sync.url, folder.path.name)
-        self.finish = threading.Event()
-        self.missing: dict[str, int] = {}  # path -> bytes, of what is not there yet
-        self.problem: str | None = None  # of the last pass
+        self.missing: dict[str, int] = {}
+        self.problem: str | None = None
+        self.overtaken = False
 
-    def run(self) -> None:
-        last = False
-        while not last:
-            last = self.finish.wait(self.sync.seconds)
-            try:
-                self.copy()
-                if self.problem is not None:
-                    log.info("%s: everything is there again", self.store.url)
-                self.problem = None
-            except Overtaken:
-                self.problem = "another machine goes on with this run there"
-                log.warning("%s: %s; nothing more is copied", self.store.url, self.problem)
-                return
-            except Exception as error:  # the run does not depend on the store
-                if self.problem is None:  # said once
-                    log.warning(
-                        "%s: %s; the run goes on, and what is missing there is tried again",
-                        self.store.url, _line(error),
-                    )  # fmt: skip
-                self.problem = _line(error)
+    def push(self) -> None:
+        """Copies what is new. A store that fails is said once, and tried again at the next push."""
+        if self.overtaken:
+            return
+        try:
+            self.copy()
+            if self.problem is not None:
+                log.info("%s: everything is there again", self.store.url)
+            self.problem = None
+        except Overtaken:
+            self.overtaken = True
+            self.problem = "another machine goes on with this run there"
+            log.warning("%s: %s; nothing more is copied", self.store.url, self.problem)
+        except Exception as error:  # the run does not depend on the store
+            if self.problem is None:
+                log.warning(
+                    "%s: %s; the run goes on, and what is missing there is tried again",
+                    self.store.url, first_line(error),
+                )  # fmt: skip
+            self.problem = first_line(error)
 
     def copy(self) -> None:
         """One pass: what is new here, what says that others are complete last, the manifest."""
@@ -181,15 +193,14 @@ class Mirror:
             ours = Record(self.store.url)
         if theirs is not None and theirs.revision > ours.revision:
             raise Overtaken
-        found = self._found()
-        changed = {name for name, path in found.items() if not known(path, ours.files.get(name))}
-        gone = [name for name in ours.files if name not in found and not self._kept(name)]
-        self.missing = {name: size_of(found[name]) for name in changed}
+        files = self._files()
+        changed = {name for name, path in files.items() if not known(path, ours.files.get(name))}
+        gone = [name for name in ours.files if name not in files and not self._kept(name)]
+        self.missing = {name: size_of(files[name]) for name in changed}
         if not changed and not gone and theirs is not None and theirs.revision == ours.revision:
             return
         for name in sorted(changed, key=order):
-            with suppress(_Vanished):
-                ours.files[name] = self._put(found[name], name, ours.files.get(name))
+            ours.files[name] = self._put(files[name], name, ours.files.get(name))
             del self.missing[name]
         for name in gone:
             del ours.files[name]
@@ -201,38 +212,26 @@ class Mirror:
 
     def _put(self, path: Path, name: str, there: dict[str, Any] | None) -> dict[str, Any]:
         """Copies what differs from what is there. -> facts for the manifest"""
-        try:
-            stat, sha256 = path.stat(), file_digest(path)
-            if there is None or (there["size"], there["sha256"]) != (stat.st_size, sha256):
-                self.store.put(path, name)
-        except FileNotFoundError:  # also what some stores raise
-            if path.exists():
-                raise
-            raise _Vanished from None
+        stat, sha256 = path.stat(), file_digest(path)
+        if there is None or (there["size"], there["sha256"]) != (stat.st_size, sha256):
+            self.store.put(path, name)
         return {"size": stat.st_size, "sha256": sha256, "mtime_ns": stat.st_mtime_ns}
 
-    def say(self) -> None:
+    def report(self) -> None:
         """At the end of a run, what is not there."""
-        if self.missing or self.problem:
+        if self.problem is not None:
             names = sorted(self.missing)
             log.warning(
                 "%s lacks %d files, %.3g GB (%s): %s; the same command copies them",
                 self.store.url, len(names), sum(self.missing.values()) / 1e9,
                 ", ".join([*names[:3], *(["..."] if len(names) > 3 else [])]) or "the manifest",
-                self.problem or "there was no time left",
+                self.problem,
             )  # fmt: skip
 
-    def _found(self) -> dict[str, Path]:
-        """The files to copy. Listed until two lists agree.
-
-        What is written later counts on what was written before, and a list that is made while
-        files appear might have the later ones alone.
-        """
-        before, now = None, files_of(self.folder)
-        while now != before:
-            before, now = now, files_of(self.folder)
+    def _files(self) -> dict[str, Path]:
+        """The files to copy."""
         newest = max(self.folder.iterations(), default=0)
-        return {name: path for name, path in now.items() if self._wanted(path, newest)}
+        return {n: path for n, path in files_of(self.folder).items() if self._wanted(path, newest)}
 
     def _wanted(self, path: Path, newest: int) -> bool:
         first, *inside = path.relative_to(self.folder.path).parts
@@ -258,10 +257,20 @@ class Mirror:
         )
 
 
-class _Vanished(Exception):
-    """A file of an earlier list, removed since by the run."""
+@contextmanager
+def _at_most(seconds: float | None) -> Iterator[None]:
+    """OutOfTime for what takes longer; only in the main thread, which alone has signals."""
+    if seconds is None:
+        yield
+        return
 
+    def over(*_: object) -> None:
+        raise OutOfTime
 
-def _line(error: Exception) -> str:
-    """The first line of what it says, or its kind."""
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
+    former = signal.signal(signal.SIGALRM, over)
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-3))  # 0 would set no alarm
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, former)

@@ -54,8 +54,8 @@ class Point:
     def iterations(self) -> range:
         first = 0
         if self.run.selfplay.start_from is not None:
-            found = re.search(r"_(\d+)/*$", self.run.selfplay.start_from)
-            first = int(found[1]) + 1 if found else 0  # selfplay refuses what is no iteration
+            match = re.search(r"_(\d+)/*$", self.run.selfplay.start_from)
+            first = int(match[1]) + 1 if match else 0  # selfplay refuses what is no iteration
         return range(first, self.run.selfplay.iterations)
 
     @cached_property
@@ -89,13 +89,13 @@ def distinct(points: Iterable[Point], sweep: str | None) -> list[Point]:
 
     ValueError where two different runs would have one name.
     """
-    found: dict[Path, Point] = {}
+    by_folder: dict[Path, Point] = {}
     for point in points:
         run = point.run
         if sweep is not None:
             tags = list(dict.fromkeys([sweep, *run.track.tags]))
             run = replace(run, track=replace(run.track, tags=tags))
-        known = found.setdefault(run.folder, replace(point, run=run)).run
+        known = by_folder.setdefault(run.folder, replace(point, run=run)).run
         if known != run:
             values, others = flatten(dump(known)), flatten(dump(run))
             differ = {k for k in {**values, **others} if values.get(k) != others.get(k)}
@@ -103,7 +103,7 @@ def distinct(points: Iterable[Point], sweep: str | None) -> list[Point]:
                 keys = ", ".join(sorted(differ))
                 raise ValueError(f"{keys} makes no run of its own: one value for {run.name}")
             raise ValueError(f"name={run.name} is one name for different runs; leave it out")
-    return list(found.values())
+    return list(by_folder.values())
 
 
 def facts_of(point: Point) -> dict[int, dict[str, Any]]:
@@ -111,15 +111,15 @@ def facts_of(point: Point) -> dict[int, dict[str, Any]]:
 
     Nothing where its folder holds a run with another history: selfplay will refuse that.
     """
-    there = stored(point.folder)
-    if there is None:
+    known = stored(point.folder)
+    if known is None:
         return {}
-    found = {
+    facts = {
         t: _facts(point.folder.iteration(t))
         for t in point.folder.iterations()
-        if t in point.iterations and there.histories[t : t + 1] == [point.histories[t]]
+        if t in point.iterations and known.histories[t : t + 1] == [point.histories[t]]
     }
-    return {t: facts for t, facts in found.items() if facts is not None}
+    return {t: of_one for t, of_one in facts.items() if of_one is not None}
 
 
 def _facts(out: Iteration) -> dict[str, Any] | None:
@@ -129,10 +129,8 @@ def _facts(out: Iteration) -> dict[str, Any] | None:
     """
     try:
         facts: dict[str, Any] = read_json(out.done)
-        if out.evaluation.exists() and "benchmarks" in (found := read_json(out.evaluation)):
-            facts["seconds"]["benchmarks"] = sum(
-                task["seconds"] for task in found["benchmarks"].values()
-            )
+        if out.evaluation.exists() and (tasks := read_json(out.evaluation).get("benchmarks")):
+            facts["seconds"]["benchmarks"] = sum(task["seconds"] for task in tasks.values())
         sum(facts["seconds"].values())
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
@@ -144,10 +142,8 @@ def others(points: Sequence[Point]) -> Iterator[Point]:
     names = {point.run.folder for point in points}
     for place in dict.fromkeys(point.run.folder.parent for point in points):
         for folder in run_dirs(place):
-            if folder.path not in names:
-                found = stored(folder)
-                if found is not None:
-                    yield found
+            if folder.path not in names and (point := stored(folder)) is not None:
+                yield point
 
 
 def stored(folder: RunDir) -> Point | None:
@@ -155,10 +151,10 @@ def stored(folder: RunDir) -> Point | None:
     or of another name.
     """
     try:
-        found = _stored(folder.config, folder.config.stat().st_mtime_ns)
+        point = _stored(folder.config, folder.config.stat().st_mtime_ns)
     except FileNotFoundError:
         return None
-    return found if found is not None and found.run.name == folder.path.name else None
+    return point if point is not None and point.run.name == folder.path.name else None
 
 
 @cache

@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 from tspin.config.run import Run
-from tspin.planning.disk import bytes_in, said
+from tspin.planning.disk import amount, bytes_in
 from tspin.runs import benchmarks, evaluation
 from tspin.runs.artifacts import Iteration, RunDir, run_dirs, sharing_lock
 from tspin.runs.point import Point, stored
 from tspin.tools.files import owner, read_json, remove, write_json
+from tspin.tools.log import once
 
 log = logging.getLogger("tspin")
 
@@ -48,7 +48,7 @@ def prune(cfg: Run, folder: RunDir) -> list[int]:
             continue
         reader = next(_readers(cfg, folder, out), None)
         if reader is not None:
-            _say_once(f"iteration {out.t}: weights are kept, {reader} needs them")
+            once(f"iteration {out.t}: weights are kept, {reader} needs them")
             continue
         why: dict[str, object] = {"keep": rule}
         if spared is not None:
@@ -63,8 +63,10 @@ def best(done: list[Iteration]) -> tuple[int, str, float] | None:
 
     The earliest of equals; None where no prompts are held out.
     """
-    found = [(out.t, *number) for out in done if (number := evaluation.main_number(out))]
-    return max(found, key=lambda x: (x[2] if evaluation.MAIN[x[1]] else -x[2], -x[0]), default=None)
+    numbers = [(out.t, *number) for out in done if (number := evaluation.main_number(out))]
+    return max(
+        numbers, key=lambda x: (x[2] if evaluation.MAIN[x[1]] else -x[2], -x[0]), default=None
+    )
 
 
 def removable(cfg: Run, folder: RunDir) -> int:
@@ -75,11 +77,6 @@ def removable(cfg: Run, folder: RunDir) -> int:
         for out in done[:-1]
         if out.checkpoint.exists() and not benchmarks.missing(out, cfg)
     )
-
-
-@cache
-def _say_once(sentence: str) -> None:
-    log.info("%s", sentence)
 
 
 def _readers(cfg: Run, folder: RunDir, out: Iteration) -> Iterator[str]:
@@ -121,6 +118,6 @@ def _remove(cfg: Run, out: Iteration, why: dict[str, object]) -> bool:
     except ValueError:
         return False
     log.info(
-        "iteration %d: weights removed by selfplay.keep=%s, %s", out.t, why["keep"], said(size)
+        "iteration %d: weights removed by selfplay.keep=%s, %s", out.t, why["keep"], amount(size)
     )
     return True

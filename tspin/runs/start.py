@@ -24,10 +24,10 @@ def first_iteration(cfg: Run) -> int:
 def start_from(cfg: Run) -> Iteration:
     """The iteration of another run that this one goes on from."""
     assert cfg.selfplay.start_from is not None
-    found = Iteration(Path(cfg.selfplay.start_from).expanduser())
-    if not found.done.exists():
+    out = Iteration(Path(cfg.selfplay.start_from).expanduser())
+    if not out.done.exists():
         raise ValueError(
             f"selfplay.start_from={cfg.selfplay.start_from} is no finished iteration of a run "
             "(RUN/iter_T with done.json); to begin with other weights use model.path=FOLDER"
         )
-    return found
+    return out

@@ -45,21 +45,19 @@ class Store:
     def record(self) -> Record | None:
         """The manifest; None where there is none. ValueError for one that we did not write."""
         try:
-            told = json.loads(self._fs.cat_file(self._at(MIRROR)))
+            text = self._fs.cat_file(self._at(MIRROR))
         except FileNotFoundError:
             return None
-        except RecursionError:
-            told = None
         try:
-            revision, files = told["revision"], told["files"]
-            found = {
+            manifest = json.loads(text)
+            files = {
                 name: {"size": int(facts["size"]), "sha256": str(facts["sha256"])}
-                for name, facts in files.items()
+                for name, facts in manifest["files"].items()
             }
-            record = Record(self.url, int(revision), found)
-        except (AttributeError, KeyError, TypeError, ValueError):
+            record = Record(self.url, int(manifest["revision"]), files)
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
             raise ValueError(f"{self._at(MIRROR)} is no manifest of a run's copy") from None
-        for name in found:
+        for name in files:
             if not _inside(name):
                 raise ValueError(f"{self._at(MIRROR)} names {name!r}, which is outside of a run")
         return record
@@ -91,11 +89,11 @@ class Store:
 
 def files_of(folder: RunDir) -> dict[str, Path]:
     """Path in the folder -> file, of what is complete: the rest, and our record, is hidden."""
-    found = {str(path.relative_to(folder.path)): path for path in sorted(folder.path.rglob("*"))}
+    names = {path.relative_to(folder.path): path for path in sorted(folder.path.rglob("*"))}
     return {
-        name: path
-        for name, path in found.items()
-        if path.is_file() and not any(part.startswith(".") for part in Path(name).parts)
+        str(name): path
+        for name, path in names.items()
+        if path.is_file() and not any(part.startswith(".") for part in name.parts)
     }
 
 
@@ -110,12 +108,8 @@ def order(name: str) -> tuple[int, str]:
 def _inside(name: str) -> bool:
     """Whether it is a path below the folder that it is joined with."""
     path = PurePosixPath(name)
-    return (
-        bool(path.parts)
-        and not path.is_absolute()
-        and ".." not in path.parts
-        and ("\0" not in name)
-    )
+    bad = path.is_absolute() or ".." in path.parts or "\0" in name
+    return bool(path.parts) and not bad
 
 
 def same(path: Path, facts: dict[str, Any]) -> bool:
@@ -141,8 +135,8 @@ def size_of(path: Path) -> int:
 
 def read_record(folder: RunDir, store: Store) -> Record | None:
     """What is known here of the copy in `store`."""
-    there = Record(**read_json(folder.mirror)) if folder.mirror.exists() else None
-    return there if there is not None and there.url == store.url else None
+    record = Record(**read_json(folder.mirror)) if folder.mirror.exists() else None
+    return record if record is not None and record.url == store.url else None
 
 
 def write_record(folder: RunDir, record: Record) -> None:

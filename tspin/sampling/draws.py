@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tspin.config.run import DecodingConfig
-from tspin.sampling.requests import luck
+from tspin.sampling.requests import sample_seed
 
 
 @dataclass(frozen=True)
@@ -18,4 +18,4 @@ class Draws:
 
     def seed_of(self, prompt_id: str, *, draw: int = 0) -> int:
         """Of a prompt's response. draw: further ones for further responses"""
-        return luck(self.seed, self.t, prompt_id, draw=draw)
+        return sample_seed(self.seed, self.t, prompt_id, draw=draw)

@@ -6,10 +6,8 @@ that a sample depends neither on the rows beside it nor on restarts.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -28,14 +26,13 @@ from tspin.config.run import DecodingConfig
 from tspin.data.tokens import Renderer
 from tspin.policy.policy import Policy
 from tspin.sampling import decode
-from tspin.sampling.requests import Batches, Done, Question
-
-log = logging.getLogger("tspin")
+from tspin.sampling.requests import Batches, Done, Request
+from tspin.tools.log import once
 
 
 @dataclass(frozen=True)
 class Native:
-    """The policy in this process as a questions.Source."""
+    """The policy in this process as a requests.Engine."""
 
     policy: Policy
     facts: dict[str, Any] = field(default_factory=dict)
@@ -45,16 +42,16 @@ class Native:
     def renderer(self) -> Renderer:
         return self.policy.renderer
 
-    def answers(
+    def respond(
         self, batches: Batches, how: DecodingConfig, *, done: Done
     ) -> Iterator[tuple[int, list[list[int]]]]:
         """One batch after the other."""
-        for key, questions in batches:
-            yield key, respond(self.policy, questions, how, done=done)
+        for key, requests in batches:
+            yield key, respond(self.policy, requests, how, done=done)
 
 
 def uniforms(seed: int, length: int) -> Tensor:
-    """The random numbers of a response (questions.luck), one per token. -> (length,) float64"""
+    """Random numbers of a response, one per token. seed: sample_seed -> (length,) float64"""
     return torch.from_numpy(np.random.default_rng(seed).random(length))
 
 
@@ -77,25 +74,26 @@ def pick(scores: Tensor, numbers: Tensor) -> Tensor:
 
 def respond(
     policy: Policy,
-    questions: Sequence[Question],
+    requests: Sequence[Request],
     how: DecodingConfig,
     *,
     done: Done = lambda count: None,
 ) -> list[list[int]]:
-    """Response ids of each question, up to and including EOS; equal prompts are read once."""
-    if not questions:
+    """Response ids of each request, up to and including EOS; equal prompts are read once."""
+    if not requests:
         return []
-    choose = _Choice(questions, how, policy.device)
-    longest = max(len(question.prompt) for question in questions) + how.max_new_tokens
+    choose = _Choice(requests, how, policy.device)
+    longest = max(len(request.prompt) for request in requests) + how.max_new_tokens
     refusal = decode.refusal(policy.model, longest) if how.engine == "native" else None
     if refusal is not None:
-        _say_once(type(policy.model).__name__, refusal)
+        name = type(policy.model).__name__
+        once(f"{name}: sampling with transformers' generate, for {refusal}")
     with policy.arithmetic():
         if how.engine == "transformers" or refusal is not None:
-            return _by_transformers(policy, questions, choose, how, done)
+            return _by_transformers(policy, requests, choose, how, done)
         return decode.decode(
             policy.model,
-            [question.prompt for question in questions],
+            [request.prompt for request in requests],
             choose,
             max_new_tokens=how.max_new_tokens,
             stop=policy.renderer.stop_ids,
@@ -105,18 +103,18 @@ def respond(
 
 
 class _Choice:
-    """The next token of each row: an engine.Choose."""
+    """The next token of each row: a decode.Choose."""
 
     def __init__(
-        self, questions: Sequence[Question], how: DecodingConfig, device: torch.device
+        self, requests: Sequence[Request], how: DecodingConfig, device: torch.device
     ) -> None:
         none = torch.zeros(how.max_new_tokens, dtype=torch.double)
-        numbers = [none if q.seed is None else uniforms(q.seed, len(none)) for q in questions]
+        numbers = [none if q.seed is None else uniforms(q.seed, len(none)) for q in requests]
         self.numbers = torch.stack(numbers).to(device)
-        self.greedy = torch.tensor([q.seed is None for q in questions], device=device)
+        self.greedy = torch.tensor([q.seed is None for q in requests], device=device)
         self.all_greedy = bool(self.greedy.all())
         self.temperature = torch.tensor(
-            [[q.temperature] for q in questions], dtype=torch.double, device=device
+            [[q.temperature] for q in requests], dtype=torch.double, device=device
         )
         self.filters = LogitsProcessorList()
         if how.top_k is not None:
@@ -153,18 +151,18 @@ class _OneToken(LogitsProcessor):
 
 def _by_transformers(
     policy: Policy,
-    questions: Sequence[Question],
+    requests: Sequence[Request],
     choose: decode.Choose,
     how: DecodingConfig,
     done: Done,
 ) -> list[list[int]]:
     """Batch by batch, the longest prompts first, every batch until its last row has ended."""
     pad_id, stop = policy.renderer.pad_id, policy.renderer.stop_ids
-    order = sorted(range(len(questions)), key=lambda i: -len(questions[i].prompt))
-    responses: list[list[int]] = [[] for _ in questions]
+    order = sorted(range(len(requests)), key=lambda i: -len(requests[i].prompt))
+    responses: list[list[int]] = [[] for _ in requests]
     for start in range(0, len(order), how.batch_size):
         rows = order[start : start + how.batch_size]
-        input_ids, attention_mask = _pad_left([questions[i].prompt for i in rows], pad_id=pad_id)
+        input_ids, attention_mask = _pad_left([requests[i].prompt for i in rows], pad_id=pad_id)
         length = input_ids.shape[1]
         output = policy.model.generate(
             input_ids.to(policy.device),
@@ -181,11 +179,6 @@ def _by_transformers(
             responses[i] = _until(row, set(stop))
         done(len(rows))
     return responses
-
-
-@cache
-def _say_once(model: str, refusal: str) -> None:
-    log.info("%s: sampling with transformers' generate, for %s", model, refusal)
 
 
 def _until(ids: list[int], stop: set[int]) -> list[int]:

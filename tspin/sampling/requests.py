@@ -1,8 +1,7 @@
-"""What is asked of an engine and what comes back, whichever engine it is. No torch.
+"""What an engine gets and gives, whichever engine it is. No torch.
 
-A question is a prompt and the seed of its response. A source answers questions in batches: the
-policy in this process (sampling.Native), vLLM in a process of its own (vllm.VLLM), or an endpoint
-of the user's (endpoint.Endpoint).
+A request is a prompt and the seed of its response. An engine responds to requests in batches: the
+policy in this process (native.Native), or vLLM in a process of its own (vllm.VLLM).
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ BATCHES_PER_PART = 4  # at least, where there are as many: rows that end early m
 
 
 @dataclass(frozen=True)
-class Question:
+class Request:
     """A prompt that wants a response.
 
     prompt       its ids
-    seed         of the response (see `luck`); None: greedy
+    seed         of the response (see `sample_seed`); None: greedy
     temperature  of the draw
     """
 
@@ -34,10 +33,10 @@ class Question:
     temperature: float
 
 
-Batches = Iterable[tuple[int, Sequence[Question]]]  # each with a key of its own
+Batches = Iterable[tuple[int, Sequence[Request]]]  # each with a key of its own
 
 
-class Source(Protocol):
+class Engine(Protocol):
     """What responses come from."""
 
     @property
@@ -52,22 +51,21 @@ class Source(Protocol):
     def central(self) -> bool:
         """Whether one process asks for all: it is another program, which divides work itself."""
 
-    def answers(
+    def respond(
         self, batches: Batches, how: DecodingConfig, *, done: Done
     ) -> Iterator[tuple[int, list[list[int]]]]:
-        """(key, response ids of each question) of every batch, in whatever order they end.
+        """(key, response ids of each request) of every batch, in whatever order they end.
 
         Response ids include the stop id that ended them.
         """
 
 
-def luck(seed: int, t: int, prompt_id: str, *, draw: int = 0) -> int:
+def sample_seed(seed: int, t: int, prompt_id: str, *, draw: int = 0) -> int:
     """The seed of a prompt's response at iteration t: 63 bits, a function of these alone.
 
     draw  further ones for further responses; the first is the one that is trained on
     """
-    more = () if draw == 0 else (draw,)
-    return seed_for(seed, "generate", t, prompt_id, *more)
+    return seed_for(seed, "generate", t, prompt_id, *([draw] if draw else []))
 
 
 def parts(

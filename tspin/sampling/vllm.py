@@ -1,4 +1,4 @@
-"""vLLM, parent side: a questions.Source whose policy is in a process, or several, of its own.
+"""vLLM, parent side: a requests.Engine whose policy is in a process, or several, of its own.
 
 vLLM lives in its own environment (decoding.vllm_python), reads the weights from the policy's folder
 and gets prompts and gives responses as ids; vllm_worker is what runs there. One batch after
@@ -8,27 +8,30 @@ on how many processes there are, as far as vLLM itself repeats what it does.
 
 from __future__ import annotations
 
-import json
 import os
 import queue
-import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from tspin.config.run import DecodingConfig
 from tspin.data.tokens import Renderer
-from tspin.sampling.requests import Batches, Done, Question, check_response
+from tspin.sampling.requests import Batches, Done, Request, check_response
+from tspin.tools.child import Child, started
 
 WORKER = Path(__file__).resolve().parent / "vllm_worker" / "__main__.py"
-TAIL = 3  # lines of a log that an error shows
+# Without the working folder on the path; loading it would take seconds.
+CHECK = """import sys
+from importlib.util import find_spec
+del sys.path[0]
+sys.exit(find_spec("vllm") is None and f"{sys.executable} has no module vllm")"""
 CHECK_SECONDS = 60.0
-ORDERLY_SECONDS = 30.0  # for an end that leaves no shared memory behind
+TAIL = 3  # lines of a log that an error shows
 # Of a launcher of several processes: vLLM would take them for its own.
 LAUNCHER = ("RANK", "WORLD_SIZE", "MASTER_", "LOCAL_", "GROUP_", "ROLE_", "TORCHELASTIC_")
 WAY_OUT = (
@@ -44,7 +47,7 @@ def check(how: DecodingConfig) -> None:
     python = _python(how)
     try:
         done = subprocess.run(
-            [python, str(WORKER), "check"],
+            [python, "-c", CHECK],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -52,8 +55,8 @@ def check(how: DecodingConfig) -> None:
             env=_environment(how, None),
             start_new_session=True,
         )
-        said = done.stdout.strip().splitlines()
-        reason = None if said and "ready" in said[-1] else _reason(said, done.stderr, python)
+        lines = done.stderr.strip().splitlines() or [f"{python} fails without a word"]
+        reason = lines[-1] if done.returncode else None
     except (OSError, subprocess.TimeoutExpired) as error:
         reason = f"{python} does not run ({error})"
     if reason is not None:
@@ -80,7 +83,7 @@ class VLLM:
     facts: dict[str, Any] = field(default_factory=dict)
     central = True
 
-    def answers(
+    def respond(
         self, batches: Batches, how: DecodingConfig, *, done: Done
     ) -> Iterator[tuple[int, list[list[int]]]]:
         """Batches go to whichever process is free.
@@ -88,22 +91,25 @@ class VLLM:
         Raises ValueError with the reason and the end of the log when a process fails; batches that
         ended before have been given.
         """
-        asked = dict(batches)
-        if not asked:
+        by_key = dict(batches)
+        if not by_key:
             return
         todo: queue.SimpleQueue[int] = queue.SimpleQueue()
-        for key in asked:
+        for key in by_key:
             todo.put(key)
         events: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        left = len(asked)
+        left = len(by_key)
         with ExitStack() as stack:
-            said = stack.enter_context(self.log.open("ab"))
-            request = self._request(asked, how)
-            for device in self.devices[: len(asked)]:
-                process = stack.enter_context(_worker(how, device, said))
+            log = stack.enter_context(self.log.open("ab"))
+            request = self._request(by_key, how)
+            command = [_python(how), str(WORKER)]
+            for device in self.devices[:left]:
+                environment = _environment(how, device)
+                child = stack.enter_context(started(command, log=log, environment=environment))
+                child.send(request)
                 threading.Thread(
-                    target=_serve, args=(process, request, asked, todo, events), daemon=True
+                    target=_feed, args=(child, by_key, todo, events), daemon=True
                 ).start()
             while left:
                 event = events.get()
@@ -121,14 +127,14 @@ class VLLM:
                     yield event["key"], self._checked(event["responses"], how)
 
     def _request(
-        self, batches: Mapping[int, Sequence[Question]], how: DecodingConfig
+        self, batches: Mapping[int, Sequence[Request]], how: DecodingConfig
     ) -> dict[str, Any]:
         """What to load and how to sample, in vLLM's own words.
 
         Stop ids are ours alone: neither the tokenizer nor the folder's generation_config adds any,
         and the id that stopped a response stays in it. No filter is what stands for null.
         """
-        longest = max(len(q.prompt) for questions in batches.values() for q in questions)
+        longest = max(len(request.prompt) for batch in batches.values() for request in batch)
         return {
             "engine": {
                 "model": str(self.folder.absolute()),
@@ -182,69 +188,32 @@ def devices(how: DecodingConfig, visible: Sequence[str]) -> list[str | None]:
 # --- the process ---------------------------------------------------------------------------------
 
 
-@contextmanager
-def _worker(
-    how: DecodingConfig, device: str | None, said: IO[bytes]
-) -> Iterator[subprocess.Popen[str]]:
-    """A worker process; it and its children end with this block, and when this process is killed:
-    it watches the pipe that is its standard input.
-    """
-    with subprocess.Popen(
-        [_python(how), str(WORKER)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=said,
-        text=True,
-        env=_environment(how, device),
-        start_new_session=True,  # Ctrl-C is ours to act on
-    ) as process:
-        try:
-            yield process
-            process.wait(ORDERLY_SECONDS)
-        except subprocess.TimeoutExpired:
-            pass
-        finally:
-            with suppress(ProcessLookupError):  # ended by itself, with its children
-                os.killpg(process.pid, signal.SIGKILL)
-            process.stdin = None  # may hold what a dead process never read
-
-
-def _serve(
-    process: subprocess.Popen[str],
-    request: dict[str, Any],
-    batches: Mapping[int, Sequence[Question]],
+def _feed(
+    child: Child,
+    batches: Mapping[int, Sequence[Request]],
     todo: queue.SimpleQueue[int],
     events: queue.SimpleQueue[Message],
 ) -> None:
     """Gives one process batches while there are any, and passes on what it says."""
-    assert process.stdin is not None and process.stdout is not None
     key = None
-    with suppress(OSError):  # a broken pipe: the process has ended
-        _send(process.stdin, request)
-        for line in process.stdout:
-            message = json.loads(line)
-            events.put(message | {"key": key})
-            if "failed" in message:
-                return
-            if "done" not in message:
-                try:
-                    key = todo.get_nowait()
-                except queue.Empty:
-                    return _send(process.stdin, None)
-                _send(process.stdin, _batch(batches[key]))
-    events.put({"failed": _death(process.wait())})
+    for message in child.messages():
+        events.put(message | {"key": key})
+        if "failed" in message:
+            return
+        if "done" not in message:
+            try:
+                key = todo.get_nowait()
+            except queue.Empty:
+                return child.send(None)
+            child.send(_batch(batches[key]))
+    events.put({"failed": child.death("vLLM's process") or "vLLM's process ended early"})
 
 
-def _send(stream: IO[str], message: Message | None) -> None:
-    stream.write(json.dumps(message) + "\n")
-    stream.flush()
-
-
-def _batch(questions: Sequence[Question]) -> dict[str, Any]:
+def _batch(requests: Sequence[Request]) -> dict[str, Any]:
     return {
-        "prompts": [list(q.prompt) for q in questions],
-        "seeds": [q.seed for q in questions],
-        "temperatures": [0.0 if q.seed is None else q.temperature for q in questions],
+        "prompts": [list(request.prompt) for request in requests],
+        "seeds": [request.seed for request in requests],
+        "temperatures": [0.0 if r.seed is None else r.temperature for r in requests],
     }
 
 
@@ -254,23 +223,8 @@ def _python(how: DecodingConfig) -> str:
 
 def _environment(how: DecodingConfig, device: str | None) -> dict[str, str]:
     """Ours, without what would lead another environment to our packages."""
-    found = {key: value for key, value in os.environ.items() if not key.startswith(LAUNCHER)}
+    names = [name for name in os.environ if not name.startswith(LAUNCHER)]
     if how.vllm_python is not None:
-        found = {k: v for k, v in found.items() if k not in ("PYTHONPATH", "PYTHONHOME")}
-    return found if device is None else found | {"CUDA_VISIBLE_DEVICES": device}
-
-
-def _death(status: int) -> str:
-    if status >= 0:
-        return f"vLLM's process ended with status {status}"
-    name = signal.Signals(-status).name
-    hint = ", as when memory runs out" if name == "SIGKILL" else ""
-    return f"vLLM's process was ended by {name}{hint}"
-
-
-def _reason(said: list[str], stderr: str, python: str) -> str:
-    """Why a check failed: what the worker says, or else the last line before it died."""
-    if said and "failed" in said[-1]:
-        return str(json.loads(said[-1])["failed"])
-    lines = stderr.strip().splitlines()
-    return f"{python} fails: {lines[-1] if lines else 'it says nothing'}"
+        names = [name for name in names if name not in ("PYTHONPATH", "PYTHONHOME")]
+    environment = {name: os.environ[name] for name in names}
+    return environment if device is None else environment | {"CUDA_VISIBLE_DEVICES": device}

@@ -9,7 +9,7 @@ sample, score and train.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -47,6 +47,7 @@ def play(session: Session) -> None:
     if cfg.samples:
         proto_synthetic(session)  # y0 ~ pi_theta_0, once
     base_evaluation(session)
+    world.main(session.push)
     for t in range(first_iteration(cfg), cfg.selfplay.iterations):
         out = folder.iteration(t)
         fresh = not world.exists(out.done)
@@ -56,6 +57,7 @@ def play(session: Session) -> None:
         if session.benchmark(out.checkpoint, out, label=label) or fresh:
             replay.evaluation(out, t + 1, session.tracker)
         world.main(retention.prune, cfg, folder)
+        world.main(session.push)
 
 
 def play_iteration(session: Session, t: int) -> None:
@@ -94,32 +96,42 @@ def run(cfg: Run, *, command: list[str]) -> list[dict[str, Any]]:
         complete = world.main(preflight.look, cfg, folder)
         with world.held(folder.path):
             world.main(preflight.claim, cfg, folder)
-            with _signs_of_life(cfg, folder, world, complete=complete):
+            with _visible(cfg, folder, world, complete=complete) as push:
                 if complete:
                     log.info("%s is complete: nothing to do", folder.path)
                     # maybe configured to keep less than before
                     world.main(retention.prune, cfg, folder)
                 else:
                     log.info("%s", folder.path)
-                    with _session(cfg, folder, world, command) as session:
+                    with _session(cfg, folder, world, command, push) as session:
                         play(session)
             return world.main(report.results, folder)
 
 
 @contextmanager
-def _signs_of_life(cfg: Run, folder: RunDir, world: World, *, complete: bool) -> Iterator[None]:
-    """What others see of a run that lives: its copy elsewhere, its heartbeat."""
+def _visible(
+    cfg: Run, folder: RunDir, world: World, *, complete: bool
+) -> Iterator[Callable[[], None]]:
+    """What others see of a run that lives: its heartbeat, and its copy elsewhere.
+
+    -> what brings the copy up to date, to be called by the main process alone
+    """
+    if not world.is_main:
+        yield lambda: None
+        return
     with ExitStack() as stack:
-        if world.is_main:
-            grace = cfg.compute.grace_seconds
-            stack.enter_context(mirror.mirrored(cfg.sync, folder, grace=grace))
-            if not complete:
-                stack.enter_context(heartbeat.beating(folder))
-        yield
+        push = stack.enter_context(
+            mirror.mirrored(cfg.sync, folder, grace=cfg.compute.grace_seconds)
+        )
+        if not complete:
+            stack.enter_context(heartbeat.beating(folder))
+        yield push
 
 
 @contextmanager
-def _session(cfg: Run, folder: RunDir, world: World, command: list[str]) -> Iterator[Session]:
+def _session(
+    cfg: Run, folder: RunDir, world: World, command: list[str], push: Callable[[], None]
+) -> Iterator[Session]:
     """The run, ready to be played: prompts prepared, the beginning checked, the launch recorded."""
     if cfg.compute.threads is not None:
         torch.set_num_threads(cfg.compute.threads)
@@ -137,7 +149,7 @@ def _session(cfg: Run, folder: RunDir, world: World, command: list[str]) -> Iter
         folder=folder.path,
         run_id=world.main(report.tracking_id, folder),
     ) as tracker:
-        yield Session(cfg, folder, world, policies, inputs, tracker)
+        yield Session(cfg, folder, world, policies, inputs, tracker, push)
 
 
 def _policies(cfg: Run) -> Policies:
@@ -155,7 +167,7 @@ def _policies(cfg: Run) -> Policies:
 
 
 def _record(cfg: Run, folder: RunDir, world: World, command: list[str]) -> None:
-    arithmetic = dtypes.chosen(cfg.compute, cfg.optim.precision)
+    arithmetic = dtypes.resolve(cfg.compute, cfg.optim.precision)
     processes = {"processes": {"number": world.size, "parallel": world.parallel}}
     provenance.record(
         folder,

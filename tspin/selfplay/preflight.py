@@ -38,7 +38,7 @@ def check_reachable(cfg: Run) -> None:
     """ValueError naming everything that is out of reach, before anything is loaded."""
     failures = []
     for check in (
-        partial(dtypes.chosen, cfg.compute, cfg.optim.precision),
+        partial(dtypes.resolve, cfg.compute, cfg.optim.precision),
         partial(weights.check_reachable, cfg.model),
         partial(engines.check, cfg),
         partial(dtypes.check, cfg.model, cfg.compute),

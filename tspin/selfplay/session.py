@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,10 @@ log = logging.getLogger("tspin")
 
 
 class Session:
-    """One run in progress: its configuration, its folder, its processes, the policy in memory."""
+    """One run in progress: its configuration, its folder, its processes, the policy in memory.
+
+    push  brings the folder's copy elsewhere up to date; for the main process
+    """
 
     def __init__(
         self,
@@ -50,9 +53,11 @@ class Session:
         policies: Policies,
         inputs: Inputs,
         tracker: Tracker,
+        push: Callable[[], None],
     ) -> None:
         self.cfg, self.folder, self.world = cfg, folder, world
         self.policies, self.inputs, self.tracker = policies, inputs, tracker
+        self.push = push
         self.space = DiskSpace(cfg, folder, inputs, world)
         self._warned: set[str] = set()
 
@@ -80,7 +85,7 @@ class Session:
         """One response to every prompt, from the policy in a folder."""
         self.space.check(out.path, label, samples=self.space.sizes.samples)
         generate(
-            engines.source(policy, self.policies, self.cfg, log=out.log),
+            engines.engine_of(policy, self.policies, self.cfg, log=out.log),
             {row["id"]: row["prompt_ids"] for row in self.inputs.prompts},
             out,
             self._draws(t),
@@ -135,6 +140,7 @@ class Session:
             steps_before=self.inputs.steps_before(recipe.t),
             label=label,
             world=self.world,
+            after_save=self.push if self.cfg.sync.train_state else None,
         )
         if self.world.shards:  # what samples and scores has the whole policy
             del policy
@@ -147,7 +153,7 @@ class Session:
         if self.answers_heldout and not self.world.exists(out.answers):
             self.space.check(out.path, label, answers=self.space.sizes.answers)
             evaluate(
-                engines.source(policy, self.policies, self.cfg, log=out.answers_log),
+                engines.engine_of(policy, self.policies, self.cfg, log=out.answers_log),
                 self.inputs.heldout,
                 out.answers,
                 self._draws(t),

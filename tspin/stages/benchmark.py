@@ -8,11 +8,8 @@ there is not made again.
 from __future__ import annotations
 
 import importlib.util
-import json
 import logging
 import os
-import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -24,11 +21,12 @@ from typing import IO, Any
 from tspin.config.run import EvalsConfig, Run
 from tspin.runs.artifacts import Iteration
 from tspin.runs.benchmarks import files, path, places, tasks, template
+from tspin.tools import hub
+from tspin.tools.child import Child, started
 from tspin.tools.files import digest
 from tspin.tools.terminal import progress
 
 log = logging.getLogger("tspin")
-HUB_SECONDS = 5.0  # an unreachable hub should be known now, not after the client's retries
 INSTALL = "pip install -e '.[evals]'"
 
 _checked: set[str] = set()  # requests known to be good: a sweep asks once for all of its points
@@ -48,7 +46,7 @@ def check(evals: EvalsConfig) -> None:
         if value is not None and not path(value).is_dir():
             problems.append(f"evals.{name}={value} is no folder")
     if not problems:
-        wanted = {task: asdict(told) for task, told in tasks(evals).items()}
+        wanted = {name: asdict(task) for name, task in tasks(evals).items()}
         request = places(evals) | {"policy": None, "tasks": wanted}
         if (key := digest(request)) not in _checked:
             log.info("evals=%s: building the tasks, fetching what they lack", evals.name)
@@ -87,22 +85,22 @@ def benchmark(checkpoint: Path, out: Iteration, run: Run, *, label: str) -> None
     out.benchmarks.mkdir(parents=True, exist_ok=True)
     task, failure = todo[0], None
     with (
-        out.benchmarks_log.open("ab") as said,
+        out.benchmarks_log.open("ab") as output,
         progress(len(results), label, "task", initial=len(results) - len(todo)) as bar,
+        _harness(request, output) as child,
     ):
-        with _harness(request, said) as (process, messages):
-            for message in messages:
-                if "started" in message:
-                    task = message["started"]
-                    bar.update(0, task=task)
-                elif "finished" in message:
-                    bar.update(1)
-                else:
-                    failure = message["failed"]
-            status = process.wait()
-        if status:
+        for message in child.messages():
+            if "started" in message:
+                task = message["started"]
+                bar.update(0, task=task)
+            elif "finished" in message:
+                bar.update(1)
+            else:
+                failure = message["failed"]
+        if (death := child.death("the harness")) is not None:
+            hint = ": try a smaller evals.batch_size" if "memory" in death else ""
             raise ValueError(
-                f"benchmark {task}: {failure or _death(status)} (the log is {out.benchmarks_log}; "
+                f"benchmark {task}: {failure or death + hint} (the log is {out.benchmarks_log}; "
                 "the same command goes on with this task)"
             )
 
@@ -111,43 +109,27 @@ def benchmark(checkpoint: Path, out: Iteration, run: Run, *, label: str) -> None
 
 
 @contextmanager
-def _harness(
-    request: dict[str, Any], said: IO[bytes]
-) -> Iterator[tuple[subprocess.Popen[str], Iterator[dict[str, Any]]]]:
-    """A harness process and the messages it sends; it ends with this block.
-
-    It also ends when this process is killed: it watches the pipe that is its standard input.
-    said  file for everything that libraries print
-    """
-    with subprocess.Popen(
-        [sys.executable, "-m", "tspin.harness", json.dumps(request)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=said,
-        text=True,
-        env=_environment(offline=request["data_root"] is not None or not _hub_is_there()),
-        start_new_session=True,  # Ctrl-C is ours to act on
-    ) as process:
-        try:
-            assert process.stdout is not None
-            yield process, map(json.loads, process.stdout)
-        finally:
-            process.kill()
+def _harness(request: dict[str, Any], log: IO[bytes]) -> Iterator[Child]:
+    """A harness process that works on a request; it ends with this block."""
+    offline = request["data_root"] is not None or not hub.is_reachable()
+    command = [sys.executable, "-m", "tspin.harness"]
+    with started(command, log=log, environment=_environment(offline=offline)) as child:
+        child.send(request)
+        yield child
 
 
 def _problems(request: dict[str, Any]) -> list[str]:
-    found = []
-    with tempfile.TemporaryFile() as said:
-        with _harness(request, said) as (process, messages):
-            for message in messages:
-                if "started" not in message:
-                    found.append(message.get("problem") or message["failed"])
-            status = process.wait()
-        if status and not found:
-            said.seek(0)
-            lines = said.read().decode(errors="replace").strip().splitlines()
-            found.append(f"lm-eval: {lines[-1] if lines else _death(status)}")
-    return found
+    problems = []
+    with tempfile.TemporaryFile() as log, _harness(request, log) as child:
+        for message in child.messages():
+            if "started" not in message:
+                problems.append(message.get("problem") or message["failed"])
+        death = child.death("the harness")
+        if death is not None and not problems:
+            log.seek(0)
+            lines = log.read().decode(errors="replace").strip().splitlines()
+            problems.append(f"lm-eval: {lines[-1] if lines else death}")
+    return problems
 
 
 def _environment(*, offline: bool) -> dict[str, str]:
@@ -161,22 +143,3 @@ def _environment(*, offline: bool) -> dict[str, str]:
     if offline:
         settings |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     return os.environ | settings
-
-
-def _hub_is_there() -> bool:
-    """Without it `datasets` retries for half a minute per data set before it asks its cache."""
-    from huggingface_hub import constants, get_session
-
-    try:
-        get_session().head(constants.ENDPOINT, timeout=HUB_SECONDS)
-    except Exception:  # the HTTP client, and with it its errors, changes by version
-        return False
-    return True
-
-
-def _death(status: int) -> str:
-    if status >= 0:
-        return f"the harness ended with status {status}"
-    name = signal.Signals(-status).name
-    hint = ", as when memory runs out: try a smaller evals.batch_size" if name == "SIGKILL" else ""
-    return f"the harness was ended by {name}{hint}"

@@ -16,7 +16,7 @@ from tspin.data.annotated import Canonical, Check
 from tspin.distributed.world import ALONE, World
 from tspin.runs.artifacts import ANSWERS
 from tspin.sampling.draws import Draws
-from tspin.sampling.requests import Question, Source, parts, response_row
+from tspin.sampling.requests import Engine, Request, parts, response_row
 from tspin.tools.parquet import write_rows
 from tspin.tools.terminal import progress
 
@@ -41,7 +41,7 @@ class Grader:
 
 
 def evaluate(
-    source: Source,
+    engine: Engine,
     prompts: Sequence[dict[str, Any]],
     out: Path,
     draws: Draws,
@@ -66,9 +66,9 @@ def evaluate(
     def keys(number: int) -> list[tuple[str, str, int, float]]:
         return [(i, *attempt) for attempt in attempts for i in ids_of[number]]
 
-    def questions(number: int) -> list[Question]:
+    def requests(number: int) -> list[Request]:
         return [
-            Question(
+            Request(
                 by_id[i]["prompt_ids"],
                 None if decoding == "greedy" else draws.seed_of(i, draw=draw),
                 temperature,
@@ -81,12 +81,12 @@ def evaluate(
         mine = world.share(
             range(len(ids_of)),
             passed=lambda number: bar.update(len(attempts) * len(ids_of[number])),
-            by_main=source.central,
+            by_main=engine.central,
         )
-        batches = ((number, questions(number)) for number in mine)
-        for number, responses in source.answers(batches, how, done=bar.update):
+        batches = ((number, requests(number)) for number in mine)
+        for number, responses in engine.respond(batches, how, done=bar.update):
             for (i, decoding, draw, _), ids in zip(keys(number), responses, strict=True):
-                row = response_row(source.renderer, i, ids) | {"decoding": decoding, "draw": draw}
+                row = response_row(engine.renderer, i, ids) | {"decoding": decoding, "draw": draw}
                 if grader is not None:
                     row |= grader.grade(by_id[i]["prompt"], row)
                 rows[i, decoding, draw] = row

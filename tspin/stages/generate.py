@@ -3,8 +3,8 @@
 Parts are a function of the prompts and are sampled one by one: a restart gives the same samples
 bit for bit, and so do several processes, which divide the parts. Another batch size, or
 transformers as the engine, gives the same samples too, up to rounding where a number falls on the
-border between two tokens (never seen in float64); vLLM and an endpoint draw other ones from the
-same distribution.
+border between two tokens (never seen in float64); vLLM draws other ones from the same
+distribution.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from tspin.distributed.world import ALONE, World
 from tspin.runs.artifacts import RESPONSES, Responses
 from tspin.sampling.draws import Draws
-from tspin.sampling.requests import Question, Source, parts, response_row
+from tspin.sampling.requests import Engine, Request, parts, response_row
 from tspin.tools import signals
 from tspin.tools.files import write_json
 from tspin.tools.parquet import write_rows
@@ -24,7 +24,7 @@ from tspin.tools.terminal import progress
 
 
 def generate(
-    source: Source,
+    engine: Engine,
     prompts: dict[str, Sequence[int]],
     out: Responses,
     draws: Draws,
@@ -42,9 +42,9 @@ def generate(
     missing = world.main(lambda: [i for i in range(len(ids_of)) if not out.part(i).exists()])
     num_done = len(prompts) - sum(len(ids_of[i]) for i in missing)
 
-    def questions(number: int) -> list[Question]:
+    def requests(number: int) -> list[Request]:
         return [
-            Question(prompts[i], draws.seed_of(i) if how.sample else None, how.temperature)
+            Request(prompts[i], draws.seed_of(i) if how.sample else None, how.temperature)
             for i in ids_of[number]
         ]
 
@@ -53,18 +53,18 @@ def generate(
         signals.held(),
     ):
         mine = world.share(
-            missing, passed=lambda i: bar.update(len(ids_of[i])), by_main=source.central
+            missing, passed=lambda i: bar.update(len(ids_of[i])), by_main=engine.central
         )
-        batches = ((number, questions(number)) for number in mine)
-        for number, responses in source.answers(batches, how, done=bar.update):
+        batches = ((number, requests(number)) for number in mine)
+        for number, responses in engine.respond(batches, how, done=bar.update):
             answered = zip(ids_of[number], responses, strict=True)
-            rows = [response_row(source.renderer, i, response) for i, response in answered]
+            rows = [response_row(engine.renderer, i, response) for i, response in answered]
             write_rows(out.part(number), rows, RESPONSES)
             signals.stop_if_asked()
         world.barrier()
     manifest = {
         **facts,
-        **source.facts,
+        **engine.facts,
         "num_parts": len(ids_of),
         "num_prompts": len(prompts),
         "seconds": round(time.monotonic() - started, 3),

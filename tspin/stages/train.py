@@ -9,7 +9,7 @@ save and ends with the same bits.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ def train(
     steps_before: int,
     label: str,
     world: World = ALONE,
+    after_save: Callable[[], None] | None = None,
 ) -> None:
     """Updates the policy in place and leaves metrics.jsonl and checkpoint/ in `out`.
 
@@ -49,6 +50,7 @@ def train(
 
     steps_before  optimiser steps of earlier iterations, for the tracker's axis
     world         the processes that train together; all of them call this
+    after_save    called by the main process when a training state was saved to go on from
     Raises FloatingPointError at a loss or gradient that is not finite, before it is applied.
     """
     per_epoch = len(_epoch(triplets, recipe, 0))
@@ -86,6 +88,8 @@ def train(
             if save:
                 record.sync()  # the rows before a saved step must not be lost after it
                 _save(out, policy, optimizer, step + 1, world)
+                if after_save is not None and not stop:
+                    world.main(after_save)
                 saved = time.monotonic()
             if stop:
                 signals.stop()

@@ -6,6 +6,7 @@ Everything is written under a temporary name in the same folder, flushed to disk
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import logging
@@ -25,6 +26,8 @@ from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 from tspin.tools import activity
 
 log = logging.getLogger("tspin")
+LOCK = ".lock"  # in a folder that has an owner, or had one
+MOMENT = 0.5  # seconds; much more than a look of `is_owned` takes, which keeps an owner out
 SHA256 = "sha256"  # in a JSON object
 SUMS = "tspin.sha256sums"  # in a folder: digests of its files, as `sha256sum --check` reads them
 
@@ -67,8 +70,8 @@ def room_for(path: Path) -> Iterator[None]:
         yield
     except Exception as error:
         number = getattr(error, "errno", None)
-        if number is None and (found := re.search(r"os error (\d+)", str(error))):
-            number = int(found[1])
+        if number is None and (match := re.search(r"os error (\d+)", str(error))):
+            number = int(match[1])
         if number not in (errno.ENOSPC, errno.EDQUOT):
             raise
         way_out = "make room and give the same command again: what is complete is kept"
@@ -91,8 +94,8 @@ def read_json(path: Path) -> Any:
     """Raises ValueError, which names the file and the way out, for one that is damaged."""
     with whole(path):
         value = json.loads(path.read_text(encoding="utf-8"))
-        said = value.pop(SHA256, None) if isinstance(value, dict) else None  # None: not ours
-        if said is not None and said != digest(value):
+        sha256 = value.pop(SHA256, None) if isinstance(value, dict) else None  # None: not ours
+        if sha256 is not None and sha256 != digest(value):
             raise ValueError("its values are not those that were written")
         return value
 
@@ -192,11 +195,11 @@ def sums(paths: Iterable[Path]) -> dict[str, str]:
     return {path.name: file_digest(path) for path in paths}
 
 
-def write_sums(folder: Path, found: Mapping[str, str] | None = None) -> None:
-    """Digests of the files in `folder`, beside them. found: `sums` of all of them"""
-    if found is None:
-        found = sums(path for path in folder.iterdir() if path.is_file() and path.name != SUMS)
-    lines = [f"{found[name]}  {name}\n" for name in sorted(found)]
+def write_sums(folder: Path, digests: Mapping[str, str] | None = None) -> None:
+    """Digests of the files in `folder`, beside them. digests: `sums` of all of them"""
+    if digests is None:
+        digests = sums(path for path in folder.iterdir() if path.is_file() and path.name != SUMS)
+    lines = [f"{digests[name]}  {name}\n" for name in sorted(digests)]
     (folder / SUMS).write_text("".join(lines), encoding="utf-8")
 
 
@@ -209,9 +212,9 @@ def check_sums(folder: Path, part: int = 0, parts: int = 1) -> None:
         return
     lines = (folder / SUMS).read_text(encoding="utf-8", errors="replace").splitlines()
     for line in lines[part::parts]:
-        said, _, name = line.partition("  ")
+        sha256, _, name = line.partition("  ")
         file = folder / Path(name).name
-        if not file.is_file() or file_digest(file) != said:
+        if not file.is_file() or file_digest(file) != sha256:
             raise Damaged(
                 f"{folder} is damaged ({name!r:.200} is not what {SUMS} names). Remove the folder, "
                 "with done.json beside it where there is one, and give the same command again: it "
@@ -229,12 +232,13 @@ def owner(folder: Path, *, wait: bool = False, what: str | None = None) -> Itera
     what  how people call what is held; None: by the folder
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / ".lock"
+    path = folder / LOCK
     lock = FileLock(path)
     try:
-        _acquire(lock, 0)
+        _acquire(lock, MOMENT)
     except Timeout:
-        who = _holder(path)
+        who = owned_by(folder)
+        who = f" ({who})" if who else ""
         if not wait:
             raise ValueError(
                 f"{folder} is in use by another process{who}; wait for it, or give this run a name "
@@ -250,6 +254,26 @@ def owner(folder: Path, *, wait: bool = False, what: str | None = None) -> Itera
         yield
     finally:
         lock.release()
+
+
+def is_owned(folder: Path) -> bool:
+    """Whether a process holds `folder`: a look that changes nothing and lets go at once."""
+    try:
+        with (folder / LOCK).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # never owned, not ours to read, or without flock: no run lives there
+        return False
+    return False
+
+
+def owned_by(folder: Path) -> str:
+    """Process and machine of the owner, or of the last one, for people; empty: not known."""
+    try:
+        return (folder / LOCK).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
 
 
 def _acquire(lock: BaseFileLock, timeout: float) -> None:
@@ -269,15 +293,6 @@ def _acquire(lock: BaseFileLock, timeout: float) -> None:
             "(Lustre: mount with -o flock); use another runs_dir",
             lock.lock_file,
         )
-
-
-def _holder(path: Path) -> str:
-    """Who wrote itself down as the owner, for people."""
-    try:
-        who = path.read_text()
-    except OSError:
-        who = ""
-    return f" ({who})" if who else ""
 
 
 def cache() -> Path:

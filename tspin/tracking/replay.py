@@ -111,15 +111,15 @@ def evaluation(out: Iteration, num_iterations: int, view: View) -> None:
     if not out.evaluation.exists():
         return
     with reading(out.evaluation):
-        found = read_json(out.evaluation)
+        results = read_json(out.evaluation)
         scalars: dict[str, float] = {}
-        for metric, estimate in found.get("heldout", {}).items():
+        for metric, estimate in results.get("heldout", {}).items():
             scalars |= _estimate(eval_key("heldout", metric), estimate)
-        for task, result in found.get("benchmarks", {}).items():
+        for task, result in results.get("benchmarks", {}).items():
             for metric, estimate in result["metrics"].items():
                 scalars |= _estimate(eval_key(task, metric), estimate)
-        if "average" in found:
-            scalars |= _estimate("average", found["average"])
+        if "average" in results:
+            scalars |= _estimate("average", results["average"])
     if scalars:
         view.log_evaluation(num_iterations, scalars)
 
@@ -145,8 +145,8 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def _estimate(key: str, estimate: Mapping[str, Any]) -> dict[str, float]:
-    found = {key: estimate["value"], f"{key}_stderr": estimate["stderr"]}
-    return _finite({name: value for name, value in found.items() if value is not None})
+    values = {key: estimate["value"], f"{key}_stderr": estimate["stderr"]}
+    return _finite({name: value for name, value in values.items() if value is not None})
 
 
 def _metrics(path: Path) -> list[dict[str, Any]]:
@@ -170,19 +170,19 @@ def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _origin(folder: RunDir) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    origin: dict[str, Any] = {}
     if folder.provenance.exists():
         with reading(folder.provenance):
             git = read_json(folder.provenance)["launches"][-1]["git"]
             if git is not None:  # None: no git checkout
-                found |= {"commit": git["revision"], "commit_dirty": git["dirty"]}
+                origin |= {"commit": git["revision"], "commit_dirty": git["dirty"]}
     if folder.data.exists():
         with reading(folder.data):
-            found["data_digest"] = read_json(folder.data)["digest"]
+            origin["data_digest"] = read_json(folder.data)["digest"]
     if folder.initial.exists():
         with reading(folder.initial):
-            found["weights_digest"] = read_json(folder.initial)["weights"]
-    return found
+            origin["weights_digest"] = read_json(folder.initial)["weights"]
+    return origin
 
 
 def _fitting(name: str) -> str:

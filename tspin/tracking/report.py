@@ -72,22 +72,22 @@ def worth(out: Iteration) -> dict[str, Any]:
     """
     if not out.evaluation.exists():
         return {}
-    found = read_json(out.evaluation)
-    heldout = found.get("heldout", {})
+    results = read_json(out.evaluation)
+    heldout = results.get("heldout", {})
     row: dict[str, Any] = {
         column: heldout[metric]["value"]
         for column, metric in HELDOUT_COLUMNS.items()
         if metric in heldout
     }
-    if "benchmarks" in found:
+    if "benchmarks" in results:
         row["benchmarks"] = {
             f"{task} {metric}": estimate
-            for task, result in found["benchmarks"].items()
+            for task, result in results["benchmarks"].items()
             for metric, estimate in result["metrics"].items()
         }
-    if "average" in found:
-        row["average"] = found["average"]["value"]
-        row["benchmarks"]["average"] = found["average"]
+    if "average" in results:
+        row["average"] = results["average"]["value"]
+        row["benchmarks"]["average"] = results["average"]
     return row
 
 

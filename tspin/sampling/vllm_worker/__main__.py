@@ -1,28 +1,19 @@
-"""vLLM, child side: a script for any interpreter that has vLLM. Nothing of ours is imported here.
+"""vLLM, child side: a script for any interpreter that has vLLM, which needs nothing of ours.
 
-JSON lines. Standard input: a request first, what to load and how to sample, then batches, each when
-the last one is answered, and null. Standard output: {"ready": facts}, {"done": n} as responses end,
-{"responses": [[id, ...], ...]} for each batch, or {"failed": sentence}. Whatever libraries print
-goes to standard error, the log. The process ends when its standard input does: with the parent,
-however that ends. With the argument `check` it only says whether vLLM is there.
+Messages (tools/child.py, loaded by its path). It receives a request, what to load and how to
+sample, then batches, each when the last one is answered, and null. It sends {"ready": facts},
+{"done": n} as responses end, and {"responses": [[id, ...], ...]} for each batch.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import queue
-import signal
-import sys
-import threading
 import time
-import traceback
 from collections.abc import Callable
 from importlib.metadata import packages_distributions, version
-from importlib.util import find_spec
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 from typing import Any
-
-Send = Callable[[dict[str, Any]], None]
 
 SETTINGS = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # vLLM: what makes its scheduling repeat itself
@@ -31,23 +22,16 @@ SETTINGS = {
 }
 
 
-def check(send: Send) -> None:
-    """Whether vLLM is there, without the seconds that loading it takes."""
-    if find_spec("vllm") is None:
-        raise ModuleNotFoundError(f"{sys.executable} has no module vllm")
-    send({"ready": {"vllm": _version()}})
-
-
-def answer(lines: queue.Queue[str], send: Send) -> None:
+def respond(receive: Callable[[], Any], send: Callable[[Any], None]) -> None:
     """Loads the policy and answers batches until there are no more."""
-    request = json.loads(lines.get())
+    request = receive()
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     from vllm import LLM, SamplingParams
 
     llm = LLM(**request["engine"])
     send({"ready": {"vllm": _version()}})
-    while batch := json.loads(lines.get()):
+    while batch := receive():
         # What is cached of other batches would be a function of what ran before this one.
         llm.reset_prefix_cache()
         outputs = llm.generate(
@@ -64,7 +48,7 @@ def answer(lines: queue.Queue[str], send: Send) -> None:
 class _Bar:
     """What vLLM calls for progress, in place of tqdm: responses that have ended are told on."""
 
-    def __init__(self, send: Send, iterable: Any = None, **options: Any) -> None:
+    def __init__(self, send: Callable[[Any], None], iterable: Any = None, **options: Any) -> None:
         self.send, self.iterable, self.n = send, iterable, 0
         self.postfix = ""
         self.started = time.monotonic()
@@ -86,43 +70,19 @@ class _Bar:
 
 def _version() -> str | None:
     """Of whichever distribution brings the module: vllm, or a build of it under another name."""
-    found = packages_distributions().get("vllm")
-    return version(found[0]) if found else None  # None: a source tree on the path
+    names = packages_distributions().get("vllm")
+    return version(names[0]) if names else None  # None: a source tree on the path
 
 
-def _read(lines: queue.Queue[str]) -> None:
-    """Lines of standard input for `answer`; its end is the end of this process and its children."""
-    with os.fdopen(os.dup(0), encoding="utf-8") as stream:
-        for line in stream:
-            lines.put(line)
-    if os.getpgrp() == os.getpid():
-        os.killpg(os.getpgrp(), signal.SIGKILL)
-    os._exit(1)
-
-
-def _claim_stdout() -> Any:
-    """Standard output for messages alone: what anyone else prints goes to standard error."""
-    messages = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    return messages
+def _child() -> Any:
+    """tools/child.py, without a path on which `import` would find our other packages."""
+    file = Path(__file__).resolve().parents[2] / "tools" / "child.py"
+    spec = spec_from_file_location("child", file)
+    assert spec is not None and spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 if __name__ == "__main__":
-    told = _claim_stdout()
-
-    def tell(message: dict[str, Any]) -> None:
-        told.write(json.dumps(message) + "\n")
-        told.flush()
-
-    try:
-        if sys.argv[1:] == ["check"]:
-            check(tell)
-        else:
-            waiting: queue.Queue[str] = queue.Queue()
-            threading.Thread(target=_read, args=(waiting,), daemon=True).start()
-            answer(waiting, tell)
-    except Exception as failure:
-        traceback.print_exc()
-        text = " ".join(str(failure).split())
-        tell({"failed": f"{type(failure).__name__}: {text:.500}"})
-        sys.exit(1)
+    _child().serve(respond)
