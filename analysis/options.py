@@ -18,7 +18,7 @@ def command(doc: str | None, arguments: Sequence[str], **defaults: str) -> Itera
     defaults  every option with its default; "false" makes a switch
     """
     outcome.configure_logging()
-    if "--help" in arguments:
+    if {"--help", "-h"} & {*arguments}:
         sys.stdout.write(f"{doc}\n")
         sys.exit(0)
     try:

@@ -29,6 +29,7 @@ from tspin.cli.command import check
 from tspin.data import annotated
 from tspin.data.tokens import Renderer
 from tspin.export import chat_template, destination
+from tspin.export.opening import Source
 from tspin.export.pairs import Joined
 from tspin.policy.weights import fetch, weight_digest
 from tspin.runs import retention
@@ -441,7 +442,7 @@ def test_a_changed_source_is_refused_where_it_is_needed(run):
     file.write_text(before.replace("Be brief.", "Be long."))
     try:
         with pytest.raises(ValueError, match="has a system message"):
-            Joined(cfg, run, run.iteration(1), renderer)
+            Joined(Source(cfg, run, run.iteration(1)), renderer)
     finally:
         file.write_text(before)
 

@@ -34,7 +34,8 @@ class KeyParser(Parser):
     """A parser of options alone, each with a name, as KEY=VALUE or --KEY VALUE."""
 
     def __init__(self, verb: str, *, about: str = "", examples: str = "") -> None:
-        super().__init__(verb, "KEY=VALUE ...", about=about, examples=examples)
+        about += "\n\nEvery option is written KEY=VALUE or --KEY VALUE."
+        super().__init__(verb, "[KEY=VALUE ...]", about=about, examples=examples)
         self._choices: dict[str, Sequence[str]] = {}
         self._required: dict[str, str] = {}  # key -> what it is
 
@@ -51,6 +52,8 @@ class KeyParser(Parser):
         self._choices[key] = BOOLEAN if switch else choices
         if default is None:
             self._required[key] = text
+            given = " ".join(f"{name}=..." for name in self._required)
+            self.usage = f"{self.prog} {given} [KEY=VALUE ...]"
         shown = f"{text} (default: {default})" if default else text
         self.add_argument(
             f"--{key}",

@@ -29,7 +29,7 @@ from tspin.tools.terminal import rate_text, table, terminal_width
 STATES = ("running", "waiting", "failed", "dead", "stopped", "not started", "complete")
 QUIET = 600.0  # seconds without a unit done, beyond which (and 10 units' time) there is a warning
 FIRST_UNIT = 3600.0  # likewise before there is a rate
-HELP = """A table of the runs in RUNS; at any time.
+HELP = """A table of the runs in RUNS, whether they go on or not.
 
 states
   running      its process is there
