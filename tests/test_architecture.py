@@ -260,6 +260,12 @@ def test_a_library_has_one_home(library, home):
     assert found == home
 
 
+def test_hydra_is_used_by_its_public_interfaces():
+    names = [(module, name) for module in SOURCES for name, _ in imports(module)]
+    private = [(module, name) for module, name in names if name.startswith("hydra._internal")]
+    assert names and private == []
+
+
 def test_torch_stays_out_until_there_is_something_to_compute():
     modules = [f"tspin.{name}" for name in NO_TORCH.split()]
     heavy = "{'torch', 'transformers'}"

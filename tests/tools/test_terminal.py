@@ -86,12 +86,23 @@ def test_a_stage_that_fails_says_how_far_it_was(caplog, clock):
     assert [line.split()[1] for line in caplog.messages] == ["2/4", "3/4"]
 
 
-def test_bars_that_are_switched_off_leave_the_log_lines(caplog, clock, monkeypatch):
-    """TQDM_DISABLE=1, under which points of a sweep run side by side."""
-    monkeypatch.setenv("TQDM_DISABLE", "1")
-    caplog.set_level(logging.INFO, "tspin")
-    run_stage(clock, steps=10, seconds_per_step=10)
-    assert len(caplog.messages) == 4
+def test_bars_that_are_switched_off_leave_the_log_lines():
+    """TQDM_DISABLE=1, under which points of a sweep run side by side; tqdm reads it at import."""
+    code = """
+import logging, sys, tqdm.std
+from tspin.tools.terminal import progress
+logging.basicConfig(level=logging.INFO, format="%(message)s")
+seconds = iter(range(0, 10**6, 20))
+tqdm.std.time = lambda: next(seconds)
+with progress(2, "train", "step") as bar:
+    bar.update(1)
+    bar.update(1)
+"""
+    environment = {**os.environ, "TQDM_DISABLE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
+    assert re.search(r"^train: 2/2 \(100.0%\), ", done.stderr, re.M), done.stderr
 
 
 def test_bar_on_a_terminal():

@@ -108,9 +108,9 @@ def results_table(rows: Sequence[Mapping[str, Any]]) -> str:
     plain = [{key: row[key] for key in row if key != "benchmarks"} for row in rows]
     benchmarks = benchmark_rows(rows)
     tables = [table("Iterations", plain, first=RESULT_COLUMNS, width=width)]
-    return "\n\n".join(tables + (
-        [table("Benchmarks", benchmarks, width=width)] if benchmarks else []
-    ))
+    return "\n\n".join(
+        tables + ([table("Benchmarks", benchmarks, width=width)] if benchmarks else [])
+    )
 
 
 def benchmark_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
