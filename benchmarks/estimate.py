@@ -13,8 +13,8 @@ import sys
 import tempfile
 from collections.abc import Iterable
 
-from main import check
 from tspin.cli import sweep
+from tspin.cli.command import check
 from tspin.config.run import Run
 from tspin.planning import shapes
 from tspin.planning.hours import LENGTHS, Machine, decode, forward

@@ -155,7 +155,7 @@ def measured(rows: int, iterations: int, loss: str, folder: Path) -> dict[str, S
 
 
 def settings(rows: int, iterations: int, loss: str, folder: Path) -> Any:
-    from main import check
+    from tspin.cli.command import check
 
     words = (
         "model=custom", f"model.path={folder}/model", "model.name=none", "model.template=none",

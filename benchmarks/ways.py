@@ -28,7 +28,7 @@ from transformers import (
 )
 
 from benchmarks.shapes import SAMPLED, Case
-from main import check
+from tspin.cli.command import check
 from tspin.data.tokens import Renderer
 from tspin.data.triplets import Key, Triplet, collate, join, keyed, micro_batches
 from tspin.objectives import SFT, SPIN, TSPIN, Objective

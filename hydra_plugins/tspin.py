@@ -1,6 +1,6 @@
 """Hydra's way to our sweeps: gives the points that are left to a launcher, says what came of it.
 
-Planning and reading folders is tspin.cli.sweep's; which points there are, main.py's.
+Planning and reading folders is tspin.cli.sweep's; which points there are, tspin.cli.command's.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import os
 import sys
 import textwrap
 from collections.abc import Sequence
-from contextlib import nullcontext
-from pathlib import Path
-from typing import Any, ClassVar
+from contextlib import nullcontext, redirect_stderr
+from io import StringIO
+from typing import ClassVar
 
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
@@ -22,11 +22,12 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from tspin.cli import sweep as sweeps
+from tspin.cli.folders import root
+from tspin.cli.outcome import INTERRUPTED
 from tspin.tools import signals
 
 log = logging.getLogger("tspin")
 REASON = 100  # characters
-ROOT = Path(__file__).resolve().parent.parent
 
 
 class Points(Sweeper):
@@ -68,38 +69,42 @@ class Points(Sweeper):
     def _launch(self, points: Sequence[sweeps.Point]) -> dict[str, str]:
         """-> name of the run -> why, of those that failed"""
         # Workers begin with another search path, and neither main.py nor this is installed.
-        paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        paths = [str(root()), *filter(None, [os.environ.get("PYTHONPATH")])]
         os.environ["PYTHONPATH"] = os.pathsep.join(paths)
         if not self.serial:
             os.environ["TQDM_DISABLE"] = "1"  # bars of several processes would overwrite each other
         try:
-            # The jobs of other launchers are in the hands of a scheduler.
-            with signals.passed_on() if self.workers_are_ours else nullcontext():
+            # Workers of joblib end with this process; other launchers' jobs are a scheduler's.
+            with signals.watched(0) if self.workers_are_ours else nullcontext():
                 returns = self.launcher.launch([point.launch_words for point in points], 0)
-        except KeyboardInterrupt:  # not in a point (main.job): while other processes work
+        except KeyboardInterrupt:  # not in a point (outcome.of_point): while other processes work
             log.error("interrupted; the same command goes on from here")
-            sys.exit(130)
+            sys.exit(INTERRUPTED)
+        except signals.Preempted as stopped:  # likewise
+            log.error("stopped by %s; the same command goes on from here", stopped)
+            sys.exit(signals.REQUEUE)
         except Exception as error:  # a worker died: the folders say how far each point is
             log.error("error: the launcher failed", exc_info=error)
             now = sweeps.plan(self.plan.name, points)
             left = {point.run.name for point in now.to_run()}
             return dict.fromkeys(left, _reason(error))
-        if any(isinstance(done._return_value, signals.Stopped) for done in returns):
-            log.error("stopped; the same command goes on from here")
-            sys.exit(signals.REQUEUE)
         return {
-            point.run.name: _reason(_error(done))
-            for point, done in zip(points, returns, strict=True)
-            if done.status != JobStatus.COMPLETED
+            point.run.name: _reason(_error(result))
+            for point, result in zip(points, returns, strict=True)
+            if result.status != JobStatus.COMPLETED
         }
 
 
-def _error(done: JobReturn) -> Any:
-    """What a failed point raised; the public property would raise it here."""
-    return done._return_value
+def _error(result: JobReturn) -> BaseException:
+    """What a failed point raised, as Hydra gives it: raised again, with a line we have logged."""
+    try:
+        with redirect_stderr(StringIO()):
+            return AssertionError(result.return_value)
+    except Exception as error:
+        return error
 
 
-def _reason(error: Any) -> str:
+def _reason(error: BaseException) -> str:
     """One line for the table; the whole was logged where it happened."""
-    said = str(error).strip() or type(error).__name__
-    return textwrap.shorten(said.splitlines()[0], REASON, placeholder=" ...")
+    message = str(error).strip() or type(error).__name__
+    return textwrap.shorten(message.splitlines()[0], REASON, placeholder=" ...")

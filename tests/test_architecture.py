@@ -58,7 +58,8 @@ MAY_IMPORT = {
 }
 STAGES = ("prepare", "generate", "score", "train", "evaluate")
 NO_TORCH = (
-    "cli.arguments cli.options cli.status cli.sweep config.run data.annotated data.schemas "
+    "cli.arguments cli.command cli.compose cli.options cli.outcome cli.status cli.stored_run "
+    "cli.sweep config.run data.annotated data.schemas "
     "data.sources data.tokens distributed.launcher distributed.world export.destination micro "
     "micro.open_task micro.task planning.disk runs.artifacts runs.benchmarks runs.evaluation "
     "runs.heartbeat runs.metrics runs.mirror runs.point runs.retention runs.start runs.store "
@@ -160,8 +161,8 @@ def test_the_table_has_no_circle():
 def test_import_direction(module):
     """Types count too: what a module names in a signature it depends on."""
     name = package(module)
-    if name == "__main__":  # by name, when a verb is typed
-        assert not ours(module)
+    if name == "__main__":  # the others by name, when a verb is typed
+        assert ours(module) == {"tspin.cli.outcome"}
         return
     imported = {package(other) for other in ours(module) | ours(module, types=True)} - {name}
     assert imported <= set(MAY_IMPORT[name].split())
@@ -197,11 +198,13 @@ def test_only_self_play_knows_the_stages():
 
 
 def test_main_sees_the_command_line_and_selfplay_alone():
-    names = "config.run tools.terminal distributed.launcher runs.point tools.signals"
-    names += " selfplay.algorithm cli.sweep cli.arguments"
+    names = "tools.terminal distributed.launcher tools.signals selfplay.algorithm cli.sweep"
+    names += " cli.command cli.compose cli.folders cli.outcome"
     known = {f"tspin.{name}" for name in names.split()}
     assert ours("main") - {"main", "hydra_plugins.tspin"} == known
-    assert ours("hydra_plugins.tspin") == {"tspin.tools.signals", "tspin.cli.sweep"}
+    assert ours("hydra_plugins.tspin") == {
+        f"tspin.{name}" for name in "tools.signals cli.sweep cli.folders cli.outcome".split()
+    }
 
 
 @pytest.mark.parametrize("module", [module for module in SOURCES if module.startswith("analysis")])
@@ -212,6 +215,7 @@ def test_analysis_reads_artifacts_only(module):
         "tspin.tracking.replay",
         "tspin.tracking.wandb",
     }  # to W&B, by the road of a live run
+    told |= {"tspin.cli.options", "tspin.cli.outcome"}  # how options are read, errors shown
     assert ours_there <= {"tspin.runs.artifacts", "tspin.tools.files"} | told
     assert not third_party(module) & {"torch", "transformers", "wandb", "hydra", "omegaconf"}
 
@@ -225,8 +229,8 @@ def test_analysis_reads_artifacts_only(module):
         ("itables", {"analysis.report.page"}),
         ("jinja2", {"analysis.report.page"}),
         ("lm_eval", {"tspin.harness.evaluation", "tspin.harness.tasks"}),
-        ("hydra", {"main", "hydra_plugins.tspin"}),
-        ("omegaconf", {"main", "hydra_plugins.tspin"}),
+        ("hydra", {"main", "hydra_plugins.tspin", "tspin.cli.command", "tspin.cli.compose"}),
+        ("omegaconf", {"main", "hydra_plugins.tspin", "tspin.cli.command", "tspin.cli.compose"}),
         ("pydantic", {"tspin.config.run"}),
         ("vllm", {"tspin.sampling.vllm_worker.__main__"}),
         ("peft", {"tspin.policy.adapters"}),
@@ -244,6 +248,12 @@ def test_a_library_has_one_home(library, home):
         if library in {name.split(".")[0] for name, _ in imports(module, types=types)}
     }
     assert found == home
+
+
+def test_hydra_is_used_by_its_public_interfaces():
+    names = [(module, name) for module in SOURCES for name, _ in imports(module)]
+    private = [(module, name) for module, name in names if name.startswith("hydra._internal")]
+    assert names and private == []
 
 
 def test_torch_stays_out_until_there_is_something_to_compute():

@@ -8,8 +8,9 @@ import sys
 from collections.abc import Sequence
 
 from tspin import __version__
+from tspin.cli import outcome
 
-# verb -> module with a main(arguments) -> exit code, and one line of help
+# verb -> module with a main(arguments), and one line of help
 VERBS = {
     "plan": ("tspin.cli.plan", "memory, hours and disk of a run, before anything starts"),
     "status": ("tspin.cli.status", "how far runs are, and which of them live"),
@@ -45,9 +46,14 @@ def main(arguments: Sequence[str]) -> int:
         hint = f"; did you mean {near[0]}?" if near else ""
         sys.stderr.write(f"error: unknown verb {verb}{hint} (choices: {', '.join(VERBS)})\n")
         return 2
-    code = importlib.import_module(VERBS[verb][0]).main(rest)
-    assert isinstance(code, int)
-    return code
+    outcome.configure_logging()
+    try:
+        importlib.import_module(VERBS[verb][0]).main(rest)
+    except outcome.MENDABLE as error:
+        return outcome.exit_code(error)
+    except SystemExit as end:  # --help of argparse
+        return int(end.code or 0)
+    return 0
 
 
 def usage() -> str:

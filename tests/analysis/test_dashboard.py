@@ -1,9 +1,11 @@
 """The dashboard and the command line of analysis: nothing drawn that no run logs."""
 
+import io
 import json
 import re
 import subprocess
 import sys
+from contextlib import redirect_stderr
 from pathlib import Path
 
 import pytest
@@ -123,11 +125,13 @@ def chosen(value=None):
 
 
 def run(*arguments):
-    """-> the line that python -m analysis ends with, or None"""
+    """-> the line that python -m analysis ends with, its exit code without one, or None"""
+    errors = io.StringIO()
     try:
-        main(arguments)
+        with redirect_stderr(errors):
+            main(arguments)
     except SystemExit as stopped:
-        return stopped.code
+        return errors.getvalue().rstrip("\n") or stopped.code
     return None
 
 
@@ -199,7 +203,7 @@ def test_help_has_a_line_for_each_command(capsys):
         (["objectives", "rnus=x"], "unknown option rnus=; did you mean runs=?"),
         (["objectives", "runs"], "runs: write runs=VALUE"),
         (["dashboard", "--sav"], "did you mean save=?"),
-        (["dashboard", "--save=yes"], "--save=yes: write --save, or nothing"),
+        (["dashboard", "--save=yes"], "save=yes: unknown value"),
     ],
 )
 def test_what_is_mistyped_is_one_line_with_the_nearest(arguments, says):

@@ -6,6 +6,7 @@ Errors come from main.main in this process; a few are asked of a real one.
 import logging
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -16,9 +17,12 @@ import pytest
 import yaml
 
 import main
+from tspin.cli.command import SWITCHES, VALUED, check
+from tspin.cli.compose import compose
+from tspin.cli.folders import CONF, SWEEPS, root
 from tspin.selfplay import algorithm
 
-ROOT = Path(main.__file__).parent
+ROOT = root()
 
 
 @pytest.fixture
@@ -193,8 +197,13 @@ PRESETS = "paper, quick, spin_code, spin_paper"
         ("evals=paper,quick", ["evals=paper,quick is a sweep: add -m"]),
         ("evals=null", ["evals=null", "leaderboard_v2, local, none"]),
         ("evals=gsm8k evals.limt=3", ["key evals.limt", "did you mean limit?"]),
-        ("evals.tasks.gsm8k.shots=3", ["evals.tasks.gsm8k.shots"]),
+        ("evals.tasks.gsm8k.shots=3", ["write +evals.tasks.gsm8k.shots=3"]),
         ("seed=1 -m loss=sft,tspn", ["loss=tspn", LOSSES]),
+        # appending what is there, and flags
+        ("+seed=1", ["+seed=1: seed is there already; write seed=VALUE"]),
+        ("+coef.alpha=0.3", ["+coef.alpha=0.3: coef.alpha is there already"]),
+        ("--muti seed=0,1", ["--muti", "--hydra-help"]),
+        ("--cfg jbo", ["jbo", "--hydra-help"]),
     ],
 )
 def test_one_line_names_the_key_and_the_choices(refused, words, says):
@@ -224,7 +233,7 @@ def test_without_the_hub_the_paper_run_says_what_to_give(tmp_path, model, hub):
     assert not list(tmp_path.rglob("runs"))
 
 
-@pytest.mark.parametrize("reachable", ["weights", "data"])
+@pytest.mark.parametrize("reachable", ["policy.weights", "data.annotated"])
 def test_what_is_out_of_reach_is_said_before_anything_is_loaded(
     monkeypatch, tmp_path, caplog, reachable
 ):
@@ -234,7 +243,8 @@ def test_what_is_out_of_reach_is_said_before_anything_is_loaded(
     def loaded(*args, **kwargs):
         raise AssertionError("loaded")
 
-    other = {"weights": "data", "data": "weights"}[reachable]
+    both = ["policy.weights", "data.annotated"]
+    (other,) = set(both) - {reachable}
     monkeypatch.setattr(f"tspin.{reachable}.check_reachable", lambda *a, **k: None)
     monkeypatch.setattr(f"tspin.{other}.check_reachable", out_of_reach)
     monkeypatch.setattr("tspin.policy.weights.fetch", loaded)
@@ -245,8 +255,8 @@ def test_what_is_out_of_reach_is_said_before_anything_is_loaded(
     with pytest.raises(SystemExit) as stopped:
         main.main()
     assert stopped.value.code == 1
-    said = [r.getMessage() for r in caplog.records if r.levelno >= logging.INFO]
-    assert said == ["error: out of reach"]
+    messages = [r.getMessage() for r in caplog.records if r.levelno >= logging.INFO]
+    assert messages == ["error: out of reach"]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -268,35 +278,74 @@ def test_an_interrupt_ends_the_command_in_one_line(cli, monkeypatch, caplog, wor
     assert "the same command goes on" in caplog.messages[-1]
 
 
-def test_help_lists_the_groups_and_options_that_exist(cli, capsys):
+def listed(text):
+    """--help -> (group -> options, sweeps)"""
+    part = text.split("Groups (GROUP=OPTION)\n")[1].split("\n\n")[0]
+    groups = {}
+    for line in re.sub(r"\n {3,}", " ", part).splitlines():
+        name, *options = line.split()
+        groups[name] = options
+    sweeps = re.sub(r"\n  -m .*", "", text.split("Sweeps (-m sweep=NAME)\n")[1].split("\n\n")[0])
+    return groups, sweeps.split()
+
+
+def shown_by_help(call, capsys, *words):
     with pytest.raises(SystemExit) as stopped:
-        cli("--help")
+        call(*words, "--help")
     assert not stopped.value.code
-    text = capsys.readouterr().out
-    lines = text.split("Groups (")[1].split("Values (")[0].splitlines()[1:]
-    listed = {}
-    for line in filter(str.strip, lines):
-        group, options = re.split(r" {2,}", line.strip())[:2]
-        listed[group] = set(re.findall(r"[\w/-]+", options)) - {"or", "TASK"}
-    there = {
-        group.name: {str(f.relative_to(group).with_suffix("")) for f in group.rglob("*.yaml")}
-        for group in main.CONF.iterdir()
+    return capsys.readouterr().out
+
+
+def test_help_lists_the_groups_and_options_that_exist(cli, capsys):
+    groups, sweeps = listed(shown_by_help(cli, capsys))
+    files = {
+        group.name: sorted(str(f.relative_to(group).with_suffix("")) for f in group.rglob("*.yaml"))
+        for group in CONF.iterdir()
         if group.is_dir() and group.name != "hydra"
     }
-    there["evals"].remove("tasks")  # what evals=TASK,TASK becomes
-    assert listed == there
-    (sweeps,) = re.findall(r"Sweeps \(-m\): (.*)", text)
-    assert sorted(sweeps.split()) == sorted(path.stem for path in main.SWEEPS.glob("*.yaml"))
+    assert groups == files
+    assert sweeps == sorted(path.stem for path in SWEEPS.glob("*.yaml"))
+
+
+def test_help_lists_what_is_added_to_conf_and_sweeps(tmp_path):
+    """A checkout with an option, a group and a sweep more; nothing of the help names them."""
+    for name in ("main.py", "conf", "sweeps", "tspin", "hydra_plugins"):
+        source, target = ROOT / name, tmp_path / name
+        shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
+    (tmp_path / "conf/loss/mine.yaml").write_text("name: mine\n")
+    (tmp_path / "conf/own").mkdir()
+    (tmp_path / "conf/own/first.yaml").write_text("{}\n")
+    (tmp_path / "sweeps/nightly.yaml").write_text("points: [loss=spin]\n")
+    done = subprocess.run([sys.executable, tmp_path / "main.py", "--help"], capture_output=True,
+                          text=True, env={**os.environ, "PYTHONPATH": ""})  # fmt: skip
+    groups, sweeps = listed(done.stdout)
+    assert "mine" in groups["loss"] and groups["own"] == ["first"] and "nightly" in sweeps
+
+
+def test_help_lists_the_options_of_a_config_dir(cli, capsys, tmp_path):
+    (tmp_path / "own" / "model").mkdir(parents=True)
+    (tmp_path / "own/model/mine.yaml").write_text("name: mine\n")
+    groups, _ = listed(shown_by_help(cli, capsys, f"--config-dir={tmp_path / 'own'}"))
+    assert {"micro", "mine"} <= set(groups["model"])
+
+
+def test_the_flags_that_are_known_are_those_of_hydra(cli, capsys):
+    """Which of them take a value is how values of flags are told from overrides."""
+    with pytest.raises(SystemExit):
+        cli("--hydra-help")
+    text = capsys.readouterr().out
+    shown = re.findall(r"^(--[\w-]+)(?:,(-\w+))? :", text, re.M)
+    ours = [*SWITCHES, *VALUED, ("--cfg", "-c"), ("--info", "-i")]
+    assert sorted(tuple(filter(None, names)) for names in shown) == sorted(ours)
 
 
 def test_every_command_that_help_shows_is_right(cli, capsys, started, tmp_path):
-    with pytest.raises(SystemExit):
-        cli("--help")
-    shown = re.findall(r"^ +python main\.py(.*?)(?:  .*)?$", capsys.readouterr().out, re.M)
+    text = shown_by_help(cli, capsys)
+    shown = re.findall(r"^ +python main\.py(.*?)(?:  .*)?$", text, re.M)
     assert len(shown) >= 6
     for words in shown:
         if "--hydra-help" not in words:
-            main.check(words.split())
+            check(words.split())
 
 
 @pytest.mark.parametrize(
@@ -311,13 +360,13 @@ def test_every_command_of_a_page_is_right(page):
     assert shown or page != "README.md"
     for words in shown:
         if words.strip() not in ("--help", "--cfg job"):
-            said = re.sub(r"\$(\w+)", lambda match: variables[match[1]], words)
-            main.check(said.split())
+            typed = re.sub(r"\$(\w+)", lambda match: variables[match[1]], words)
+            check(typed.split())
 
 
 def test_the_tests_that_the_method_page_names_are_there():
     text = (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
-    named = re.findall(r"`(test_\w+\.py)(?:::(test_\w+?)(\.\.\.)?)?`", text)
+    named = re.findall(r"`((?:\w+/)?test_\w+\.py)(?:::(test_\w+?)(\.\.\.)?)?`", text)
     assert len(named) >= 10
     for file, start, cut in named:
         source = (ROOT / "tests" / file).read_text(encoding="utf-8")
@@ -333,7 +382,7 @@ def test_cfg_job_prints_the_composed_configuration(cli, capsys, started):
 
 def test_info_shows_the_search_path(cli, capsys, started):
     cli("loss=spin", "--info", "searchpath")
-    assert str(main.CONF) in capsys.readouterr().out and started == []
+    assert str(CONF) in capsys.readouterr().out and started == []
 
 
 @pytest.mark.parametrize(
@@ -367,7 +416,7 @@ def test_tasks_are_no_sweep(cli):
 
 
 def test_no_task_that_we_name_ourselves_looks_like_a_misspelt_option(point):
-    files = (main.CONF / "evals").glob("*.yaml")
+    files = (CONF / "evals").glob("*.yaml")
     named = {t for f in files for t in yaml.safe_load(f.read_text()).get("tasks", {})}
     named |= {"leaderboard", "leaderboard_math_algebra_hard", "arc_challenge", "ifeval", "mmlu"}
     assert {"gsm8k", "leaderboard_bbh"} <= named
@@ -405,8 +454,8 @@ def test_no_task_that_we_name_ourselves_looks_like_a_misspelt_option(point):
     ],
 )
 def test_a_run_is_named_for_what_it_is(words, name):
-    with hydra.initialize_config_dir(str(main.CONF), version_base="1.3"):
-        assert main.compose(words.split()).name == name
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        assert compose(words.split()).name == name
 
 
 def test_the_folder_is_the_name_in_runs_dir(point, tmp_path):
@@ -442,7 +491,7 @@ def test_a_swept_option_may_need_another_swept_value(cli):
 def test_options_of_ones_own(point, tmp_path, how):
     own = tmp_path / "own" / "model"
     own.mkdir(parents=True)
-    text = (main.CONF / "model" / "micro.yaml").read_text().replace("name: micro", "name: mine")
+    text = (CONF / "model" / "micro.yaml").read_text().replace("name: micro", "name: mine")
     (own / "mine.yaml").write_text(text)
     run = point(how.format(tmp_path / "own"), "model=mine", "coef.alpha=0.3")
     assert run.name == "mine-tspin-micro-s0-alpha=0.3"

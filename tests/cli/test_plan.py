@@ -176,20 +176,43 @@ def test_what_is_trained_is_what_a_checkpoint_holds():
     assert plan.trained(SHAPE, lora) == 41_943_040
 
 
-def test_the_table_of_a_24_gb_card_is_what_the_function_says():
+LONG = ["model.max_length=2048", "decoding.max_new_tokens=256", "decoding.batch_size=16"]
+OWN = ["model=custom", "model.template=chat", "data=ultrachat", "compute=cuda",
+       "compute.micro_batch=1", *LONG]  # fmt: skip
+MODELS = {  # of the table of docs/memory.md: a name, and the overrides that choose it
+    "SmolLM2-135M": ["model=smollm2", "data=ultrachat", "compute=cuda", *LONG],
+    "SmolLM2-360M": [*OWN, "model.path=HuggingFaceTB/SmolLM2-360M-Instruct"],
+    "SmolLM2-1.7B": [*OWN, "model.path=HuggingFaceTB/SmolLM2-1.7B-Instruct"],
+    "Zephyr-7B, Mistral-7B": ["model=zephyr", "compute=cuda", *LONG],
+}
+
+
+def test_the_table_of_a_24_gb_card_is_what_memory_says():
     text = (ROOT / "docs" / "memory.md").read_text(encoding="utf-8")
-    assert plan.card(24) in text
+    rows = [
+        line.strip("| ").split(" | ") for line in text.splitlines() if line[:3] in ("| S", "| Z")
+    ]
+    assert len(rows) == 6 * len(MODELS)
+    for model, how, *cells in rows:
+        overrides = [] if how == "default" else how.strip("`").split()
+        run = compose(*MODELS[model], *overrides)
+        m = memory(shapes.find(run.model), run, device="cuda")
+        numbers = m.weights, m.gradients + m.state, m.training, m.sampling, m.peak
+        fits = "yes" if m.peak <= 24 * plan.GB else "no"
+        assert cells == [*(f"{number / plan.GB:.1f}" for number in numbers), fits]
 
 
 def test_the_command(capsys):
     assert tspin(["plan", "model=zephyr", "compute=cuda", "--gpus", "1", "4"]) == 0
-    said = capsys.readouterr().out
-    assert "7.242e9 weights in float32, products in bfloat16" in said
-    assert "4 fsdp2" in said and "peak in training" in said and "29 GB a checkpoint" in said
+    text = capsys.readouterr().out
+    assert "7.242e9 weights in float32, products in bfloat16" in text
+    assert "4 fsdp2" in text and "peak in training" in text and "29 GB a checkpoint" in text
     assert tspin(["plan", "model=zephyr", "lora=default"]) == 0
     assert "fsdp2" not in capsys.readouterr().out  # see launch.whole
     assert tspin(["plan", "model=zephir"]) == 1
     assert "did you mean zephyr" in capsys.readouterr().err
     assert tspin(["plan", "model=zephyr", "--gpus", "0"]) == 1
+    assert tspin(["plan", "--gpus", "x"]) == 1
+    assert capsys.readouterr().err.count("\n") == 2
     assert tspin(["plna"]) == 2
     assert "did you mean plan" in capsys.readouterr().err

@@ -351,7 +351,7 @@ def test_what_is_wrong_is_one_line(tmp_path, capsys):
     made(tmp_path / "inner", "run")
     for folder, says in ((tmp_path, f"there are runs in {tmp_path / 'inner'}"),
                          (tmp_path / "none", "is no folder")):  # fmt: skip
-        assert commands.main(["status", str(folder)]) == 2
+        assert commands.main(["status", str(folder)]) == 1
         error = capsys.readouterr().err
         assert says in error and error.count("\n") == 1
     assert commands.main(["statsu"]) == 2
@@ -362,8 +362,7 @@ def test_every_verb_is_in_the_help(capsys):
     assert commands.main([]) == 0
     text = capsys.readouterr().out
     assert all(re.search(rf"^  {verb} ", text, re.M) for verb in commands.VERBS)
-    with pytest.raises(SystemExit):
-        commands.main(["status", "--help"])
+    assert commands.main(["status", "--help"]) == 0
     text = capsys.readouterr().out
     assert all(re.search(rf"^  {state} ", text, re.M) for state in status.STATES)
 

@@ -14,24 +14,25 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
 
 import hydra
 import pytest
 import yaml
 from omegaconf import OmegaConf
 
-import main
 from tspin.cli import arguments, sweep
+from tspin.cli.command import check
+from tspin.cli.compose import typed as as_run
+from tspin.cli.folders import CONF, SWEEPS, root
 from tspin.config.load import dump
 from tspin.config.schedules import at
 from tspin.runs.artifacts import RunDir
 from tspin.tools.files import read_json, write_json, write_text
 from tspin.tracking.replay import eval_key
 
-ROOT = Path(main.__file__).parent
-NAMES = sorted(path.stem for path in main.SWEEPS.glob("*.yaml"))
-WANDB = sorted((main.SWEEPS / "wandb").glob("*.yaml"))
+ROOT = root()
+NAMES = sorted(path.stem for path in SWEEPS.glob("*.yaml"))
+WANDB = sorted((SWEEPS / "wandb").glob("*.yaml"))
 # Counted by hand: method.md, "Experiments to rebuild".
 COUNTS = {
     "alpha_beta": 16,  # 4 alphas x 4 betas
@@ -51,7 +52,7 @@ TINY = ["data.size=16", "data.heldout=4", "optim.epochs=1", "track=none"]
 
 def points(*typed):
     """What `python main.py -m TYPED` would run."""
-    return main.check(["-m", *typed]).points
+    return check(["-m", *typed]).points
 
 
 def names(found):
@@ -189,10 +190,10 @@ def test_a_point_is_what_hydra_makes_of_its_words(typed):
     for point in points(*typed)[::5]:
         made = []
         for line in (point.words, point.launch_words):  # the latter have the tags and the name
-            with hydra.initialize_config_dir(str(main.CONF), version_base="1.3"):
+            with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
                 whole = hydra.compose("config", list(line), return_hydra_config=True)
                 ours = OmegaConf.masked_copy(whole, [key for key in whole if key != "hydra"])
-                made.append(main.typed(ours, whole.hydra))
+                made.append(as_run(ours, whole.hydra))
         assert made[1] == point.run
         assert replace(made[0], track=point.run.track) == point.run
 
@@ -205,7 +206,7 @@ def test_a_point_is_what_hydra_makes_of_its_words(typed):
         ("point: [loss=tspin]", ["unknown key point", "did you mean points?"]),
         ("points: loss=tspin", ["points has to be a list"]),
         ("title: only", ["neither points nor include"]),
-        ("points: [{loss: tspin}]", ["{'loss': 'tspin'} is no line of words"]),
+        ("points: [{loss: tspin}]", ["{'loss': 'tspin'} is no line of overrides"]),
         ("points: [tspin]", ["tspin is neither GROUP=OPTION nor KEY=VALUE"]),
         ("points: [~loss]", ["~loss: nothing can be left out"]),
         ('points: ["loss=\'tspin"]', ["No closing quotation"]),
@@ -253,14 +254,14 @@ def test_a_wandb_sweep_has_the_points_of_ours(file):
     for combination in product(*values.values()):
         args = {k: {"value": v} for k, v in zip(values, combination, strict=True)}
         line = create_sweep_command_args({"args": args})["args_no_hyphens"]
-        (point,) = main.check(line).points
+        (point,) = check(line).points
         found.append(point.run.name)
     assert sorted(found) == sorted(names(points(f"sweep={file.stem}")))
 
 
 def test_what_is_one_grid_is_there_for_wandb_too():
     """Unions of grids (table1, table4, figure4a, paper) are none; figure4c is another name."""
-    one = {name for name in NAMES if len(arguments.read_sweep(name, main.SWEEPS)) == 1}
+    one = {name for name in NAMES if len(arguments.read_sweep(name, SWEEPS)) == 1}
     assert {file.stem for file in WANDB} == one - {"figure4c"}
 
 
@@ -367,7 +368,7 @@ def test_missing_benchmarks_are_left_to_do(runs, monkeypatch):
     (point,) = runs("selfplay.iterations=1")
     finish(point, 0)
     assert sweep.plan("x", [point]).num_done == 1
-    monkeypatch.setattr(sweep.benchmark, "missing", lambda out, run: ["gsm8k"])
+    monkeypatch.setattr(sweep.benchmarks, "due", lambda out, run: ["gsm8k"])
     assert sweep.plan("x", [point]).num_done == 0
 
 

@@ -1,6 +1,6 @@
 """conf/ against the paper, and what config.load lets through. No model; torch for loss_at alone.
 
-Every option is composed by main.compose, the road of the command line.
+Every option is composed by cli.compose, the road of the command line.
 """
 
 import copy
@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import main
+from tspin.cli.compose import compose
+from tspin.cli.folders import CONF
 from tspin.config.identity import IDENTITY_FREE, history, run_name
 from tspin.config.load import dump, load
 from tspin.config.schedules import at
@@ -21,7 +22,7 @@ from tspin.tools.files import flatten
 
 OPTIONS = {
     group.name: sorted(str(f.relative_to(group).with_suffix("")) for f in group.rglob("*.yaml"))
-    for group in sorted(main.CONF.iterdir())
+    for group in sorted(CONF.iterdir())
     if group.is_dir() and group.name != "hydra"
 }
 GIVEN = ["model.path=org/model", "data.path=pairs.jsonl"]  # the mandatory values
@@ -30,8 +31,8 @@ SPIN_LR = [5e-7, 5e-7, 1e-7, 1e-7]
 
 @cache
 def composed(*overrides):
-    with hydra.initialize_config_dir(str(main.CONF), version_base="1.3"):
-        return main.compose(list(overrides))
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(list(overrides))
 
 
 def tree(loss="tspin", **changes):

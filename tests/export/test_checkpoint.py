@@ -10,7 +10,6 @@ import re
 import select
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import datasets
@@ -24,13 +23,13 @@ from support.tiny import compose, micro_tokenizer, play, random_model, sentencep
 from tokenizers.processors import TemplateProcessing
 
 import tspin
-from main import check
 from tspin.__main__ import VERBS, main
-from tspin.cli import options as asked
 from tspin.cli.chat import shown
+from tspin.cli.command import check
 from tspin.data import annotated
 from tspin.data.tokens import Renderer
 from tspin.export import chat_template, destination
+from tspin.export.opening import Source
 from tspin.export.pairs import Joined
 from tspin.policy.weights import fetch, weight_digest
 from tspin.runs import retention
@@ -337,17 +336,16 @@ def test_removed_weights_are_named_with_the_way_out(run, said, tmp_path):
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verbs_help_has_examples_of_it(verb, capsys):
     """Those of KEY=VALUE name options that there are; nothing is wider than a terminal."""
-    with suppress(SystemExit):  # argparse's way to end
-        main([verb, "--help"])
+    assert main([verb, "--help"]) == 0
     told = capsys.readouterr().out
     assert told.startswith(f"usage: python -m tspin {verb} ")
     examples = [line.split() for line in told.split("examples:\n")[1].splitlines()]
     assert examples and all(words[:4] == ["python", "-m", "tspin", verb] for words in examples)
     assert max(map(len, told.splitlines())) <= 100
-    if hasattr(importlib.import_module(VERBS[verb][0]), "OPTIONS"):
-        options = importlib.import_module(VERBS[verb][0]).OPTIONS
+    module = importlib.import_module(VERBS[verb][0])
+    if hasattr(module, "parser"):
         for words in examples:
-            asked.read([word for word in words[4:] if "=" in word], options)
+            module.parser().read([word for word in words[4:] if "=" in word])
 
 
 def test_every_verb_on_a_page_is_said_right():
@@ -359,8 +357,8 @@ def test_every_verb_on_a_page_is_said_right():
     assert {verb for verb, _ in shown} == set(VERBS)
     for verb, words in shown:
         module = importlib.import_module(VERBS[verb][0])
-        if words and hasattr(module, "OPTIONS"):
-            asked.read(words.split(), module.OPTIONS)
+        if words and hasattr(module, "parser"):
+            module.parser().read(words.split())
         elif verb == "plan":
             check([word for word in words.split() if "=" in word])
 
@@ -444,7 +442,7 @@ def test_a_changed_source_is_refused_where_it_is_needed(run):
     file.write_text(before.replace("Be brief.", "Be long."))
     try:
         with pytest.raises(ValueError, match="has a system message"):
-            Joined(cfg, run, run.iteration(1), renderer)
+            Joined(Source(cfg, run, run.iteration(1)), renderer)
     finally:
         file.write_text(before)
 

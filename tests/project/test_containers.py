@@ -16,7 +16,7 @@ import pytest
 import yaml
 from packaging.specifiers import SpecifierSet
 
-import main
+from tspin.cli.command import check
 from tspin.tools.signals import REQUEUE
 
 try:
@@ -24,7 +24,7 @@ try:
 except ModuleNotFoundError:  # Python 3.10, where pytest brings it
     import tomli as tomllib
 
-ROOT = Path(main.__file__).parent
+ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 SUPPORTED, EXTRAS = SpecifierSet(PROJECT["requires-python"]), PROJECT["optional-dependencies"]
 
@@ -142,7 +142,7 @@ def skypilot():
 def test_kubernetes_runs_a_right_command_and_takes_the_code_as_no_failure():
     spec = kubernetes()["spec"]
     (container,) = spec["template"]["spec"]["containers"]
-    (point,) = main.check(container["args"]).points
+    (point,) = check(container["args"]).points
     grace = spec["template"]["spec"]["terminationGracePeriodSeconds"]
     assert 2 * point.run.compute.grace_seconds < grace
     rules = {
@@ -165,7 +165,7 @@ def test_skypilot_installs_and_runs_what_is_there():
     assert installs(task["setup"]) == ["torch", ".[evals,remote]"]
     assert {"evals", "remote"} <= set(EXTRAS)
     (words,) = re.findall(r"python main\.py (.*)", task["run"])
-    (point,) = main.check(words.replace("$BUCKET", task["envs"]["BUCKET"]).split()).points
+    (point,) = check(words.replace("$BUCKET", task["envs"]["BUCKET"]).split()).points
     assert point.run.sync.url == task["envs"]["BUCKET"]
     assert task["resources"]["job_recovery"]["recover_on_exit_codes"] == [REQUEUE]
 

@@ -262,13 +262,13 @@ def test_beginning_from_what_is_gone_says_why(kept):
 
 def test_a_sweep_that_keeps_the_last_shares_as_one_that_keeps_all(tmp_path, monkeypatch):
     """Its points are announced, so iteration 0 stays until the last of them has linked it."""
-    import main
     from tspin.cli import sweep
+    from tspin.cli.command import check
     from tspin.selfplay import algorithm
 
     words = ["track=none", "data.size=16", "data.heldout=4", "optim.epochs=1", "model=micro",
              "selfplay.iterations=2", "selfplay.keep=last", f"runs_dir={tmp_path}"]  # fmt: skip
-    points = main.check(["-m", "coef.beta=0,0.1,0.2", *words]).points
+    points = check(["-m", "coef.beta=0,0.1,0.2", *words]).points
     plan = sweep.plan("betas", points)
     sweep.announce(plan.to_run())
     seen = trained(monkeypatch)

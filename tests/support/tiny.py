@@ -117,7 +117,7 @@ def play(root, loss, *overrides, name=None):
 
 def compose(*overrides: str) -> Run:
     """A Run as the command line makes it, named "test" and tracked nowhere."""
-    from main import typed
+    from tspin.cli.compose import typed
 
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = hydra.compose("config", ["name=test", "track=none", *overrides])

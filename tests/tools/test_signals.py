@@ -12,20 +12,19 @@ import subprocess
 import sys
 import time
 from importlib.util import find_spec
-from pathlib import Path
 
 import hydra
 import pytest
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
-from safetensors import safe_open
 
-import main
+from tspin.cli.folders import CONF, root
 from tspin.runs.artifacts import RunDir
 from tspin.tools import signals
+from tspin.tools.files import owner
 from tspin.tools.signals import REQUEUE, Preempted
 
-ROOT = Path(main.__file__).parent
+ROOT = root()
 HANDLED = (*signals.SIGNALS, signal.SIGALRM)
 
 
@@ -177,7 +176,7 @@ def weights(folder):
 
 
 def preempted(folder, launcher, pid):
-    """A sweep of one point under `launcher`, sent SIGTERM while it trains. -> what it said, code
+    """A sweep of one point under `launcher`, sent SIGTERM while it trains. -> what it wrote, code
 
     pid  of the process that is sent it, from that of the sweep
     """
@@ -191,35 +190,35 @@ def preempted(folder, launcher, pid):
             assert time.monotonic() < until and sweep.poll() is None
             time.sleep(0.02)
         os.kill(pid(sweep), signal.SIGTERM)
-        _, said = sweep.communicate(timeout=400)
+        _, message = sweep.communicate(timeout=400)
     finally:
         sweep.kill()
-    return said, sweep.returncode
+    return message, sweep.returncode
 
 
 def test_submitit_requeues_a_job_that_ends_with_the_weights_of_an_unbroken_one(tmp_path):
     broken, whole = tmp_path / "broken", tmp_path / "whole"
     jobs = broken / "runs/multirun/.submitit"
     # A job is called by the process that starts it, which passes signals on.
-    said, code = preempted(
+    message, code = preempted(
         broken, "submitit_local", lambda sweep: int(next(jobs.glob("[0-9]*")).name)
     )
-    assert code == 0, said
+    assert code == 0, message
     log = "".join(path.read_text() for path in jobs.glob("*/*_log.*"))
     assert "Requeued job" in log and log.count("stopped by SIGTERM") == 1
     assert start(whole).wait(400) == 0
     assert weights(broken) == weights(whole)
 
 
-def test_joblib_passes_it_on_and_the_command_asks_to_be_requeued(tmp_path):
-    """One of its two workers has no point; it must not end the other before that has saved."""
+def test_a_signal_ends_a_joblib_sweep_and_its_workers(tmp_path):
+    """Nothing is asked to save: no process is left, and the same command goes on."""
     folder = tmp_path / "run"
-    said, code = preempted(folder, "joblib", lambda sweep: sweep.pid)
-    assert code == REQUEUE, said
-    assert said.count("stopped by SIGTERM; the same command goes on from here") == 1
-    out = RunDir(folder / "runs/run").iteration(0)
-    with safe_open(out.train_state, framework="pt") as state:
-        assert int(state.metadata()["next_step"]) == len(out.metrics.read_text().splitlines())
+    message, code = preempted(folder, "joblib", lambda sweep: sweep.pid)
+    assert code == REQUEUE, message
+    assert message.count("stopped by SIGTERM; the same command goes on from here") == 1
+    run = RunDir(folder / "runs/run")
+    with owner(run.path):  # its lock is free: the worker is gone
+        assert not run.iteration(0).done.exists()
 
 
 # --- Slurm ---------------------------------------------------------------------------------------
@@ -241,7 +240,7 @@ def test_the_preset_for_slurm_is_a_preemptible_array(tmp_path, monkeypatch):
     for name in ("srun", "sbatch"):
         executable(tmp_path, name, "")
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    with hydra.initialize_config_dir(str(main.CONF), version_base="1.3"):
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = hydra.compose("config", ["hydra/launcher=slurm"], return_hydra_config=True)
     HydraConfig.instance().set_config(cfg)
     told = OmegaConf.to_container(cfg.hydra.launcher, resolve=True)

@@ -11,12 +11,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from tspin.cli import options
-from tspin.cli.options import Told
+from tspin.cli.options import BOOLEAN, KeyParser
+from tspin.cli.stored_run import StoredRun, add_run
 from tspin.config.run import Run
 from tspin.policy.policy import Policy, load
 from tspin.policy.weights import check_reachable, fetch
-from tspin.runs.artifacts import RunDir
 from tspin.sampling.native import respond
 from tspin.sampling.requests import Request, sample_seed
 from tspin.tools.terminal import beside, printable, terminal_width
@@ -25,50 +24,56 @@ BASE = "base"
 QUIT = ("/quit", "/exit")
 NARROW = 60  # characters; below that two answers stand one under the other
 WIDEST = 160  # of two columns
-ABOUT = f"""Every line you type is a prompt of its own, in the form and with the sampling of the
-run; the same line again is another sample. {QUIT[0]}, Ctrl-D or, at an empty line, Ctrl-C ends it;
-Ctrl-C while it answers stops the answer. Lines may be piped: under one seed they are answered
-alike.
-
-  python -m tspin chat run=runs/NAME
-  python -m tspin chat run=runs/NAME iteration=4 against={BASE}
-  python -m tspin chat run=runs/NAME greedy=true < prompts.txt"""
-OPTIONS = {
-    "run": options.RUN,
-    "iteration": ("last", f"best, last, a number, or {BASE}: the initial policy"),
-    "against": ("", "another one, whose answers stand beside"),
-    "system": ("", "a system message before every prompt"),
-    "greedy": ("false", "true: the likeliest token at every step"),
-    "tokens": ("", "of an answer at most (default: decoding.max_new_tokens of the run)"),
-    "seed": ("0", "of the samples"),
-}
 
 
-def main(arguments: Sequence[str]) -> int:
-    return options.answer("chat", ABOUT, OPTIONS, arguments, _chat)
+def parser() -> KeyParser:
+    options = KeyParser(
+        "chat",
+        about="Every line you type is a prompt of its own, in the form and with the sampling of "
+        f"the\nrun; the same line again is another sample. {QUIT[0]}, Ctrl-D or, at an empty line, "
+        "Ctrl-C ends it;\nCtrl-C while it answers stops the answer. Lines may be piped: under one "
+        "seed they are answered\nalike.",
+        examples="  python -m tspin chat run=runs/NAME\n"
+        f"  python -m tspin chat run=runs/NAME iteration=4 against={BASE}\n"
+        "  python -m tspin chat run=runs/NAME greedy=true < prompts.txt",
+    )
+    add_run(options)
+    options.option(
+        "iteration", f"best, last, a number, or {BASE}: the initial policy", default="last"
+    )
+    options.option("against", "another one, whose answers stand beside", default="")
+    options.option("system", "a system message before every prompt", default="")
+    options.option(
+        "greedy", "true: the likeliest token at every step", default="false", choices=BOOLEAN
+    )
+    options.option(
+        "tokens", "of an answer at most; without it decoding.max_new_tokens of the run", default=""
+    )
+    options.option("seed", "of the samples", default="0")
+    return options
 
 
-def _chat(told: Told) -> None:
-    greedy = options.choice(told, "greedy", ("true", "false")) == "true"
-    if not told["seed"].isdecimal():
-        raise ValueError(f"seed={told['seed']} is no whole number from 0")
-    cfg, folder = options.opened(told["run"])
-    if told["tokens"]:
-        cfg = _longer(cfg, told["tokens"])
-    words = [told[key] for key in ("iteration", "against") if told[key]]
-    policies = {name: _load(cfg, path) for name, path in (_found(cfg, folder, w) for w in words)}
-    system = told["system"] or None
+def main(arguments: Sequence[str]) -> None:
+    options = parser().read(arguments)
+    greedy = options["greedy"] == "true"
+    if not options["seed"].isdecimal():
+        raise ValueError(f"seed={options['seed']} is no whole number from 0")
+    run = StoredRun.open(options["run"])
+    cfg = _longer(run.cfg, options["tokens"]) if options["tokens"] else run.cfg
+    chosen = [options[key] for key in ("iteration", "against") if options[key]]
+    policies = {name: _load(cfg, path) for name, path in (_weights(run, c) for c in chosen)}
+    system = options["system"] or None
     at_terminal = sys.stdin.isatty()
     if at_terminal:
         how = "greedy" if greedy else f"temperature {cfg.decoding.temperature:g}"
         sys.stdout.write(
-            f"{folder.path.name}: {' and '.join(policies)}, {how}, at most "
+            f"{run.folder.path.name}: {' and '.join(policies)}, {how}, at most "
             f"{cfg.decoding.max_new_tokens} tokens. {QUIT[0]} ends it.\n"
         )
     for number, line in enumerate(_lines(at_terminal)):
-        seed = None if greedy else sample_seed(int(told["seed"]), number, line)
+        seed = None if greedy else sample_seed(int(options["seed"]), number, line)
         try:
-            said = {
+            answers = {
                 name: answer(policy, line, cfg, seed=seed, system=system)
                 for name, policy in policies.items()
             }
@@ -79,7 +84,7 @@ def _chat(told: Told) -> None:
             continue
         if at_terminal:
             sys.stdout.write(_notes(next(iter(policies.values())), line, cfg, system))
-        sys.stdout.write(shown(said, width=min(terminal_width(), WIDEST)))
+        sys.stdout.write(shown(answers, width=min(terminal_width(), WIDEST)))
         sys.stdout.flush()
 
 
@@ -98,9 +103,9 @@ def answer(
     return policy.renderer.text(response) + ("" if ended else " ...")
 
 
-def shown(said: Mapping[str, str], *, width: int) -> str:
-    """The answer; two in columns under their names, or one under the other where it is narrow."""
-    texts = {name: printable(text) or "(nothing)" for name, text in said.items()}
+def shown(answers: Mapping[str, str], *, width: int) -> str:
+    """One answer as it is, two in columns under their names, or one under the other."""
+    texts = {name: printable(text) or "(nothing)" for name, text in answers.items()}
     if len(texts) == 1:
         (text,) = texts.values()
     elif width < NARROW:
@@ -158,13 +163,13 @@ def _typed() -> Iterator[str]:
         yield line
 
 
-def _found(cfg: Run, folder: RunDir, word: str) -> tuple[str, Path]:
-    """What a word names, and its weights."""
-    if word == BASE:
-        check_reachable(cfg.model)
-        return "initial policy", fetch(cfg.model)
-    out = options.iteration(folder, word)
-    return f"iteration {out.t}", options.weights(folder, out)
+def _weights(run: StoredRun, name: str) -> tuple[str, Path]:
+    """What an iteration, or BASE, is called here, and its weights."""
+    if name == BASE:
+        check_reachable(run.cfg.model)
+        return "initial policy", fetch(run.cfg.model)
+    out = run.iteration(name)
+    return f"iteration {out.t}", run.weights(out)
 
 
 def _load(cfg: Run, weights: Path) -> Policy:

@@ -6,17 +6,18 @@ lock, what it is doing by its heartbeat.
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tspin.cli import sweep
+from tspin.cli.options import Parser
 from tspin.cli.sweep import Item, Plan, duration
 from tspin.runs import heartbeat
 from tspin.runs.artifacts import RunDir, run_dirs
@@ -26,9 +27,9 @@ from tspin.tools.files import is_owned, owned_by, read_json
 from tspin.tools.terminal import rate_text, table, terminal_width
 
 STATES = ("running", "waiting", "failed", "dead", "stopped", "not started", "complete")
-QUIET = 600.0  # seconds without a unit done, beyond which (and 10 units' time) it is said
+QUIET = 600.0  # seconds without a unit done, beyond which (and 10 units' time) there is a warning
 FIRST_UNIT = 3600.0  # likewise before there is a rate
-HELP = """A table of the runs in RUNS; it can be asked for at any time.
+HELP = """A table of the runs in RUNS, whether they go on or not.
 
 states
   running      a process holds its folder
@@ -39,7 +40,7 @@ states
   not started  it has a folder, and no process has said a word there
   complete     nothing is left to do
 After failed, dead and stopped the same command goes on where it was."""
-EXAMPLES = """examples:
+EXAMPLES = """\
   python -m tspin status
   python -m tspin status runs/paper --watch 10"""
 
@@ -89,11 +90,11 @@ def survey(runs: Path, *, now: float | None = None) -> list[Status]:
     plan = sweep.plan(str(runs), points)
     items = {item.name: item for item in plan.items}
     clock = time.time() if now is None else now
-    found = [_status(folder, plan, items.get(folder.path.name), clock) for folder in folders]
-    return sorted(found, key=lambda status: (STATES.index(status.state), status.run))
+    statuses = [_status(folder, plan, items.get(folder.path.name), clock) for folder in folders]
+    return sorted(statuses, key=lambda status: (STATES.index(status.state), status.run))
 
 
-def describe(runs: Path, found: Sequence[Status], *, width: int) -> str:
+def describe(runs: Path, statuses: Sequence[Status], *, width: int) -> str:
     """The table, what is to be said of single runs, and the sum."""
     rows = [
         {
@@ -109,19 +110,18 @@ def describe(runs: Path, found: Sequence[Status], *, width: int) -> str:
             "heartbeat": None if status.heartbeat is None else f"{duration(status.heartbeat)} ago",
             "warnings": len(status.warnings) or None,
         }
-        for status in found
+        for status in statuses
     ]
-    said = [f"{status.run}: {warning}" for status in found for warning in status.warnings]
-    return "\n\n".join(
-        filter(None, [table("Runs", rows, width=width), "\n".join(said), total(runs, found)])
-    )
+    warnings = [f"{status.run}: {warning}" for status in statuses for warning in status.warnings]
+    parts = [table("Runs", rows, width=width), "\n".join(warnings), total(runs, statuses)]
+    return "\n\n".join(filter(None, parts))
 
 
-def total(runs: Path, found: Sequence[Status]) -> str:
+def total(runs: Path, statuses: Sequence[Status]) -> str:
     """N runs, and how many of them in which state."""
-    counts = Counter(status.state for status in found)
+    counts = Counter(status.state for status in statuses)
     parts = [f"{counts[state]} {state}" for state in STATES if counts[state]]
-    return f"{runs}: {len(found)} run{'s' * (len(found) != 1)}: {', '.join(parts)}"
+    return f"{runs}: {len(statuses)} run{'s' * (len(statuses) != 1)}: {', '.join(parts)}"
 
 
 def _status(folder: RunDir, plan: Plan, item: Item | None, now: float) -> Status:
@@ -177,8 +177,8 @@ def _place(beat: Beat | None) -> tuple[int | None, str | None]:
     """Iteration and stage of "iteration 3: train"; other stages are of none."""
     if beat is None or beat.stage is None:
         return None, None
-    found = re.fullmatch(r"iteration (\d+): (.*)", beat.stage)
-    return (int(found[1]), found[2]) if found else (None, beat.stage)
+    match = re.fullmatch(r"iteration (\d+): (.*)", beat.stage)
+    return (int(match[1]), match[2]) if match else (None, beat.stage)
 
 
 def _run_left(
@@ -236,12 +236,12 @@ def _text(seconds: float | None) -> str | None:
 # --- the command ---------------------------------------------------------------------------------
 
 
-def main(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m tspin status",
-        description=HELP,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def main(arguments: Sequence[str]) -> None:
+    parser = Parser(
+        "status",
+        "[RUNS ...] [--json] [--watch SECONDS]",
+        about=HELP,
+        examples=EXAMPLES,
     )
     parser.add_argument(
         "runs", nargs="*", type=Path, default=[Path("runs")], metavar="RUNS",
@@ -249,28 +249,23 @@ def main(arguments: Sequence[str]) -> int:
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="one JSON object a run and line")
     parser.add_argument("--watch", type=float, metavar="SECONDS", help="again and again, so often")
-    asked = parser.parse_args(arguments)
-    if asked.watch is not None and asked.watch <= 0:
-        parser.error(f"--watch {asked.watch:g} has to be above 0")
-    try:
+    options = parser.parse_args(arguments)
+    if options.watch is not None and options.watch <= 0:
+        raise ValueError(f"--watch {options.watch:g} has to be above 0")
+    with suppress(KeyboardInterrupt):  # how watching ends
         while True:
-            text = "".join(_shown(folder, as_json=asked.json) for folder in asked.runs)
-            if asked.watch is not None and sys.stdout.isatty() and not asked.json:
+            text = "".join(_shown(folder, as_json=options.json) for folder in options.runs)
+            if options.watch is not None and sys.stdout.isatty() and not options.json:
                 text = f"\x1b[H\x1b[2J{text}"  # on a clear screen
             sys.stdout.write(text)
             sys.stdout.flush()
-            if asked.watch is None:
-                return 0
-            time.sleep(asked.watch)
-    except (ValueError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    except KeyboardInterrupt:
-        return 0
+            if options.watch is None:
+                return
+            time.sleep(options.watch)
 
 
 def _shown(runs: Path, *, as_json: bool) -> str:
-    found = survey(runs.expanduser())
+    statuses = survey(runs.expanduser())
     if as_json:
-        return "".join(json.dumps(asdict(status)) + "\n" for status in found)
-    return f"{describe(runs, found, width=terminal_width())}\n"
+        return "".join(json.dumps(asdict(status)) + "\n" for status in statuses)
+    return f"{describe(runs, statuses, width=terminal_width())}\n"

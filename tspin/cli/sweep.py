@@ -1,8 +1,8 @@
 """What a sweep is about to do, how far it is, what came of it: read from the folders of its runs.
 
 No counters and no torch: a point is done when its files are there, so a sweep that was killed goes
-on, and one that is complete says so at once. Which iterations are equal by definition is said by
-`Run.history`; selfplay links them, here they are counted.
+on, and one that is complete says so at once. Which iterations are equal by definition,
+`Run.history` says; selfplay links them, here they are counted.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Plan:
-    """The points of a sweep and what the folders said of them when it was made.
+    """The points of a sweep and what is done of them, as it was read from the folders.
 
     leaders  names of the points that make an iteration which others of the plan wait for
     timed    seconds of finished iterations by kind, and by each beginning of a kind
@@ -199,33 +199,35 @@ class Plan:
         )
 
     def _differences(self) -> list[dict[str, str]]:
-        """Per point the words in which the points differ; of a single point its name."""
+        """Per point the overrides in which the points differ; of a single point its name."""
         if len(self.items) == 1:
             return [{"run": self.items[0].name}]
-        said = [{key(w): w.split("=", 1)[1] for w in item.point.words} for item in self.items]
-        keys = list(dict.fromkeys(k for words in said for k in words))
-        keys = [k for k in keys if len({words.get(k) for words in said}) > 1 and k != ITERATIONS]
+        points = [{key(w): w.split("=", 1)[1] for w in item.point.words} for item in self.items]
+        keys = list(dict.fromkeys(k for values in points for k in values))
+        keys = [
+            k for k in keys if len({values.get(k) for values in points}) > 1 and k != ITERATIONS
+        ]
         last = [k.rsplit(".", 1)[-1] for k in keys]
         short = {
             k: word if last.count(word) == 1 and word not in COLUMNS else k
             for k, word in zip(keys, last, strict=True)
         }
-        return [{short[k]: words[k] for k in keys if k in words} for words in said]
+        return [{short[k]: values[k] for k in keys if k in values} for values in points]
 
 
 def plan(name: str, points: Sequence[Point]) -> Plan:
     """Reads the folders. name: what the sweep is called."""
     done = {point.run.name: facts_of(point) for point in points}
     todo = any(len(done[point.run.name]) < len(point.iterations) for point in points)
-    found = [(point, done[point.run.name]) for point in points]
-    found += [(other, facts_of(other)) for other in others(points)] if todo else []
-    made: dict[tuple[Path, str], str] = {}  # iteration -> the run that has it, or will
+    known = [(point, done[point.run.name]) for point in points]
+    known += [(other, facts_of(other)) for other in others(points)] if todo else []
+    owners: dict[tuple[Path, str], str] = {}  # iteration -> the run that has it, or will
     timed: dict[Kind, list[float]] = {}
     costs = {kind[0] for point in points for kind in point.kinds}
-    for point, finished in found:
+    for point, finished in known:
         for t, facts in finished.items():
             if not point.folder.iteration(t).removed.exists():  # else selfplay trains it, mostly
-                made.setdefault((point.run.folder.parent, point.histories[t]), point.run.name)
+                owners.setdefault((point.run.folder.parent, point.histories[t]), point.run.name)
             cost, objective, samples = point.kinds[t]
             if "from" not in facts and facts["seconds"] and cost in costs:
                 for kind in (point.kinds[t], (cost,), (objective, samples), ()):
@@ -240,7 +242,7 @@ def plan(name: str, points: Sequence[Point]) -> Plan:
                 steps.append(Step(t, point.kinds[t], source, sum(facts["seconds"].values())))
                 continue
             iteration = (point.run.folder.parent, point.histories[t])
-            source = made.setdefault(iteration, point.run.name)
+            source = owners.setdefault(iteration, point.run.name)
             if source == point.run.name or not point.run.selfplay.share:
                 source = None
             elif source in done and t not in done[source]:
@@ -306,11 +308,11 @@ def _worth(out: Iteration) -> dict[str, float]:
     if not out.evaluation.exists():
         return {}
     facts = read_json(out.evaluation)
-    found = {
+    numbers = {
         "average": facts.get("average", {}).get("value"),
         "accuracy": facts.get("heldout", {}).get("exact_match,greedy", {}).get("value"),
     }
-    return {name: value for name, value in found.items() if value is not None}
+    return {name: value for name, value in numbers.items() if value is not None}
 
 
 # --- saying --------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """README.md of an exported policy: method, configuration, data, results, how to use it.
 
-Everything comes from the files of the run; nothing of the machine it ran on is told.
+Everything comes from the files of the run; nothing of the machine it ran on is in it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from tspin.config import identity
 from tspin.config.load import dump
 from tspin.config.run import Run
 from tspin.data.sources import SUFFIXES
+from tspin.export.opening import Source
 from tspin.runs.artifacts import Iteration, RunDir
 from tspin.runs.metrics import StepLog
 from tspin.tools.files import read_json
@@ -28,7 +29,6 @@ SECTIONS = ("seed", "model", "loss", "coef", "data", "optim")
 ROLES = {"annotated": "annotated y", "synthetic": "synthetic y'", "proto": "proto-synthetic y0"}
 HUB_ID = r"[\w-][\w.-]*/[\w.-]+"
 
-# Placeholders in braces; jinja and LaTeX are not spoken here.
 TEXT = """
 # {title}
 
@@ -73,10 +73,11 @@ The licence is that of the model and the data it was made from.
 """
 
 
-def write(cfg: Run, folder: RunDir, out: Iteration, made: Path, *, messages: bool) -> None:
-    """README.md and its picture into `made`. messages: whether the tokenizer has a chat template"""
+def write(source: Source, target: Path, *, messages: bool) -> None:
+    """README.md and its picture in `target`. messages: whether the tokenizer has a chat template"""
     from huggingface_hub import ModelCard, ModelCardData
 
+    cfg, folder, out = source.cfg, source.folder, source.out
     results = _results(out)
     data = ModelCardData(
         library_name="transformers",
@@ -84,7 +85,7 @@ def write(cfg: Run, folder: RunDir, out: Iteration, made: Path, *, messages: boo
         tags=["t-spin", "self-play", cfg.loss.label],
         base_model=cfg.model.path if _on_hub(cfg.model.path) else None,
         datasets=[cfg.data.path] if _on_hub(cfg.data.path) else None,
-        model_name=title(folder, out),
+        model_name=source.title,
         eval_results=_index(cfg, results) or None,
     )
     if messages:
@@ -97,7 +98,7 @@ def write(cfg: Run, folder: RunDir, out: Iteration, made: Path, *, messages: boo
     objective = cfg.loss_at(out.t)
     _, coefficients = objective.key()
     text = TEXT.format(
-        title=title(folder, out),
+        title=source.title,
         model=cfg.model.name,
         t=out.t,
         label=cfg.loss.label,
@@ -110,18 +111,13 @@ def write(cfg: Run, folder: RunDir, out: Iteration, made: Path, *, messages: boo
         results=_table(results, _results(folder.base)),
         picture=PICTURE,
         facts=_facts(cfg, folder, out),
-        config=yaml.safe_dump(shown(cfg), sort_keys=False),
+        config=yaml.safe_dump(configuration(cfg), sort_keys=False),
     )
-    ModelCard(f"---\n{data.to_yaml()}\n---\n{text}").save(made / "README.md")
-    picture(folder, out).savefig(made / PICTURE, dpi=120)
+    ModelCard(f"---\n{data.to_yaml()}\n---\n{text}").save(target / "README.md")
+    picture(folder, out).savefig(target / PICTURE, dpi=120)
 
 
-def title(folder: RunDir, out: Iteration) -> str:
-    """What an iteration is called where others see it."""
-    return f"{folder.path.absolute().name}-iter{out.t}"
-
-
-def shown(cfg: Run) -> dict[str, Any]:
+def configuration(cfg: Run) -> dict[str, Any]:
     """What of the configuration decides the numbers; of paths on this machine the last part."""
     tree = {key: value for key, value in dump(cfg).items() if key in SECTIONS}
     for section in ("model", "data"):
@@ -151,12 +147,12 @@ def picture(folder: RunDir, out: Iteration) -> Any:
     over = f", means over {width}" if width > 1 else ""
     left.set(xlabel=f"optimiser step{over}", ylabel="log-probability, nats")
     left.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
-    found = [(-1, _results(folder.base))] + [(each.t, _results(each)) for each in passed]
-    name = next((m for _, results in found for m in results), None)
+    by_iteration = [(-1, _results(folder.base)), *((each.t, _results(each)) for each in passed)]
+    name = next((m for _, results in by_iteration for m in results), None)
     if name is None:
         figure.delaxes(right)
         return figure
-    points = [(t, results[name]["value"]) for t, results in found if name in results]
+    points = [(t, results[name]["value"]) for t, results in by_iteration if name in results]
     right.plot(*zip(*points, strict=True), marker="o")
     right.set(xlabel="after iteration", ylabel=name)
     right.set_xticks(*zip(*((t, "initial" if t < 0 else str(t)) for t, _ in points), strict=True))
@@ -174,14 +170,14 @@ def _results(out: Iteration) -> dict[str, dict[str, Any]]:
     """Metric -> value, stderr: held-out ones first, then benchmarks as "TASK METRIC"."""
     if not out.evaluation.exists():
         return {}
-    found = read_json(out.evaluation)
-    heldout = found["heldout"] if "heldout" in found else {}
+    facts = read_json(out.evaluation)
+    heldout = facts["heldout"] if "heldout" in facts else {}
     results = {
         f"held-out {metric}": heldout[metric]
         for metric in HELDOUT_COLUMNS.values()
         if metric in heldout
     }
-    for task, result in (found["benchmarks"] if "benchmarks" in found else {}).items():
+    for task, result in (facts["benchmarks"] if "benchmarks" in facts else {}).items():
         results |= {f"{task} {metric}": value for metric, value in result["metrics"].items()}
     return results
 
@@ -214,12 +210,12 @@ def _table(results: Mapping[str, dict[str, Any]], base: Mapping[str, dict[str, A
         return "None: no prompts were held out and no benchmark was run."
     lines = ["| | initial policy | this policy |", "|---|---|---|"]
     for name, estimate in results.items():
-        before = _said(base[name]) if name in base else "-"
-        lines.append(f"| {name} | {before} | {_said(estimate)} |")
+        before = _text(base[name]) if name in base else "-"
+        lines.append(f"| {name} | {before} | {_text(estimate)} |")
     return "\n".join(lines)
 
 
-def _said(estimate: Mapping[str, Any]) -> str:
+def _text(estimate: Mapping[str, Any]) -> str:
     value, stderr = estimate["value"], estimate["stderr"]
     return f"{value:.4g}" if stderr is None else f"{value:.4g} +- {stderr:.2g}"
 

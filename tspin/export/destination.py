@@ -1,8 +1,8 @@
 """Where something for others goes: a folder of this disk, or a repository of the hub.
 
 `to=FOLDER` must not be there yet; `to=hub:OWNER/NAME` is written to a temporary folder and pushed
-with the login that huggingface_hub finds (HF_TOKEN or `hf auth login`), private unless told
-otherwise. `to=hub` names the repository itself, among those of the login.
+with the login that huggingface_hub finds (HF_TOKEN or `hf auth login`), private unless
+private=false. `to=hub` names the repository itself, among those of the login.
 """
 
 from __future__ import annotations
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 HUB = "hub"
-TO = (None, f"FOLDER, which must not be there yet, {HUB}:OWNER/NAME or {HUB}")
-PRIVATE = ("true", "of a new repository on the hub: true or false")
 LONGEST = 96  # characters that the hub takes for a name
 
 
@@ -66,9 +64,9 @@ def opened(
         place = Place(Path(folder), to)
         yield place
         with _hub(wanted) as api:
-            made = api.create_repo(wanted, repo_type=kind, private=private, exist_ok=True)
-            api.upload_folder(repo_id=made.repo_id, repo_type=kind, folder_path=folder)
-        place.where = str(made)
+            repository = api.create_repo(wanted, repo_type=kind, private=private, exist_ok=True)
+            api.upload_folder(repo_id=repository.repo_id, repo_type=kind, folder_path=folder)
+        place.where = str(repository)
 
 
 def _on_hub(to: str) -> bool:

@@ -15,28 +15,16 @@ from typing import Any
 
 import pyarrow as pa
 
-from tspin.cli import options
-from tspin.cli.options import Told
+from tspin.cli.options import KeyParser
 from tspin.config.run import Run
 from tspin.data import annotated
 from tspin.data.tokens import TEXT_TEMPLATES, Renderer
-from tspin.export import card, destination
-from tspin.runs.artifacts import Iteration, RunDir
+from tspin.export import opening
+from tspin.export.opening import Source
+from tspin.runs.artifacts import RunDir
 from tspin.tools.files import read_json, write_text
 from tspin.tools.parquet import each_row, write_rows
 
-ABOUT = """Writes the prompts of a run with annotated, synthetic and proto-synthetic responses, for
-TRL (preference: prompt, chosen, rejected) and as triplets, in parquet files that `datasets` loads:
-load_dataset(FOLDER, "preference") and load_dataset(FOLDER, "triplets").
-
-  python -m tspin pairs run=runs/NAME iteration=1 to=FOLDER
-  python -m tspin pairs run=runs/NAME to=hub:OWNER/NAME"""
-OPTIONS = {
-    "run": options.RUN,
-    "iteration": options.ITERATION,
-    "to": destination.TO,
-    "private": destination.PRIVATE,
-}
 IDS = pa.list_(pa.int32())
 TRIPLETS = pa.schema(
     [("id", pa.string()), ("system", pa.string()), ("prompt", pa.string())]
@@ -74,56 +62,60 @@ The licence is that of the data and of the model that sampled.
 """
 
 
-def main(arguments: Sequence[str]) -> int:
-    return options.answer("pairs", ABOUT, OPTIONS, arguments, _pairs)
+def parser() -> KeyParser:
+    options = KeyParser(
+        "pairs",
+        about="Writes the prompts of a run with annotated, synthetic and proto-synthetic "
+        "responses, for\nTRL (preference: prompt, chosen, rejected) and as triplets, in parquet "
+        "files that `datasets` loads:\n"
+        'load_dataset(FOLDER, "preference") and load_dataset(FOLDER, "triplets").',
+        examples="  python -m tspin pairs run=runs/NAME iteration=1 to=FOLDER\n"
+        "  python -m tspin pairs run=runs/NAME to=hub:OWNER/NAME",
+    )
+    opening.add_options(options)
+    return options
 
 
-def _pairs(told: Told) -> None:
-    private = options.choice(told, "private", ("true", "false")) == "true"
-    destination.check(told["to"])
-    cfg, folder = options.opened(told["run"])
-    out = options.iteration(folder, told["iteration"])
-    to = destination.opened(told["to"], "dataset", name=card.title(folder, out), private=private)
-    with to as place:
-        count = pairs(cfg, folder, out, place.folder)
-    sys.stdout.write(f"{count} triplets of iteration {out.t} of {folder.path} -> {place.where}\n")
+def main(arguments: Sequence[str]) -> None:
+    with opening.opened(parser().read(arguments), "dataset") as (source, place):
+        count = pairs(source, place.folder)
+    path, t = source.folder.path, source.out.t
+    sys.stdout.write(f"{count} triplets of iteration {t} of {path} -> {place.where}\n")
 
 
-def pairs(cfg: Run, folder: RunDir, out: Iteration, made: Path) -> int:
-    """Fills the folder `made` with the pairs and triplets of iteration `out`. -> how many"""
-    from tspin.policy import policy
-
+def pairs(source: Source, target: Path) -> int:
+    """Fills the folder `target` with the pairs and triplets. -> how many"""
+    cfg, folder, out = source.cfg, source.folder, source.out
     if not (out.synthetic.exists() and folder.proto.exists()):
         raise ValueError(
             f"iteration {out.t} of {folder.path} has no samples: {cfg.loss.label} needs none "
             "(track.diagnostics=true samples anyway)"
         )
     # The tokenizer of the last iteration, whose weights always stay.
-    renderer = policy.renderer(
-        options.weights(folder, options.iteration(folder, "last")), template=cfg.model.template
-    )
+    renderer = source.renderer(source.weights("last"))
     chat = cfg.model.template == "chat"
     shape = MESSAGES if chat else pa.string()
     preference = pa.schema([(name, shape) for name in ("prompt", "chosen", "rejected")])
     count = Counter(row["split"] for row in each_row(folder.prompts, "split"))
-    joined = Joined(cfg, folder, out, renderer)
+    joined = Joined(source, renderer)
     for split in count:
         two = (_messages(r) if chat else _plain(r, renderer) for r in joined.rows(split))
-        write_rows(made / _file("preference", split), two, preference)
-        write_rows(made / _file("triplets", split), joined.rows(split), TRIPLETS)
-    write_text(made / "README.md", _card(cfg, folder, out, list(count), count.total()))
+        write_rows(target / _file("preference", split), two, preference)
+        write_rows(target / _file("triplets", split), joined.rows(split), TRIPLETS)
+    write_text(target / "README.md", _card(source, list(count), count.total()))
     return count.total()
 
 
 class Joined:
     """Rows of the schema TRIPLETS, in the order of the run; the samples alone are in memory."""
 
-    def __init__(self, cfg: Run, folder: RunDir, out: Iteration, renderer: Renderer) -> None:
+    def __init__(self, source: Source, renderer: Renderer) -> None:
+        folder = source.folder
         self.prompts, self.renderer = folder.prompts, renderer
-        self.systems = _systems(cfg, folder, renderer)
+        self.systems = _systems(source.cfg, folder, renderer)
         self.samples = {
-            role: {row["id"]: row for row in source.each("id", "response", "response_ids")}
-            for role, source in (("synthetic", out.synthetic), ("proto", folder.proto))
+            role: {row["id"]: row for row in samples.each("id", "response", "response_ids")}
+            for role, samples in (("synthetic", source.out.synthetic), ("proto", folder.proto))
         }
 
     def rows(self, split: str) -> Iterator[dict[str, Any]]:
@@ -157,8 +149,8 @@ def _systems(cfg: Run, folder: RunDir, renderer: Renderer) -> dict[str, str | No
     odd = [row for row in prompts if ids(row["prompt"], None) != list(row["prompt_ids"])]
     if not odd:
         return {}
-    source = annotated.load(cfg.data)
-    systems = {pair.id: pair.system for pair in (*source.train, *source.heldout)}
+    data = annotated.load(cfg.data)
+    systems = {pair.id: pair.system for pair in (*data.train, *data.heldout)}
     for row in odd:
         if row["id"] not in systems or ids(row["prompt"], systems[row["id"]]) != list(
             row["prompt_ids"]
@@ -194,7 +186,8 @@ def _file(config: str, split: str) -> Path:
     return Path(config) / f"{split}-00000-of-00001.parquet"
 
 
-def _card(cfg: Run, folder: RunDir, out: Iteration, splits: Sequence[str], count: int) -> str:
+def _card(source: Source, splits: Sequence[str], count: int) -> str:
+    cfg = source.cfg
     files = {
         config: "\n".join(f"  - split: {s}\n    path: {_file(config, s)}" for s in splits)
         for config in ("preference", "triplets")
@@ -202,11 +195,11 @@ def _card(cfg: Run, folder: RunDir, out: Iteration, splits: Sequence[str], count
     chat = cfg.model.template == "chat"
     return CARD.format(
         **files,
-        title=card.title(folder, out),
+        title=source.title,
         data=cfg.data.name,
-        digest=read_json(folder.data)["digest"],
+        digest=read_json(source.folder.data)["digest"],
         model=cfg.model.name,
-        t=out.t,
+        t=source.out.t,
         label=cfg.loss.label,
         seed=cfg.seed,
         temperature=cfg.decoding.temperature if cfg.decoding.sample else "0 (greedy)",

@@ -60,7 +60,7 @@ def generate(
             answered = zip(ids_of[number], responses, strict=True)
             rows = [response_row(engine.renderer, i, response) for i, response in answered]
             write_rows(out.part(number), rows, RESPONSES)
-            signals.stop_if_asked()
+            signals.stop_if_requested()
         world.barrier()
     manifest = {
         **facts,

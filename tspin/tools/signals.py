@@ -9,31 +9,23 @@ Requeued is the same command. Who has to ask for that differs: see `leave`. No t
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import re
 import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
 REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: not done, try again
 # Slurm, Kubernetes, spot machines; sbatch --signal, by custom; submitit.
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-TELL_SECONDS = 0.2  # between two looks at who of our workers has begun to listen
 
 
 class Preempted(BaseException):
     """Not an Exception: who handles failures must not take it for one."""
-
-
-class Stopped(Exception):
-    """What it becomes where other points of a sweep share the process: an outcome of one."""
 
 
 @dataclass
@@ -78,13 +70,13 @@ def watched(grace: float) -> Iterator[None]:
 
 @contextmanager
 def held() -> Iterator[None]:
-    """Until its end, stopping waits for whoever asks `boundary` or `stop_if_asked`."""
+    """Until its end, stopping waits for whoever calls `boundary` or `stop_if_requested`."""
     _watch.held = True
     try:
         yield
     finally:
         _watch.held = False
-    stop_if_asked()
+    stop_if_requested()
 
 
 def boundary() -> bool:
@@ -94,7 +86,7 @@ def boundary() -> bool:
     return _watch.received is not None
 
 
-def stop_if_asked() -> None:
+def stop_if_requested() -> None:
     if boundary():
         stop()
 
@@ -124,48 +116,6 @@ def leave() -> int:
         requeue(received, None)
     # No result: to submitit the job is not over.
     sys.exit(REQUEUE)
-
-
-@contextmanager
-def passed_on() -> Iterator[None]:
-    """Inside, a signal goes to the processes that work for this one (joblib's) once they `watched`.
-
-    One that works on nothing, or not yet, would be killed by it, and its executor then kills the
-    others while they save.
-    """
-    received: list[int] = []
-    done = threading.Event()
-
-    def tell() -> None:
-        while not done.wait(TELL_SECONDS):
-            for process in multiprocessing.active_children() if received else []:
-                if process.pid is not None and _listens(process.pid):
-                    with suppress(ProcessLookupError):
-                        os.kill(process.pid, received[0])
-
-    former = {n: signal.signal(n, lambda number, _: received.append(number)) for n in SIGNALS}
-    telling = threading.Thread(target=tell, daemon=True)
-    telling.start()
-    try:
-        yield
-    finally:
-        done.set()
-        telling.join()
-        for number, handler in former.items():
-            signal.signal(number, handler)
-
-
-def _listens(pid: int) -> bool:
-    """Whether a process has a handler for SIGUSR1, which nobody else in Python has.
-
-    Without /proc it is not known and taken to be so.
-    """
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return not Path("/proc/self/status").exists()
-    (caught,) = re.findall(r"^SigCgt:\s*([0-9a-f]+)", status, re.MULTILINE)
-    return bool(int(caught, 16) >> (signal.SIGUSR1 - 1) & 1)
 
 
 def _receive(number: int, frame: FrameType | None) -> None:

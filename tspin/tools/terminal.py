@@ -8,12 +8,11 @@ from __future__ import annotations
 import logging
 import shutil
 import sys
-import time
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import StringIO
-from typing import Any, Protocol
+from typing import Any
 
 from rich.box import Box
 from rich.console import Console
@@ -25,6 +24,8 @@ from tspin.tools import activity
 
 log = logging.getLogger("tspin")
 WIDE = 100_000  # characters: wider than any table
+LOG_SECONDS = 30.0  # between two lines of a stage in a log
+LINE = "{desc}: {n_fmt}/{total_fmt} ({percentage:.1f}%), {rate_fmt}, {remaining} left{postfix}"
 
 # The order of the table's columns; each is named in docs/runs.md.
 RESULT_COLUMNS = (
@@ -44,43 +45,53 @@ _HEADER_RULE = Box("    \n    \n -- \n    \n    \n -- \n    \n    \n", ascii=Tru
 _MARKS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")  # turn a line around
 
 
-class Progress(Protocol):
-    def update(self, n: int = 1, **postfix: float | str) -> None:
-        """Count n more units as done and show `postfix` (name=value) beside them."""
+class Progress(tqdm):
+    """A bar of tqdm's, with values beside it; what is done goes to `activity`, too."""
+
+    def update(self, n: float | None = 1, **values: float | str) -> bool | None:
+        """n more units are done. values: name=value, shown beside"""
+        if values:
+            # refresh=False: the bar redraws at its own pace, not once per step
+            shown = (f"{name} {_show(value)}" for name, value in values.items())
+            self.set_postfix_str(", ".join(shown), refresh=False)
+        activity.advance(int(n or 0))
+        return super().update(n)
+
+
+class LogLines(Progress):
+    """Without a terminal: a log line every LOG_SECONDS, and one where the stage ends."""
+
+    logged = -1  # units done when a line was last logged
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        if self.n != self.logged:
+            self.logged = self.n
+            log.info("%s", str(self))  # at once: self goes on
 
 
 @contextmanager
 def progress(
-    total: int,
-    desc: str,
-    unit: str,
-    *,
-    initial: int = 0,
-    every: float = 30.0,
-    show: bool = True,
-    clock: Callable[[], float] = time.monotonic,
+    total: int, desc: str, unit: str, *, initial: int = 0, show: bool = True
 ) -> Iterator[Progress]:
-    """Progress of one stage: a bar on a terminal, otherwise a log line every `every` seconds.
+    """Progress of one stage: a bar on a terminal, log lines elsewhere; none of a short stage.
 
     initial  units done before this process began: they count as done, not towards the rate.
     show     False on every process but the first.
-    clock    seconds, monotonic; the log lines read it (the bar keeps tqdm's own).
     """
-    if not show:
-        yield _Silent()
-        return
     activity.begin(desc, unit, total=total, initial=initial)
-    if sys.stderr.isatty():
+    facts: dict[str, Any] = {"total": total, "desc": desc, "unit": unit, "initial": initial}
+    if not show:
+        with Progress(**facts, disable=True) as bar:
+            yield bar
+    elif sys.stderr.isatty():
         # Log lines of the stage go above the bar instead of through it.
-        with (
-            logging_redirect_tqdm(),
-            tqdm(total=total, desc=desc, unit=unit, initial=initial, dynamic_ncols=True) as bar,
-        ):
-            yield _Bar(bar)
+        with logging_redirect_tqdm(), Progress(**facts, dynamic_ncols=True) as bar:
+            yield bar
     else:
-        lines = _Lines(total, desc, unit, initial=initial, every=every, clock=clock)
-        yield lines
-        lines.finish()  # not reached when the stage raises: it did not finish
+        pace = {"mininterval": LOG_SECONDS, "delay": LOG_SECONDS, "miniters": 1, "smoothing": 0}
+        # disable: TQDM_DISABLE is of bars
+        with LogLines(**facts, **pace, disable=False, bar_format=LINE, file=StringIO()) as lines:
+            yield lines
 
 
 def terminal_width() -> int:
@@ -95,9 +106,11 @@ def results_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """
     width = terminal_width()
     plain = [{key: row[key] for key in row if key != "benchmarks"} for row in rows]
-    found = benchmark_rows(rows)
+    benchmarks = benchmark_rows(rows)
     tables = [table("Iterations", plain, first=RESULT_COLUMNS, width=width)]
-    return "\n\n".join(tables + ([table("Benchmarks", found, width=width)] if found else []))
+    return "\n\n".join(
+        tables + ([table("Benchmarks", benchmarks, width=width)] if benchmarks else [])
+    )
 
 
 def benchmark_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
@@ -147,8 +160,8 @@ def table(
     }
     blocks = []
     for number, block in enumerate(_blocks(cells, width)):
-        said = [row for row in flat if any(row.get(name) is not None for name in block[1:])]
-        blocks.append(_grid(said if number else flat, block))
+        filled = [row for row in flat if any(row.get(name) is not None for name in block[1:])]
+        blocks.append(_grid(filled if number else flat, block))
     return "\n\n".join([f"{title}\n{blocks[0]}" if blocks else title, *blocks[1:]])
 
 
@@ -180,12 +193,12 @@ def _steers(character: str) -> bool:
 
 def _blocks(cells: Mapping[str, Sequence[str]], width: int) -> list[list[str]]:
     """The columns cut into blocks that fit, the first column in each."""
-    room = {name: max(map(len, column)) + 3 for name, column in cells.items()}  # 3: between
+    widths = {name: max(map(len, column)) + 3 for name, column in cells.items()}  # 3: between
     blocks: list[list[str]] = []
     for name in cells:
         if not blocks:
             blocks.append([name])
-        elif sum(room[column] for column in (*blocks[-1], name)) <= width:
+        elif sum(widths[column] for column in (*blocks[-1], name)) <= width:
             blocks[-1].append(name)
         else:
             blocks.append([blocks[0][0], name])
@@ -218,79 +231,9 @@ def _plain(grid: Table, width: int) -> str:
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
 
-class _Silent:
-    def update(self, n: int = 1, **postfix: float | str) -> None:
-        pass
-
-
-class _Bar:
-    def __init__(self, bar: tqdm):
-        self._bar = bar
-
-    def update(self, n: int = 1, **postfix: float | str) -> None:
-        if postfix:
-            # refresh=False: the bar redraws at its own pace, not once per step
-            self._bar.set_postfix_str(_pairs(postfix), refresh=False)
-        self._bar.update(n)
-        activity.advance(n)
-
-
-class _Lines:
-    def __init__(
-        self,
-        total: int,
-        desc: str,
-        unit: str,
-        *,
-        initial: int,
-        every: float,
-        clock: Callable[[], float],
-    ):
-        self._total, self._desc, self._unit = total, desc, unit
-        self._initial, self._done = initial, initial
-        self._every, self._clock = every, clock
-        self._start = self._last = clock()
-        self._postfix: dict[str, float | str] = {}
-
-    def update(self, n: int = 1, **postfix: float | str) -> None:
-        self._done += n
-        self._postfix |= postfix
-        activity.advance(n)
-        now = self._clock()
-        # The last unit is reported by finish().
-        if self._done < self._total and now - self._last >= self._every:
-            self._last = now
-            self._log(now)
-
-    def finish(self) -> None:
-        now = self._clock()
-        if now - self._start > self._every:
-            self._log(now)
-
-    def _log(self, now: float) -> None:
-        seconds = now - self._start
-        rate = (self._done - self._initial) / seconds if seconds > 0 else 0.0
-        left = self._total - self._done
-        if left <= 0:
-            timing = f"took {tqdm.format_interval(seconds)}"
-        elif rate > 0:
-            timing = f"{tqdm.format_interval(left / rate)} left"
-        else:
-            timing = "time left unknown"
-        share = self._done / self._total if self._total else 1.0
-        parts = [f"{self._done}/{self._total} ({share:.1%})", rate_text(rate, self._unit), timing]
-        if self._postfix:
-            parts.append(_pairs(self._postfix))
-        log.info("%s: %s", self._desc, ", ".join(parts))
-
-
 def rate_text(rate: float, unit: str) -> str:
     """Units per second, or seconds per unit for what is slower than that."""
     return f"{1 / rate:.3g} s/{unit}" if 0 < rate < 1 else f"{rate:.3g} {unit}/s"
-
-
-def _pairs(values: Mapping[str, float | str]) -> str:
-    return ", ".join(f"{name} {_show(value)}" for name, value in values.items())
 
 
 def _flatten(row: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

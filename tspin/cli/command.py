@@ -1,0 +1,138 @@
+"""The command line of main.py, checked: flags, overrides, sweeps -> points that are Runs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import NoReturn
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from tspin.cli import arguments as overrides
+from tspin.cli.arguments import Overrides
+from tspin.cli.compose import VERSION, compose, parsed
+from tspin.cli.folders import CONF, SWEEPS
+from tspin.runs.point import Point, distinct
+
+OURS = "hydra/sweeper=points"
+DRY_RUN = "--dry-run"
+# Flags of Hydra (python main.py --hydra-help): which of them take a value tells values of flags
+# from overrides. Hydra reads them itself, later.
+SWITCHES = (
+    *(("--help", "-h"), ("--hydra-help",), ("--version",), ("--resolve",), ("--run", "-r")),
+    *(("--multirun", "-m"), ("--shell-completion", "-sc")),
+)
+VALUED = (
+    *(("--package", "-p"), ("--config-path", "-cp"), ("--config-name", "-cn")),
+    *(("--config-dir", "-cd"), ("--experimental-rerun",)),
+)
+CFG = ("job", "hydra", "all")
+INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command line, once every point of it is known to be a Run.
+
+    arguments  as Hydra reads them
+    points     each once; none where another hydra/sweeper makes them
+    name       how the points are called together
+    """
+
+    arguments: list[str]
+    points: list[Point]
+    name: str
+    multirun: bool
+    dry_run: bool
+
+    def check_processes(self, size: int) -> None:
+        """ValueError for a multirun that a launcher like torchrun started `size` times."""
+        if not self.multirun or self.dry_run or size == 1:
+            return
+        point = " ".join(self.points[0].words) if self.points else "OVERRIDES OF A POINT"
+        raise ValueError(
+            f"a multirun is started once, not by each of {size} processes: give its points one by "
+            f"one, each as torchrun --nproc_per_node={size} main.py {point} "
+            "(-m --dry-run lists them)"
+        )
+
+
+def check(arguments: Sequence[str]) -> Command:
+    """Composes every point. ValueError, in one line with the choices, for what is no Run.
+
+    Hydra's own message names neither the nearest key nor the choices, and in a multirun it comes
+    after the points before it ran.
+    """
+    dry_run = DRY_RUN in arguments
+    arguments = [argument for argument in arguments if argument != DRY_RUN]
+    given = _Flags().parse_intermixed_args(arguments)
+    overrides.check(given.overrides)
+    flags = [argument for argument in arguments if argument not in given.overrides]
+    name, lines = overrides.sweep(given.overrides, SWEEPS)
+    lines = [overrides.tasks(line, CONF) for line in lines]
+    if name and not given.multirun:
+        raise ValueError(f"sweep={name} makes several runs: add -m")
+    of_hydra = [override for override in given.overrides if override.startswith("hydra")]
+    foreign = [o for o in of_hydra if o.startswith("hydra/sweeper=") and o != OURS]
+    if given.multirun and foreign:
+        if name or dry_run:
+            raise ValueError(f"{foreign[0]} has no plan and knows no sweep=NAME: leave it out")
+        return Command([*lines[0], *flags], [], "", multirun=True, dry_run=False)
+    if given.config_dir:
+        of_hydra.append(f"hydra.searchpath=[file://{Path(given.config_dir).resolve()}]")
+    points = []
+    try:
+        with hydra.initialize_config_dir(str(CONF), version_base=VERSION):
+            for line in lines:
+                for chosen in _grid(line, multirun=given.multirun):
+                    points.append(Point(tuple(chosen), compose([*of_hydra, *chosen])))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(str(error)) from None
+    points = distinct(points, name)
+    _check_writable({point.run.folder.parent for point in points})
+    common = [override for override in lines[0] if all(override in line for line in lines)]
+    name = name or ("multirun" if given.multirun else "run")
+    return Command([*common, *flags], points, name, multirun=given.multirun, dry_run=dry_run)
+
+
+class _Flags(argparse.ArgumentParser):
+    def __init__(self) -> None:
+        super().__init__(add_help=False)
+        self.add_argument("overrides", nargs="*")
+        for names in SWITCHES:
+            self.add_argument(*names, action="store_true")
+        for names in VALUED:
+            self.add_argument(*names)
+        self.add_argument("--cfg", "-c", choices=CFG)
+        self.add_argument("--info", "-i", nargs="?", choices=INFO)
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; see --help and --hydra-help")
+
+
+def _grid(line: Overrides, *, multirun: bool) -> Iterator[Overrides]:
+    """The points of a line: every combination of its alternatives, Hydra's own settings aside."""
+    alternatives = []
+    for override in parsed([o for o in line if not o.startswith("hydra")]):
+        text = str(override.input_line)
+        if not override.is_sweep_override():
+            alternatives.append([text])
+            continue
+        if not multirun:
+            raise ValueError(f"{text} is a sweep: add -m (a list is [A,B])")
+        key = text.split("=", 1)[0]
+        alternatives.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+    yield from map(list, product(*alternatives))
+
+
+def _check_writable(folders: Iterable[Path]) -> None:
+    for folder in folders:
+        nearest = next(p for p in [folder, *folder.absolute().parents] if p.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+            raise ValueError(f"runs_dir={folder}: {nearest} is no folder we may write to")

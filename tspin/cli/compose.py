@@ -1,0 +1,177 @@
+"""From overrides to a Run, by Hydra's public interfaces. DictConfig stops here.
+
+Importing this registers the resolvers of conf/: `choose`, and `groups` and `sweeps` of the help.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, Node, OmegaConf
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
+
+from tspin.cli import arguments
+from tspin.cli.arguments import Overrides
+from tspin.cli.folders import CONF, SWEEPS
+from tspin.config.identity import run_name
+from tspin.config.load import dump, load
+from tspin.config.run import Run
+from tspin.tools.log import once
+from tspin.tools.spelling import unknown
+
+VERSION = "1.3"  # of Hydra's behaviour
+NAMED_BY = ("model", "loss", "data")  # groups whose choice stands in the run's name
+WIDTH = 100  # characters of the help
+
+_defaulted: dict[str, float] = {}  # objective -> learning rate that its model has for the rest
+
+
+def compose(overrides: Overrides) -> Run:
+    """One point as a Run, inside a hydra.initialize_*. ValueError says what is misspelt."""
+    values = [override for override in overrides if arguments.is_value(override)]
+    try:
+        whole = _composed(tuple(override for override in overrides if override not in values))
+        cfg = OmegaConf.masked_copy(whole, [str(key) for key in whole if key != "hydra"])
+        OmegaConf.set_struct(cfg, True)
+        for override in parsed(values):
+            _apply(override, cfg)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise ValueError(arguments.explain(overrides, str(error), CONF, _unresolved)) from None
+    return typed(cfg, whole.hydra)
+
+
+def parsed(overrides: Overrides) -> list[Override]:
+    """Overrides by Hydra's grammar; HydraException for what is none of it."""
+    loader = GlobalHydra.instance().config_loader()
+    return OverridesParser.create(loader).parse_overrides(overrides)
+
+
+def typed(cfg: DictConfig, hydra_cfg: Any) -> Run:
+    """The composed tree as a Run, named for what differs from its model's, loss's and data's own.
+
+    hydra_cfg  Hydra's node of the same composition: which options were chosen, where from
+    """
+    _defaulted.clear()
+    tree = plain(cfg)
+    for loss, lr in _defaulted.items():
+        once(
+            f"optim.lr={lr:g}: model={tree['model']['name']} has none for loss={loss}; "
+            "optim.lr=VALUE sets it"
+        )
+    if tree["name"] is not None:
+        return load(tree)
+    run = load(tree | {"name": "unnamed"})
+    own = [o for o in hydra_cfg.overrides.hydra if o.startswith("hydra.searchpath")]
+    own += [f"{group}={hydra_cfg.runtime.choices[group]}" for group in NAMED_BY]
+    return replace(run, name=run_name(dump(run), _defaults((*own, f"seed={run.seed}"))))
+
+
+def plain(cfg: DictConfig, *, partial: bool = False) -> dict[str, Any]:
+    """Resolved containers. ValueError names a value that has to be given, unless `partial`."""
+    try:
+        tree = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=not partial)
+    except MissingMandatoryValue as error:
+        key = str(error.full_key)
+        raise ValueError(f"{key} has to be given: {key}=VALUE") from None
+    assert isinstance(tree, dict)
+    return {str(key): value for key, value in tree.items()}
+
+
+def _apply(override: Override, cfg: DictConfig) -> None:
+    """Sets one value in the composed tree, as Hydra does: + adds a key, ++ adds or replaces."""
+    key, value = override.key_or_group, override.value()
+    if override.is_add() and not isinstance(value, dict | list):
+        if OmegaConf.select(cfg, key, throw_on_missing=False) is not None:
+            raise ValueError(f"{override.input_line}: {key} is there already; write {key}=VALUE")
+    added = override.is_add() or override.is_force_add()
+    try:
+        OmegaConf.update(cfg, key, value, merge=True, force_add=added)
+    except (ConfigAttributeError, ConfigKeyError):
+        line = override.input_line
+        raise ValueError(f"{line}: there is no {key}; to add it write +{line}") from None
+
+
+@cache
+def _defaults(options: tuple[str, ...]) -> dict[str, Any]:
+    """What these options make alone."""
+    return plain(hydra.compose("config", list(options)), partial=True)
+
+
+@cache
+def _composed(options: tuple[str, ...]) -> DictConfig:
+    """What these overrides make, Hydra's node included.
+
+    It is most of the time a point takes, so once for all points that differ in values alone.
+    """
+    return hydra.compose("config", list(options), return_hydra_config=True)
+
+
+def _unresolved(options: Overrides) -> dict[str, Any]:
+    tree = OmegaConf.to_container(hydra.compose("config", options), resolve=False)
+    assert isinstance(tree, dict)
+    return {str(key): value for key, value in tree.items()}
+
+
+# --- resolvers -----------------------------------------------------------------------------------
+
+
+def choose(key: str, table: DictConfig, *, _node_: Node) -> Any:
+    """${choose:KEY, {a: 1, *: 2}} in conf/: a value that depends on another; * is the rest.
+
+    Where a learning rate falls to *, `typed` says so once the value is known to be the run's.
+    """
+    choices = [str(k) for k in table]
+    if key not in choices and "*" not in choices:
+        raise ValueError(unknown(f"entry {key} of a choose", key, choices))
+    value = table[key if key in choices else "*"]
+    if key not in choices and _node_._key() == "lr":
+        _defaulted[key] = value
+    return value
+
+
+def groups() -> str:
+    """${groups:} of the help: a line for each group of the search path, with its options."""
+    names = GlobalHydra.instance().config_loader().list_groups("")
+    return "\n".join(_wrapped(f"{name:<11} {' '.join(_options(name))}")
+                     for name in names if name != "hydra")  # fmt: skip
+
+
+def sweeps() -> str:
+    """${sweeps:} of the help: the names of the files in sweeps/."""
+    return _wrapped(" ".join(arguments.sweep_names(SWEEPS)), indent=2)
+
+
+def _options(group: str) -> list[str]:
+    """Names of the options of a group, those in folders of it (w/o-H-A) included."""
+    loader = GlobalHydra.instance().config_loader()
+    inner = [
+        f"{folder}/{option}"
+        for folder in loader.list_groups(group)
+        for option in _options(f"{group}/{folder}")
+    ]
+    return sorted({*loader.get_group_options(group), *inner})
+
+
+def _wrapped(line: str, *, indent: int = 14) -> str:
+    """indent: of the second line"""
+    behind = " " * indent
+    return textwrap.fill(
+        line, WIDTH, initial_indent="  ", subsequent_indent=behind, break_on_hyphens=False
+    )
+
+
+for _resolver in (choose, groups, sweeps):
+    OmegaConf.register_new_resolver(_resolver.__name__, _resolver, replace=True)
