@@ -44,7 +44,8 @@ from analysis.figures.pieces import Column, Table
 from analysis.reading import measures, missing, stats
 from analysis.reading.measures import Measure
 from analysis.reading.regimes import Regime, regimes
-from analysis.reading.runs import BASE, NO_METHOD, Run, Runs
+from analysis.reading.runs import BASE, Run, Runs
+from tspin.config.identity import NOT_OF_METHOD
 
 log = logging.getLogger("tspin")
 
@@ -53,7 +54,7 @@ MARGIN = 1.0  # points of a share: what "at least" and "matches" forgive; ours, 
 ROBUST = 2.0  # points that a grid point may lie below the default
 FIGURE3 = 1  # the iteration that the paper's Figures 3, 4a and 4c show
 # may differ between methods "with the same settings": objective, and what w/o H-A has none of
-NO_SETTING = (*NO_METHOD, "loss.", "coef.beta", "coef.lambda", "data.seed")
+NO_SETTING = (*NOT_OF_METHOD, "loss.", "coef.beta", "coef.lambda", "data.seed")
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
+from tspin.config import older
+from tspin.config.identity import NOT_OF_METHOD, said_once
 from tspin.runs.artifacts import SCORES, SHARED, Iteration, RunDir, run_dirs
 from tspin.tools.files import flatten, read_json
 
@@ -35,12 +37,6 @@ PARTS = ("heldout", "benchmarks", "average", "harness")  # what an evaluation co
 REQUIRED = ("name", "seed", "model.name", "data.name", "loss.name", "loss.label")
 FAST_YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml where it was built in
 
-# Keys, or sections, that make no other method of a run.
-NO_METHOD = ("name", "seed", "runs_dir", "track.", "evals.", "compute.", "loss.name", "loss.label",
-             "model.name", "data.name", "data.eval_split", "selfplay.iterations",
-             "selfplay.share", "selfplay.keep", "sync.", "decoding.vllm_python",
-             "decoding.data_parallel", "decoding.tensor_parallel", "decoding.gpu_memory",
-             "decoding.url")  # fmt: skip
 UNUSED = {  # coefficients that an objective does not contain
     "sft": ("coef.",),
     "spin": ("coef.alpha", "coef.beta"),
@@ -267,7 +263,7 @@ class Runs:
     def _facts(self, folder: RunDir) -> Run | None:
         def read(path: Path) -> Run:
             tree = yaml.load(path.read_text(encoding="utf-8"), FAST_YAML)
-            values = flatten(tree)
+            values = said_once(flatten(older.current(tree)))
             for key in REQUIRED:
                 values[key]  # KeyError: an older layout
             int(values["seed"])
@@ -394,7 +390,7 @@ def _labelled(runs: Sequence[Run], problem: Callable[[Path, str], None]) -> list
 
 def _method(run: Run) -> dict[str, Any]:
     """What makes the method, beside the objective's name: settings that change numbers."""
-    left_out = (*NO_METHOD, *UNUSED.get(run.loss, ()))
+    left_out = (*NOT_OF_METHOD, *UNUSED.get(run.loss, ()))
     method = {key: value for key, value in run.values.items() if not key.startswith(left_out)}
     if method.get("data.seed") == run.seed:
         del method["data.seed"]  # another seed, not another method

@@ -8,9 +8,8 @@ import yaml
 from support.report_runs import FOLDERS, write_run
 from support.tiny import compose
 
-from analysis.reading.runs import BASE, NO_METHOD, UNUSED, Runs, Setting
+from analysis.reading.runs import BASE, UNUSED, Runs, Setting
 from analysis.report import catalogue
-from tspin.config.identity import IDENTITY_FREE
 from tspin.runs.artifacts import RunDir
 from tspin.tools.files import read_json, write_json
 
@@ -187,10 +186,6 @@ def test_a_run_that_is_the_beginning_of_another_is_no_problem(runs):
 
 
 # --- said twice, so that analysis needs no configuration -----------------------------------------
-
-
-def test_what_changes_no_number_makes_no_other_method():
-    assert [key for key in IDENTITY_FREE if not key.startswith(NO_METHOD)] == []
 
 
 @pytest.mark.parametrize("loss", UNUSED)

@@ -21,6 +21,15 @@ def blocks(kind):
     return re.findall(rf"^```{kind}\n(.*?)^```$", TEXT, re.M | re.S)
 
 
+def run(words, folder, **environment):
+    done = subprocess.run(
+        [sys.executable, *words], cwd=folder, capture_output=True, text=True,
+        env={**os.environ, "WANDB_MODE": "disabled", **environment},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
 def test_the_examples_work(tmp_path):
     for name in SOURCES:
         place, hidden = ROOT / name, shutil.ignore_patterns("__pycache__", ".*")
@@ -32,14 +41,79 @@ def test_the_examples_work(tmp_path):
     subprocess.run(["git", "apply", "-"], input=changes, text=True, check=True, cwd=tmp_path)
     commands = "".join(blocks("sh")).splitlines()
     assert len(blocks("diff")) == 3 and len(commands) == 4
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "WANDB_MODE": "disabled"}
+    said = ""
     for command in commands:
         python, *words = shlex.split(command)
         assert python == "python"
-        done = subprocess.run(
-            [sys.executable, *words], cwd=tmp_path, env=environment, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-    (run,) = (tmp_path / "runs").glob("micro-cpo-*")
-    assert (run / "iter_1" / "done.json").exists()
+        said += run(words, tmp_path, PYTHONPATH=str(tmp_path))
+    assert said.count("optim.lr=3e-05: model=micro has none for loss=cpo; optim.lr=VALUE") == 1
+    (folder,) = (tmp_path / "runs").glob("micro-cpo-*")
+    assert (folder / "iter_1" / "done.json").exists()
     assert (tmp_path / "report" / "lengths.png").stat().st_size > 10_000
+
+
+# --- the objective in a package and a folder of somebody's own -----------------------------------
+
+FAST = ("experiment=quick", "data.size=16", "data.heldout=4", "track=none", "coef.alpha=0.3")
+
+
+def added(path):
+    """The text of a file that the examples add."""
+    (lines,) = re.findall(rf"^\+\+\+ b/{path}\n@@.*@@\n((?:\+.*\n)+)", TEXT, re.M)
+    return "".join(line[1:] for line in lines.splitlines(keepends=True))
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A folder with cpo.py and my_conf/loss/cpo.yaml, and nothing of tspin's."""
+    (tmp_path / "cpo.py").write_text(
+        added("tspin/objectives/cpo.py").replace('    name = "cpo"\n', "")
+    )
+    (tmp_path / "my_conf" / "loss").mkdir(parents=True)
+    text = added("conf/loss/cpo.yaml").replace("tspin.objectives.cpo.CPO", "cpo.CPO")
+    (tmp_path / "my_conf" / "loss" / "cpo.yaml").write_text(text)
+    return tmp_path
+
+
+def names(folder):
+    return sorted(config.parent.name for config in (folder / "runs").glob("*/config.yaml"))
+
+
+def test_an_objective_of_ones_own_runs_from_ones_own_folder(own):
+    """main.py by its path: neither the module nor the options lie where tspin is."""
+    words = [str(ROOT / "main.py"), "--config-dir", "my_conf", "loss=cpo", *FAST]
+    run(words, own)
+    (name,) = names(own)
+    assert name.startswith("micro-cpo-micro-s0-alpha=0.3-")  # alpha once, beta as in its file
+    assert "complete: nothing to do" in run(words, own)
+    main = own / "runs" / name / "config.yaml"
+    assert "_target_: cpo.CPO" in main.read_text(encoding="utf-8")
+
+
+def test_a_multirun_over_ones_own_and_built_in_objectives(own):
+    """Each in a process of joblib's, too; what they have in common is sampled once."""
+    words = [str(ROOT / "main.py"), "-m", "--config-dir", "my_conf", "loss=cpo,tspin,wo_ha", *FAST]
+    said = run([*words, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], own)
+    assert [name.split("-")[1] for name in names(own)] == ["cpo", "tspin", "wo_ha"]
+    assert said.count("has none for loss=cpo") == 1
+    assert len([*(own / "runs" / "proto").iterdir()]) == 1
+    assert "3 points, all done" in run([*words, "--dry-run"], own)
+
+
+@pytest.mark.parametrize(
+    ("word", "reason"),
+    [
+        ("loss.alhpa=1", "unknown key loss.alhpa; did you mean alpha?"),
+        ("loss._target_=cpo.CPPO", "unknown class CPPO; did you mean CPO?"),
+        ("loss._target_=copo.CPO", "cannot be imported"),
+        ("loss.beta=0", "loss.beta=0.0 must be above 0, one value or one per iteration"),
+        ("optim.lr=1e-5 loss.beta=0", "error: loss.beta=0.0 must be above 0"),
+    ],
+)
+def test_what_is_wrong_with_it_is_said_in_one_line(own, word, reason):
+    words = [str(ROOT / "main.py"), "--config-dir", "my_conf", "loss=cpo", *FAST, *word.split()]
+    done = subprocess.run([sys.executable, *words], cwd=own, capture_output=True, text=True)
+    error = [line for line in done.stderr.splitlines() if "has none for loss=cpo" not in line]
+    assert done.returncode == 2 and len(error) == 1 and reason in error[0]
+    assert "optim.lr" not in word or "has none" not in done.stderr  # whoever sets it is not told
+    assert not (own / "runs").exists()

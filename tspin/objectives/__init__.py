@@ -3,6 +3,7 @@
 conf/loss/NAME.yaml names one of these classes, or one of your own that derives from Objective.
 """
 
+from tspin.objectives.advantages import current_advantage, historical_advantage
 from tspin.objectives.contingency import contingency
 from tspin.objectives.links import LINKS, LinkName
 from tspin.objectives.logps import ROLES, Logps, Role
@@ -30,5 +31,7 @@ __all__ = [
     "WithoutHA",
     "advantage_metrics",
     "contingency",
+    "current_advantage",
+    "historical_advantage",
     "mean_metrics",
 ]
