@@ -218,7 +218,7 @@ def test_self_play_on_two_processes_is_self_play(run, tmp_path):
     for row, same in zip(*scores, strict=True):
         assert row["logp"] == pytest.approx(same["logp"], abs=1e-2)
     launch_record = json.loads(two.provenance.read_text())["launches"][0]
-    assert launch_record["support.processes"] == {"number": 2, "parallel": "fsdp2"}
+    assert launch_record["processes"] == {"number": 2, "parallel": "fsdp2"}
     assert "Traceback" not in said and len(rows) == 3  # the initial policy, two iterations
 
 

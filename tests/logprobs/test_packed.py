@@ -264,9 +264,8 @@ def out_of_memory(policy, monkeypatch, fits):
     def loss_sum(triplets, roles, loss_function):
         asked.append(len(triplets))
         if len(triplets) > fits:
-            loss_function(
-                triplets, Logps(*torch.zeros(3, len(triplets)))
-            )  # half of the work is done
+            # Half of the work is done.
+            loss_function(triplets, Logps(*torch.zeros(3, len(triplets))))
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB.")
         return honest(triplets, roles, loss_function)
 

@@ -30,14 +30,20 @@ from tspin.training import shards
 class MicroBatch:
     """Triplets of one forward and backward pass of this process.
 
-    number   of the micro-batch in its batch; None: this process has none left and computes one
-             again with weight 0, since others wait for its part in what all of them do together
-    is_last  of the step
+    number        of the micro-batch in its batch; None: this process has none left and computes
+                  one again with weight 0, since others wait for its part in what all do together
+    num_examples  of the whole batch
+    is_last       of the step
     """
 
     number: int | None
     triplets: Sequence[Triplet]
+    num_examples: int
     is_last: bool
+
+    def share(self, total: Tensor) -> Tensor:
+        """Of the batch's mean loss, given the sum of these triplets' losses."""
+        return total * 0.0 if self.number is None else total / self.num_examples
 
 
 class Strategy(Protocol):
@@ -46,13 +52,9 @@ class Strategy(Protocol):
     world: World
 
     def backward(
-        self,
-        micro_batch: MicroBatch,
-        roles: tuple[Role, ...],
-        loss_function: LossFunction,
-        num_examples: int,
+        self, micro_batch: MicroBatch, roles: tuple[Role, ...], loss_function: LossFunction
     ) -> None:
-        """Adds the gradient of its losses over `num_examples`; on all processes together.
+        """Adds the gradient of its share of the batch's mean loss; on all processes together.
 
         Raises OutOfMemoryError on all of them or, where they can no longer agree, ValueError.
         """
@@ -76,14 +78,15 @@ def deal(micro_batches: Sequence[Sequence[Triplet]], world: World) -> Iterator[M
 
     The longest come first, so that passes that wait for each other are of like size.
     """
+    num_examples = sum(map(len, micro_batches))
     rounds = -(-len(micro_batches) // world.size)
     for k in range(rounds):
         number = k * world.size + world.rank
         is_last = k + 1 == rounds
         if number < len(micro_batches):
-            yield MicroBatch(number, micro_batches[number], is_last)
+            yield MicroBatch(number, micro_batches[number], num_examples, is_last)
         else:
-            yield MicroBatch(None, micro_batches[-1], is_last)
+            yield MicroBatch(None, micro_batches[-1], num_examples, is_last)
 
 
 def clip_gradient(parameters: Sequence[nn.Parameter], limit: float | None) -> float:
@@ -102,14 +105,10 @@ class SingleProcess:
         self.policy, self.world = policy, world
 
     def backward(
-        self,
-        micro_batch: MicroBatch,
-        roles: tuple[Role, ...],
-        loss_function: LossFunction,
-        num_examples: int,
+        self, micro_batch: MicroBatch, roles: tuple[Role, ...], loss_function: LossFunction
     ) -> None:
         total = self.policy.loss_sum(micro_batch.triplets, roles, loss_function)
-        _share(total, micro_batch, num_examples).backward()
+        micro_batch.share(total).backward()
 
     def clip(self, limit: float | None) -> float:
         return clip_gradient(list(self.policy.model.parameters()), limit)
@@ -127,20 +126,16 @@ class Replicated:
         self._forward = _replicated(policy)
 
     def backward(
-        self,
-        micro_batch: MicroBatch,
-        roles: tuple[Role, ...],
-        loss_function: LossFunction,
-        num_examples: int,
+        self, micro_batch: MicroBatch, roles: tuple[Role, ...], loss_function: LossFunction
     ) -> None:
         if not micro_batch.is_last:
             if self._out_of_memory is None:
                 with self._until_out_of_memory(), self._forward.no_sync():
-                    self._share(micro_batch, roles, loss_function, num_examples).backward()
+                    self._forward(micro_batch, roles, loss_function).backward()
             return
         share = None
         with self._until_out_of_memory():
-            share = self._share(micro_batch, roles, loss_function, num_examples)
+            share = self._forward(micro_batch, roles, loss_function)
         # Gradients are summed during this backward pass: all enter it, or nobody.
         message, self._out_of_memory = self._out_of_memory, None
         messages = [other for other in self.world.gather(message) if other is not None]
@@ -159,16 +154,6 @@ class Replicated:
 
     def save(self, folder: Path) -> None:
         self.world.main(self.policy.save, folder)
-
-    def _share(
-        self,
-        micro_batch: MicroBatch,
-        roles: tuple[Role, ...],
-        loss_function: LossFunction,
-        num_examples: int,
-    ) -> Tensor:
-        total = self._forward(micro_batch.triplets, roles, loss_function)
-        return _share(total, micro_batch, num_examples)
 
     @contextlib.contextmanager
     def _until_out_of_memory(self) -> Iterator[None]:
@@ -220,15 +205,10 @@ class Sharded:
                 module.set_force_sum_reduction_for_comms(True)
 
     def backward(
-        self,
-        micro_batch: MicroBatch,
-        roles: tuple[Role, ...],
-        loss_function: LossFunction,
-        num_examples: int,
+        self, micro_batch: MicroBatch, roles: tuple[Role, ...], loss_function: LossFunction
     ) -> None:
         with _no_way_back():
-            total = self._forward(micro_batch.triplets, roles, loss_function)
-            _share(total, micro_batch, num_examples).backward()
+            self._forward(micro_batch, roles, loss_function).backward()
 
     def clip(self, limit: float | None) -> float:
         gradients = [
@@ -246,21 +226,16 @@ class Sharded:
 
 
 class _Forward(nn.Module):
-    """Policy.loss_sum as the forward pass of a module: what DDP and FSDP2 can put hooks on."""
+    """The share of a micro-batch as a module's forward pass: DDP and FSDP2 put hooks on it."""
 
     def __init__(self, policy: Policy) -> None:
         super().__init__()
         self.model, self.policy = policy.model, policy
 
     def forward(
-        self, triplets: Sequence[Triplet], roles: tuple[Role, ...], loss_function: LossFunction
+        self, micro_batch: MicroBatch, roles: tuple[Role, ...], loss_function: LossFunction
     ) -> Tensor:
-        return self.policy.loss_sum(triplets, roles, loss_function)
-
-
-def _share(total: Tensor, micro_batch: MicroBatch, num_examples: int) -> Tensor:
-    """Of the batch's mean loss."""
-    return total * 0.0 if micro_batch.number is None else total / num_examples
+        return micro_batch.share(self.policy.loss_sum(micro_batch.triplets, roles, loss_function))
 
 
 def _sum(state: object, bucket: torch.distributed.GradBucket) -> torch.futures.Future[torch.Tensor]:

@@ -69,7 +69,7 @@ def accumulate(
     roles, by_number = recipe.loss.roles, dict[int, list[Part]]()
     for micro_batch in deal(cut.micro_batches(batch, roles), strategy.world):
         parts: list[Part] = []
-        strategy.backward(micro_batch, roles, partial(_losses, recipe, parts), len(batch))
+        strategy.backward(micro_batch, roles, partial(_losses, recipe, parts))
         if micro_batch.number is not None:
             by_number[micro_batch.number] = parts
     by_number = _gather(by_number, strategy.world)
