@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from tspin.config.run import unknown
 
-# Modules of this package with a main(arguments); the first line of its docstring is the help.
-COMMANDS = ("dashboard", "wandb_sync")
+# Modules with a main(arguments); the first line of its docstring is the help.
+COMMANDS = {"dashboard": "analysis.wandb.dashboard", "wandb_sync": "analysis.wandb.sync"}
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -18,7 +18,7 @@ def main(arguments: Sequence[str]) -> None:
         return
     name, *rest = arguments
     if name in COMMANDS:
-        importlib.import_module(f"analysis.{name}").main(rest)
+        importlib.import_module(COMMANDS[name]).main(rest)
         return
     from analysis.report import catalogue, report  # pandas and matplotlib: not for the others
 
@@ -32,8 +32,8 @@ def usage() -> str:
     from analysis.report import catalogue, report
 
     lines = [f"{__doc__}\n", f"  {report.ALL:<12} {_first_line(report)}"]
-    lines += [f"  {name:<12} {_first_line(importlib.import_module(f'analysis.{name}'))}"
-              for name in COMMANDS]  # fmt: skip
+    lines += [f"  {name:<12} {_first_line(importlib.import_module(module))}"
+              for name, module in COMMANDS.items()]  # fmt: skip
     named = ", ".join(catalogue.NAMES)
     return "\n".join([*lines, f"\nOr one of {named}.",
                       "python -m analysis COMMAND --help says more.\n"])  # fmt: skip

@@ -222,7 +222,8 @@ def test_analysis_reads_artifacts_only(module):
         "tspin.tracking.replay",
         "tspin.tracking.wandb",
     }  # to W&B, by the road of a live run
-    assert ours_there <= {"tspin.runs.artifacts", "tspin.tools.files"} | told
+    files = {"tspin.runs.artifacts", "tspin.runs.contingency", "tspin.tools.files"}
+    assert ours_there <= files | {"tspin.tools.errors"} | told
     assert not third_party(module) & {"torch", "transformers", "wandb", "hydra", "omegaconf"}
 
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from tspin.tools.files import atomic, write_text
+from analysis.reading.methods import Setting
+from analysis.reading.regimes import Regime
+from tspin.tools.files import atomic
 
 LOW, HIGH = ":low", ":high"  # suffixes of the columns of an interval
 NOTHING = "-"
@@ -55,6 +57,15 @@ class Drawing:
 
 
 Piece = Table | Drawing
+Part = TypeVar("Part", Setting, Regime)
+
+
+def of_each(
+    parts: Sequence[Part], name: str, make: Callable[[Part, str], Iterable[Piece]]
+) -> list[Piece]:
+    """The pieces of every setting or regime; where there are several, their names tell which."""
+    several = len(parts) > 1
+    return [p for part in parts for p in make(part, f"{name}-{part.slug}" if several else name)]
 
 
 def write(
@@ -64,23 +75,19 @@ def write(
 
     images  name of a drawing -> format -> its bytes, see render.images
     """
-    files: list[Path] = []
+    files: dict[Path, bytes] = {}
     for piece in pieces:
-
-        def file(ending: str, piece: Piece = piece) -> Path:
-            files.append(out / f"{piece.name}.{ending}")
-            return files[-1]
-
         if isinstance(piece, Table):
-            write_text(file("csv"), csv(piece.frame))
-            write_text(file("md"), markdown(piece))
-            write_text(file("tex"), latex(piece))
-            continue
-        write_text(file("csv"), csv(piece.data))
-        for ending in ("pdf", "png"):
-            with atomic(file(ending)) as path:
-                path.write_bytes(images[piece.name][ending])
-    return files
+            texts = {"csv": csv(piece.frame), "md": markdown(piece), "tex": latex(piece)}
+            contents = {ending: text.encode() for ending, text in texts.items()}
+        else:
+            contents = {"csv": csv(piece.data).encode()}
+            contents |= {ending: images[piece.name][ending] for ending in ("pdf", "png")}
+        files |= {out / f"{piece.name}.{ending}": content for ending, content in contents.items()}
+    for file, content in files.items():
+        with atomic(file) as path:
+            path.write_bytes(content)
+    return list(files)
 
 
 def csv(frame: pd.DataFrame) -> str:
@@ -128,13 +135,14 @@ def latex(table: Table) -> str:
 def cells(table: Table) -> list[list[tuple[str, bool]]]:
     """(text, whether bold) of every cell, as every format shows them."""
     best = {c.key: _best(table.frame[c.key], c) for c in table.columns if c.better}
-    rows = table.frame.to_dict("records")
+
+    def is_best(value: Any, column: Column) -> bool:  # as printed: what reads the same is equal
+        text = best.get(column.key)
+        return text is not None and not _absent(value) and text == f"{value:.{column.digits}f}"
+
     return [
-        [
-            (_text(row, column), column.key in best and _said(row, column) == best[column.key])
-            for column in table.columns
-        ]
-        for row in rows
+        [(_text(row, column), is_best(row[column.key], column)) for column in table.columns]
+        for row in table.frame.to_dict("records")
     ]
 
 
@@ -151,12 +159,6 @@ def _best(values: pd.Series, column: Column) -> str | None:
         return None
     best = present.max() if column.better > 0 else present.min()
     return f"{best:.{column.digits}f}"
-
-
-def _said(row: dict[str, Any], column: Column) -> str | None:
-    """As printed: what reads the same is equally best."""
-    value = row[column.key]
-    return None if _absent(value) else f"{value:.{column.digits}f}"
 
 
 def _text(row: dict[str, Any], column: Column) -> str:
