@@ -180,7 +180,7 @@ def nothing(what: str, why: str) -> Part:
 def main_of(regime: Regime, members: Sequence[Run]) -> Measure | None:
     """The main number of some runs; None where there is none, or no better and worse."""
     names = {run.name for run in members}
-    main = measures.main_number(measures.columns(regime.runs.where(lambda run: run.name in names)))
+    main = measures.main_of(regime.runs.where(lambda run: run.name in names))
     return main if main and main.better else None
 
 

@@ -154,7 +154,7 @@ def _ends(a: Sequence[Run], b: Sequence[Run]) -> tuple[int, int] | None:
 
 def _pair(runs: Runs, a: Side, b: Side) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
-    main = measures.main_number(measures.columns(runs))
+    main = measures.main_of(runs)
     checked = _decodings(runs, a) & _decodings(runs, b)
     decodings = [decoding for decoding in ("greedy", "sampled", "cool") if decoding in checked]
     for decoding in decodings:

@@ -98,7 +98,7 @@ def _contingency(runs: Runs, setting: Setting, name: str) -> list[Piece]:
 
 def _correlation(runs: Runs, setting: Setting, name: str) -> list[Piece]:
     """Margins against the main number: a point per run and iteration, r within each run."""
-    main = measures.main_number(measures.columns(runs))
+    main = measures.main_of(runs)
     shown = [*MARGINS, *([main] if main else [])]
     values = measures.values(runs, shown)
     values = values[values["iteration"] != BASE]

@@ -35,7 +35,7 @@ def build(runs: Runs, name: str, *, with_paper: bool = False, iteration: int = 1
 def _figure4a(runs: Runs, setting: Setting, name: str, t: int) -> Drawing:
     """T-SPIN after iteration t; SFT after its first iteration, and after as many steps."""
     chosen = runs.where(lambda run: run.loss in LOSSES and run.differs_only_in("data.size"))
-    main = measures.main_number(measures.columns(chosen))
+    main = measures.main_of(chosen)
     values = measures.values(chosen, [main] if main else [])
     of_run = {
         run.name: {
@@ -95,7 +95,7 @@ def _figure4c(runs: Runs, setting: Setting, name: str, t: int) -> Drawing:
     chosen = runs.where(
         lambda run: run.loss == "tspin" and run.differs_only_in("coef.alpha", "coef.beta")
     )
-    main = measures.main_number(measures.columns(chosen))
+    main = measures.main_of(chosen)
     values = measures.values(chosen, [main] if main else [])
     values = values[values["iteration"] == t]
     by_name = {run.name: run for run in chosen}

@@ -27,7 +27,6 @@ COLOURS = {
 MARKERS = {"SFT": "s", "SPIN": "v", "T-SPIN": "o", "T-SPIN_ref": "D", "w/o H-A": "x"}
 # Of other objectives, by a digest of their label; colours of Tol's muted palette.
 OTHER_COLOURS = ("#882255", "#117733", "#332288", "#AA4499", "#999933", "#44AA99", "#661100")
-OTHER_MARKERS = ("^", "P", "*", "p", "<", ">", "h", "X")
 ROLES = {"annotated": "#009E73", "synthetic": "#CC79A7", "proto": "#999999"}
 STYLES = ("-", "--", ":", "-.")  # an objective, and its variants in the same colour
 MAP = "cividis"  # for heat maps: even in grey, the same for all eyes
@@ -72,8 +71,7 @@ def colour(label: str) -> str:
 
 def marker(label: str) -> str:
     """Tells objectives apart in grey, and where lines lie on each other."""
-    known = objective(label)
-    return MARKERS.get(known) or OTHER_MARKERS[zlib.crc32(known.encode()) % len(OTHER_MARKERS)]
+    return MARKERS.get(objective(label), "^")
 
 
 def in_order(labels: Iterable[str]) -> list[str]:

@@ -35,7 +35,7 @@ def _of_setting(runs: Runs, setting: Setting, name: str) -> list[Piece]:
     chosen = runs.where(
         lambda run: run.differs_only_in(KEY) and isinstance(run.values.get(KEY), float)
     )
-    main = measures.main_number(measures.columns(chosen))
+    main = measures.main_of(chosen)
     data = _means(chosen, main) if main else _empty()
     rates = sorted(set(data["lr"]))
     lines = missing.iterations(chosen)

@@ -91,6 +91,11 @@ def main_number(measures: Sequence[Measure]) -> Measure | None:
     return next((m for m in measures if m.key == AVERAGE), measures[0] if measures else None)
 
 
+def main_of(runs: Runs) -> Measure | None:
+    """The main number of these runs."""
+    return main_number(columns(runs))
+
+
 def opening(main: Measure | None) -> str:
     """How a caption about the main number begins."""
     title = main.axis if main else "nothing"

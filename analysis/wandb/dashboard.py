@@ -261,13 +261,13 @@ def main(arguments: Sequence[str]) -> None:
             raise ValueError("--save needs entity=NAME, your user or team in W&B")
         if publish and not logged_in():
             raise ValueError("--save needs a login: run `wandb login`, then give this again")
-        drawn = sections(benchmarks(options["evals"]))
-        page = workspace(drawn, **{key: options[key] for key in ("name", "project", "entity")})
+        panels = sections(benchmarks(options["evals"]))
+        page = workspace(panels, **{key: options[key] for key in ("name", "project", "entity")})
         if publish:
             page.save()
             log.info("published: %s", page.url)
         else:
             spec = json.dumps(specification(page), indent=2, ensure_ascii=False)
             write_text(Path(options["out"]), f"{spec}\n")
-            num_panels = sum(map(len, drawn.values()))
+            num_panels = sum(map(len, panels.values()))
             log.info("%d panels: %s", num_panels, options["out"])
