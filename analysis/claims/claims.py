@@ -21,6 +21,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import pandas as pd
 
@@ -140,10 +141,6 @@ def _every_iteration_gains(regime: Regime) -> list[Part]:
     return parts
 
 
-def _ends_above_spin(regime: Regime) -> list[Part]:
-    return at_end(regime, "tspin", "spin")
-
-
 def _steadier(regime: Regime) -> list[Part]:
     """The largest drop between consecutive iterations, SPIN's minus T-SPIN's, seed by seed."""
     sides = {loss: regime.side(loss) for loss in ("tspin", "spin")}
@@ -213,10 +210,6 @@ def _misaligned(regime: Regime) -> list[Part]:
     return parts
 
 
-def _needs_no_reference(regime: Regime) -> list[Part]:
-    return at_end(regime, "tspin", "tspin_ref", margin=MARGIN)
-
-
 def _robust(regime: Regime) -> list[Part]:
     chosen = [
         run for run in regime.runs
@@ -272,7 +265,7 @@ CLAIMS = (
         "above_spin", "T-SPIN ends above SPIN: 43.47 against 40.62 (Zephyr), 45.02 against 42.32 "
         "(Mistral).", "Tables 1 and 4, average after iteration 4",
         "T-SPIN minus SPIN after their last common iteration is above 0.",
-        _ends_above_spin, "table1",
+        partial(at_end, a="tspin", b="spin"), "table1",
     ),
     Claim(
         "steady", "T-SPIN evolves steadily where SPIN falls back between iterations.",
@@ -308,7 +301,7 @@ CLAIMS = (
         "(T-SPIN_ref).", "Figure 4b",
         "T-SPIN minus T-SPIN_ref after their last common iteration is above "
         f"-{MARGIN:g} point.",
-        _needs_no_reference, "figure4b",
+        partial(at_end, a="tspin", b="tspin_ref", margin=MARGIN), "figure4b",
     ),
     Claim(
         "robust", "T-SPIN is robust in alpha and beta.", "Figure 4c",

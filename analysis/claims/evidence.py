@@ -35,14 +35,14 @@ class Part:
     """
 
     what: str
-    mean: float
-    low: float
-    high: float
-    unit: str
-    num_seeds: int
-    num_prompts: int | None
-    holds: bool | None
-    reading: str
+    mean: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    unit: str = ""
+    num_seeds: int = 0
+    num_prompts: int | None = None
+    holds: bool | None = None
+    reading: str = ""
     measure: Measure | None = None  # of quality, that it is judged on
 
     @property
@@ -173,8 +173,7 @@ def _few(num_seeds: int) -> str:
 
 
 def nothing(what: str, why: str) -> Part:
-    nan = math.nan
-    return Part(what, nan, nan, nan, "", 0, None, None, why)
+    return Part(what, reading=why)
 
 
 def main_of(regime: Regime, members: Sequence[Run]) -> Measure | None:

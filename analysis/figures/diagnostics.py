@@ -50,8 +50,7 @@ def _weights(runs: Runs, setting: Setting, name: str) -> list[Piece]:
         for label in style.in_order(runs.labels()):
             line = data[(data["key"] == key) & (data["label"] == label)]
             dynamics.broken_line(axes, line, label=label, color=style.colour(label))
-        axes.set_xlabel("iterations of training")
-        axes.set_ylabel(title)
+        axes.set(xlabel="iterations of training", ylabel=title)
         axes.set_ylim(bottom=0)
         style.whole_numbers(axes)
     style.legend(drawn)
@@ -82,8 +81,7 @@ def _contingency(runs: Runs, setting: Setting, name: str) -> list[Piece]:
         for label in style.in_order(runs.labels()):
             line = data[(data["split"] == split) & (data["key"] == key) & (data["label"] == label)]
             style.method(axes, line, "iteration", label)
-        axes.set_xlabel("iteration")
-        axes.set_ylabel(title)
+        axes.set(xlabel="iteration", ylabel=title)
         style.whole_numbers(axes)
     style.legend(drawn)
     caption = (
@@ -117,8 +115,7 @@ def _correlation(runs: Runs, setting: Setting, name: str) -> list[Piece]:
                 of[measure.key], of[main.key], s=14, label=label, color=style.colour(label),
                 marker=style.marker(label),
             )  # fmt: skip
-        axes.set_xlabel(f"held-out {measure.axis}")
-        axes.set_ylabel(main.axis)
+        axes.set(xlabel=f"held-out {measure.axis}", ylabel=main.axis)
     style.legend(drawn)
     title = main.title if main else "quality"
     caption = (

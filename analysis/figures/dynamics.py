@@ -115,12 +115,10 @@ def _figure7(runs: Runs, setting: Setting, name: str, last: int) -> Drawing:
     for axes, label in zip(panels, labels, strict=True):
         of_label = data[data["label"] == label]
         _roles(axes, of_label, "logps")
-        axes.set_title(label)
-        axes.set_ylabel(f"log-likelihood ({UNIT})")
+        axes.set(title=label, ylabel=f"log-likelihood ({UNIT})")
         of_gap = of_label[of_label["key"] == GAP]
         broken_line(behind, of_gap, label=label, color=style.colour(label))
-    behind.set_title("gap log p(y) - log p(y')")
-    behind.set_ylabel(f"gap ({UNIT})")
+    behind.set(title="gap log p(y) - log p(y')", ylabel=f"gap ({UNIT})")
     for axes in drawn.axes:
         axes.set_xlabel("iterations of training")
         for t in iterations:

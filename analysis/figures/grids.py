@@ -84,8 +84,7 @@ def _over_sizes(data: pd.DataFrame, main: Measure | None) -> style.Figure:
             marker=style.marker(label),
         )  # fmt: skip
     style.logarithmic(axes, data["size"])
-    axes.set_xlabel("annotated pairs")
-    axes.set_ylabel(main.axis)
+    axes.set(xlabel="annotated pairs", ylabel=main.axis)
     style.legend(drawn, columns=1)
     return drawn
 
@@ -146,7 +145,6 @@ def _heat_map(mean: pd.DataFrame, half: pd.DataFrame, main: Measure | None) -> s
         axes.text(j, i, text, ha="center", va="center", color=color, fontsize=size)
     axes.set_xticks(range(len(mean.columns)), [f"{beta:g}" for beta in mean.columns])
     axes.set_yticks(range(len(mean.index)), [f"{alpha:g}" for alpha in mean.index])
-    axes.set_xlabel(r"$\beta$")
-    axes.set_ylabel(r"$\alpha$")
+    axes.set(xlabel=r"$\beta$", ylabel=r"$\alpha$")
     axes.grid(visible=False)
     return drawn

@@ -3,7 +3,6 @@ saved: every table as CSV, Markdown and LaTeX, every drawing as PDF, PNG and CSV
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -111,22 +110,14 @@ def markdown(table: Table) -> str:
 def latex(table: Table) -> str:
     """A booktabs table, a rule between groups of rows; needs only \\usepackage{booktabs}."""
     alignment = "".join("l" if column.digits is None else "r" for column in table.columns)
-    lines = [
-        r"\begin{table}",
-        r"\centering",
-        rf"\caption{{{escape(table.caption)}}}",
-        rf"\label{{tab:{table.name}}}",
-        rf"\begin{{tabular}}{{{alignment}}}",
-        r"\toprule",
-        " & ".join(escape(column.title) for column in table.columns) + r" \\",
-        r"\midrule",
-    ]
-    groups = table.frame[table.group].tolist() if table.group else []
-    for i, row in enumerate(cells(table)):
-        if i and groups and groups[i] != groups[i - 1]:
-            lines.append(r"\midrule")
+    head = " & ".join(escape(column.title) for column in table.columns)
+    lines = [r"\begin{table}", r"\centering", rf"\caption{{{escape(table.caption)}}}",
+             rf"\label{{tab:{table.name}}}", rf"\begin{{tabular}}{{{alignment}}}", r"\toprule",
+             rf"{head} \\", r"\midrule"]  # fmt: skip
+    groups = table.frame[table.group].tolist() if table.group else [""] * len(table.frame)
+    for before, group, row in zip([*groups[:1], *groups], groups, cells(table), strict=False):
         shown = [rf"\textbf{{{escape(text)}}}" if bold else escape(text) for text, bold in row]
-        lines.append(" & ".join(shown) + r" \\")
+        lines += [r"\midrule"] * (group != before) + [" & ".join(shown) + r" \\"]
     lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
     lines += [f"% missing: {' '.join(line.split())}" for line in table.missing]
     return "\n".join(lines) + "\n"
@@ -138,7 +129,7 @@ def cells(table: Table) -> list[list[tuple[str, bool]]]:
 
     def is_best(value: Any, column: Column) -> bool:  # as printed: what reads the same is equal
         text = best.get(column.key)
-        return text is not None and not _absent(value) and text == f"{value:.{column.digits}f}"
+        return text is not None and not pd.isna(value) and text == f"{value:.{column.digits}f}"
 
     return [
         [(_text(row, column), is_best(row[column.key], column)) for column in table.columns]
@@ -163,7 +154,7 @@ def _best(values: pd.Series, column: Column) -> str | None:
 
 def _text(row: dict[str, Any], column: Column) -> str:
     value = row[column.key]
-    if _absent(value):
+    if pd.isna(value):
         return NOTHING
     if column.digits is None:
         whole = isinstance(value, float) and value == int(value)
@@ -171,12 +162,8 @@ def _text(row: dict[str, Any], column: Column) -> str:
     if column.least and 0 <= value < 0.5 * 10**-column.digits:
         return f"<{10**-column.digits:.{column.digits}f}"
     text = f"{value:{'+' if column.signed else ''}.{column.digits}f}"
-    high = row.get(column.key + HIGH, math.nan)
-    return text if _absent(high) else f"{text} +- {high - value:.{column.digits}f}"
-
-
-def _absent(value: Any) -> bool:
-    return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
+    high = row.get(column.key + HIGH)
+    return text if pd.isna(high) else f"{text} +- {high - value:.{column.digits}f}"
 
 
 def spread(frame: pd.DataFrame, keys: Sequence[str], column: str) -> pd.DataFrame:

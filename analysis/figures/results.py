@@ -140,8 +140,7 @@ def panels(values: pd.DataFrame, shown: Sequence[Measure]) -> tuple[style.Figure
             if len(after) == 1:  # not iterated: a level to compare with
                 level = float(after.iloc[0])
                 axes.axhline(level, color=style.colour(label), linestyle=":", linewidth=0.8)
-        axes.set_xlabel("iterations done")
-        axes.set_ylabel(measure.axis)
+        axes.set(xlabel="iterations done", ylabel=measure.axis)
         style.whole_numbers(axes)
     style.legend(drawn)
     return drawn, data

@@ -112,7 +112,6 @@ def _drawn(data: pd.DataFrame, main: Measure | None) -> style.Figure:
         best = line.loc[(main.better * line["mean"]).idxmax()]
         axes.plot(best["lr"], best["mean"], "o", markersize=10, fillstyle="none", color=colour)
     style.logarithmic(axes, data["lr"])
-    axes.set_xlabel("learning rate")
-    axes.set_ylabel(main.axis)
+    axes.set(xlabel="learning rate", ylabel=main.axis)
     style.legend(drawn, columns=3)
     return drawn
