@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Iterable
 
+from benchmarks.common import row
 from tspin.cli import sweep
 from tspin.cli.command import check
 from tspin.config.run import Run
@@ -69,10 +70,10 @@ def benchmarks(run: Run) -> float:
 def hours(words: str, where: str) -> tuple[int, int, float, float, float]:
     """Of a sweep: points, iterations trained, hours in all, of benchmarks, on GPUS at once."""
     with tempfile.TemporaryDirectory() as empty:
-        made = sweep.plan("", check(["-m", *words.split(), f"runs_dir={empty}"]).points)
-    test = 0.0 if where == "cpu" else benchmarks(made.points[0].run)
-    protos, loads = set(), [0.0] * len(made.items)
-    for i, item in enumerate(made.items):
+        planned = sweep.plan("", check(["-m", *words.split(), f"runs_dir={empty}"]).points)
+    test = 0.0 if where == "cpu" else benchmarks(planned.points[0].run)
+    protos, loads = set(), [0.0] * len(planned.items)
+    for i, item in enumerate(planned.items):
         run, own = item.point.run, item.point.sampling
         for step in (step for step in item.steps if step.source is None):
             loads[i] += sum(stages(run, step.t, where, y0=own not in protos)) + test
@@ -80,16 +81,15 @@ def hours(words: str, where: str) -> tuple[int, int, float, float, float]:
     busy = [0.0] * GPUS
     for load in sorted(loads, reverse=True):  # the longest point to the GPU that is free first
         busy[busy.index(min(busy))] += load
-    trained = len(made.to_train)  # and the initial policy is tested once
+    trained = len(planned.to_train)  # and the initial policy is tested once
     total, wall = sum(loads) + test, max(busy) + test
     return len(loads), trained, total / 3600, (trained + 1) * test / 3600, wall / 3600
 
 
 def table(*rows: Iterable[object]) -> None:
-    head, *rest = [[f"{x:.1f}" if isinstance(x, float) else str(x) for x in row] for row in rows]
-    for row in (head, ["---"] * len(head), *rest):
-        sys.stdout.write(f"| {' | '.join(row)} |\n")
-    sys.stdout.write("\n")
+    head, *rest = [[f"{x:.1f}" if isinstance(x, float) else x for x in cells] for cells in rows]
+    lines = map(row, (head, ["---"] * len(head), *rest))
+    sys.stdout.write("\n".join(lines) + "\n\n")
 
 
 def sweeps(title: str, lines: dict[str, str]) -> None:

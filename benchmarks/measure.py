@@ -20,6 +20,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common import resident
 from benchmarks.shapes import Case, flops
 from tspin.data.triplets import num_tokens
 
@@ -104,14 +105,14 @@ def machine(device: str, *, threads: int) -> dict[str, str]:
     """What the figures belong to."""
     import torch
 
-    found = {name: metadata.version(name) for name in LIBRARIES if importlib.util.find_spec(name)}
+    facts = {name: metadata.version(name) for name in LIBRARIES if importlib.util.find_spec(name)}
     info = Path("/proc/cpuinfo")
     names = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
-    found["processor"] = names[0] if names else "unknown"
+    facts["processor"] = names[0] if names else "unknown"
     if device == "cuda":
-        found["card"] = torch.cuda.get_device_name()
+        facts["card"] = torch.cuda.get_device_name()
     settings = {k: v for k, v in ENVIRONMENT.items() if k.startswith("MALLOC")}
-    return found | {"threads": str(threads)} | settings
+    return facts | {"threads": str(threads)} | settings
 
 
 @contextmanager
@@ -167,14 +168,14 @@ def _serve(pipe: Connection, case: Case, way: str) -> None:
         from benchmarks.ways import WAYS
 
         work = WAYS[way](case)
-        rest = _now(case)
+        rest = _memory(case, peak=False)
         while question != LAST:
             # A single example warms libraries up; on a GPU the first time of all is slow.
             alone = question == WARM_UP and case.device != "cuda"
             triplets = case.triplets(max(question, 0))
             pipe.send(work(triplets[:1] if alone else triplets))
             question = pipe.recv()
-        peak = _peak(case)
+        peak = _memory(case, peak=True)
         pipe.send({"extra": peak - rest, "peak": peak})
     except EOFError:
         pass  # the parent has closed its end
@@ -182,27 +183,11 @@ def _serve(pipe: Connection, case: Case, way: str) -> None:
         pipe.send(traceback.format_exc())
 
 
-def _now(case: Case) -> float:
-    """MiB that the process holds."""
+def _memory(case: Case, *, peak: bool) -> float:
+    """MiB that the process holds, or held at most; on a GPU what torch has allocated there."""
     if case.device == "cuda":
         import torch
 
-        return torch.cuda.memory_allocated() / MIB
-    return _status("VmRSS")
-
-
-def _peak(case: Case) -> float:
-    """MiB that it held at most. Linux's VmHWM: ru_maxrss begins with the parent's."""
-    if case.device == "cuda":
-        import torch
-
-        return torch.cuda.max_memory_allocated() / MIB
-    return _status("VmHWM")
-
-
-def _status(key: str) -> float:
-    path = Path("/proc/self/status")
-    if not path.exists():  # no Linux
-        return float("nan")
-    (kib,) = re.findall(rf"{key}:\s+(\d+) kB", path.read_text())
-    return int(kib) / 1024
+        cuda = torch.cuda.max_memory_allocated if peak else torch.cuda.memory_allocated
+        return cuda() / MIB
+    return resident("VmHWM" if peak else "VmRSS") / MIB

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 
+from benchmarks.common import row
 from benchmarks.measure import Result
 from benchmarks.shapes import GROWTH
 from benchmarks.targets import Verdict, ratios, share
@@ -43,10 +44,10 @@ def write(
 ) -> None:  # fmt: skip
     """OUT.json, OUT.png and OUT.md."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    found = {"command": command, "quick": quick, "seconds": round(seconds), "machine": facts}
-    found |= {"targets": [asdict(v) | {"status": v.status} for v in verdicts]}
-    found |= {"cases": [asdict(r) for r in results]}
-    out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
+    record = {"command": command, "quick": quick, "seconds": round(seconds), "machine": facts}
+    record |= {"targets": [asdict(v) | {"status": v.status} for v in verdicts]}
+    record |= {"cases": [asdict(r) for r in results]}
+    out.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
     picture(out.with_suffix(".png"), results)
     parts = ["# Benchmarks\n", *([QUICK] if quick else [])]
     parts += [f"Made by `{command}` in {seconds / 60:.1f} minutes.\n", READING]
@@ -61,7 +62,7 @@ def write(
 
 def table(results: Sequence[Result]) -> Iterator[str]:
     head = ["case", "way", "s (range)", "tokens/s", "over ours (range)", "extra MB", "peak MB"]
-    yield from (_row(head), _row(["---"] * len(head)))
+    yield from (row(head), row(["---"] * len(head)))
     for result in results:
         for way, seconds in result.seconds.items():
             times = ratios(result, result.case.ways[0], [way])
@@ -71,9 +72,9 @@ def table(results: Sequence[Result]) -> Iterator[str]:
             per_second = f"{median(pace):.0f}" if pace else "-"
             if parts := share(result, way, results):
                 per_second += f", {median(parts):.0%} of the card"
-            yield _row([result.case.name, WAYS[way], spread(seconds), per_second, ratio, *memory])
+            yield row([result.case.name, WAYS[way], spread(seconds), per_second, ratio, *memory])
         for way, reason in result.skipped.items():
-            yield _row([result.case.name, WAYS[way], reason.replace("|", "/"), *[""] * 4])
+            yield row([result.case.name, WAYS[way], reason.replace("|", "/"), *[""] * 4])
 
 
 def growth(results: Sequence[Result]) -> Iterator[str]:
@@ -136,7 +137,3 @@ def picture(path: Path, results: Sequence[Result]) -> None:
 def spread(values: Sequence[float]) -> str:
     low, high = (f"{x:.3g}" for x in (min(values), max(values)))
     return f"{median(values):.3g} ({low} to {high})"
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"

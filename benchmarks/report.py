@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 import yaml
-from report_runs import GAIN, write_run
+from support.report_runs import GAIN, write_run
 
 from tspin.runs.artifacts import RunDir
 
@@ -31,7 +31,7 @@ def make(folder: Path) -> None:
     """Five objectives x 3 seeds, by default and at a shared learning rate; alpha x beta x 3 seeds;
     and learning rates on validation prompts to fill up."""
     size = dict(iterations=5, steps=64, heldout=800, scores=True)
-    made = {loss: write_run(folder, loss, **size) for loss in GAIN}
+    originals = {loss: write_run(folder, loss, **size) for loss in GAIN}
     points = [(loss, seed, {}) for loss in GAIN for seed in range(3)]
     points += [(loss, seed, {"optim": {"lr": 3e-4}}) for loss in GAIN for seed in range(3)]
     points += [
@@ -50,16 +50,16 @@ def make(folder: Path) -> None:
     for loss, seed, changes in points:
         apart = "".join(f"-{key}={value}" for part in changes.values() for key, value in
                         part.items()).replace(" ", "")  # fmt: skip
-        copy(made[loss], seed, apart, changes)
+        copy(originals[loss], seed, apart, changes)
 
 
-def copy(made: RunDir, seed: int, apart: str, changes: dict) -> None:
-    name = made.path.name.removesuffix("0") + f"{seed}{apart}"
-    target = RunDir(made.path.with_name(name))
+def copy(original: RunDir, seed: int, apart: str, changes: dict) -> None:
+    name = original.path.name.removesuffix("0") + f"{seed}{apart}"
+    target = RunDir(original.path.with_name(name))
     if target.path.exists():
         return
-    shutil.copytree(made.path, target.path, copy_function=os.link)
-    settings = yaml.safe_load(made.config.read_text())
+    shutil.copytree(original.path, target.path, copy_function=os.link)
+    settings = yaml.safe_load(original.config.read_text())
     settings["data"]["seed"] = seed
     for section, values in changes.items():
         settings[section] |= values
@@ -69,7 +69,7 @@ def copy(made: RunDir, seed: int, apart: str, changes: dict) -> None:
 
 def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(temporary) / "made"
+        folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(temporary) / "runs"
         if not folder.exists():
             make(folder)
         out = Path(temporary) / "out"

@@ -20,7 +20,6 @@ import argparse
 import json
 import logging
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -33,6 +32,8 @@ from importlib import metadata
 from pathlib import Path
 from platform import python_version
 from typing import TYPE_CHECKING, Any
+
+from benchmarks.common import resident, row
 
 if TYPE_CHECKING:
     from tspin.data.triplets import Triplet
@@ -72,6 +73,9 @@ class Stage:
     disk: float = 0.0
 
 
+Sizes = dict[int, dict[str, Stage]]  # rows of the data -> name of a stage -> what it took
+
+
 class Meter:
     """Attributes peak, seconds and bytes to the stages of this process, one after the other."""
 
@@ -93,10 +97,10 @@ class Meter:
 
     def close(self) -> None:
         """Adds what the stage under way has taken so far."""
-        found = self.stages.setdefault(self.name, Stage())
-        found.peak = max(found.peak, status("VmHWM"))
-        found.seconds += time.monotonic() - self.began
-        found.disk += bytes_in(self.folder) / MB - self.disk
+        stage = self.stages.setdefault(self.name, Stage())
+        stage.peak = max(stage.peak, resident("VmHWM") / MB)
+        stage.seconds += time.monotonic() - self.began
+        stage.disk += bytes_in(self.folder) / MB - self.disk
 
     def _restart(self, name: str) -> None:
         self.name, self.began = name, time.monotonic()
@@ -104,16 +108,10 @@ class Meter:
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins again
 
 
-def status(key: str) -> float:
-    """MB that this process holds (VmRSS) or has held at most (VmHWM)."""
-    (kib,) = re.findall(rf"{key}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    return 1024 * int(kib) / MB
-
-
 def bytes_in(folder: Path) -> int:
     """Of all files below, one with several names counted once."""
-    found = [path.lstat() for path in folder.rglob("*")] if folder.is_dir() else []
-    return sum({entry.st_ino: entry.st_size for entry in found}.values())
+    entries = [path.lstat() for path in folder.rglob("*")] if folder.is_dir() else []
+    return sum({entry.st_ino: entry.st_size for entry in entries}.values())
 
 
 # --- the process that is measured ----------------------------------------------------------------
@@ -243,11 +241,11 @@ def made_up(policy: Any, triplets: Sequence[Triplet], roles: Sequence[Role]) -> 
 
     from tspin.objectives import Logps
 
-    found = {}
+    logps = {}
     for role in roles:
         ids = [list(triplet.responses[role]) for triplet in triplets]
-        found[role] = torch.tensor([-len(x) - x[0] / 1e5 for x in ids], dtype=torch.float64)
-    return Logps(**found)
+        logps[role] = torch.tensor([-len(x) - x[0] / 1e5 for x in ids], dtype=torch.float64)
+    return Logps(**logps)
 
 
 def walk(
@@ -280,19 +278,19 @@ def main(arguments: Sequence[str]) -> int:
         stages = measured(options.rows[0], options.iterations, options.loss, Path(options.folder))
         sys.stdout.write(json.dumps({name: asdict(stage) for name, stage in stages.items()}))
         return 0
-    found: dict[int, dict[str, Stage]] = {}
+    by_rows: Sizes = {}
     for rows in options.rows:
-        found[rows] = size(rows, options)
+        by_rows[rows] = size(rows, options)
         words = " ".join(["python -m benchmarks.scale", *arguments])
-        write(options, dict(sorted(found.items())), words)
-    return int(any(missed(rows, stages) for rows, stages in found.items()))
+        write(options, dict(sorted(by_rows.items())), words)
+    return int(any(missed(rows, stages) for rows, stages in by_rows.items()))
 
 
 def size(rows: int, options: argparse.Namespace) -> dict[str, Stage]:
     """A run and its analysis in processes of their own."""
     with tempfile.TemporaryDirectory() as temporary:
-        told = (f"--rows={rows}", f"--iterations={options.iterations}", f"--loss={options.loss}")
-        run = [sys.executable, "-m", "benchmarks.scale", *told, "--folder", temporary]
+        words = (f"--rows={rows}", f"--iterations={options.iterations}", f"--loss={options.loss}")
+        run = [sys.executable, "-m", "benchmarks.scale", *words, "--folder", temporary]
         done = subprocess.run(run, stdout=subprocess.PIPE, check=True, text=True)
         stages = {name: Stage(**facts) for name, facts in json.loads(done.stdout).items()}
         began, out = time.monotonic(), Path(temporary) / "report"
@@ -322,48 +320,44 @@ def verdict(rows: int, stages: dict[str, Stage]) -> str:
     return f"{rows} rows: {whole(stages).peak:.0f} MB, gate {GATE}: {judged}"
 
 
-def write(options: argparse.Namespace, found: dict[int, dict[str, Stage]], command: str) -> None:
+def write(options: argparse.Namespace, sizes: Sizes, command: str) -> None:
     """OUT.md and OUT.json."""
     facts = {"python": python_version()} | {name: metadata.version(name) for name in LIBRARIES}
-    rows = {n: {name: asdict(x) for name, x in stages.items()} for n, stages in found.items()}
+    rows = {n: {name: asdict(x) for name, x in stages.items()} for n, stages in sizes.items()}
     known = {"command": command, "loss": options.loss, "iterations": options.iterations}
     out = Path(options.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(known | facts | {"rows": rows}, indent=1)
     out.with_suffix(".json").write_text(f"{text}\n")
-    made = f"Made by `{command}`: `loss={options.loss}`, {options.iterations} iterations.\n"
+    origin = f"Made by `{command}`: `loss={options.loss}`, {options.iterations} iterations.\n"
     versions = ", ".join(f"{name} {value}" for name, value in facts.items())
-    verdicts = [f"- {verdict(rows, stages)}" for rows, stages in found.items()]
-    lines = ["# Many rows\n", made, READING, f"{versions}.\n", *table(found), ""]
-    lines += [*verdicts, *on_paper(found), ""]
+    verdicts = [f"- {verdict(rows, stages)}" for rows, stages in sizes.items()]
+    lines = ["# Many rows\n", origin, READING, f"{versions}.\n", *table(sizes), ""]
+    lines += [*verdicts, *on_paper(sizes), ""]
     out.with_suffix(".md").write_text("\n".join(lines))
 
 
-def table(found: dict[int, dict[str, Stage]]) -> Iterator[str]:
+def table(sizes: Sizes) -> Iterator[str]:
     """A row for each stage: peak in MB / seconds / MB on disk, at every size."""
-    sizes = {rows: stages | {"all": whole(stages)} for rows, stages in found.items()}
-    yield _row(["peak MB / s / MB on disk", *(f"{rows} rows" for rows in sizes)])
-    yield _row(["---"] * (1 + len(sizes)))
-    for name in next(iter(sizes.values())):
-        cells = (stages[name] for stages in sizes.values())
+    columns = [stages | {"all": whole(stages)} for stages in sizes.values()]
+    yield row(["peak MB / s / MB on disk", *(f"{rows} rows" for rows in sizes)])
+    yield row(["---"] * (1 + len(sizes)))
+    for name in columns[0]:
+        cells = (stages[name] for stages in columns)
         shown = (f"{x.peak:.0f} / {x.seconds:.0f} / {max(x.disk, 0):.0f}" for x in cells)
-        yield _row([name, *shown])
+        yield row([name, *shown])
 
 
-def on_paper(found: dict[int, dict[str, Stage]]) -> Iterator[str]:
+def on_paper(sizes: Sizes) -> Iterator[str]:
     """A million rows, on the straight line through the last two sizes."""
-    if len(found) > 1:
-        (a, before), (b, after) = list(found.items())[-2:]
+    if len(sizes) > 1:
+        (a, before), (b, after) = list(sizes.items())[-2:]
         slope = (whole(after).peak - whole(before).peak) / (b - a)
         peak = whole(after).peak + slope * (10**6 - b)
         yield (
             f"- a million rows, on paper, by the straight line through the last two: {peak:.0f} MB "
             f"({1000 * slope:.1f} KB for each row more)"
         )
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def _parser() -> argparse.ArgumentParser:

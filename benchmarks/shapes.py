@@ -67,10 +67,10 @@ class Llama(Shape):
 
         words = {PAD_TOKEN: 0, UNKNOWN: 1, EOS_TOKEN: self.vocab - 1}
         words |= {f"w{i}": i for i in range(2, self.vocab - 1)}
-        made = Tokenizer(models.WordLevel(words, unk_token=UNKNOWN))
-        made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        tokenizer = Tokenizer(models.WordLevel(words, unk_token=UNKNOWN))
+        tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
         return PreTrainedTokenizerFast(
-            tokenizer_object=made, eos_token=EOS_TOKEN, pad_token=PAD_TOKEN, unk_token=UNKNOWN
+            tokenizer_object=tokenizer, eos_token=EOS_TOKEN, pad_token=PAD_TOKEN, unk_token=UNKNOWN
         )
 
 
@@ -137,13 +137,13 @@ class Case:
         def ids(length: int) -> list[int]:
             return random.integers(2, eos, length).tolist()
 
-        made = []
+        triplets = []
         for i in range(self.batch * self.steps):
             prompt, *responses = self._lengths(random)
             texts = ([*ids(n - 1), eos] for n in responses)
             by_role = dict(zip(ROLES["triplets"], texts, strict=True))
-            made.append(Triplet(f"{seed}-{i}", "train", 0, ids(prompt), by_role))
-        return made
+            triplets.append(Triplet(f"{seed}-{i}", "train", 0, ids(prompt), by_role))
+        return triplets
 
     def _lengths(self, random: np.random.Generator) -> list[int]:
         """Of a prompt and its three responses, drawn independently."""
@@ -152,11 +152,11 @@ class Case:
             grid = np.linspace(0, 1, len(ALPACA[0]))
             prompt = longer * np.interp(random.random(), grid, ALPACA[0])
             responses = np.interp(random.random(3), grid, ALPACA[1])
-            found = [prompt, *np.minimum(responses, LONGEST)]
+            lengths = [prompt, *np.minimum(responses, LONGEST)]
         else:
             prompt, response = map(int, self.lengths.split("/"))
-            found = [prompt, *[response] * 3]
-        return [max(1, min(round(n), self.longest)) for n in found]
+            lengths = [prompt, *[response] * 3]
+        return [max(1, min(round(n), self.longest)) for n in lengths]
 
 
 def flops(shape: Shape, triplets: Sequence[Triplet], roles: Sequence[Role]) -> float:

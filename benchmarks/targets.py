@@ -88,11 +88,11 @@ def ratios(
     """The best of theirs over ours, a number a round (of memory: one); empty without both."""
     table: Mapping[str, Sequence[float]] = result.seconds
     if memory:
-        table = {way: [found["extra"]] for way, found in result.memory.items()}
-    there = [table[way] for way in theirs if way in table]
-    if ours not in table or not there:
+        table = {way: [mib["extra"]] for way, mib in result.memory.items()}
+    others = [table[way] for way in theirs if way in table]
+    if ours not in table or not others:
         return []
-    best = map(min, zip(*there, strict=True))
+    best = map(min, zip(*others, strict=True))
     return [b / a for a, b in zip(table[ours], best, strict=True)]
 
 
@@ -113,13 +113,12 @@ def judge(targets: Sequence[Target], results: Sequence[Result]) -> Iterator[Verd
         cases = [r for r in results if r.case.name.startswith(target.cases)]
         why = {reason for r in cases for way, reason in r.skipped.items() if way in target.theirs}
         if target.of == "share":
-            found = [share(r, target.ours, results) for r in cases]
+            values = [share(r, target.ours, results) for r in cases]
         else:
             memory = target.of == "memory"
-            found = [ratios(r, target.ours, target.theirs, memory=memory) for r in cases]
-        found = [rounds for rounds in found if rounds]
-        if found:
-            worst = min(found, key=median)
+            values = [ratios(r, target.ours, target.theirs, memory=memory) for r in cases]
+        if measured := [rounds for rounds in values if rounds]:
+            worst = min(measured, key=median)
             yield Verdict(target, median(worst), min(worst), max(worst))
         else:
             yield Verdict(target, why=", ".join(sorted(why)) or "not run")

@@ -148,8 +148,8 @@ def spin_way(case: Case) -> Work:
         with policy.arithmetic():
             logits = model(batch.input_ids, attention_mask=batch.attention_mask.long()).logits
         logps = logits[:, :-1].float().log_softmax(-1)
-        found = logps.gather(2, batch.input_ids[:, 1:, None])[:, :, 0]
-        chosen, rejected = (found * batch.response_mask[:, 1:]).sum(1).chunk(2)
+        tokens = logps.gather(2, batch.input_ids[:, 1:, None])[:, :, 0]
+        chosen, rejected = (tokens * batch.response_mask[:, 1:]).sum(1).chunk(2)
         return chosen - rejected
 
     def work(triplets: list[Triplet]) -> float:
@@ -250,11 +250,16 @@ def sample(case: Case, run: Run, policy: Policy, triplets: Sequence[Triplet]) ->
 def generation(case: Case) -> Work:
     run = settings(case, "auto", f"decoding.max_new_tokens={SAMPLED}", "model.max_length=4096")
     policy = policy_of(case, run)
+    return checked(case, partial(sample, case, run, policy))
+
+
+def checked(case: Case, respond: Callable[[list[Triplet]], list[list[int]]]) -> Work:
+    """Sampling, and that every response is as long as it has to be."""
 
     def work(triplets: list[Triplet]) -> float:
-        found: list[list[int]] = []
-        seconds = timed(case, lambda: found.extend(sample(case, run, policy, triplets)))
-        assert list(map(len, found)) == ends(triplets)
+        responses: list[list[int]] = []
+        seconds = timed(case, lambda: responses.extend(respond(triplets)))
+        assert list(map(len, responses)) == ends(triplets)
         return seconds
 
     return work
@@ -274,7 +279,7 @@ class _EndAt(LogitsProcessor):
 
 def generated(case: Case, model: Any, triplets: Sequence[Triplet], cache: str) -> list[list[int]]:
     """transformers' generate, padded on the left, batch by batch in the order of the data."""
-    eos, found = case.model_shape.vocab - 1, []
+    eos, responses = case.model_shape.vocab - 1, []
     for batch in batches(case, triplets) if case.kind == "generation" else [triplets]:
         width = max(len(t.prompt_ids) for t in batch)
         rows = [[0] * (width - len(t.prompt_ids)) + list(t.prompt_ids) for t in batch]
@@ -291,20 +296,13 @@ def generated(case: Case, model: Any, triplets: Sequence[Triplet], cache: str) -
                 ),
             )  # fmt: skip
         rows = output[:, width:].tolist()
-        found += [row[:end] for row, end in zip(rows, ends(batch), strict=True)]
-    return found
+        responses += [row[:end] for row, end in zip(rows, ends(batch), strict=True)]
+    return responses
 
 
 def generate(case: Case, *, cache: str) -> Work:
     model = case.model_shape.model(case.device)
-
-    def work(triplets: list[Triplet]) -> float:
-        found: list[list[int]] = []
-        seconds = timed(case, lambda: found.extend(generated(case, model, triplets, cache)))
-        assert list(map(len, found)) == ends(triplets)
-        return seconds
-
-    return work
+    return checked(case, lambda triplets: generated(case, model, triplets, cache))
 
 
 # --- an iteration of self-play on pairs: sample, score the reference, train, score, save ----------
@@ -317,20 +315,20 @@ def iterate(case: Case) -> Work:
 
     def iteration(triplets: list[Triplet], out: Iteration) -> None:
         sampled = sample(case, run, policy, triplets)
-        made = [
+        pairs = [
             replace(t, responses={"annotated": t.responses["annotated"], "synthetic": ids})
             for t, ids in zip(triplets, sampled, strict=True)
         ]
 
         def scored() -> dict[Any, float]:
-            cut = micro_batches(made, roles, size=case.batch)
-            return score(policy, cut, roles, total=len(made), label="")
+            cut = micro_batches(pairs, roles, size=case.batch)
+            return score(policy, cut, roles, total=len(pairs), label="")
 
-        write_scores(out.ref_scores, made, scored())
+        write_scores(out.ref_scores, pairs, scored())
         recipe = recipe_of(run, loss, keyed(read_rows(out.ref_scores)))
         tracker = Tracker(nobody, mode="none", folder=out.path, run_id="")
-        train(policy, made, out, recipe, tracker=tracker, steps_before=0, label="")
-        write_scores(out.scores, made, scored())
+        train(policy, pairs, out, recipe, tracker=tracker, steps_before=0, label="")
+        write_scores(out.scores, pairs, scored())
 
     def work(triplets: list[Triplet]) -> float:
         with tempfile.TemporaryDirectory() as folder:
@@ -381,10 +379,10 @@ def files(case: Case) -> Work:
         )
         prompts = read_rows(folder.prompts)
         ids = {row["id"]: row["annotated_ids"] for row in prompts}
-        made = join(prompts, 0, ids, ids)
-        logps = {(t.id, 0, role): -1.0 for t in made for role in t.responses}
+        triplets = join(prompts, 0, ids, ids)
+        logps = {(t.id, 0, role): -1.0 for t in triplets for role in t.responses}
         out = folder.iteration(0).scores
-        write_scores(out, made, logps)
+        write_scores(out, triplets, logps)
         assert keyed(read_rows(out)) == logps
 
     def work(triplets: list[Triplet]) -> float:

@@ -19,14 +19,15 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import pandas as pd
 
 from analysis.claims.evidence import (
     HALF,
+    Gain,
     Part,
     about_half,
     above,
@@ -35,7 +36,6 @@ from analysis.claims.evidence import (
     gain_of,
     main_of,
     nothing,
-    of_seeds,
     series_of,
 )
 from analysis.figures import grids
@@ -43,9 +43,9 @@ from analysis.figures.comparison import Side
 from analysis.figures.pieces import Column, Table
 from analysis.reading import measures, missing, stats
 from analysis.reading.measures import Measure
+from analysis.reading.methods import Run
 from analysis.reading.regimes import Regime, regimes
-from analysis.reading.runs import BASE, Run, Runs
-from tspin.config.identity import NOT_OF_METHOD
+from analysis.reading.runs import BASE, Runs
 
 log = logging.getLogger("tspin")
 
@@ -53,8 +53,6 @@ SUPPORTED, NOT_SUPPORTED, NOT_ENOUGH = "supported", "not supported", "not enough
 MARGIN = 1.0  # points of a share: what "at least" and "matches" forgive; ours, the paper has none
 ROBUST = 2.0  # points that a grid point may lie below the default
 FIGURE3 = 1  # the iteration that the paper's Figures 3, 4a and 4c show
-# may differ between methods "with the same settings": objective, and what w/o H-A has none of
-NO_SETTING = (*NOT_OF_METHOD, "loss.", "coef.beta", "coef.lambda", "data.seed")
 
 
 @dataclass(frozen=True)
@@ -113,9 +111,9 @@ def table(judged: Sequence[Judged]) -> Table:
     columns = (Column("claim", "claim"), Column("place", "in the paper"), Column("where", "runs"),
                Column("verdict", "verdict"), Column("evidence", "evidence"))  # fmt: skip
     rows = [
-        {"claim": it.claim.statement, "place": it.claim.place, "where": str(found.regime),
-         "verdict": found.verdict, "evidence": "; ".join(_said(part) for part in found.parts)}
-        for it in judged for found in it.findings
+        {"claim": it.claim.statement, "place": it.claim.place, "where": str(finding.regime),
+         "verdict": finding.verdict, "evidence": "; ".join(map(str, finding.parts))}
+        for it in judged for finding in it.findings
     ]  # fmt: skip
     caption = (
         "The paper's claims and what these runs say of them: differences with 95% intervals. "
@@ -143,10 +141,6 @@ def _every_iteration_gains(regime: Regime) -> list[Part]:
     return parts
 
 
-def _ends_above_spin(regime: Regime) -> list[Part]:
-    return at_end(regime, "tspin", "spin")
-
-
 def _steadier(regime: Regime) -> list[Part]:
     """The largest drop between consecutive iterations, SPIN's minus T-SPIN's, seed by seed."""
     sides = {loss: regime.side(loss) for loss in ("tspin", "spin")}
@@ -154,28 +148,27 @@ def _steadier(regime: Regime) -> list[Part]:
     main, done = main_of(regime, members), _common(members)
     if main is None or len(done) < 2 or not all(sides.values()):
         return [nothing("largest drop", "no two common iterations of T-SPIN and SPIN")]
-    found = measures.values(regime.runs, [main])
+    values = measures.values(regime.runs, [main])
     drops = {}
     for loss, side in sides.items():
-        series = {run.seed: series_of(found, run, [BASE, *done]) for run in side}
+        series = {run.seed: series_of(values, run, [BASE, *done]) for run in side}
         drops[loss] = {
-            seed: _largest_drop(values, main)
-            for seed, values in series.items()
-            if len(values) == len(done) + 1
+            seed: _largest_drop(numbers, main)
+            for seed, numbers in series.items()
+            if len(numbers) == len(done) + 1
         }
     over = stats.paired(drops["spin"], drops["tspin"])
     both = [stats.mean_interval(list(drops[loss].values())).mean for loss in ("spin", "tspin")]
     what = f"largest drop between iterations: SPIN {both[0]:.2f}, T-SPIN {both[1]:.2f}; difference"
-    return [above(what, of_seeds(over, main))]
+    return [above(what, Gain.of_seeds(over, main))]
 
 
 def _history_helps(regime: Regime) -> list[Part]:
     sides = [regime.side(loss) for loss in ("tspin", "wo_ha")]
     if all(sides):
-        other = _settings_that_differ(sides[0][0], sides[1][0])
+        other = ", ".join(_differences(sides[0][0], sides[1][0]))
         if other:
-            said = ", ".join(f"{key} {a} and {b}" for key, a, b in other)
-            return [nothing("T-SPIN over w/o H-A", f"their settings differ: {said}")]
+            return [nothing("T-SPIN over w/o H-A", f"their settings differ: {other}")]
     return at_end(regime, "tspin", "wo_ha")
 
 
@@ -193,14 +186,9 @@ def _quarter_of_the_data(regime: Regime) -> list[Part]:
     main = main_of(regime, [*sft, *tspin])
     if main is None:
         return [nothing(what, "nothing measured in both")]
-    gain = gain_of(
-        regime.runs, Side(tspin[0].label, tspin, FIGURE3), Side(sft[0].label, sft, 0), main
-    )
-    what = (
-        f"T-SPIN on {quarter:.0f} pairs, iteration {FIGURE3}, over SFT on {whole:.0f}, first "
-        "iteration"
-    )
-    return [at_least(what, gain, MARGIN)]
+    sides = Side(tspin[0].label, tspin, FIGURE3), Side(sft[0].label, sft, 0)
+    what = f"T-SPIN on {quarter:.0f} pairs, iteration {FIGURE3}, over SFT on {whole:.0f}, first "
+    return [at_least(f"{what}iteration", gain_of(regime.runs, *sides, main), MARGIN)]
 
 
 def _misaligned(regime: Regime) -> list[Part]:
@@ -216,16 +204,10 @@ def _misaligned(regime: Regime) -> list[Part]:
     what = f"T-SPIN: most misaligned rows in any of {len(of)} tables"
     if math.isnan(worst):
         return [*parts, nothing(what, "no table")]
-    seeds = len({run.seed for run in tspin})
-    reading = "never" if worst == 0 else "happens"
-    return [
-        *parts,
-        Part(what, float(worst), math.nan, math.nan, "%", seeds, None, worst == 0, reading),
-    ]
-
-
-def _needs_no_reference(regime: Regime) -> list[Part]:
-    return at_end(regime, "tspin", "tspin_ref", margin=MARGIN)
+    seeds, never = len({run.seed for run in tspin}), bool(worst == 0)
+    reading = "never" if never else "happens"
+    parts.append(Part(what, float(worst), math.nan, math.nan, "%", seeds, None, never, reading))
+    return parts
 
 
 def _robust(regime: Regime) -> list[Part]:
@@ -238,24 +220,26 @@ def _robust(regime: Regime) -> list[Part]:
     what = "T-SPIN over alpha and beta"
     if main is None or not usual:
         return [nothing(what, "no run, or nothing measured")]
+
+    def place(run: Run) -> tuple[float, float]:
+        return run.coefficient("alpha", FIGURE3), run.coefficient("beta", FIGURE3)
+
     points: dict[tuple[float, float], list[Run]] = {}
     for run in chosen:
-        place = run.coefficient("alpha", FIGURE3), run.coefficient("beta", FIGURE3)
-        points.setdefault(place, []).append(run)
-    own = usual[0].coefficient("alpha", FIGURE3), usual[0].coefficient("beta", FIGURE3)
+        points.setdefault(place(run), []).append(run)
+    own = place(usual[0])
     base = Side(usual[0].label, usual, FIGURE3)
     parts = [
         at_least(
-            f"alpha={place[0]:g}, beta={place[1]:g} over alpha={own[0]:g}, beta={own[1]:g}, "
+            f"alpha={at[0]:g}, beta={at[1]:g} over alpha={own[0]:g}, beta={own[1]:g}, "
             f"iteration {FIGURE3}",
             gain_of(regime.runs, Side(side[0].label, side, FIGURE3), base, main),
             ROBUST,
         )
-        for place, side in sorted(points.items()) if place != own
+        for at, side in sorted(points.items()) if at != own
     ]  # fmt: skip
-    grid = [(alpha, beta) for alpha in grids.GRID for beta in grids.GRID]
-    lacking = [place for place in grid if place not in points]
-    if lacking:
+    grid = {*itertools.product(grids.GRID, grids.GRID)}
+    if lacking := grid - points.keys():
         parts.append(nothing(what, f"{len(lacking)} of the {len(grid)} points were not run"))
     return parts
 
@@ -281,7 +265,7 @@ CLAIMS = (
         "above_spin", "T-SPIN ends above SPIN: 43.47 against 40.62 (Zephyr), 45.02 against 42.32 "
         "(Mistral).", "Tables 1 and 4, average after iteration 4",
         "T-SPIN minus SPIN after their last common iteration is above 0.",
-        _ends_above_spin, "table1",
+        partial(at_end, a="tspin", b="spin"), "table1",
     ),
     Claim(
         "steady", "T-SPIN evolves steadily where SPIN falls back between iterations.",
@@ -317,7 +301,7 @@ CLAIMS = (
         "(T-SPIN_ref).", "Figure 4b",
         "T-SPIN minus T-SPIN_ref after their last common iteration is above "
         f"-{MARGIN:g} point.",
-        _needs_no_reference, "figure4b",
+        partial(at_end, a="tspin", b="tspin_ref", margin=MARGIN), "figure4b",
     ),
     Claim(
         "robust", "T-SPIN is robust in alpha and beta.", "Figure 4c",
@@ -347,13 +331,12 @@ def _find(claim: Claim, regime: Regime) -> Finding:
             f"claim {claim.key}: could not be judged ({type(error).__name__}: {error})"
         )
         parts = [nothing("no evidence", "it could not be judged; see the problems")]
-    found = verdict(parts)
-    way_out = ""
-    if found == NOT_ENOUGH:
+    result, way_out = verdict(parts), ""
+    if result == NOT_ENOUGH:
         of_mistral = claim.sweep == "table1" and "mistral" in regime.setting.model
         sweep = "table4" if of_mistral else claim.sweep
         way_out = missing.command(sweep, regime.setting, "seed=0,1,2", *regime.overrides)
-    return Finding(regime, found, _judged_on(parts), tuple(parts), way_out)
+    return Finding(regime, result, _judged_on(parts), tuple(parts), way_out)
 
 
 def _judged_on(parts: Sequence[Part]) -> str:
@@ -363,17 +346,8 @@ def _judged_on(parts: Sequence[Part]) -> str:
         return ""
     if measure.key == measures.AVERAGE:
         return "judged on the average of the benchmarks that were run"
-    if measure.key in measures.HELDOUT:
-        return (
-            f"judged on {measure.title}, of held-out prompts, where the paper averages ten "
-            "benchmarks"
-        )
-    return f"judged on {measure.title} alone, where the paper averages ten benchmarks"
-
-
-def _said(part: Part) -> str:
-    numbers = f": {part.numbers}" if part.numbers else ""
-    return f"{part.what}{numbers} ({part.reading})"
+    of = ", of held-out prompts," if measure.key in measures.HELDOUT else " alone,"
+    return f"judged on {measure.title}{of} where the paper averages ten benchmarks"
 
 
 # --- runs ----------------------------------------------------------------------------------------
@@ -390,12 +364,13 @@ def _common(members: Sequence[Run]) -> list[int]:
     return sorted(set.intersection(*done)) if done else []
 
 
-def _settings_that_differ(a: Run, b: Run) -> list[tuple[str, Any, Any]]:
-    """(key, of a, of b) beyond the objective itself."""
-    keys = sorted(key for key in a.values.keys() | b.values.keys()
-                  if not key.startswith(NO_SETTING))  # fmt: skip
-    pairs = [(key, a.values.get(key), b.values.get(key)) for key in keys]
-    return [(key, one, other) for key, one, other in pairs if one != other]
+def _differences(a: Run, b: Run) -> Iterator[str]:
+    """Where settings differ, beyond the objective itself and what one of them does not contain."""
+    for key in sorted(a.method.keys() | b.method.keys()):
+        one, other = a.method.get(key), b.method.get(key)
+        of_one = key.startswith("coef.") and not (key in a.method and key in b.method)
+        if one != other and not of_one and key not in ("loss.link", "data.seed"):
+            yield f"{key} {one} and {other}"
 
 
 def _near(a: float, b: float) -> bool:

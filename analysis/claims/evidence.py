@@ -16,9 +16,10 @@ from analysis.figures.comparison import Side
 from analysis.figures.pieces import HIGH, LOW
 from analysis.reading import measures, stats
 from analysis.reading.measures import Measure
+from analysis.reading.methods import Run
 from analysis.reading.missing import ENOUGH
 from analysis.reading.regimes import Regime
-from analysis.reading.runs import Run, Runs
+from analysis.reading.runs import Runs
 
 HALF = (40.0, 60.0)  # percent: "about half"
 POINTS = "points"
@@ -28,20 +29,20 @@ POINTS = "points"
 class Part:
     """One thing that a claim says of these runs.
 
-    mean, low, high  what was found and its 95% interval, in `unit`; NaN: not found, no interval
+    mean, low, high  the number and its 95% interval, in `unit`; NaN: not measured, no interval
     holds            None: not enough data
     reading          why it holds or not, in words
     """
 
     what: str
-    mean: float
-    low: float
-    high: float
-    unit: str
-    num_seeds: int
-    num_prompts: int | None
-    holds: bool | None
-    reading: str
+    mean: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    unit: str = ""
+    num_seeds: int = 0
+    num_prompts: int | None = None
+    holds: bool | None = None
+    reading: str = ""
     measure: Measure | None = None  # of quality, that it is judged on
 
     @property
@@ -58,6 +59,10 @@ class Part:
             text += f", {self.num_seeds} seed{'s' * (self.num_seeds != 1)}"
         return text + (f", {self.num_prompts} prompts" if self.num_prompts else "")
 
+    def __str__(self) -> str:
+        numbers = f": {self.numbers}" if self.numbers else ""
+        return f"{self.what}{numbers} ({self.reading})"
+
 
 @dataclass(frozen=True)
 class Gain:
@@ -70,28 +75,26 @@ class Gain:
     num_prompts: int | None  # None: over seeds alone
     measure: Measure
 
+    @classmethod
+    def of_seeds(cls, over: stats.Interval, measure: Measure) -> Gain:
+        return cls(over.mean, over.low, over.high, over.n, None, measure)
+
 
 def gain_of(runs: Runs, a: Side, b: Side, measure: Measure) -> Gain:
     """Over seeds and prompts where a program checked the answers, else over seeds."""
     sign = measure.better
-    kind, _, how = measure.key.partition(",")
+    kind, _, decoding = measure.key.partition(",")
     if kind == "exact_match" and {run.seed for run in a.runs} & {run.seed for run in b.runs}:
-        right = sign * measure.factor * comparison.differences(runs, a, b, how)
+        right = sign * measure.factor * comparison.differences(runs, a, b, decoding)
         test = stats.bootstrap(right)
         if not math.isnan(test.difference):
             return Gain(
                 test.difference, test.low, test.high, test.num_seeds, test.num_prompts, measure
             )
-    found = measures.values(runs, [measure])
-    by_seed = [
-        {run.seed: sign * value for run in side.runs for value in series_of(found, run, [side.t])}
-        for side in (a, b)
-    ]
-    return of_seeds(stats.paired(*by_seed), measure)
-
-
-def of_seeds(over: stats.Interval, measure: Measure) -> Gain:
-    return Gain(over.mean, over.low, over.high, over.n, None, measure)
+    values = measures.values(runs, [measure])
+    values = values.assign(value=sign * values["value"])
+    over = stats.paired(*(comparison.by_seed(values, side) for side in (a, b)))
+    return Gain.of_seeds(over, measure)
 
 
 def at_end(regime: Regime, a: str, b: str, *, margin: float | None = None) -> list[Part]:
@@ -106,10 +109,9 @@ def at_end(regime: Regime, a: str, b: str, *, margin: float | None = None) -> li
     what = f"{labels[0]} over {labels[1]}"
     pair = regime.runs.where(lambda run: run.label in labels)
     compared = comparison.compare(pair)
-    rows = compared[compared["measure"] == main.title].to_dict("records")
-    if not rows:
+    row = next(iter(compared[compared["measure"] == main.title].to_dict("records")), None)
+    if row is None:
         return [nothing(what, "no common finished iteration")]
-    row = rows[0]
     turn = main.better * (1 if row["a"] == labels[0] else -1)
     ends = sorted(turn * row[f"difference{end}"] + 0.0 for end in (LOW, HIGH))  # no -0.0
     prompts = row["num_prompts"]
@@ -118,34 +120,30 @@ def at_end(regime: Regime, a: str, b: str, *, margin: float | None = None) -> li
         None if math.isnan(prompts) else int(prompts), main,
     )  # fmt: skip
     what = f"{what}, after iteration {row['iteration']}"
-    if margin is None:
-        return [above(what, gain)]
-    return [at_least(what, gain, margin)]
+    return [above(what, gain) if margin is None else at_least(what, gain, margin)]
 
 
 def above(what: str, gain: Gain) -> Part:
     """Holds where the interval is above 0."""
-    return _judge(what, gain, line=0.0, holds="above 0", fails="below 0")
+    return _against(what, gain, 0.0)
 
 
 def at_least(what: str, gain: Gain, margin: float) -> Part:
     """Holds where the interval is above -margin."""
     if gain.measure.unit != "%":
-        why = f"the margin is in points of a share; {gain.measure.title} is none"
-        return nothing(what, why)
-    line = f"-{margin:g}"
-    return _judge(what, gain, line=-margin, holds=f"above {line}", fails=f"below {line}")
+        return nothing(what, f"the margin is in points of a share; {gain.measure.title} is none")
+    return _against(what, gain, -margin)
 
 
-def _judge(what: str, gain: Gain, *, line: float, holds: str, fails: str) -> Part:
+def _against(what: str, gain: Gain, line: float) -> Part:
     unit = POINTS if gain.measure.unit == "%" else gain.measure.unit
     held: bool | None
     if gain.num_seeds < ENOUGH or math.isnan(gain.low):
         held, reading = None, _few(gain.num_seeds)
     elif gain.low > line:
-        held, reading = True, f"shown: the interval is {holds}"
+        held, reading = True, f"shown: the interval is above {line:g}"
     elif gain.high < line:
-        held, reading = False, f"the reverse is shown: the interval is {fails}"
+        held, reading = False, f"the reverse is shown: the interval is below {line:g}"
     else:
         held, reading = False, f"not shown: the interval reaches over {line:g}"
     return Part(
@@ -157,18 +155,16 @@ def _judge(what: str, gain: Gain, *, line: float, holds: str, fails: str) -> Par
 def about_half(what: str, share: stats.Interval) -> Part:
     """Holds where the interval lies within HALF."""
     low, high = HALF
+    limits = f"{low:g} to {high:g}%"
     held: bool | None
     if share.n < ENOUGH:
         held, reading = None, _few(share.n)
     elif low <= share.low and share.high <= high:
-        held, reading = True, f"shown: the interval is within {low:g} to {high:g}%"
+        held, reading = True, f"shown: the interval is within {limits}"
     elif share.high < low or share.low > high:
-        held, reading = (
-            False,
-            f"another share is shown: the interval is outside {low:g} to {high:g}%",
-        )
+        held, reading = False, f"another share is shown: the interval is outside {limits}"
     else:
-        held, reading = False, f"not shown: the interval reaches out of {low:g} to {high:g}%"
+        held, reading = False, f"not shown: the interval reaches out of {limits}"
     return Part(what, share.mean, share.low, share.high, "%", share.n, None, held, reading)
 
 
@@ -177,19 +173,17 @@ def _few(num_seeds: int) -> str:
 
 
 def nothing(what: str, why: str) -> Part:
-    nan = math.nan
-    return Part(what, nan, nan, nan, "", 0, None, None, why)
+    return Part(what, reading=why)
 
 
 def main_of(regime: Regime, members: Sequence[Run]) -> Measure | None:
     """The main number of some runs; None where there is none, or no better and worse."""
     names = {run.name for run in members}
-    found = measures.columns(regime.runs.where(lambda run: run.name in names))
-    main = measures.main_number(found)
+    main = measures.main_of(regime.runs.where(lambda run: run.name in names))
     return main if main and main.better else None
 
 
-def series_of(found: pd.DataFrame, run: Run, iterations: Sequence[int]) -> list[float]:
+def series_of(values: pd.DataFrame, run: Run, iterations: Sequence[int]) -> list[float]:
     """Values of a run, in the order of the iterations, without what was not measured."""
-    own = found[found["run"] == run.name].set_index("iteration")["value"]
+    own = values[values["run"] == run.name].set_index("iteration")["value"]
     return [float(own[t]) for t in iterations if t in own.index]

@@ -17,11 +17,12 @@ import numpy as np
 import pandas as pd
 
 from analysis.figures import style
-from analysis.figures.pieces import HIGH, LOW, Column, Drawing, Piece, Table
+from analysis.figures.pieces import HIGH, LOW, Column, Drawing, Piece, Table, of_each
 from analysis.reading import measures, missing, stats
 from analysis.reading.measures import Measure
+from analysis.reading.methods import Run
 from analysis.reading.regimes import Regime, regimes
-from analysis.reading.runs import Run, Runs
+from analysis.reading.runs import Runs
 
 NAMES = ("comparison",)
 DIGITS = 2
@@ -38,30 +39,21 @@ COLUMNS = (
     Column("num_prompts", "prompts"),
     Column("verdict", "verdict"),
 )
-FRAME = ["a", "b", "measure", "iteration", "difference", f"difference{LOW}", f"difference{HIGH}"]
-FRAME += ["p_alone", "p", "effect", "by_seed", f"by_seed{LOW}", f"by_seed{HIGH}", "num_seeds"]
-FRAME += ["num_prompts", "better", "verdict"]
+DIFFERENCE, BY_SEED = ([key, key + LOW, key + HIGH] for key in ("difference", "by_seed"))
+FRAME = ["a", "b", "measure", "iteration", *DIFFERENCE, "p_alone", "p", "effect", *BY_SEED,
+         "num_seeds", "num_prompts", "better", "verdict"]  # fmt: skip
 ALPHA = 1 - stats.LEVEL
 
 
-def build(
-    runs: Runs,
-    name: str = "comparison",
-    *,
-    with_paper: bool = False,
-    iteration: int | None = None,
-) -> list[Piece]:
+def build(runs: Runs, name: str = "comparison", *, iteration: int | None = None) -> list[Piece]:
     """A table and a figure for every regime.
 
     iteration  after which; None: the last of both methods of a pair
-    with_paper adds nothing: one run a method allows no test
     """
-    found = [regime for regime in regimes(runs) if len(regime.members)]
-    pieces: list[Piece] = []
-    for regime in found:
-        named = name if len(found) == 1 else f"{name}-{regime.slug}"
-        pieces += _of_regime(regime, named, iteration)
-    return pieces
+    return of_each(
+        [regime for regime in regimes(runs) if len(regime.members)], name,
+        lambda regime, named: _of_regime(regime, named, iteration),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -73,28 +65,25 @@ class Side:
     t: int
 
 
-def differences(runs: Runs, a: Side, b: Side, how: str) -> np.ndarray:
-    """(seeds, prompts) right under A minus right under B, NaN where one has no answer.
-
-    how  the decoding of the answers
-    """
-    by_seed = {run.seed: run for run in b.runs}
-    found = [
-        (_right(runs, run, a.t, how) - _right(runs, by_seed[run.seed], b.t, how)).rename(run.seed)
+def differences(runs: Runs, a: Side, b: Side, decoding: str) -> np.ndarray:
+    """(seeds, prompts) right under A minus right under B, NaN where one has no answer."""
+    others = {run.seed: run for run in b.runs}
+    columns = [
+        (_right(runs, run, a.t, decoding) - _right(runs, others[run.seed], b.t, decoding)).rename(
+            run.seed
+        )
         for run in a.runs
-        if run.seed in by_seed
+        if run.seed in others
     ]
-    together = pd.concat(found, axis=1) if found else pd.DataFrame()
-    return together.to_numpy(dtype=float).T.reshape(len(found), -1)
+    together = pd.concat(columns, axis=1) if columns else pd.DataFrame()
+    return together.to_numpy(dtype=float).T.reshape(len(columns), -1)
 
 
 def compare(runs: Runs, iteration: int | None = None) -> pd.DataFrame:
     """Every pair of methods (labels) of these runs, in every measure. -> columns FRAME"""
-    members: dict[str, list[Run]] = {}
-    for run in runs:
-        members.setdefault(run.label, []).append(run)
+    members = runs.by_label()
     rows = []
-    for b, a in itertools.combinations(style.in_order(list(members)), 2):
+    for b, a in itertools.combinations(style.in_order(members), 2):
         ends = _ends(members[a], members[b]) if iteration is None else (iteration, iteration)
         if ends:
             rows += _pair(runs, Side(a, members[a], ends[0]), Side(b, members[b], ends[1]))
@@ -122,16 +111,15 @@ def _of_regime(regime: Regime, name: str, iteration: int | None) -> list[Piece]:
         "names the better one."
     )
     table = Table(name, caption, COLUMNS, frame.drop(columns="better"), "measure", tuple(lines))
-    drawn, data = _forest(frame, measures.columns(runs))
     caption = against + "difference with its 95% interval over seeds and, where known, prompts."
+    data = frame.dropna(subset=["difference"])[["measure", "a", "b", *DIFFERENCE]]
+    drawn = _forest(data, measures.columns(runs))
     return [table, Drawing(f"{name}-figure", caption, drawn, data)]
 
 
-def _forest(frame: pd.DataFrame, shown: Sequence[Measure]) -> tuple[style.Figure, pd.DataFrame]:
-    """A panel for each measure, a row for each pair, the zero line; and the data drawn."""
-    compared = frame.dropna(subset=["difference"])
-    panels = [measure for measure in shown if measure.title in set(compared["measure"])]
-    data = compared[["measure", "a", "b", "difference", f"difference{LOW}", f"difference{HIGH}"]]
+def _forest(data: pd.DataFrame, shown: Sequence[Measure]) -> style.Figure:
+    """A panel for each measure, a row for each pair, the zero line."""
+    panels = [measure for measure in shown if measure.title in set(data["measure"])]
     pairs = list(dict.fromkeys(zip(data["a"], data["b"], strict=True)))
     height = max(1.4, 0.5 + 0.24 * len(pairs))
     drawn = style.figure(1, max(len(panels), 1), panel=(3.2, height))
@@ -140,16 +128,16 @@ def _forest(frame: pd.DataFrame, shown: Sequence[Measure]) -> tuple[style.Figure
     for axes, measure in zip(drawn.axes, panels, strict=False):
         axes.axvline(0.0, color="#666666", linewidth=0.8)
         for row in data[data["measure"] == measure.title].to_dict("records"):
-            y, mean = -pairs.index((row["a"], row["b"])), row["difference"]
-            ends = [[mean - row[f"difference{LOW}"]], [row[f"difference{HIGH}"] - mean]]
-            axes.errorbar(mean, y, xerr=None if np.isnan(ends).any() else ends, capsize=2,
+            mean, low, high = (row[key] for key in DIFFERENCE)
+            bar = None if math.isnan(low + high) else [[mean - low], [high - mean]]
+            axes.errorbar(mean, -pairs.index((row["a"], row["b"])), xerr=bar, capsize=2,
                           color=style.colour(row["a"]), marker=style.marker(row["a"]))  # fmt: skip
         first = axes is drawn.axes[0]
-        said = [f"{a} - {b}" if first else "" for a, b in pairs]
-        axes.set_yticks([-i for i in range(len(pairs))], said)
+        names = [f"{a} - {b}" if first else "" for a, b in pairs]
+        axes.set_yticks([-i for i in range(len(pairs))], names)
         axes.set_xlabel(f"difference, {measure.axis}".replace("(%)", "(points)"))
         axes.grid(axis="y", visible=False)
-    return drawn, data
+    return drawn
 
 
 def _ends(a: Sequence[Run], b: Sequence[Run]) -> tuple[int, int] | None:
@@ -157,7 +145,7 @@ def _ends(a: Sequence[Run], b: Sequence[Run]) -> tuple[int, int] | None:
     done = [set.intersection(*(set(run.folder.iterations()) for run in side)) for side in (a, b)]
     if not all(done):
         return None
-    planned = [{run.values.get("selfplay.iterations") for run in side} for side in (a, b)]
+    planned = [{run.iterations for run in side} for side in (a, b)]
     common = done[0] & done[1]
     if planned[0] == planned[1] and common:
         return max(common), max(common)
@@ -166,15 +154,17 @@ def _ends(a: Sequence[Run], b: Sequence[Run]) -> tuple[int, int] | None:
 
 def _pair(runs: Runs, a: Side, b: Side) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
-    main = measures.main_number(measures.columns(runs))
-    decodings = [how for how in _decodings(runs, a) if how in _decodings(runs, b)]
-    for how in decodings:
-        test = stats.bootstrap(100 * differences(runs, a, b, how))
+    main = measures.main_of(runs)
+    checked = _decodings(runs, a) & _decodings(runs, b)
+    decodings = [decoding for decoding in ("greedy", "sampled", "cool") if decoding in checked]
+    for decoding in decodings:
+        test = stats.bootstrap(100 * differences(runs, a, b, decoding))
+        values = test.difference, test.low, test.high
         rows.append(
-            _row(runs, a, b, measures.HELDOUT[f"exact_match,{how}"])
-            | {"difference": test.difference, f"difference{LOW}": test.low,
-               f"difference{HIGH}": test.high, "p_alone": test.p, "effect": test.effect,
-               "num_seeds": test.num_seeds, "num_prompts": test.num_prompts}
+            _row(runs, a, b, measures.HELDOUT[f"exact_match,{decoding}"])
+            | dict(zip(DIFFERENCE, values, strict=True))
+            | {"p_alone": test.p, "effect": test.effect, "num_seeds": test.num_seeds,
+               "num_prompts": test.num_prompts}
         )  # fmt: skip
     if main and not (decodings and main.key in measures.HELDOUT):
         rows.append(_row(runs, a, b, main))
@@ -183,38 +173,35 @@ def _pair(runs: Runs, a: Side, b: Side) -> list[dict[str, object]]:
 
 def _row(runs: Runs, a: Side, b: Side, measure: Measure) -> dict[str, object]:
     """The comparison seed by seed."""
-    found = measures.values(runs, [measure])
-    sides = []
-    for side in (a, b):
-        at_end = found[found["iteration"] == side.t].set_index("run")["value"]
-        sides.append({run.seed: at_end[run.name] for run in side.runs if run.name in at_end})
-    over = stats.paired(*sides)
-    spread = (over.high - over.mean) / float(stats.t_quantile(over.n)) * math.sqrt(over.n)
+    values = measures.values(runs, [measure])
+    over = stats.paired(*(by_seed(values, side) for side in (a, b)))
+    interval = over.mean, over.low, over.high
     return {
         "a": a.label, "b": b.label, "measure": measure.title, "better": measure.better,
-        "iteration": str(a.t) if a.t == b.t else f"{a.t}, {b.t}",
-        "difference": over.mean, f"difference{LOW}": over.low, f"difference{HIGH}": over.high,
-        "p_alone": stats.t_test(over), "effect": over.mean / spread if spread > 0 else math.nan,
-        "by_seed": over.mean, f"by_seed{LOW}": over.low, f"by_seed{HIGH}": over.high,
-        "num_seeds": over.n, "num_prompts": math.nan,
+        "iteration": str(a.t) if a.t == b.t else f"{a.t}, {b.t}", "p_alone": over.p,
+        "effect": over.effect, "num_seeds": over.n, "num_prompts": math.nan,
+        **dict(zip(DIFFERENCE + BY_SEED, interval * 2, strict=True)),
     }  # fmt: skip
 
 
-def _right(runs: Runs, run: Run, t: int, how: str) -> pd.Series:
+def by_seed(values: pd.DataFrame, side: Side) -> dict[int, float]:
+    """The number of one measure by seed. values: as measures.values gives them"""
+    at_end = values[values["iteration"] == side.t].set_index("run")["value"]
+    return {run.seed: at_end[run.name] for run in side.runs if run.name in at_end}
+
+
+def _right(runs: Runs, run: Run, t: int, decoding: str) -> pd.Series:
     """Share of right answers by prompt, over its draws."""
     answers = runs.answers(run, t)
-    of = (answers["decoding"] == how).to_numpy(bool)
-    right = answers["correct"].to_numpy()[of].astype(float)
-    by_draw = pd.Series(right, index=answers["id"].to_numpy()[of])
+    answers = answers[answers["decoding"] == decoding]
+    by_draw = pd.Series(answers["correct"].to_numpy().astype(float), index=answers["id"].to_numpy())
     return by_draw.groupby(level=0, sort=False).mean()
 
 
-def _decodings(runs: Runs, side: Side) -> list[str]:
+def _decodings(runs: Runs, side: Side) -> set[str]:
     """Decodings whose answers could be checked in every run."""
     tables = [runs.answers(run, side.t) for run in side.runs]
-    checked = [set(table.loc[table["correct"].notna(), "decoding"]) for table in tables]
-    there = set.intersection(*checked)
-    return [how for how in ("greedy", "sampled", "cool") if how in there]
+    return set.intersection(*(set(t.loc[t["correct"].notna(), "decoding"]) for t in tables))
 
 
 def _verdict(row: dict[str, Any]) -> str:

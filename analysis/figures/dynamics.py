@@ -14,47 +14,45 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from analysis.figures import style
-from analysis.figures.pieces import Drawing, Piece
+from analysis.figures.pieces import Drawing, Piece, of_each
 from analysis.reading import missing
-from analysis.reading.runs import CELLS, Runs, Setting
+from analysis.reading.methods import Setting
+from analysis.reading.runs import Runs
 from analysis.reading.stats import bands
+from tspin.objectives.contingency import CELLS
 
 NAMES = ("figure3", "figure7")
 LOSSES = ("spin", "tspin")
 ROLES = ("annotated", "synthetic")
+LOGPS = [f"logps/{role}" for role in ROLES]
 BINS = 20
 GAP = "gap"
 UNIT = "nats"
 
 
-def build(
-    runs: Runs, name: str, *, with_paper: bool = False, iteration: int = 1, last: int = 2
-) -> list[Piece]:
-    """iteration: which one Figure 3 shows; last: where Figure 7 ends. with_paper adds nothing:
-    the paper gives these as pictures, without numbers."""
-    settings = runs.settings()
-    pieces: list[Piece] = []
-    for setting in settings:
-        named = name if len(settings) == 1 else f"{name}-{setting.slug}"
+def build(runs: Runs, name: str, *, iteration: int = 1, last: int = 2) -> list[Piece]:
+    """iteration: which one Figure 3 shows; last: where Figure 7 ends. The paper gives these as
+    pictures, without numbers."""
+
+    def make(setting: Setting, named: str) -> list[Piece]:
         chosen = runs.of(setting).where(lambda run: run.is_main and run.loss in LOSSES)
-        pieces.append(
-            _figure3(chosen, setting, named, iteration)
-            if name == "figure3"
-            else _figure7(chosen, setting, named, last)
-        )
-    return pieces
+        if name == "figure3":
+            return [_figure3(chosen, setting, named, iteration)]
+        return [_figure7(chosen, setting, named, last)]
+
+    return of_each(runs.settings(), name, make)
 
 
 def curves(runs: Runs, iterations: Sequence[int], keys: Sequence[str]) -> pd.DataFrame:
     """label, seed, iteration, progress (iterations done, e.g. 1.3), key, value: binned means."""
     index, parts = ["label", "seed", "iteration", "progress"], []
     for run in runs:
-        for t in iterations:
-            steps = runs.steps(run, t) if t in run.folder.iterations() else pd.DataFrame()
-            there = [key for key in keys if key in steps]
-            if there:
+        for t in sorted({*iterations} & {*run.folder.iterations()}):
+            steps = runs.steps(run, t)
+            recorded = [key for key in keys if key in steps]
+            if recorded:
                 place = np.ceil(steps["progress"].to_numpy() * BINS).clip(1, BINS) / BINS + t
-                binned = steps[there].groupby(place).mean().rename_axis("progress").reset_index()
+                binned = steps[recorded].groupby(place).mean().rename_axis("progress").reset_index()
                 binned[index[:3]] = run.label, run.seed, t
                 parts.append(binned)
     if not parts:
@@ -62,8 +60,14 @@ def curves(runs: Runs, iterations: Sequence[int], keys: Sequence[str]) -> pd.Dat
     return pd.concat(parts).melt(index, var_name="key").dropna(subset=["value"])
 
 
+def broken_line(axes: Axes, line: pd.DataFrame, *, label: str, color: str) -> None:
+    """A line that breaks between iterations, where the responses change."""
+    for _, part in line.groupby("iteration"):
+        style.curve(axes, part, "progress", label=label, color=color)
+
+
 def _figure3(runs: Runs, setting: Setting, name: str, t: int) -> Drawing:
-    keys = [f"{kind}/{role}" for kind in ("rewards", "logps") for role in ROLES]
+    keys = [f"rewards/{role}" for role in ROLES] + LOGPS
     data = bands(curves(runs, [t], keys), ["label", "iteration", "progress", "key"])
     table = runs.contingency
     table = table[(table["iteration"] == t) & (table["split"] == "train")]
@@ -73,21 +77,21 @@ def _figure3(runs: Runs, setting: Setting, name: str, t: int) -> Drawing:
     if not labels:
         style.blank(axes[0, 0], "no runs")
     for row, label in zip(axes, labels, strict=False):
-        for panel, kind, title in (
-            (row[0], "rewards", "reward"), (row[1], "logps", "log-likelihood"),
-        ):  # fmt: skip
-            _roles(panel, data[data["label"] == label], kind, percent_of=t)
+        of_label = data[data["label"] == label]
+        percent = of_label.assign(progress=(of_label["progress"] - t) * 100)
+        for panel, kind, title in zip(
+            row, ("rewards", "logps"), ("reward", "log-likelihood"), strict=False
+        ):
+            _roles(panel, percent, kind)
             panel.set_title(label)
             panel.set_xlabel(f"training of iteration {t} (%)")
             panel.set_ylabel(f"{title} ({UNIT})")
         _cells(row[2], table[table["label"] == label], label)
     style.legend(drawn)
     counted = table.groupby("label")[["num_prompts", *CELLS]].mean().reset_index()
-    counted = counted.melt(["label", "num_prompts"], CELLS, "key", "mean")
-    data = pd.concat(
-        [data, counted.assign(key="contingency/" + counted["key"], iteration=t)],
-        ignore_index=True,
-    )
+    counted = counted.melt(["label", "num_prompts"], list(CELLS), "key", "mean")
+    counted = counted.assign(key="contingency/" + counted["key"], iteration=t)
+    data = pd.concat([data, counted], ignore_index=True)
     caption = (
         "Rewards and log-likelihoods, sums over tokens, of annotated and synthetic responses "
         f"while iteration {t} trains, and on how many training prompts y is above y' after it, "
@@ -99,24 +103,22 @@ def _figure3(runs: Runs, setting: Setting, name: str, t: int) -> Drawing:
 
 def _figure7(runs: Runs, setting: Setting, name: str, last: int) -> Drawing:
     iterations = range(last + 1)
-    found = curves(runs, iterations, [f"logps/{role}" for role in ROLES])
-    keys = ["label", "seed", "iteration", "progress"]
-    wide = found.pivot(index=keys, columns="key", values="value")
-    wide = wide.reindex(columns=[f"logps/{role}" for role in ROLES])
-    gap = (wide["logps/annotated"] - wide["logps/synthetic"]).rename("value").reset_index()
-    data = bands(pd.concat([found, gap.assign(key=GAP)]), ["label", "iteration", "progress", "key"])
+    logps = curves(runs, iterations, LOGPS)
+    wide = logps.pivot(
+        index=["label", "seed", "iteration", "progress"], columns="key", values="value"
+    ).reindex(columns=LOGPS)
+    gap = (wide[LOGPS[0]] - wide[LOGPS[1]]).rename("value").reset_index().assign(key=GAP)
+    data = bands(pd.concat([logps, gap]), ["label", "iteration", "progress", "key"])
     labels = style.in_order(runs.labels())
     drawn = style.figure(1, len(labels) + 1)
     *panels, behind = drawn.axes
     for axes, label in zip(panels, labels, strict=True):
-        _roles(axes, data[data["label"] == label], "logps")
-        axes.set_title(label)
-        axes.set_ylabel(f"log-likelihood ({UNIT})")
-    for label in labels:
-        of = data[(data["label"] == label) & (data["key"] == GAP)]
-        _pieces(behind, of, label=label, color=style.colour(label))
-    behind.set_title("gap log p(y) - log p(y')")
-    behind.set_ylabel(f"gap ({UNIT})")
+        of_label = data[data["label"] == label]
+        _roles(axes, of_label, "logps")
+        axes.set(title=label, ylabel=f"log-likelihood ({UNIT})")
+        of_gap = of_label[of_label["key"] == GAP]
+        broken_line(behind, of_gap, label=label, color=style.colour(label))
+    behind.set(title="gap log p(y) - log p(y')", ylabel=f"gap ({UNIT})")
     for axes in drawn.axes:
         axes.set_xlabel("iterations of training")
         for t in iterations:
@@ -133,30 +135,20 @@ def _figure7(runs: Runs, setting: Setting, name: str, last: int) -> Drawing:
     return Drawing(name, caption, drawn, data, tuple(lines))
 
 
-def _roles(axes: Axes, data: pd.DataFrame, kind: str, percent_of: int | None = None) -> None:
-    """y and y' of one method; over percent of one iteration, or over iterations."""
+def _roles(axes: Axes, data: pd.DataFrame, kind: str) -> None:
+    """y and y' of one method."""
     for role in ROLES:
         line = data[data["key"] == f"{kind}/{role}"]
-        if percent_of is not None:
-            line = line.assign(progress=(line["progress"] - percent_of) * 100)
-        _pieces(axes, line, label=style.NAMES[role], color=style.ROLES[role])
-
-
-def _pieces(axes: Axes, line: pd.DataFrame, *, label: str, color: str) -> None:
-    """A line that breaks between iterations, where the responses change."""
-    for _, part in line.groupby("iteration"):
-        style.curve(axes, part, "progress", label=label, color=color)
+        broken_line(axes, line, label=style.NAMES[role], color=style.ROLES[role])
 
 
 def _cells(axes: Axes, table: pd.DataFrame, label: str) -> None:
     """The 2 x 2 table of Figure 3: shares of the training prompts, mean over seeds."""
     axes.set_title(label)
-    shares = table[list(CELLS)].mean()
-    if shares.isna().any():
+    square = table[list(CELLS)].astype(float).mean().to_numpy().reshape(2, 2)
+    if np.isnan(square).any():
         style.blank(axes, "no contingency table")
         return
-    both, reward_only, logp_only, neither = (float(shares[cell]) for cell in CELLS)
-    square = np.array([[both, reward_only], [logp_only, neither]])
     axes.imshow(square, cmap=style.MAP, vmin=0, vmax=1)
     for i, j in np.ndindex(2, 2):
         text = f"{100 * square[i, j]:.1f}%\n{square[i, j] * table['num_prompts'].mean():.0f}"

@@ -3,17 +3,18 @@ saved: every table as CSV, Markdown and LaTeX, every drawing as PDF, PNG and CSV
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from tspin.tools.files import atomic, write_text
+from analysis.reading.methods import Setting
+from analysis.reading.regimes import Regime
+from tspin.tools.files import atomic
 
 LOW, HIGH = ":low", ":high"  # suffixes of the columns of an interval
 NOTHING = "-"
@@ -55,6 +56,15 @@ class Drawing:
 
 
 Piece = Table | Drawing
+Part = TypeVar("Part", Setting, Regime)
+
+
+def of_each(
+    parts: Sequence[Part], name: str, make: Callable[[Part, str], Iterable[Piece]]
+) -> list[Piece]:
+    """The pieces of every setting or regime; where there are several, their names tell which."""
+    several = len(parts) > 1
+    return [p for part in parts for p in make(part, f"{name}-{part.slug}" if several else name)]
 
 
 def write(
@@ -64,23 +74,19 @@ def write(
 
     images  name of a drawing -> format -> its bytes, see render.images
     """
-    files: list[Path] = []
+    files: dict[Path, bytes] = {}
     for piece in pieces:
-
-        def file(ending: str, piece: Piece = piece) -> Path:
-            files.append(out / f"{piece.name}.{ending}")
-            return files[-1]
-
         if isinstance(piece, Table):
-            write_text(file("csv"), csv(piece.frame))
-            write_text(file("md"), markdown(piece))
-            write_text(file("tex"), latex(piece))
-            continue
-        write_text(file("csv"), csv(piece.data))
-        for ending in ("pdf", "png"):
-            with atomic(file(ending)) as path:
-                path.write_bytes(images[piece.name][ending])
-    return files
+            texts = {"csv": csv(piece.frame), "md": markdown(piece), "tex": latex(piece)}
+            contents = {ending: text.encode() for ending, text in texts.items()}
+        else:
+            contents = {"csv": csv(piece.data).encode()}
+            contents |= {ending: images[piece.name][ending] for ending in ("pdf", "png")}
+        files |= {out / f"{piece.name}.{ending}": content for ending, content in contents.items()}
+    for file, content in files.items():
+        with atomic(file) as path:
+            path.write_bytes(content)
+    return list(files)
 
 
 def csv(frame: pd.DataFrame) -> str:
@@ -104,22 +110,14 @@ def markdown(table: Table) -> str:
 def latex(table: Table) -> str:
     """A booktabs table, a rule between groups of rows; needs only \\usepackage{booktabs}."""
     alignment = "".join("l" if column.digits is None else "r" for column in table.columns)
-    lines = [
-        r"\begin{table}",
-        r"\centering",
-        rf"\caption{{{escape(table.caption)}}}",
-        rf"\label{{tab:{table.name}}}",
-        rf"\begin{{tabular}}{{{alignment}}}",
-        r"\toprule",
-        " & ".join(escape(column.title) for column in table.columns) + r" \\",
-        r"\midrule",
-    ]
-    groups = table.frame[table.group].tolist() if table.group else []
-    for i, row in enumerate(cells(table)):
-        if i and groups and groups[i] != groups[i - 1]:
-            lines.append(r"\midrule")
+    head = " & ".join(escape(column.title) for column in table.columns)
+    lines = [r"\begin{table}", r"\centering", rf"\caption{{{escape(table.caption)}}}",
+             rf"\label{{tab:{table.name}}}", rf"\begin{{tabular}}{{{alignment}}}", r"\toprule",
+             rf"{head} \\", r"\midrule"]  # fmt: skip
+    groups = table.frame[table.group].tolist() if table.group else [""] * len(table.frame)
+    for before, group, row in zip([*groups[:1], *groups], groups, cells(table), strict=False):
         shown = [rf"\textbf{{{escape(text)}}}" if bold else escape(text) for text, bold in row]
-        lines.append(" & ".join(shown) + r" \\")
+        lines += [r"\midrule"] * (group != before) + [" & ".join(shown) + r" \\"]
     lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
     lines += [f"% missing: {' '.join(line.split())}" for line in table.missing]
     return "\n".join(lines) + "\n"
@@ -128,13 +126,14 @@ def latex(table: Table) -> str:
 def cells(table: Table) -> list[list[tuple[str, bool]]]:
     """(text, whether bold) of every cell, as every format shows them."""
     best = {c.key: _best(table.frame[c.key], c) for c in table.columns if c.better}
-    rows = table.frame.to_dict("records")
+
+    def is_best(value: Any, column: Column) -> bool:  # as printed: what reads the same is equal
+        text = best.get(column.key)
+        return text is not None and not pd.isna(value) and text == f"{value:.{column.digits}f}"
+
     return [
-        [
-            (_text(row, column), column.key in best and _said(row, column) == best[column.key])
-            for column in table.columns
-        ]
-        for row in rows
+        [(_text(row, column), is_best(row[column.key], column)) for column in table.columns]
+        for row in table.frame.to_dict("records")
     ]
 
 
@@ -153,15 +152,9 @@ def _best(values: pd.Series, column: Column) -> str | None:
     return f"{best:.{column.digits}f}"
 
 
-def _said(row: dict[str, Any], column: Column) -> str | None:
-    """As printed: what reads the same is equally best."""
-    value = row[column.key]
-    return None if _absent(value) else f"{value:.{column.digits}f}"
-
-
 def _text(row: dict[str, Any], column: Column) -> str:
     value = row[column.key]
-    if _absent(value):
+    if pd.isna(value):
         return NOTHING
     if column.digits is None:
         whole = isinstance(value, float) and value == int(value)
@@ -169,12 +162,8 @@ def _text(row: dict[str, Any], column: Column) -> str:
     if column.least and 0 <= value < 0.5 * 10**-column.digits:
         return f"<{10**-column.digits:.{column.digits}f}"
     text = f"{value:{'+' if column.signed else ''}.{column.digits}f}"
-    high = row.get(column.key + HIGH, math.nan)
-    return text if _absent(high) else f"{text} +- {high - value:.{column.digits}f}"
-
-
-def _absent(value: Any) -> bool:
-    return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
+    high = row.get(column.key + HIGH)
+    return text if pd.isna(high) else f"{text} +- {high - value:.{column.digits}f}"
 
 
 def spread(frame: pd.DataFrame, keys: Sequence[str], column: str) -> pd.DataFrame:

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import pandas as pd
 
 from analysis.figures import style
-from analysis.figures.pieces import HIGH, LOW, Column, Drawing, Piece, Table, spread
+from analysis.figures.pieces import HIGH, LOW, Column, Drawing, Piece, Table, of_each, spread
 from analysis.reading import measures, missing, paper
 from analysis.reading.measures import AVERAGE, Measure
-from analysis.reading.runs import BASE, Run, Runs, Setting
+from analysis.reading.methods import Run, Setting
+from analysis.reading.runs import BASE, Runs
 from analysis.reading.stats import bands
 
 DELTA = "delta"
@@ -38,22 +39,23 @@ class Plan:
         """Tables 1 and 4 are the same of two base models; the rest is of any."""
         return self.mistral is None or ("mistral" in setting.model) == self.mistral
 
+    def shows(self, run: Run) -> bool:
+        """An objective as configured by default, and SFT on other numbers of pairs."""
+        sized = run.loss == "sft" and run.differs_only_in("data.size")
+        return run.loss in self.losses and (run.is_main or sized)
 
-WHAT = "SFT, SPIN and T-SPIN"
-USUAL = ("sft", "spin", "tspin")
+
+WHAT, USUAL = "SFT, SPIN and T-SPIN", ("sft", "spin", "tspin")
+HISTORY = "T-SPIN without and with its historical advantage", ("wo_ha", "tspin")
 FIRST = ("gsm8k", "leaderboard_ifeval", AVERAGE)
 ABLATION = ("gsm8k", "leaderboard_math_hard", "leaderboard_ifeval")
 PLANS = {
     "table1": Plan(WHAT, USUAL, "table1", "table1", mistral=False),
     "figure2": Plan(WHAT, USUAL, "table1", "table1", FIRST, mistral=False),
-    "table2": Plan("T-SPIN without and with its historical advantage", ("wo_ha", "tspin"),
-                   "table2", "table2"),
-    "figure5": Plan("T-SPIN without and with its historical advantage", ("wo_ha", "tspin"),
-                    "table2", "table2", ABLATION),
-    "table4": Plan(f"{WHAT} from Mistral", USUAL, "table4", "table4",
-                   mistral=True),
-    "figure6": Plan(f"{WHAT} from Mistral", USUAL, "table4", "table4", FIRST,
-                    mistral=True),
+    "table2": Plan(*HISTORY, "table2", "table2"),
+    "figure5": Plan(*HISTORY, "table2", "table2", ABLATION),
+    "table4": Plan(f"{WHAT} from Mistral", USUAL, "table4", "table4", mistral=True),
+    "figure6": Plan(f"{WHAT} from Mistral", USUAL, "table4", "table4", FIRST, mistral=True),
     "figure4b": Plan("T-SPIN without and with a reference policy", ("tspin", "tspin_ref"),
                      "figure4b", "table1", (AVERAGE,)),
 }  # fmt: skip
@@ -68,11 +70,9 @@ def build(runs: Runs, name: str, *, with_paper: bool = False) -> list[Piece]:
     """
     plan = PLANS[name]
     settings = [setting for setting in runs.settings() if plan.covers(setting)]
-    pieces = [
-        _of_setting(runs.of(setting), setting, plan, name if len(settings) == 1 else
-                    f"{name}-{setting.slug}")
-        for setting in settings
-    ]  # fmt: skip
+    pieces = of_each(
+        settings, name, lambda setting, named: [_of_setting(runs.of(setting), setting, plan, named)]
+    )
     if not settings:
         lines = (f"no run of it: {missing.command(plan.sweep, None, 'model=mistral')}",)
         pieces.append(_piece(name, plan, plan.what, pd.DataFrame(), [], lines, {}))
@@ -81,22 +81,23 @@ def build(runs: Runs, name: str, *, with_paper: bool = False) -> list[Piece]:
     return pieces
 
 
-def rows(found: pd.DataFrame, shown: Sequence[Measure], pairs: Mapping[str, float]) -> pd.DataFrame:
+def rows(
+    values: pd.DataFrame, shown: Sequence[Measure], pairs: Mapping[str, float]
+) -> pd.DataFrame:
     """label, pairs, iteration, seeds, and of every measure and of the change: mean, interval.
 
-    found  as measures.values gives it
-    pairs  label -> number of annotated pairs
+    values  as measures.values gives them
+    pairs   label -> number of annotated pairs
     """
-    main = measures.main_number(list(shown))
-    start = found[found["iteration"] == BASE].drop_duplicates(["seed", "key"])
-    after = found[found["iteration"] != BASE]
+    main = measures.main_number(shown)
+    start = values[values["iteration"] == BASE].drop_duplicates(["seed", "key"])
+    after = values[values["iteration"] != BASE]
     every = pd.concat([start.assign(label=START), after], ignore_index=True)
-    changes = _changes(found[found["key"] == main.key]) if main else every.iloc[:0]
+    changes = _changes(values[values["key"] == main.key]) if main else every.iloc[:0]
     banded = bands(pd.concat([every, changes], ignore_index=True), ["label", "iteration", "key"])
+    keys = [key + end for key in (*(m.key for m in shown), DELTA) for end in ("", LOW, HIGH)]
     wide = spread(banded, ["label", "iteration"], "key")
-    for key in [*(measure.key for measure in shown), DELTA]:
-        for column in (key, key + LOW, key + HIGH):
-            wide[column] = wide[column] if column in wide else float("nan")
+    wide = wide.reindex(columns=["label", "iteration", *keys])
     seeds = every.groupby(["label", "iteration"])["seed"].nunique().rename("seeds").reset_index()
     order = {label: i for i, label in enumerate([START, *style.in_order(after["label"])])}
     wide = wide.merge(seeds).sort_values(
@@ -104,36 +105,28 @@ def rows(found: pd.DataFrame, shown: Sequence[Measure], pairs: Mapping[str, floa
     )
     wide["iteration"] = wide["iteration"].astype("Int64").replace(BASE, pd.NA)
     wide["pairs"] = wide["label"].map(pairs).astype(float)
-    keys = [*(measure.key for measure in shown), DELTA]
-    return wide[
-        ["label", "pairs", "iteration", "seeds", *(c for k in keys for c in (k, k + LOW, k + HIGH))]
-    ].reset_index(drop=True)
+    return wide[["label", "pairs", "iteration", "seeds", *keys]].reset_index(drop=True)
 
 
 def columns(shown: Sequence[Measure]) -> tuple[Column, ...]:
     """Of a table of `rows`."""
-    first = [
-        ("label", "method"),
-        ("pairs", "pairs"),
-        ("iteration", "iteration"),
-        ("seeds", "seeds"),
-    ]
-    made = [Column(key, title) for key, title in first]
-    made += [Column(m.key, m.axis, m.digits, m.better) for m in shown]
-    main = measures.main_number(list(shown))
-    if main:
-        made.append(Column(DELTA, f"change of {main.title}", main.digits, signed=True))
-    return tuple(made)
+    main = measures.main_number(shown)
+    return (
+        Column("label", "method"),
+        *(Column(key, key) for key in ("pairs", "iteration", "seeds")),
+        *(Column(m.key, m.axis, m.digits, m.better) for m in shown),
+        *([Column(DELTA, f"change of {main.title}", main.digits, signed=True)] if main else []),
+    )
 
 
-def panels(found: pd.DataFrame, shown: Sequence[Measure]) -> tuple[style.Figure, pd.DataFrame]:
+def panels(values: pd.DataFrame, shown: Sequence[Measure]) -> tuple[style.Figure, pd.DataFrame]:
     """A panel for each measure, a line for each method over iterations; and the data drawn.
 
     x is the number of iterations done, so that the initial policy stands at 0.
     """
-    after = found[(found["iteration"] != BASE) & found["key"].isin([m.key for m in shown])]
-    labels = style.in_order(after["label"])
-    data = bands(found[found["key"].isin([m.key for m in shown])], ["key", "label", "iteration"])
+    values = values[values["key"].isin([m.key for m in shown])]
+    labels = style.in_order(values.loc[values["iteration"] != BASE, "label"])
+    data = bands(values, ["key", "label", "iteration"])
     data["done"] = data["iteration"] + 1
     drawn = style.figure(1, max(len(shown), 1))
     strokes = style.strokes(labels)
@@ -142,69 +135,56 @@ def panels(found: pd.DataFrame, shown: Sequence[Measure]) -> tuple[style.Figure,
     for axes, measure in zip(drawn.axes, shown, strict=False):
         for label in labels:
             line = data[(data["key"] == measure.key) & (data["label"] == label)]
-            style.curve(
-                axes, line, "done", label=label, color=style.colour(label),
-                linestyle=strokes[label], marker=style.marker(label),
-            )  # fmt: skip
-            if len(line[line["done"] > 0]) == 1:  # not iterated: a level to compare with
-                level = float(line.loc[line["done"] > 0, "mean"].iloc[0])
+            style.method(axes, line, "done", label, linestyle=strokes[label])
+            after = line.loc[line["done"] > 0, "mean"]
+            if len(after) == 1:  # not iterated: a level to compare with
+                level = float(after.iloc[0])
                 axes.axhline(level, color=style.colour(label), linestyle=":", linewidth=0.8)
-        axes.set_xlabel("iterations done")
-        axes.set_ylabel(measure.axis)
+        axes.set(xlabel="iterations done", ylabel=measure.axis)
         style.whole_numbers(axes)
     style.legend(drawn)
     return drawn, data
 
 
-def methods(runs: Runs, losses: Sequence[str]) -> Runs:
-    """The objectives as configured by default, and SFT on other numbers of pairs."""
-
-    def stands(run: Run) -> bool:
-        sized = run.loss == "sft" and run.differs_only_in("data.size")
-        return run.loss in losses and (run.is_main or sized)
-
-    return runs.where(stands)
-
-
 def _of_setting(runs: Runs, setting: Setting, plan: Plan, name: str) -> Piece:
-    chosen = methods(runs, plan.losses)
+    chosen = runs.where(plan.shows)
     shown = measures.columns(chosen)
-    found = measures.values(chosen, shown)
+    values = measures.values(chosen, shown)
     lines = missing.objectives(chosen, plan.losses, plan.sweep, setting)
-    lines += missing.iterations(chosen) + missing.numbers(chosen, found, shown)
+    lines += missing.iterations(chosen) + missing.numbers(chosen, values, shown)
     lines += missing.seeds(chosen, plan.sweep, setting)
-    pairs = {run.label: chosen.num_pairs(run) for run in chosen}
-    return _piece(name, plan, f"{plan.what}, {setting}", found, shown, tuple(lines), pairs)
+    caption = f"{plan.what}, {setting}"
+    return _piece(name, plan, caption, values, shown, tuple(lines), chosen.pairs())
 
 
 def _of_paper(plan: Plan, name: str) -> Piece:
-    found = paper.values(plan.table)
+    values = paper.values(plan.table)
     if name == "figure4b":  # the paper prints T-SPIN_ref as a curve only
-        found = found[found["label"] == "T-SPIN"]
+        values = values[values["label"] == "T-SPIN"]
     caption = f"{plan.what}, as the paper prints them ({paper.SOURCE})"
     if notes := paper.notes(plan.table):
         caption += "; marked: " + "; ".join(notes)
-    pairs = {label: paper.PAIRS.get(label, paper.USUAL_PAIRS) for label in found["label"]}
-    return _piece(f"{name}-paper", plan, caption, found, paper.measures(), (), pairs)
+    pairs = {label: paper.PAIRS.get(label, paper.USUAL_PAIRS) for label in values["label"]}
+    return _piece(f"{name}-paper", plan, caption, values, paper.measures(), (), pairs)
 
 
 def _piece(
     name: str,
     plan: Plan,
     caption: str,
-    found: pd.DataFrame,
+    values: pd.DataFrame,
     shown: list[Measure],
     lines: tuple[str, ...],
     pairs: Mapping[str, float],
 ) -> Piece:
-    if found.empty:
-        found = pd.DataFrame(columns=["label", "seed", "run", "iteration", "key", "value"])
-    several = found.groupby(["label", "iteration", "key"])["seed"].nunique().max() > 1
+    if values.empty:
+        values = pd.DataFrame(columns=["label", "seed", "run", "iteration", "key", "value"])
+    several = values.groupby(["label", "iteration", "key"])["seed"].nunique().max() > 1
     caption += ". Mean and 95% interval over seeds." if several else "."
     if plan.panels:
-        drawn, data = panels(found, _chosen(shown, plan.panels))
+        drawn, data = panels(values, _chosen(shown, plan.panels))
         return Drawing(name, caption, drawn, data, lines)
-    return Table(name, caption, columns(shown), rows(found, shown, pairs), "label", lines)
+    return Table(name, caption, columns(shown), rows(values, shown, pairs), "label", lines)
 
 
 def _chosen(shown: Sequence[Measure], wanted: Sequence[str]) -> list[Measure]:
@@ -212,16 +192,16 @@ def _chosen(shown: Sequence[Measure], wanted: Sequence[str]) -> list[Measure]:
 
     One panel asked for is the main number.
     """
-    there = [measure for measure in shown if measure.key in wanted]
-    main = measures.main_number(list(shown))
-    if there or not main:
-        return there
+    of_paper = [measure for measure in shown if measure.key in wanted]
+    main = measures.main_number(shown)
+    if of_paper or not main:
+        return of_paper
     return [main] if len(wanted) == 1 or main.key == AVERAGE else list(shown[:3])
 
 
-def _changes(found: pd.DataFrame) -> pd.DataFrame:
+def _changes(values: pd.DataFrame) -> pd.DataFrame:
     """The change of a number since the iteration before, in every run."""
-    before = found.assign(iteration=found["iteration"] + 1)
+    before = values.assign(iteration=values["iteration"] + 1)
     keys = ["label", "run", "seed", "iteration"]
-    both = found.merge(before[[*keys, "value"]], on=keys, suffixes=("", "_before"))
+    both = values.merge(before[[*keys, "value"]], on=keys, suffixes=("", "_before"))
     return both.assign(key=DELTA, value=both["value"] - both["value_before"])

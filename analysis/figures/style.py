@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+import zlib
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -22,9 +24,10 @@ COLOURS = {
     "T-SPIN_ref": "#56B4E9",
     "w/o H-A": "#E69F00",
 }
-ROLES = {"annotated": "#009E73", "synthetic": "#CC79A7", "proto": "#999999"}
-OTHERS = "#999999"
 MARKERS = {"SFT": "s", "SPIN": "v", "T-SPIN": "o", "T-SPIN_ref": "D", "w/o H-A": "x"}
+# Of other objectives, by a digest of their label; colours of Tol's muted palette.
+OTHER_COLOURS = ("#882255", "#117733", "#332288", "#AA4499", "#999933", "#44AA99", "#661100")
+ROLES = {"annotated": "#009E73", "synthetic": "#CC79A7", "proto": "#999999"}
 STYLES = ("-", "--", ":", "-.")  # an objective, and its variants in the same colour
 MAP = "cividis"  # for heat maps: even in grey, the same for all eyes
 PANEL = (3.2, 2.6)  # inches
@@ -56,40 +59,42 @@ def figure(rows: int, columns: int, *, panel: tuple[float, float] = PANEL) -> Fi
 
 
 def objective(label: str) -> str:
-    """The objective a label is a variant of: "T-SPIN" of "T-SPIN alpha=0.3"; else the label."""
-    return next((known for known in COLOURS if label == known or label.startswith(f"{known} ")),
-                label)  # fmt: skip
+    """The objective a label is a variant of: "T-SPIN" of "T-SPIN alpha=0.3"."""
+    of_paper = (known for known in COLOURS if label == known or label.startswith(f"{known} "))
+    return next(of_paper, re.split(r" \S+=", label, maxsplit=1)[0])
 
 
 def colour(label: str) -> str:
-    return COLOURS.get(objective(label), OTHERS)
+    known = objective(label)
+    return COLOURS.get(known) or OTHER_COLOURS[zlib.crc32(known.encode()) % len(OTHER_COLOURS)]
 
 
 def marker(label: str) -> str:
     """Tells objectives apart in grey, and where lines lie on each other."""
-    return MARKERS.get(objective(label), ".")
+    return MARKERS.get(objective(label), "^")
 
 
-def in_order(labels: Sequence[str]) -> list[str]:
-    """Objectives in the order of COLOURS, variants behind theirs, the unknown last."""
+def in_order(labels: Iterable[str]) -> list[str]:
+    """Objectives in the order of COLOURS, variants behind theirs, others last; each once."""
     order = list(COLOURS)
 
     def rank(label: str) -> tuple[int, str]:
         known = objective(label)
         return (order.index(known) if known in order else len(order), label)
 
-    return sorted(dict.fromkeys(labels), key=rank)
+    return sorted(set(labels), key=rank)
 
 
-def strokes(labels: Sequence[str]) -> dict[str, str]:
+def strokes(labels: Iterable[str]) -> dict[str, str]:
     """A line style for each label: variants of one objective differ by it."""
-    seen: dict[str, int] = {}
-    found = {}
+    groups: dict[str, list[str]] = {}
     for label in in_order(labels):
-        known = objective(label)
-        found[label] = STYLES[seen.get(known, 0) % len(STYLES)]
-        seen[known] = seen.get(known, 0) + 1
-    return found
+        groups.setdefault(objective(label), []).append(label)
+    return {
+        label: STYLES[i % len(STYLES)]
+        for members in groups.values()
+        for i, label in enumerate(members)
+    }
 
 
 def curve(
@@ -106,21 +111,27 @@ def curve(
 
     frame  mean, low, high and x, a row per point
     """
-    frame = frame.sort_values(x)
-    place, mean = frame[x].to_numpy(float), frame["mean"].to_numpy(float)
+    frame = frame.sort_values(x).astype({key: float for key in (x, "mean", "low", "high")})
+    place, mean, low, high = (frame[key].to_numpy() for key in (x, "mean", "low", "high"))
     axes.plot(place, mean, label=label, color=color, linestyle=linestyle, marker=marker)
-    low, high = frame["low"].to_numpy(float), frame["high"].to_numpy(float)
     axes.fill_between(place, low, high, color=color, alpha=0.15, linewidth=0)
+
+
+def method(axes: Axes, frame: pd.DataFrame, x: str, label: str, *, linestyle: str = "-") -> None:
+    """The `curve` of a method, in its colour and with its markers."""
+    curve(axes, frame, x, label=label, color=colour(label), linestyle=linestyle,
+          marker=marker(label))  # fmt: skip
 
 
 def whole_numbers(axes: Axes) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def logarithmic(axes: Axes, places: Sequence[float]) -> None:
+def logarithmic(axes: Axes, places: Iterable[float]) -> None:
     """A logarithmic x axis that names the places there are, and no others."""
+    ticks = sorted(set(places))
     axes.set_xscale("log")
-    axes.set_xticks(sorted(set(places)), [f"{place:g}" for place in sorted(set(places))])
+    axes.set_xticks(ticks, [f"{place:g}" for place in ticks])
     axes.minorticks_off()
 
 
@@ -143,6 +154,15 @@ def blank(axes: Axes, text: str) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
     axes.grid(visible=False)
+
+
+def one_panel(panel: tuple[float, float], *, empty: bool) -> tuple[Figure, Axes]:
+    """A figure of one panel, which says so where there are no runs to draw."""
+    drawn = figure(1, 1, panel=panel)
+    (axes,) = drawn.axes
+    if empty:
+        blank(axes, "no runs")
+    return drawn, axes
 
 
 def applied() -> AbstractContextManager[None]:

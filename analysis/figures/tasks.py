@@ -29,42 +29,36 @@ def build(
     runs: Runs, name: str = "table3", *, with_paper: bool = False, configured: Path = CONFIGURED
 ) -> list[Piece]:
     """configured: a file of conf/evals; its tasks are the rows, with others that runs had."""
-    tasks = yaml.safe_load(configured.read_text(encoding="utf-8"))["tasks"] if (
-        configured.exists()) else {}  # fmt: skip
+    tasks = {}
+    if configured.exists():
+        tasks = yaml.safe_load(configured.read_text(encoding="utf-8"))["tasks"]
     numbers = runs.evaluation
     had = numbers[numbers["part"] == "benchmark"].drop_duplicates("task").set_index("task")
-    rows = []
+    rows, way = [], missing.command("table1", None, "evals=paper")
     for task in dict.fromkeys([*tasks, *had.index]):
-        how, seen = tasks.get(task, {}), had.loc[task] if task in had.index else {}
+        of_conf, of_runs = tasks.get(task, {}), had.loc[task] if task in had.index else {}
         rows.append(
             {
                 "task": measures.TASKS.get(task, task),
                 "benchmark": task,
-                "num_fewshot": how.get("shots"),
-                "metric": how.get("metric"),
-                "shots_had": seen.get("num_fewshot"),
-                "n": seen.get("n"),
-                "version": seen.get("version"),
+                "num_fewshot": of_conf.get("shots"),
+                "metric": of_conf.get("metric"),
+                "shots_had": of_runs.get("num_fewshot"),
+                "n": of_runs.get("n"),
+                "version": of_runs.get("version"),
             }
         )
     lines = [
-        f"no run was evaluated on {row['benchmark']}: "
-        f"{missing.command('table1', None, 'evals=paper')}"
+        f"no run was evaluated on {row['benchmark']}: {way}"
         for row in rows
         if row["shots_had"] is None and row["n"] is None
     ]
-    if not rows:
-        lines = [
-            f"no benchmark configured or run: {missing.command('table1', None, 'evals=paper')}"
-        ]
+    lines = lines if rows else [f"no benchmark configured or run: {way}"]
     frame = pd.DataFrame(rows, columns=[column.key for column in COLUMNS], dtype=object)
-    found: list[Piece] = [
-        Table(name, "Benchmarks, as configured and as these runs had them.", COLUMNS, frame,
-              missing=tuple(lines))
-    ]  # fmt: skip
+    caption = "Benchmarks, as configured and as these runs had them."
+    pieces: list[Piece] = [Table(name, caption, COLUMNS, frame, missing=tuple(lines))]
     if with_paper:
-        printed = paper.table("table3")
-        columns = (*COLUMNS[:4], Column("note", "note"))
         caption = f"Benchmarks, as the paper prints them ({paper.SOURCE})."
-        found.append(Table(f"{name}-paper", caption, columns, printed))
-    return found
+        columns = (*COLUMNS[:4], Column("note", "note"))
+        pieces.append(Table(f"{name}-paper", caption, columns, paper.table("table3")))
+    return pieces

@@ -6,6 +6,7 @@ held-out diagnostics otherwise. The main number is the average, else the first c
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -80,16 +81,19 @@ def columns(runs: Runs) -> list[Measure]:
         order = [*(task for task in TASKS if task in tasks), *(t for t in tasks if t not in TASKS)]
         average = [percent(AVERAGE, "Avg")] if (numbers["part"] == AVERAGE).any() else []
         return [*map(benchmark, order), *average]
-    there = set(numbers.loc[numbers["part"] == "heldout", "metric"])
-    wanted = OPEN_COLUMNS if OPEN in there else COLUMNS
-    return [HELDOUT[key] for key in wanted if key in there] or [
-        measure for key, measure in HELDOUT.items() if key in there
-    ]
+    metrics = set(numbers.loc[numbers["part"] == "heldout", "metric"])
+    keys = OPEN_COLUMNS if OPEN in metrics else COLUMNS
+    return [HELDOUT[key] for key in (keys if metrics & {*keys} else HELDOUT) if key in metrics]
 
 
-def main_number(measures: list[Measure]) -> Measure | None:
+def main_number(measures: Sequence[Measure]) -> Measure | None:
     """The average where there is one, else the first."""
     return next((m for m in measures if m.key == AVERAGE), measures[0] if measures else None)
+
+
+def main_of(runs: Runs) -> Measure | None:
+    """The main number of these runs."""
+    return main_number(columns(runs))
 
 
 def opening(main: Measure | None) -> str:
@@ -104,7 +108,7 @@ def values(runs: Runs, measures: list[Measure]) -> pd.DataFrame:
     A benchmark's metric is the one its average is made of, else its first.
     """
     numbers = runs.evaluation
-    by_key = {measure.key: measure.factor for measure in measures}
+    factors = {measure.key: measure.factor for measure in measures}
     heldout = numbers[numbers["part"] == "heldout"].assign(key=lambda rows: rows["metric"])
     average = numbers[numbers["part"] == AVERAGE].assign(key=AVERAGE)
     tasks = numbers[numbers["part"] == "benchmark"].assign(key=lambda rows: rows["task"])
@@ -113,6 +117,6 @@ def values(runs: Runs, measures: list[Measure]) -> pd.DataFrame:
     parts = [part for part in (heldout, tasks, average) if len(part)]
     if not parts:
         return numbers.assign(key="")
-    found = pd.concat(parts, ignore_index=True)
-    found = found[found["key"].isin(by_key)].reset_index(drop=True)
-    return found.assign(value=found["value"] * found["key"].map(by_key))
+    shown = pd.concat(parts, ignore_index=True)
+    shown = shown[shown["key"].isin(factors)].reset_index(drop=True)
+    return shown.assign(value=shown["value"] * shown["key"].map(factors))

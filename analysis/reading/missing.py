@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 import pandas as pd
 
 from analysis.reading.measures import HELDOUT, Measure
-from analysis.reading.runs import Runs, Setting
+from analysis.reading.methods import Run, Setting
+from analysis.reading.runs import Runs
 
 BUILT_IN = {"micro": "micro", "micro_base": "micro", "zephyr": "ultrachat", "mistral": "ultrachat"}
 ENOUGH = 3  # seeds, below which an interval says little
@@ -29,53 +30,53 @@ def objectives(
     runs: Runs, losses: Iterable[str], sweep: str, setting: Setting, *more: str
 ) -> list[str]:
     """Objectives of which there is no run at all. more: words of the command"""
-    there = {run.loss for run in runs}
+    present = {run.loss for run in runs}
     return [
         f"no run with loss={loss} ({setting}): {command(sweep, setting, *more)}"
         for loss in losses
-        if loss not in there
+        if loss not in present
     ]
 
 
 def iterations(runs: Runs, needed: Sequence[int] | None = None) -> list[str]:
     """Iterations that runs have not finished: of those needed (None: all that they were to do)."""
+    more = " with more selfplay.iterations" if needed else ""
     lines = []
     for run in runs:
-        planned = needed or range(int(run.values.get("selfplay.iterations", 0)))
-        lacking = [str(t) for t in planned if t not in run.folder.iterations()]
+        lacking = set(needed or range(run.iterations)) - {*run.folder.iterations()}
         if lacking:
-            lines.append(
-                f"{run.label}, seed {run.seed}: iteration {', '.join(lacking)}: "
-                f"`{runs.resume(run)}`" + (" with more selfplay.iterations" if needed else "")
-            )
+            lines.append(_line(runs, run, f"iteration {_listed(lacking)}") + more)
     return lines
 
 
-def numbers(runs: Runs, found: pd.DataFrame, measures: Sequence[Measure]) -> list[str]:
+def numbers(runs: Runs, values: pd.DataFrame, measures: Sequence[Measure]) -> list[str]:
     """Numbers that a run's evaluations lack: benchmarks, and what others of its method have."""
+    of_run = values.groupby(["run", "iteration"])["key"].agg(set).to_dict()
+    of_method = values.groupby("label")["key"].agg(set).to_dict()
     lines = []
-    have = found.groupby(["run", "iteration"])["key"].agg(set).to_dict()
-    ever = found.groupby("label")["key"].agg(set).to_dict()
     for run in runs:
-        due = [m for m in measures if m.key not in HELDOUT or m.key in ever.get(run.label, set())]
-        for measure in due:
+        for measure in measures:
+            if measure.key in HELDOUT and measure.key not in of_method.get(run.label, set()):
+                continue
             done = run.folder.iterations()
-            lacking = [str(t) for t in done if measure.key not in have.get((run.name, t), set())]
+            lacking = {t for t in done if measure.key not in of_run.get((run.name, t), set())}
             if lacking:
-                lines.append(
-                    f"{run.label}, seed {run.seed}: no {measure.title} after iteration "
-                    f"{', '.join(lacking)}: `{runs.resume(run)}`"
-                )
+                what = f"no {measure.title} after iteration {_listed(lacking)}"
+                lines.append(_line(runs, run, what))
     return lines
 
 
 def seeds(runs: Runs, sweep: str, setting: Setting, *more: str) -> list[str]:
     """Methods with fewer seeds than an interval needs. more: words of the command"""
-    by_label: dict[str, int] = {}
-    for run in runs:
-        by_label[run.label] = by_label.get(run.label, 0) + 1
-    few = [f"{label} ({n})" for label, n in by_label.items() if n < ENOUGH]
-    if not few:
-        return []
+    numbers = {label: len(members) for label, members in runs.by_label().items()}
+    few = ", ".join(f"{label} ({n})" for label, n in numbers.items() if n < ENOUGH)
     way = command(sweep, setting, "seed=0,1,2", *more)
-    return [f"fewer than {ENOUGH} seeds, so that intervals say little: {', '.join(few)}: {way}"]
+    return [f"fewer than {ENOUGH} seeds, so that intervals say little: {few}: {way}"] if few else []
+
+
+def _line(runs: Runs, run: Run, what: str) -> str:
+    return f"{run.label}, seed {run.seed}: {what}: `{runs.resume(run)}`"
+
+
+def _listed(iterations: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(iterations)))

@@ -1,6 +1,6 @@
 """The paper's own numbers, transcribed with their source and their inconsistencies marked.
 
-Facts of arXiv 2601.08198 in paper_files/: table1, table2 and table4 (a row per method and
+Facts of arXiv 2601.08198 in published/: table1, table2 and table4 (a row per method and
 iteration), table3 (shots and metrics), figure4a (the points that its text gives). No seeds, no
 errors: the paper reports none.
 """
@@ -14,7 +14,7 @@ import pandas as pd
 from analysis.reading.measures import AVERAGE, TASKS, Measure, benchmark, percent
 from analysis.reading.runs import BASE
 
-FOLDER = Path(__file__).parent / "paper_files"
+FOLDER = Path(__file__).parent / "published"
 SOURCE = "arXiv 2601.08198"
 LABELS = {"SFT": "SFT (200k, 2 epochs)"}
 PAIRS, USUAL_PAIRS = {LABELS["SFT"]: 200_000}, 50_000
@@ -42,9 +42,9 @@ def values(name: str) -> pd.DataFrame:
     base = long["method"] == "base"
     methods = long[~base].assign(iteration=long["iteration"].fillna(0).astype(int))
     starts = [long[base].assign(label=label, iteration=BASE) for label in methods["label"].unique()]
-    found = pd.concat([*starts, methods], ignore_index=True)
-    found = found.assign(seed=0, run=found["label"], iteration=found["iteration"].astype(int))
-    return found[["label", "seed", "run", "iteration", "key", "value"]]
+    rows = pd.concat([*starts, methods], ignore_index=True)
+    rows = rows.assign(seed=0, run=rows["label"], iteration=rows["iteration"].astype(int))
+    return rows[["label", "seed", "run", "iteration", "key", "value"]]
 
 
 def notes(name: str) -> tuple[str, ...]:

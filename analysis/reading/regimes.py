@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from analysis.reading.runs import Run, Runs, Setting
+from analysis.reading.methods import Run, Setting
+from analysis.reading.runs import Runs
 
 
 @dataclass(frozen=True)
@@ -41,14 +42,12 @@ def regimes(runs: Runs) -> Iterator[Regime]:
         yield Regime(part, setting)
         if setting.split != "test":
             continue
-        shared: dict[str, list[Run]] = {}
-        for run in part:
-            if run.variant and not run.differs_only_in("data.size"):
-                shared.setdefault(variant(run), []).append(run)
-        for said, members in sorted(shared.items()):
+        variants = part.where(lambda run: not run.differs_only_in("data.size"))
+        for name in sorted({variant(run) for run in variants}):
+            members = [run for run in variants if variant(run) == name]
             if len({run.loss for run in members}) > 1:
                 words = [f"{key}={value}" for key, value in members[0].variant.items()]
-                yield Regime(part, setting, said, tuple(word.replace(" ", "") for word in words))
+                yield Regime(part, setting, name, tuple(word.replace(" ", "") for word in words))
 
 
 def variant(run: Run) -> str:

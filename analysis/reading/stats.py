@@ -20,12 +20,29 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean and its 95% interval; low and high are NaN where one value says nothing of it."""
+    """A mean over n values and its 95% interval; NaN where one value says nothing of it."""
 
     mean: float
     low: float
     high: float
     n: int
+
+    @property
+    def error(self) -> float:
+        """The standard error of the mean."""
+        return (self.high - self.mean) / float(t_quantile(self.n))
+
+    @property
+    def p(self) -> float:
+        """Two-sided, that the mean is 0 (t test); NaN where no two values differ."""
+        if not self.error > 0:
+            return math.nan
+        return float(2 * stdtr(self.n - 1, -abs(self.mean / self.error)))
+
+    @property
+    def effect(self) -> float:
+        """The mean over the values' standard deviation; NaN where no two values differ."""
+        return self.mean / (self.error * math.sqrt(self.n)) if self.error > 0 else math.nan
 
 
 @dataclass(frozen=True)
@@ -50,11 +67,9 @@ def mean_interval(values: Sequence[float] | np.ndarray) -> Interval:
     """Mean +- t(n - 1) s / sqrt(n), over independent values such as seeds; NaN are left out."""
     x = np.asarray(values, dtype=float)
     x = x[~np.isnan(x)]
-    if not len(x):
-        return Interval(math.nan, math.nan, math.nan, 0)
+    if len(x) < 2:
+        return Interval(float(x[0]) if len(x) else math.nan, math.nan, math.nan, len(x))
     mean = float(x.mean())
-    if len(x) == 1:
-        return Interval(mean, math.nan, math.nan, 1)
     half = float(t_quantile(len(x)) * x.std(ddof=1) / math.sqrt(len(x)))
     return Interval(mean, mean - half, mean + half, len(x))
 
@@ -69,10 +84,10 @@ def bands(frame: pd.DataFrame, by: Sequence[str], value: str = "value") -> pd.Da
     if frame.empty:
         return pd.DataFrame(columns=[*by, "mean", "low", "high", "n"])
     grouped = frame.dropna(subset=[value]).groupby(list(by), sort=False, dropna=False)[value]
-    found = grouped.agg(mean="mean", std="std", n="count").reset_index()
-    half = t_quantile(found["n"].to_numpy()) * found["std"] / np.sqrt(found["n"])
-    found["low"], found["high"] = found["mean"] - half, found["mean"] + half
-    return found[[*by, "mean", "low", "high", "n"]]
+    result = grouped.agg(mean="mean", std="std", n="count").reset_index()
+    half = t_quantile(result["n"].to_numpy()) * result["std"] / np.sqrt(result["n"])
+    result = result.assign(low=result["mean"] - half, high=result["mean"] + half)
+    return result[[*by, "mean", "low", "high", "n"]]
 
 
 def paired(a: Mapping[int, float], b: Mapping[int, float]) -> Interval:
@@ -124,32 +139,16 @@ def bootstrap(differences: np.ndarray, *, resamples: int = 2000, seed: int = 0) 
     )
 
 
-def t_test(interval: Interval) -> float:
-    """Two-sided p that the mean is 0, from its t interval; NaN for one value."""
-    half = interval.high - interval.mean
-    if not half > 0:
-        return math.nan
-    t = interval.mean / (half / float(t_quantile(interval.n)))
-    return float(2 * stdtr(interval.n - 1, -abs(t)))
-
-
 def holm(p: Sequence[float]) -> list[float]:
     """p-values of several tests, corrected for their number (Holm 1979); NaN stay and count not."""
-    adjusted = [math.nan] * len(p)
-    order = sorted((value, i) for i, value in enumerate(p) if not math.isnan(value))
-    highest = 0.0
-    for rank, (value, i) in enumerate(order):
-        highest = max(highest, min(1.0, value * (len(order) - rank)))
-        adjusted[i] = highest
-    return adjusted
+    values = pd.Series(p, dtype=float)
+    corrected = values.sort_values() * (values.count() - np.arange(len(values)))
+    return corrected.cummax().clip(upper=1.0).sort_index().tolist()
 
 
-def correlation(x: Sequence[float], y: Sequence[float]) -> float:
+def correlation(x: pd.Series, y: pd.Series) -> float:
     """Pearson's r; NaN below three points or where one of them does not vary."""
-    pairs = np.array([(a, b) for a, b in zip(x, y, strict=True) if not math.isnan(a + b)])
-    if len(pairs) < 3 or not pairs.std(axis=0).all():
-        return math.nan
-    return float(np.corrcoef(pairs.T)[0, 1])
+    return float(x.corr(y, min_periods=3))
 
 
 @lru_cache(maxsize=4)  # every pair of methods asks for the same

@@ -1,12 +1,15 @@
-"""Every table and figure by name, and the report of all of them. One that fails is a problem of
+"""Every table and figure by name, and all of them built and saved. One that fails is a problem of
 its own; the rest is built."""
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 from analysis.figures import (
     comparison,
@@ -18,9 +21,9 @@ from analysis.figures import (
     responses,
     results,
     style,
+    tasks,
     tuning,
 )
-from analysis.figures import tasks as benchmarks
 from analysis.figures.pieces import Drawing, Piece
 from analysis.reading.runs import Runs
 from analysis.report import render
@@ -29,7 +32,7 @@ from tspin.tools.files import write_text
 log = logging.getLogger("tspin")
 
 _MODULES: tuple[Any, ...] = (
-    results, benchmarks, responses, dynamics, grids, objectives, comparison, diagnostics, tuning,
+    results, tasks, responses, dynamics, grids, objectives, comparison, diagnostics, tuning,
 )  # fmt: skip
 HOMES: dict[str, Callable[..., list[Piece]]] = {
     name: module.build for module in _MODULES for name in module.NAMES
@@ -46,25 +49,32 @@ def build(
 ) -> list[Piece]:
     """The pieces of the names given; options go to the one module that has them.
 
+    with_paper  the paper's own numbers beside ours, where it has some
     A piece that cannot be built becomes a line of runs.problems.
     """
-    found: list[Piece] = []
+    built: list[Piece] = []
     with style.applied():
-        for name in names:
+        for name in tqdm(names, "tables and figures", disable=None, leave=False):
+            paper = {"with_paper": with_paper} if "with_paper" in parameters(name) else {}
             try:
-                found += HOMES[name](runs, name, with_paper=with_paper, **options)
+                built += HOMES[name](runs, name, **paper, **options)
             except Exception as error:  # one figure's trouble must not cost the others
                 log.debug("%s", name, exc_info=True)
                 runs.problems.append(f"{name}: could not be made ({type(error).__name__}: {error})")
-    return found
+    return built
 
 
-def drawings(found: Sequence[Piece]) -> list[Drawing]:
-    return [piece for piece in found if isinstance(piece, Drawing)]
+def parameters(name: str) -> set[str]:
+    """The options of a table or figure."""
+    return {*inspect.signature(HOMES[name]).parameters}
+
+
+def drawings(built: Sequence[Piece]) -> list[Drawing]:
+    return [piece for piece in built if isinstance(piece, Drawing)]
 
 
 def write(
-    found: Sequence[Piece],
+    built: Sequence[Piece],
     out: Path,
     problems: Sequence[str] = (),
     images: dict[str, render.Images] | None = None,
@@ -73,7 +83,7 @@ def write(
 
     images  of the drawings, where they have been rendered
     """
-    files = pieces.write(found, images or render.images(drawings(found)), out)
+    files = pieces.write(built, images or render.images(drawings(built)), out)
     listed = out / "problems.txt"
     write_text(listed, "".join(f"{line}\n" for line in problems))
     return [*files, listed]

@@ -1,7 +1,7 @@
 """The report as one page: claims, tables, figures, samples and configurations in index.html.
 
 Everything is inside the file, and its content policy lets a browser load nothing else. Words come
-from the pieces, `claims` and run folders; how it looks and behaves is in page/. Every text is
+from the pieces, `claims` and run folders; how it looks and behaves is in template/. Every text is
 escaped: responses may hold markup.
 """
 
@@ -21,15 +21,17 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from analysis.claims import claims
-from analysis.figures import style
+from analysis.figures import responses, results, style
 from analysis.figures.pieces import Drawing, Piece, Table, cells
-from analysis.reading.runs import Run, Runs, Setting
+from analysis.reading.methods import Run, Setting
+from analysis.reading.runs import Runs
 from analysis.report import render
 from tspin.tools.files import write_text
 
-FOLDER = Path(__file__).parent / "page_files"
+FOLDER = Path(__file__).parent / "template"
 NAME = "index.html"
 METHODS = ("label", "a", "b")  # columns that hold a method, shown with its colour
+NO_METHODS = (results.START, responses.DATA)  # but for these
 # What the samples browser holds at most, so that the page stays below some 10 MB.
 MAX_RUNS = 40
 MAX_PROMPTS = 24  # of a run
@@ -55,23 +57,24 @@ def write(
     problems  what is wrong with runs, as it is to be listed; what this page meets is added
     """
     browser = samples(runs)
-    said = list(dict.fromkeys([*problems, *runs.problems]))
     environment = Environment(
         loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {"coded": _coded, "slug": _slug}
     bundle = Path(datatables.dt_bundle)
+    verdicts = [finding.verdict for it in judged for finding in it.findings]
+    known = (claims.SUPPORTED, claims.NOT_SUPPORTED, claims.NOT_ENOUGH)
     text = environment.get_template("page.html").render(
         runs=runs,
-        settings=[_setting(runs, setting) for setting in runs.settings()],
+        settings=[_setting(runs.of(setting), setting) for setting in runs.settings()],
         judged=judged,
-        verdicts=_verdicts(judged),
+        verdicts={verdict: verdicts.count(verdict) for verdict in known},
         groups=_groups(pieces, images),
         samples=browser,
         tall=TALL,
         configurations=_configurations(runs),
-        problems=said,
+        problems=list(dict.fromkeys([*problems, *runs.problems])),
         colours={run.label: style.colour(run.label) for run in runs},
         styles=[_inline(bundle.with_suffix(".css")), _inline(FOLDER / "page.css")],
         script=_inline(FOLDER / "page.js"),
@@ -111,33 +114,27 @@ def samples(runs: Runs) -> dict[str, Any]:
 def _browsed(runs: Runs, run: Run) -> dict[str, Any]:
     prompts: dict[str, dict[str, Any]] = {}
     for t in run.folder.iterations():
-        rows = runs.samples(run, t)
-        numbers = _numbers(runs, run, t, {row["id"] for row in rows})
-        for row in rows:
+        numbers = _numbers(runs.scores(run, t), t)
+        for row in runs.samples(run, t):
             if row["id"] not in prompts and len(prompts) == MAX_PROMPTS:
                 continue
-            facts = {key: _cut(row.get(key)) for key in ("prompt", "annotated", "proto")}
-            one = prompts.setdefault(
-                row["id"], {"id": row["id"], "split": row["split"], **facts, "iterations": []}
-            )
-            one["iterations"].append(
-                {"t": t, "response": _cut(row.get("synthetic")),
-                 "scores": numbers.get(row["id"], {})}
-            )  # fmt: skip
+            texts = {key: _cut(row.get(key)) for key in ("prompt", "annotated", "proto")}
+            facts = {"id": row["id"], "split": row["split"], **texts, "iterations": []}
+            iteration = {"t": t, "response": _cut(row.get("synthetic")),
+                         "scores": numbers.get(row["id"], {})}  # fmt: skip
+            prompts.setdefault(row["id"], facts)["iterations"].append(iteration)
     return {
         "name": run.name, "label": run.label, "setting": str(run.setting), "seed": run.seed,
         "colour": style.colour(run.label), "prompts": list(prompts.values()),
     }  # fmt: skip
 
 
-def _numbers(runs: Runs, run: Run, t: int, ids: set[str]) -> dict[str, dict[str, list[Any]]]:
+def _numbers(scores: pd.DataFrame, t: int) -> dict[str, dict[str, list[float | None]]]:
     """{id: {role: [log-likelihood, reward]}} after iteration t; None where there is no number."""
-    frame = runs.scores(run, t)
-    frame = frame[frame["id"].isin(ids) & (frame["source"] == t)]
-    found: dict[str, dict[str, list[Any]]] = {}
-    for row in frame.itertuples():
-        found.setdefault(row.id, {})[row.role] = [_number(row.logp), _number(row.reward)]
-    return found
+    numbers: dict[str, dict[str, list[float | None]]] = {}
+    for row in scores[scores["source"] == t].itertuples():
+        numbers.setdefault(row.id, {})[row.role] = [_number(row.logp), _number(row.reward)]
+    return numbers
 
 
 def _number(value: Any) -> float | None:
@@ -154,21 +151,14 @@ def _cut(text: str | None) -> str | None:
 
 
 def _setting(runs: Runs, setting: Setting) -> dict[str, Any]:
-    part = runs.of(setting)
-    usual = part.where(lambda run: run.is_main).labels()
+    usual = runs.where(lambda run: run.is_main).labels()
     return {
         "name": str(setting),
-        "num_runs": len(part),
+        "num_runs": len(runs),
         "labels": style.in_order(usual),
-        "num_variants": len(part.labels()) - len(usual),
-        "seeds": sorted({run.seed for run in part}),
+        "num_variants": len(runs.labels()) - len(usual),
+        "seeds": sorted({run.seed for run in runs}),
     }
-
-
-def _verdicts(judged: Sequence[claims.Judged]) -> dict[str, int]:
-    given = [finding.verdict for it in judged for finding in it.findings]
-    known = (claims.SUPPORTED, claims.NOT_SUPPORTED, claims.NOT_ENOUGH)
-    return {verdict: given.count(verdict) for verdict in known}
 
 
 def _groups(pieces: Sequence[Piece], images: Mapping[str, render.Images]) -> list[dict[str, Any]]:
@@ -187,71 +177,53 @@ def _view(piece: Piece, images: Mapping[str, render.Images]) -> dict[str, Any]:
     }  # fmt: skip
     if isinstance(piece, Drawing):
         width = round(piece.figure.get_size_inches()[0] * DPI)
-        files = ("pdf", "png", "csv")
         source = _data_url("image/svg+xml", images[piece.name][render.SHOWN])
-        return view | {"source": source, "width": width, "files": files}
-    head = [{"title": c.title, "numeric": _is_numeric(piece, c.key)} for c in piece.columns]
-    return view | {"head": head, "rows": _rows(piece), "files": ("csv", "md", "tex")}
+        return view | {"source": source, "width": width, "files": ("pdf", "png", "csv")}
+    values = {column.key: piece.frame[column.key] for column in piece.columns}
+    numeric = {
+        key: pd.api.types.is_numeric_dtype(column) and not column.isna().all()
+        for key, column in values.items()
+    }
+    head = [{"title": c.title, "numeric": numeric[c.key]} for c in piece.columns]
+    rows = [
+        [
+            _cell(row[column.key], column.key, text, bold, numeric[column.key])
+            for (text, bold), column in zip(shown, piece.columns, strict=True)
+        ]
+        for shown, row in zip(cells(piece), piece.frame.to_dict("records"), strict=True)
+    ]
+    return view | {"head": head, "rows": rows, "files": ("csv", "md", "tex")}
 
 
-def _rows(table: Table) -> list[list[dict[str, Any]]]:
-    """Every cell: text, bold, short (stays on one line), order (what it is sorted by; None: by its
-    text), colour (None: no method)."""
-    numeric = {column.key: _is_numeric(table, column.key) for column in table.columns}
-    rows = []
-    for shown, row in zip(cells(table), table.frame.to_dict("records"), strict=True):
-        rows.append(
-            [
-                {
-                    "text": text.replace("+-", "\u00b1"),
-                    "bold": bold,
-                    "short": not numeric[column.key] and len(text) <= SHORT,
-                    "order": _order(row[column.key]) if numeric[column.key] else None,
-                    "colour": style.colour(text)
-                    if column.key in METHODS and style.objective(text) in style.COLOURS
-                    else None,
-                }
-                for (text, bold), column in zip(shown, table.columns, strict=True)
-            ]
-        )
-    return rows
-
-
-def _is_numeric(table: Table, key: str) -> bool:
-    values = table.frame[key]
-    return bool(pd.api.types.is_numeric_dtype(values)) and not values.isna().all()
-
-
-def _order(value: Any) -> str:
-    return "-Infinity" if pd.isna(value) else f"{value:.10g}"
+def _cell(value: Any, key: str, text: str, bold: bool, numeric: bool) -> dict[str, Any]:
+    """text, bold, short (stays on one line), order (what it is sorted by; None: by its text),
+    colour (None: no method)"""
+    order = ("-Infinity" if pd.isna(value) else f"{value:.10g}") if numeric else None
+    is_method = key in METHODS and text not in NO_METHODS
+    return {
+        "text": text.replace("+-", "\u00b1"), "bold": bold, "order": order,
+        "short": not numeric and len(text) <= SHORT,
+        "colour": style.colour(text) if is_method else None,
+    }  # fmt: skip
 
 
 def _configurations(runs: Runs) -> dict[str, Any]:
     """What differs between runs, a row per run; and every configuration as it is."""
-    keys = list(dict.fromkeys(key for run in runs for key in run.values))
-    texts = {run.name: {key: _said(run.values.get(key)) for key in keys} for run in runs}
-    said_elsewhere = ("name", "seed", "loss.label")
-    differing = [
-        key
-        for key in keys
-        if key not in said_elsewhere and len({of[key] for of in texts.values()}) > 1
-    ]
+    texts = pd.DataFrame([{k: _text(v) for k, v in run.values.items()} for run in runs])
+    texts = texts.fillna(_text(None)).drop(columns=["name", "seed", "loss.label"])
+    differing = list(texts.columns[texts.nunique() > 1])
     rows = [
         {
-            "name": run.name,
-            "label": run.label,
-            "colour": style.colour(run.label),
-            "seed": run.seed,
-            "done": len(run.folder.iterations()),
-            "values": [texts[run.name][key] for key in differing],
-            "whole": "\n".join(f"{key}: {_said(value)}" for key, value in run.values.items()),
+            "name": run.name, "label": run.label, "colour": style.colour(run.label),
+            "seed": run.seed, "done": len(run.folder.iterations()), "values": values,
+            "whole": "\n".join(f"{key}: {_text(value)}" for key, value in run.values.items()),
         }
-        for run in runs
-    ]
+        for run, values in zip(runs, texts[differing].to_numpy().tolist(), strict=True)
+    ]  # fmt: skip
     return {"differing": differing, "rows": rows}
 
 
-def _said(value: Any) -> str:
+def _text(value: Any) -> str:
     return "-" if value is None else str(value)
 
 

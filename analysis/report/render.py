@@ -13,6 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
 import matplotlib as mpl
+from tqdm import tqdm
 
 from analysis.figures import style
 from analysis.figures.pieces import Drawing
@@ -34,22 +35,23 @@ def images(drawings: Sequence[Drawing], formats: Sequence[str] = SAVED) -> dict[
     """By name of the drawing, then by format."""
     render = partial(_images, formats=tuple(formats))
     processes = min(os.cpu_count() or 1, MAX_PROCESSES)
+    bar = partial(tqdm, desc="rendering", total=len(drawings), disable=None, leave=False)
     if len(drawings) < MANY or processes == 1:
-        made = list(map(render, drawings))
+        rendered = list(bar(map(render, drawings)))
     else:
         context = multiprocessing.get_context("spawn")  # a fork would copy the readers' threads
         with ProcessPoolExecutor(processes, mp_context=context) as pool:
-            made = list(pool.map(render, drawings))
-    return {drawing.name: found for drawing, found in zip(drawings, made, strict=True)}
+            rendered = list(bar(pool.map(render, drawings)))
+    return {drawing.name: files for drawing, files in zip(drawings, rendered, strict=True)}
 
 
 def _images(drawing: Drawing, formats: Sequence[str]) -> Images:
-    found = {}
+    files = {}
     style.settle(drawing.figure)
     # The text of an SVG as outlines, so that it looks alike everywhere.
     with style.applied(), mpl.rc_context({"svg.hashsalt": drawing.name, "svg.fonttype": "path"}):
         for ending in formats:
             file = io.BytesIO()
             drawing.figure.savefig(file, format=ending, metadata=METADATA[ending])
-            found[ending] = file.getvalue()
-    return found
+            files[ending] = file.getvalue()
+    return files

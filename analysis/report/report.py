@@ -13,9 +13,8 @@ of single figures: iteration= (figure3, figure4a, figure4c, comparison), last= (
 
 from __future__ import annotations
 
-import inspect
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,35 +29,28 @@ OPTIONS = {"iteration": int, "last": int, "prompt": str}  # of single figures, a
 
 def main(name: str, arguments: Sequence[str]) -> None:
     """name: ALL, or one of catalogue.NAMES"""
-    own = [] if name == ALL else [o for o in OPTIONS if o in _parameters(name)]
+    own = [] if name == ALL else [o for o in OPTIONS if o in catalogue.parameters(name)]
     usual = {"runs": "runs", "out": "report", "with_paper": "false"}
     with command(__doc__, arguments, **usual, **dict.fromkeys(own, "")) as options:
         given = {key: _typed(key, options[key]) for key in own if options[key]}
-        folder = Path(options["runs"])
-        runs = Runs.read(folder)
-        if not len(runs):
-            raise ValueError("; ".join(runs.problems) or f"no run in runs={folder}")
+        runs = Runs.read(Path(options["runs"]))
         names = catalogue.NAMES if name == ALL else (name,)
         with_paper = options["with_paper"] == "true"
-        found = catalogue.build(runs, names, with_paper=with_paper, **given)
+        built = catalogue.build(runs, names, with_paper=with_paper, **given)
         out = Path(options["out"])
         formats = (*render.SAVED, render.SHOWN) if name == ALL else render.SAVED
-        images = render.images(catalogue.drawings(found), formats)
+        images = render.images(catalogue.drawings(built), formats)
         if name == ALL:
             from analysis.claims import claims
             from analysis.report import page  # their libraries take a while to import
 
             judged = claims.judge(runs)
-            page.write(runs, found, images, judged, out, runs.problems)
-            found.append(claims.table(judged))
-        catalogue.write(found, out, runs.problems, images)
+            page.write(runs, built, images, judged, out, runs.problems)
+            built.append(claims.table(judged))
+        catalogue.write(built, out, runs.problems, images)
         for problem in runs.problems:
             log.warning("%s", problem)
-        log.info("%d runs, %d tables and figures: %s", len(runs), len(found), out)
-
-
-def _parameters(name: str) -> Collection[str]:
-    return inspect.signature(catalogue.HOMES[name]).parameters
+        log.info("%d runs, %d tables and figures: %s", len(runs), len(built), out)
 
 
 def _typed(key: str, value: str) -> Any:

@@ -13,16 +13,18 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from analysis.options import command
+from tspin.objectives.contingency import CELLS, TIES
 from tspin.tools.files import digest, write_text
 from tspin.tools.spelling import unknown
 from tspin.tracking.replay import eval_key
-from tspin.tracking.wandb import CELLS, TIES, logged_in
+from tspin.tracking.wandb import logged_in
 
 if TYPE_CHECKING:
     import wandb_workspaces.workspaces as ws
@@ -39,34 +41,37 @@ STEPS = ("train/step", "optimiser step, over all iterations")
 STAGES = ("generate", "score", "train", "evaluate")
 ITERATIONS = ("iteration", "after iteration t")
 EVALUATED = ("eval/iterations", "iterations of self-play done")
+SPLITS = ("train", "heldout")
+CELL_TITLES = (  # of CELLS
+    "Higher reward and higher log-likelihood",
+    "Higher reward, lower log-likelihood",
+    "Lower reward, higher log-likelihood",
+    "Neither higher",
+)
 
 
 @dataclass(frozen=True)
-class Curves:
-    """Lines over one of the axes: (metric, its title)."""
+class Panel:
+    """Lines over one of the axes: (metric, its title). Without an axis: images to leaf through,
+    one per iteration and run; without a title too: a table, as it was last logged by each run."""
 
-    title: str
-    unit: str
     keys: tuple[str, ...]
-    axis: tuple[str, str]
+    title: str = ""
+    unit: str = ""
+    axis: tuple[str, str] | None = None
 
 
-@dataclass(frozen=True)
-class Pictures:
-    """One image per iteration and run, to leaf through."""
-
-    title: str
-    keys: tuple[str, ...]
+def curves(axis: tuple[str, str], group: str, title: str, unit: str, *metrics: str) -> Panel:
+    return Panel(tuple(f"{group}/{metric}" for metric in metrics), title, unit, axis)
 
 
-@dataclass(frozen=True)
-class Rows:
-    """A table, as it was last logged by each run."""
-
-    key: str
+steps = partial(curves, STEPS, "train")
+iterations = partial(curves, ITERATIONS, "iteration")
+evaluated = partial(curves, EVALUATED, "eval")
 
 
-Panel = Curves | Pictures | Rows
+def heldout(title: str, unit: str, *metrics: str) -> Panel:
+    return evaluated(title, unit, *(eval_key("heldout", metric) for metric in metrics))
 
 
 def sections(tasks: Mapping[str, tuple[int | None, str]]) -> dict[str, list[Panel]]:
@@ -74,30 +79,84 @@ def sections(tasks: Mapping[str, tuple[int | None, str]]) -> dict[str, list[Pane
 
     tasks  benchmark -> few-shot examples (None: the task's own), metric; see `benchmarks`
     """
-    found: dict[str, list[Panel]] = {
-        "Reward dynamics": _rewards(),
-        "Log-likelihood dynamics": _log_likelihoods(),
-        "Figure 3: rewards against log-likelihoods": _contingency(),
-        "Benchmarks over iterations": _benchmarks(tasks),
-        "Held-out prompts over iterations": _heldout(),
-        "Throughput": _throughput(),
-        "Optimisation": _optimisation(),
-        "Samples": [Rows("samples/rows")],
-    }
-    return {title: panels for title, panels in found.items() if panels}
+    roles = ROLES.items()
+    return {
+        "Reward dynamics": [
+            *(steps(f"Reward of {y} ({role})", "nats", f"rewards/{role}") for role, y in roles),
+            *(
+                iterations(f"Reward of {y}, {split}", "nats", f"{split}/rewards/{role}")
+                for split in SPLITS
+                for role, y in roles
+            ),
+        ],
+        "Log-likelihood dynamics": [
+            *(steps(f"log pi({y}), {role}", "nats", f"logps/{role}") for role, y in roles),
+            *(
+                steps(f"log pi({y}) per token", "nats per token", f"logps_per_token/{role}")
+                for role, y in roles
+            ),
+            steps("Current advantage, y over y'", "nats", "advantages/current"),
+            steps("Historical advantage, y' over y0", "nats", "advantages/historical"),
+            steps("Share of the pair's gradient that is left", "weight, 0 to 1",
+                  "weights/current", "weights/historical"),
+        ],
+        "Figure 3: rewards against log-likelihoods": [
+            *(steps(title, "share of the batch", f"contingency/{cell}")
+              for cell, title in zip(CELLS, CELL_TITLES, strict=True)),
+            steps("Equal for y and y'", "share of the batch", *(f"contingency/{t}" for t in TIES)),
+            *(curves(ITERATIONS, f"contingency/{split}", f"Counts after each iteration, {split}",
+                     "pairs", *CELLS) for split in SPLITS),
+            *(Panel((f"contingency/{split}/heat_map",), f"Table after each iteration, {split}")
+              for split in SPLITS),
+            *(Panel((f"contingency/{split}/table",)) for split in SPLITS),
+        ],
+        **({"Benchmarks over iterations": _benchmarks(tasks)} if tasks else {}),
+        "Held-out prompts over iterations": [
+            heldout("Right answers, greedy", "share of prompts", "exact_match,greedy"),
+            heldout("Right answers, sampled", "share of prompts", "exact_match,sampled"),
+            heldout("Perplexity of annotated responses", "per token", "perplexity"),
+            heldout("Log-likelihood of annotated responses", "nats per token", "logp_per_token"),
+            heldout("Reward margin, y over y'", "nats", "margin"),
+            heldout("Reward of y above that of y'", "share of prompts", "margin_accuracy"),
+            heldout("Length of samples", "tokens", "num_tokens,sampled"),
+            heldout("Samples that end by themselves", "share of samples", "finished,sampled"),
+            heldout("Different n-grams of samples, n = 1, 2, 3", "share of n-grams",
+                    *(f"distinct_{n},sampled" for n in (1, 2, 3))),
+        ],
+        "Throughput": [
+            steps("Speed of training", "tokens/s", "tokens_per_second", "useful_tokens_per_second"),
+            steps("Padding", "share of the positions computed", "padding_share"),
+            steps("FLOP utilisation", "share of the matmul rate", "flop_utilisation"),
+            steps("Time of a step", "s", "seconds"),
+            steps("Tokens of a step", "tokens, no padding", "num_tokens"),
+            iterations("Time of each stage of an iteration", "s",
+                       *(f"seconds/{stage}" for stage in STAGES)),
+            iterations("Share of each stage in an iteration", "share of its time",
+                       *(f"time_share/{stage}" for stage in STAGES)),
+        ],
+        "Optimisation": [
+            steps("Objective", "nats (SFT), else 1", "loss"),
+            steps("Norm of the gradient before clipping", "nats per weight", "grad_norm"),
+            steps("Learning rate", "per step", "lr"),
+        ],
+        "Samples": [Panel(("samples/rows",))],
+    }  # fmt: skip
+
+
+def _benchmarks(tasks: Mapping[str, tuple[int | None, str]]) -> list[Panel]:
+    panels = [evaluated(f"Average of {len(tasks)} benchmarks", "score, 0 to 1", "average")]
+    for task, (shots, metric) in tasks.items():
+        title = task if shots is None else f"{task}, {shots}-shot"
+        unit = f"{metric.split(',')[0]}, 0 to 1"
+        panels.append(evaluated(title, unit, eval_key(task, metric)))
+    return panels
 
 
 def keys(panels: Sequence[Panel]) -> list[str]:
     """Every metric that the panels draw, axes included."""
-    found: dict[str, None] = {}
-    for panel in panels:
-        if isinstance(panel, Rows):
-            found[panel.key] = None
-        else:
-            found |= dict.fromkeys(panel.keys)
-            if isinstance(panel, Curves):
-                found[panel.axis[0]] = None
-    return list(found)
+    axes = ((panel.axis[0],) if panel.axis else () for panel in panels)
+    drawn = zip((panel.keys for panel in panels), axes, strict=True)
+    return list(dict.fromkeys(key for pair in drawn for part in pair for key in part))
 
 
 def benchmarks(evals: str) -> dict[str, tuple[int | None, str]]:
@@ -111,7 +170,7 @@ def benchmarks(evals: str) -> dict[str, tuple[int | None, str]]:
 
 
 def workspace(
-    drawn: Mapping[str, Sequence[Panel]], *, name: str, project: str, entity: str
+    panels: Mapping[str, Sequence[Panel]], *, name: str, project: str, entity: str
 ) -> ws.Workspace:
     """The page: runs grouped by objective, then by what differs beside the seed.
 
@@ -134,13 +193,13 @@ def workspace(
         sections=[
             ws.Section(
                 name=title,
-                panels=[_panel(panel) for panel in panels],
+                panels=[_panel(panel) for panel in members],
                 is_open=True,
                 layout_settings=ws.SectionLayoutSettings(
-                    columns=COLUMNS, rows=-(-len(panels) // COLUMNS)
+                    columns=COLUMNS, rows=-(-len(members) // COLUMNS)
                 ),
             )
-            for title, panels in drawn.items()
+            for title, members in panels.items()
         ],
         settings=ws.WorkspaceSettings(max_runs=MAX_RUNS),
         runset_settings=ws.RunsetSettings(
@@ -160,177 +219,30 @@ def specification(page: ws.Workspace) -> dict[str, Any]:
     return spec
 
 
-def _rewards() -> list[Panel]:
-    over_steps = [
-        Curves(f"Reward of {sign} ({role})", "nats", (f"train/rewards/{role}",), STEPS)
-        for role, sign in ROLES.items()
-    ]
-    after = [
-        Curves(
-            f"Reward of {sign}, {split}", "nats", (f"iteration/{split}/rewards/{role}",), ITERATIONS
-        )
-        for split in ("train", "heldout")
-        for role, sign in ROLES.items()
-    ]
-    return [*over_steps, *after]
-
-
-def _log_likelihoods() -> list[Panel]:
-    summed = [
-        Curves(f"log pi({sign}), {role}", "nats", (f"train/logps/{role}",), STEPS)
-        for role, sign in ROLES.items()
-    ]
-    per_token = [
-        Curves(
-            f"log pi({sign}) per token", "nats per token", (f"train/logps_per_token/{role}",), STEPS
-        )
-        for role, sign in ROLES.items()
-    ]
-    return [
-        *summed,
-        *per_token,
-        Curves("Current advantage, y over y'", "nats", ("train/advantages/current",), STEPS),
-        Curves("Historical advantage, y' over y0", "nats", ("train/advantages/historical",), STEPS),
-        Curves(
-            "Share of the pair's gradient that is left",
-            "weight, 0 to 1",
-            ("train/weights/current", "train/weights/historical"),
-            STEPS,
-        ),
-    ]
-
-
-def _contingency() -> list[Panel]:
-    titles = {
-        "both": "Higher reward and higher log-likelihood",
-        "reward_only": "Higher reward, lower log-likelihood",
-        "logp_only": "Lower reward, higher log-likelihood",
-        "neither": "Neither higher",
-    }
-    shares = [
-        Curves(titles[cell], "share of the batch", (f"train/contingency/{cell}",), STEPS)
-        for cell in CELLS
-    ]
-    ties = tuple(f"train/contingency/{tie}" for tie in TIES)
-    counts = [
-        Curves(
-            f"Counts after each iteration, {split}",
-            "pairs",
-            tuple(f"contingency/{split}/{cell}" for cell in CELLS),
-            ITERATIONS,
-        )
-        for split in ("train", "heldout")
-    ]
-    return [
-        *shares,
-        Curves("Equal for y and y'", "share of the batch", ties, STEPS),
-        *counts,
-        *(
-            Pictures(f"Table after each iteration, {split}", (f"contingency/{split}/heat_map",))
-            for split in ("train", "heldout")
-        ),
-        *(Rows(f"contingency/{split}/table") for split in ("train", "heldout")),
-    ]
-
-
-def _benchmarks(tasks: Mapping[str, tuple[int | None, str]]) -> list[Panel]:
-    if not tasks:
-        return []
-    panels: list[Panel] = [
-        Curves(f"Average of {len(tasks)} benchmarks", "score, 0 to 1", ("eval/average",), EVALUATED)
-    ]
-    for task, (shots, metric) in tasks.items():
-        how = "" if shots is None else f", {shots}-shot"
-        key = f"eval/{eval_key(task, metric)}"
-        unit = f"{metric.split(',')[0]}, 0 to 1"
-        panels.append(Curves(f"{task}{how}", unit, (key,), EVALUATED))
-    return panels
-
-
-def _heldout() -> list[Panel]:
-    def panel(title: str, unit: str, *metrics: str) -> Panel:
-        names = tuple(f"eval/{eval_key('heldout', metric)}" for metric in metrics)
-        return Curves(title, unit, names, EVALUATED)
-
-    return [
-        panel("Right answers, greedy", "share of prompts", "exact_match,greedy"),
-        panel("Right answers, sampled", "share of prompts", "exact_match,sampled"),
-        panel("Perplexity of annotated responses", "per token", "perplexity"),
-        panel("Log-likelihood of annotated responses", "nats per token", "logp_per_token"),
-        panel("Reward margin, y over y'", "nats", "margin"),
-        panel("Reward of y above that of y'", "share of prompts", "margin_accuracy"),
-        panel("Length of samples", "tokens", "num_tokens,sampled"),
-        panel("Samples that end by themselves", "share of samples", "finished,sampled"),
-        panel(
-            "Different n-grams of samples, n = 1, 2, 3",
-            "share of n-grams",
-            *(f"distinct_{n},sampled" for n in (1, 2, 3)),
-        ),
-    ]
-
-
-def _throughput() -> list[Panel]:
-    return [
-        Curves(
-            "Speed of training",
-            "tokens/s",
-            ("train/tokens_per_second", "train/useful_tokens_per_second"),
-            STEPS,
-        ),
-        Curves("Padding", "share of the positions computed", ("train/padding_share",), STEPS),
-        Curves("FLOP utilisation", "share of the matmul rate", ("train/flop_utilisation",), STEPS),
-        Curves("Time of a step", "s", ("train/seconds",), STEPS),
-        Curves("Tokens of a step", "tokens, no padding", ("train/num_tokens",), STEPS),
-        Curves(
-            "Time of each stage of an iteration",
-            "s",
-            tuple(f"iteration/seconds/{stage}" for stage in STAGES),
-            ITERATIONS,
-        ),
-        Curves(
-            "Share of each stage in an iteration",
-            "share of its time",
-            tuple(f"iteration/time_share/{stage}" for stage in STAGES),
-            ITERATIONS,
-        ),
-    ]
-
-
-def _optimisation() -> list[Panel]:
-    return [
-        Curves("Objective", "nats (SFT), else 1", ("train/loss",), STEPS),
-        Curves(
-            "Norm of the gradient before clipping", "nats per weight", ("train/grad_norm",), STEPS
-        ),
-        Curves("Learning rate", "per step", ("train/lr",), STEPS),
-    ]
-
-
 def _panel(panel: Panel) -> Any:
     import wandb_workspaces.reports.v2 as wr
 
-    match panel:
-        case Curves(title, unit, names, axis):
-            smooth = axis is STEPS
-            return wr.LinePlot(
-                title=title,
-                x=axis[0],
-                y=list(names),
-                title_x=axis[1],
-                title_y=unit,
-                groupby_aggfunc="mean",
-                groupby_rangefunc="stderr",
-                smoothing_type="exponentialTimeWeighted" if smooth else "none",
-                smoothing_factor=SMOOTHING if smooth else 0.0,
-                smoothing_show_original=False,
-                max_runs_to_show=MAX_RUNS,
-            )
-        case Pictures(title, names):
-            return wr.MediaBrowser(
-                title=title, media_keys=list(names), mode="gallery", gallery_axis="step"
-            )
-        case Rows(key):
-            return wr.WeavePanelSummaryTable(table_name=key)
+    if not panel.title:
+        return wr.WeavePanelSummaryTable(table_name=panel.keys[0])
+    names = list(panel.keys)
+    if panel.axis is None:
+        return wr.MediaBrowser(
+            title=panel.title, media_keys=names, mode="gallery", gallery_axis="step"
+        )
+    smooth = panel.axis is STEPS
+    return wr.LinePlot(
+        title=panel.title,
+        x=panel.axis[0],
+        y=names,
+        title_x=panel.axis[1],
+        title_y=panel.unit,
+        groupby_aggfunc="mean",
+        groupby_rangefunc="stderr",
+        smoothing_type="exponentialTimeWeighted" if smooth else "none",
+        smoothing_factor=SMOOTHING if smooth else 0.0,
+        smoothing_show_original=False,
+        max_runs_to_show=MAX_RUNS,
+    )
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -349,13 +261,13 @@ def main(arguments: Sequence[str]) -> None:
             raise ValueError("--save needs entity=NAME, your user or team in W&B")
         if publish and not logged_in():
             raise ValueError("--save needs a login: run `wandb login`, then give this again")
-        drawn = sections(benchmarks(options["evals"]))
-        page = workspace(drawn, **{key: options[key] for key in ("name", "project", "entity")})
+        panels = sections(benchmarks(options["evals"]))
+        page = workspace(panels, **{key: options[key] for key in ("name", "project", "entity")})
         if publish:
             page.save()
             log.info("published: %s", page.url)
         else:
             spec = json.dumps(specification(page), indent=2, ensure_ascii=False)
             write_text(Path(options["out"]), f"{spec}\n")
-            num_panels = sum(map(len, drawn.values()))
+            num_panels = sum(map(len, panels.values()))
             log.info("%d panels: %s", num_panels, options["out"])

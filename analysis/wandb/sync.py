@@ -11,10 +11,13 @@ folders in `out` for `wandb sync`. A run that cannot be read is named; the other
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partialmethod
 from pathlib import Path
 from typing import Any, Literal
+
+from tqdm import tqdm
 
 from analysis.options import command
 from tspin.runs.artifacts import RunDir, run_dirs
@@ -37,24 +40,15 @@ class Content:
         self.num_rows = 0
         self.digest = ""
 
-    def log_step(self, row: Mapping[str, Any]) -> None:
-        self._note("step", row)
-
-    def log_iteration(self, t: int, scalars: Mapping[str, Any]) -> None:
-        self._note("iteration", t, scalars)
-
-    def log_contingency(self, t: int, split: str, counts: Mapping[str, int]) -> None:
-        self._note("contingency", t, split, counts)
-
-    def log_samples(self, t: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        self._note("samples", t, rows)
-
-    def log_evaluation(self, num_iterations: int, scalars: Mapping[str, Any]) -> None:
-        self._note("evaluation", num_iterations, scalars)
-
-    def _note(self, *call: Any) -> None:
+    def _note(self, kind: str, *call: Any) -> None:
         self.num_rows += 1
-        self.digest = digest([self.digest, *call])
+        self.digest = digest([self.digest, kind, *call])
+
+    log_step = partialmethod(_note, "step")
+    log_iteration = partialmethod(_note, "iteration")
+    log_contingency = partialmethod(_note, "contingency")
+    log_samples = partialmethod(_note, "samples")
+    log_evaluation = partialmethod(_note, "evaluation")
 
 
 def sync(folder: RunDir, identity: Identity, *, mode: Mode, out: Path) -> str:
@@ -111,7 +105,7 @@ def main(arguments: Sequence[str]) -> None:
             raise ValueError(f"no run in runs={given.path}")
         where: dict[str, Any] = {key: options[key] for key in WHERE if options[key]}
         num_failed = 0
-        for folder in folders:
+        for folder in tqdm(folders, "runs", disable=None, leave=False):
             try:
                 identity = replace(replay.identity(folder), **where)
                 result = sync(folder, identity, mode=mode, out=Path(options["out"]))
@@ -126,10 +120,10 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _id(folder: RunDir, identity: Identity, content: Content) -> str:
-    """A function of what W&B is told, so that it is told once; never the id of the live run."""
+    """A function of what W&B is sent, so that it is sent once; never the id of the live run."""
     live = "files"
     if folder.tracking.exists():
         with replay.reading(folder.tracking):
             live = read_json(folder.tracking)["id"]
-    told = {key: value for key, value in asdict(identity).items() if key not in WHERE}
-    return f"{live}-{digest([told, content.digest])[:12]}"
+    facts = {key: value for key, value in asdict(identity).items() if key not in WHERE}
+    return f"{live}-{digest([facts, content.digest])[:12]}"

@@ -104,7 +104,7 @@ def test_what_is_drawn_is_what_is_specified():
 def test_the_specification_is_the_golden_one():
     """To change it on purpose:
 
-    PYTHONPATH=.:tests python -c "import test_dashboard as t; t.regenerate()"
+    PYTHONPATH=.:tests:tests/analysis python -c "import test_dashboard as t; t.regenerate()"
     """
     assert chosen() == json.loads(GOLDEN.read_text(encoding="utf-8"))
 

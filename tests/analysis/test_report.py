@@ -19,7 +19,8 @@ from analysis.figures import style, tasks
 from analysis.figures.comparison import Side, differences
 from analysis.figures.pieces import Drawing, Table, csv
 from analysis.reading import missing, paper
-from analysis.reading.runs import Runs, Setting
+from analysis.reading.methods import Setting
+from analysis.reading.runs import Runs
 from analysis.report import catalogue
 from tspin.runs.artifacts import ANSWERS, RunDir
 from tspin.tools.files import read_json, write_json

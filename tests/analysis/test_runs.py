@@ -8,10 +8,14 @@ import yaml
 from support.report_runs import FOLDERS, write_run
 from support.tiny import compose
 
-from analysis.reading.runs import BASE, UNUSED, Runs, Setting
+from analysis.claims import claims
+from analysis.figures import style
+from analysis.reading.methods import Setting, coefficients
+from analysis.reading.runs import BASE, Runs
 from analysis.report import catalogue
+from tspin.config.load import dump
 from tspin.runs.artifacts import RunDir
-from tspin.tools.files import read_json, write_json
+from tspin.tools.files import flatten, read_json, write_json
 
 MICRO = Setting("micro", "micro", "test")
 
@@ -185,16 +189,65 @@ def test_a_run_that_is_the_beginning_of_another_is_no_problem(runs):
     ]  # fmt: skip
 
 
-# --- said twice, so that analysis needs no configuration -----------------------------------------
+# --- objectives -----------------------------------------------------------------------------------
+
+NAMES = ("alpha", "beta", "lambda")
 
 
-@pytest.mark.parametrize("loss", UNUSED)
-def test_coefficients_that_an_objective_does_not_contain(loss):
-    """Changing one that is in UNUSED changes no objective, changing any other does."""
-    changed = {"coef.alpha": "0.7", "coef.beta": "0.7", "coef.lambda": "0.7"}
-    usual = compose(f"loss={loss}").loss_at(1).key()
-    without_effect = {
-        key for key, value in changed.items()
-        if compose(f"loss={loss}", f"{key}={value}").loss_at(1).key() == usual
+@pytest.mark.parametrize("loss", ["sft", "spin", "tspin", "tspin_ref", "wo_ha"])
+def test_coefficients_are_what_changes_the_objective(loss):
+    """Changing one that it contains changes the objective, changing any other does not."""
+    usual = compose(f"loss={loss}")
+    effective = {
+        name for name in NAMES
+        if compose(f"loss={loss}", f"coef.{name}=0.7").objective(1) != usual.objective(1)
     }  # fmt: skip
-    assert without_effect == {key for key in changed if key.startswith(UNUSED[loss])}
+    assert set(coefficients(flatten(dump(usual)))) == effective
+
+
+def test_an_objective_may_hold_its_own_coefficients():
+    """Where its section names a class, what stands beside name, label and link is a coefficient."""
+    values = {"loss._target_": "mine.CPO", "loss.name": "cpo", "loss.label": "CPO",
+              "loss.link": "logistic", "loss.alpha": 0.5, "loss.beta": [0.0, 0.1],
+              "coef.alpha": 1.0, "coef.lambda": 0.1}  # fmt: skip
+    assert coefficients(values) == {"alpha": 0.5, "beta": [0.0, 0.1]}
+
+
+def test_both_forms_of_a_configuration_are_one_method(tmp_path):
+    write_run(tmp_path, "tspin", seed=0)
+    own = write_run(tmp_path, "tspin", seed=1)
+    tree = yaml.safe_load(own.config.read_text())
+    tree["loss"] |= {"_target_": "tspin.objectives.TSPIN", "alpha": 1.0, "beta": [0.0, 0.1]}
+    own.config.write_text(yaml.safe_dump(tree))
+    runs = Runs.read(tmp_path)
+    assert runs.labels() == ["T-SPIN"] and runs.problems == []
+    assert [run.beta(1) for run in runs] == [0.1, 0.1]
+
+
+def test_an_objective_of_ones_own_is_in_every_table_and_figure_of_all(tmp_path):
+    """Its label, its colour for all its variants, and no claim that is judged on it."""
+    for loss in ("sft", "spin", "tspin"):
+        write_run(tmp_path, loss)
+    for apart, beta in (("", 0.1), ("-beta=0.5", 0.5)):
+        folder = write_run(tmp_path, "tspin_ref", apart=apart)
+        mine = folder.path.rename(tmp_path / folder.path.name.replace("tspin_ref", "cpo"))
+        tree = yaml.safe_load((mine / "config.yaml").read_text()) | {"name": mine.name}
+        tree["loss"] = {"_target_": "mine.CPO", "name": "cpo", "label": "CPO", "link": "logistic",
+                        "alpha": 1.0, "beta": beta}  # fmt: skip
+        (mine / "config.yaml").write_text(yaml.safe_dump(tree))
+    runs = Runs.read(tmp_path)
+    assert runs.labels() == ["CPO", "CPO beta=0.5", "SFT", "SPIN", "T-SPIN"]
+    pieces = {piece.name: piece for piece in catalogue.build(runs)}
+    assert runs.problems == []
+    for name in ("objectives-table", "correlation-table"):
+        assert "CPO" in set(pieces[name].frame["label"])
+    assert "CPO" in set(pieces["comparison"].frame["a"]) | set(pieces["comparison"].frame["b"])
+    for name in ("objectives", "weights", "contingency", "correlation"):
+        labels = [axes.get_legend_handles_labels()[1] for axes in pieces[name].figure.axes]
+        assert "CPO" in sum(labels, []), name
+    share = pieces["weights"].data.query("label == 'CPO' and key == 'share'")
+    assert share["mean"].tolist() == pytest.approx([1 / 11] * 4)  # beta = 0.1, as T-SPIN's
+    colours = {style.colour(label) for label in ("CPO", "CPO beta=0.5")}
+    assert len(colours) == 1 and not colours & {*style.COLOURS.values(), *style.ROLES.values()}
+    of_claims = [part for it in claims.judge(runs) for f in it.findings for part in f.parts]
+    assert not [part for part in of_claims if "CPO" in part.what]

@@ -7,6 +7,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
+CELLS = {  # -> (reward, log-likelihood) of the annotated response, set beside the synthetic one's
+    "both": ("higher", "higher"),
+    "reward_only": ("higher", "not higher"),
+    "logp_only": ("not higher", "higher"),
+    "neither": ("not higher", "not higher"),
+}
+TIES = ("tied_reward", "tied_logp")  # equal values: in the cells too, as "not higher"
+
 
 def contingency(
     reward_y: Tensor, reward_s: Tensor, logp_y: Tensor, logp_s: Tensor

@@ -14,21 +14,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from tspin.objectives.contingency import CELLS, TIES
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 log = logging.getLogger("tspin")
-
-# The contingency table of a triplet (y annotated, y' synthetic), the paper's Figure 3: is the
-# reward of y higher than that of y', and is its log-likelihood? -> (reward, logp) of each cell.
-CELLS = {
-    "both": ("higher", "higher"),  # reward(y) > reward(y') and logp(y) > logp(y')
-    "reward_only": ("higher", "not higher"),  # reward(y) > reward(y'), logp(y) <= logp(y')
-    "logp_only": ("not higher", "higher"),  # reward(y) <= reward(y'), logp(y) > logp(y')
-    "neither": ("not higher", "not higher"),  # reward(y) <= reward(y') and logp(y) <= logp(y')
-}
-# Rows with equal values. They are in the cells too, as "not higher".
-TIES = ("tied_reward", "tied_logp")
 
 # The axis of each group of keys, GROUP/KEY.
 AXES = {

@@ -21,32 +21,32 @@ const browser = document.getElementById("browser");
 const ROLES = { synthetic: "y'", annotated: "y", proto: "y0" };
 
 function element(name, attributes = {}, ...children) {
-  const made = Object.assign(document.createElement(name), attributes);
-  made.append(...children.filter((child) => child != null));
-  return made;
+  const node = Object.assign(document.createElement(name), attributes);
+  node.append(...children.filter((child) => child != null));
+  return node;
 }
 
 // Log-likelihood and reward of each role after one iteration.
 function numbers(scores) {
-  const there = Object.entries(ROLES).filter(([role]) => role in scores);
-  if (!there.length) return null;
+  const scored = Object.entries(ROLES).filter(([role]) => role in scores);
+  if (!scored.length) return null;
   const cell = (value) =>
     element("td", { className: "number" }, value == null ? "-" : value.toFixed(2));
   return element("table", {},
     element("thead", {}, element("tr", {},
       ...["", "log-lik.", "reward"].map((title, i) =>
         element("th", { className: i ? "number" : "" }, title)))),
-    element("tbody", {}, ...there.map(([role, title]) =>
+    element("tbody", {}, ...scored.map(([role, title]) =>
       element("tr", {}, element("td", {}, title), ...scores[role].map(cell)))));
 }
 
 function card(title, text, colour, scores = {}) {
-  const made = element("div", { className: "response" },
+  const node = element("div", { className: "response" },
     element("h5", {}, title),
     text == null ? null : element("div", { className: "text" }, text === "" ? "(empty)" : text),
     numbers(scores));
-  if (colour) made.style.borderTopColor = colour;
-  return made;
+  if (colour) node.style.borderTopColor = colour;
+  return node;
 }
 
 function shown(prompt, run) {
@@ -75,10 +75,10 @@ function browse() {
     return;
   }
   const wanted = search.value.toLowerCase();
-  const found = run.prompts.filter((prompt) =>
+  const prompts = run.prompts.filter((prompt) =>
     (!chosenSplit.value || prompt.split === chosenSplit.value) && words(prompt).includes(wanted));
-  count.value = `${found.length} of ${run.prompts.length} prompts`;
-  browser.replaceChildren(...found.map((prompt) => shown(prompt, run)));
+  count.value = `${prompts.length} of ${run.prompts.length} prompts`;
+  browser.replaceChildren(...prompts.map((prompt) => shown(prompt, run)));
 }
 
 runs.forEach((run, i) =>

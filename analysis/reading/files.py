@@ -1,0 +1,76 @@
+"""Files of runs, each read once. One that cannot be read becomes a problem, a line "FILE: what",
+and the rest goes on."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import yaml
+
+from tspin.tools.log import first_line
+
+T = TypeVar("T")
+
+
+class Files:
+    """What was read of each file, and what was wrong with it."""
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+        self._contents: dict[Path, Any] = {}
+
+    def problem(self, path: Path, what: str) -> None:
+        line = f"{path}: {what}"
+        if line not in self.problems:
+            self.problems.append(line)
+
+    def once(self, path: Path, read: Callable[[Path], T], *, optional: bool = False) -> T | None:
+        """`read(path)`, kept. None where it fails, and a problem but for an optional file that is
+        not there."""
+        if path not in self._contents:
+            self._contents[path] = None
+            try:
+                self._contents[path] = read(path)
+            except FileNotFoundError:
+                if not optional:
+                    self.problem(path, "is not there; the run is of an older layout")
+            except KeyError as error:
+                self.problem(path, f"has no {error}; it is of an older layout")
+            except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+                self.problem(path, f"cannot be read ({first_line(error)}); left out")
+        return self._contents[path]
+
+    def parquet(
+        self, path: Path, columns: Sequence[str], ids: Sequence[str] | None = None
+    ) -> pd.DataFrame:
+        """Columns of all rows, or of those with these ids; empty where there is no file."""
+
+        def read(path: Path) -> pd.DataFrame:
+            present = pq.read_schema(path).names
+            for name in columns:
+                if name not in present:
+                    raise KeyError(f"column {name}")
+            keep = None if ids is None else pc.field("id").isin(pa.array(ids, pa.string()))
+            return pq.read_table(path, columns=list(columns), filters=keep).to_pandas()
+
+        frame = self.once(path, read, optional=True)
+        return pd.DataFrame(columns=list(columns)) if frame is None else frame
+
+    def json_lines(self, path: Path) -> list[dict[str, Any]]:
+        """Every whole line; numbers that are not finite become NaN."""
+        rows = []
+        with path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                try:
+                    rows.append(json.loads(line, parse_constant=lambda _: math.nan))
+                except ValueError:
+                    self.problem(path, f"line {number} is no whole line of JSON; left out")
+        return rows

@@ -1,0 +1,163 @@
+"""One run from its configuration: what it compares with, and what makes its method.
+
+A method is an objective with its settings. In a setting, the main variant of an objective has the
+plain name MODEL-LOSS-DATA-sSEED, else the shortest name; another variant is labelled by where it
+differs: "T-SPIN alpha=0.3".
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tspin.config.identity import NOT_OF_METHOD
+from tspin.config.objective import KEYS_OF_COEF, TARGET
+from tspin.config.schedules import at
+from tspin.runs.artifacts import RunDir
+
+NO_COEFFICIENTS = (TARGET, "name", "label", "link")  # of the section of an objective
+
+
+def coefficients(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The coefficients that a run's objective contains: name -> number, or one per iteration.
+
+    values  a configuration, flattened: "optim.lr" -> 3e-5
+    """
+    return {
+        KEYS_OF_COEF.get(key, key): value
+        for key, value in _section(values, "loss.").items()
+        if key not in NO_COEFFICIENTS
+    }
+
+
+class Setting(NamedTuple):
+    """What runs must share to be compared."""
+
+    model: str
+    data: str
+    split: str  # validation | test: which held-out prompts
+
+    def __str__(self) -> str:
+        return f"{self.model} on {self.data}" + ("" if self.split == "test" else f" ({self.split})")
+
+    @property
+    def slug(self) -> str:
+        return "-".join(self[: 2 if self.split == "test" else 3])
+
+
+@dataclass(frozen=True)
+class Run:
+    """The facts of one run, from its configuration."""
+
+    folder: RunDir
+    values: Mapping[str, Any]  # flattened: "optim.lr" -> 3e-5
+    variant: Mapping[str, Any] = field(default_factory=dict)  # where it differs from the main one
+    label: str = ""  # as tables print it, variant included
+
+    @property
+    def name(self) -> str:
+        return self.folder.path.name
+
+    @property
+    def seed(self) -> int:
+        return int(self.values["seed"])
+
+    @property
+    def loss(self) -> str:
+        return str(self.values["loss.name"])
+
+    @property
+    def setting(self) -> Setting:
+        split = self.values.get("data.eval_split", "test")
+        return Setting(self.values["model.name"], self.values["data.name"], split)
+
+    @property
+    def iterations(self) -> int:
+        """How many it is to do."""
+        return int(self.values.get("selfplay.iterations", 0))
+
+    @property
+    def is_main(self) -> bool:
+        """Whether it is its objective as configured by default, not a variant of it."""
+        return not self.variant
+
+    @cached_property
+    def method(self) -> dict[str, Any]:
+        """Settings that change numbers, beside the objective's name; coefficients as coef.NAME."""
+        left_out = (*NOT_OF_METHOD, "coef.", "loss.")
+        method = {key: value for key, value in self.values.items() if not key.startswith(left_out)}
+        if method.get("data.seed") == self.seed:
+            del method["data.seed"]  # another seed, not another method
+        method |= {f"coef.{key}": value for key, value in coefficients(self.values).items()}
+        return method | {key: self.values[key] for key in ("loss.link",) if key in self.values}
+
+    def differs_only_in(self, *keys: str) -> bool:
+        return set(self.variant) <= set(keys)
+
+    def coefficient(self, name: str, t: int) -> float:
+        """At iteration t; a list's last value repeats. NaN where the objective has none."""
+        return float(at(coefficients(self.values).get(name, math.nan), t))
+
+    def beta(self, t: int) -> float:
+        """Weight of the historical term: 0 at iteration 0, where it has no gradient."""
+        beta = self.coefficient("beta", t) if t else 0.0
+        return 0.0 if math.isnan(beta) else beta
+
+
+def labelled(runs: Sequence[Run], problem: Callable[[Path, str], None]) -> list[Run]:
+    """The runs with their variants told apart, in the order of their names.
+
+    problem  is called for a label that a run's name does not say
+    """
+    result = []
+
+    def objective(run: Run) -> tuple[Setting, str]:
+        return run.setting, run.loss
+
+    for _, group in itertools.groupby(sorted(runs, key=objective), key=objective):
+        members = list(group)
+        main = min(members, key=lambda run: (not _is_plain(run), len(run.name), run.name))
+        label = main.values["loss.label"]
+        variants = [_difference(run.method, main.method) for run in members]
+        times = Counter(map(_last, {key for variant in variants for key in variant}))
+        for run, variant in zip(members, variants, strict=True):
+            short = {(_last(k) if times[_last(k)] == 1 else k): v for k, v in variant.items()}
+            words = [f"{key}={_short(value)}" for key, value in sorted(short.items())]
+            full = " ".join([label, *words])
+            unnamed = [key for key in short if _last(key) not in run.name]
+            if unnamed:
+                problem(
+                    run.folder.config,
+                    f"labelled {label} as {main.name} is, but with another {', '.join(unnamed)}, "
+                    f"which its name does not say; shown as {full}",
+                )
+            result.append(replace(run, variant=variant, label=full))
+    return sorted(result, key=lambda run: run.name)
+
+
+def _section(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    return {key.removeprefix(prefix): v for key, v in values.items() if key.startswith(prefix)}
+
+
+def _difference(method: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
+    keys = sorted(method.keys() | usual.keys())
+    return {key: method.get(key) for key in keys if method.get(key) != usual.get(key)}
+
+
+def _is_plain(run: Run) -> bool:
+    setting = run.setting
+    return run.name == f"{setting.model}-{run.loss}-{setting.data}-s{run.seed}"
+
+
+def _last(key: str) -> str:
+    return key.rsplit(".", 1)[-1]
+
+
+def _short(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
