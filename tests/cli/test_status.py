@@ -277,9 +277,9 @@ KILLED = """
 import os, signal, sys, time
 from pathlib import Path
 from tspin.runs import heartbeat
-from tspin.artifacts import RunDir
-from tspin.console import progress
-from tspin.files import owner
+from tspin.runs.artifacts import RunDir
+from tspin.tools.terminal import progress
+from tspin.tools.files import owner
 with heartbeat.beating(RunDir(Path(sys.argv[1])), every=0.05):
     with progress(4, "iteration 1: train", "step") as bar:
         bar.update(3)

@@ -6,7 +6,6 @@ A real training is preempted in test_resume.py; here by submitit's local executo
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -257,54 +256,3 @@ def test_the_preset_for_slurm_is_a_preemptible_array(tmp_path, monkeypatch):
     options = set(re.findall(r"^#SBATCH --(.*)$", text, re.MULTILINE))
     wanted = {"requeue", "signal=USR2@300", "open-mode=append", "time=1440", "gpus-per-node=1"}
     assert wanted <= options
-
-
-@pytest.mark.parametrize(
-    ("number", "ends", "requeued"),
-    [
-        (signal.SIGUSR1, REQUEUE, True),  # the time is nearly over
-        (signal.SIGUSR1, 1, True),  # torchrun's code, whatever its workers' was
-        (signal.SIGUSR1, 0, False),  # it was done just then
-        (signal.SIGTERM, REQUEUE, False),  # scancel, or a preemption
-        (None, 1, False),  # a failure
-    ],
-)
-def test_the_batch_file_requeues_what_slurm_would_not(number, ends, requeued, tmp_path):
-    """examples/torchrun.sbatch with srun and scontrol made up; bash is real."""
-    if shutil.which("bash") is None:
-        pytest.skip("no bash")
-    asked = tmp_path / "asked"
-    executable(tmp_path, "scontrol", f'#!/bin/sh\nif [ "$1" = show ]; then echo node1; '
-               f'else echo "$@" >> {asked}; fi\n')  # fmt: skip
-    run = (
-        f"import signal, sys, time\n"
-        f"signal.signal(signal.SIGTERM, lambda *_: sys.exit({ends}))\n"
-        f"open({str(tmp_path / 'begun')!r}, 'w').write(' '.join(sys.argv))\n"
-        f"time.sleep({0 if number is None else 60}); sys.exit({ends})\n"
-    )
-    executable(tmp_path, "srun", f"#!{sys.executable}\n{run}")
-    slurm = {"SLURM_JOB_ID": "12", "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_JOB_NUM_NODES": "2"}
-    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
-    batch = subprocess.Popen(
-        ["bash", str(ROOT / "examples/torchrun.sbatch"), "loss=tspin", "seed=1"],
-        env=os.environ | slurm | {"PATH": path},
-    )
-    try:
-        until = time.monotonic() + 60
-        while not (tmp_path / "begun").exists() or not (tmp_path / "begun").read_text():
-            assert time.monotonic() < until
-            time.sleep(0.01)
-        if number is not None:
-            batch.send_signal(number)
-        assert batch.wait(60) == ends
-    finally:
-        batch.kill()
-    words = (tmp_path / "begun").read_text().split()
-    assert words[1:3] == ["torchrun", "--nnodes=2"] and words[-3:] == [
-        "main.py",
-        "loss=tspin",
-        "seed=1",
-    ]
-    assert asked.exists() == requeued
-    if requeued:
-        assert asked.read_text() == "requeue 12\n"
