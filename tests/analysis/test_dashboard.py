@@ -2,12 +2,12 @@
 
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import wandb
+from support.offline import inspect, of
 from support.tiny import play
 
 from analysis.__main__ import COMMANDS, main
@@ -59,10 +59,7 @@ def logged(tmp_path_factory):
     """Every key of a run that has all roles, an answer checker and held-out prompts."""
     folder, _ = play(tmp_path_factory.mktemp("runs"), "tspin", "track=wandb_offline")
     [file] = folder.path.glob("wandb/offline-run-*/*.wandb")
-    read_back = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
-    lines = subprocess.run(read_back, capture_output=True, text=True, check=True).stdout
-    records = [json.loads(line) for line in lines.splitlines()]
-    keys = {key for r in records if r["type"] == "history" for key in r["history"]["item"]}
+    keys = {key for row in of(inspect(file), "history") for key in row["item"]}
     # A picture or a table is logged as facts about its file: KEY.format, KEY.nrows, ...
     return keys | {re.sub(r"\.\w+$", "", key) for key in keys if key.endswith(("format", "nrows"))}
 

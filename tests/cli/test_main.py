@@ -88,7 +88,7 @@ def process(*words, folder, **environment):
         env={**os.environ, "HOME": str(folder), "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     return done, time.monotonic() - begun
 

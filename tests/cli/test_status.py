@@ -13,6 +13,7 @@ from functools import cache
 import pytest
 import yaml
 from support.tiny import compose, play
+from support.waiting import until
 
 from tspin import __main__ as commands
 from tspin.cli import status
@@ -89,15 +90,12 @@ def test_the_state_of_a_run(tmp_path, says, case):
 
 
 def test_a_process_that_has_ended_is_dead_though_nobody_has_waited_for_it():
-    child = subprocess.Popen(["sleep", "60"])
+    child = subprocess.Popen(["sleep", "600"])
     born = heartbeat._process(child.pid)[1]
     beat = replace(LIVE, pid=child.pid, born=born)
     assert beat.alive(NOW)
     child.kill()
-    deadline = time.monotonic() + 10
-    while beat.alive(NOW) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not beat.alive(NOW)  # a zombie
+    until(lambda: not beat.alive(NOW))  # a zombie
     child.wait()
 
 
@@ -263,10 +261,7 @@ def test_it_beats_by_itself_and_never_stops_a_run(tmp_path):
     folder = RunDir(tmp_path)
     with heartbeat.beating(folder, every=0.01):
         first = heartbeat.read(folder).time
-        deadline = time.monotonic() + 10
-        while heartbeat.read(folder).time == first and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert heartbeat.read(folder).time > first
+        until(lambda: heartbeat.read(folder).time > first)
     folder = RunDir(tmp_path / "gone")
     with heartbeat.beating(folder, every=0.01):  # nowhere to write, as on a full disk
         time.sleep(0.05)
@@ -287,7 +282,7 @@ with heartbeat.beating(RunDir(Path(sys.argv[1])), every=0.05):
             pass
         sys.stdout.write("free\\n")
         sys.stdout.flush()
-        time.sleep(60)
+        time.sleep(600)
 """
 
 
@@ -298,25 +293,22 @@ def test_a_process_that_waits_for_a_lock_goes_on_and_is_killed(tmp_path):
     arguments = [sys.executable, "-c", KILLED, str(folder.path), str(tmp_path / "lock")]
     with owner(tmp_path / "lock"):
         child = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
-        assert until(tmp_path / "runs", "waiting").stage == "waits for iteration 1"
+        assert surveyed(tmp_path / "runs", "waiting").stage == "waits for iteration 1"
     assert child.stdout.readline() == "free\n"
-    found = until(tmp_path / "runs", "running")
+    found = surveyed(tmp_path / "runs", "running")
     assert (found.iteration, found.stage, found.share) == (1, "train", 0.75)
     child.send_signal(signal.SIGKILL)
     child.wait()
-    found = until(tmp_path / "runs", "dead")
+    found = surveyed(tmp_path / "runs", "dead")
     assert f"process {child.pid}" in found.warnings[0]
     child.stdout.close()
 
 
-def until(runs, state, seconds=60):
-    deadline = time.monotonic() + seconds
-    while True:
-        (found,) = status.survey(runs)
-        if found.state == state or time.monotonic() > deadline:
-            assert found.state == state
-            return found
-        time.sleep(0.02)
+def surveyed(runs, state):
+    """The one run, once it is in that state."""
+    until(lambda: [run.state for run in status.survey(runs)] == [state])
+    (run,) = status.survey(runs)
+    return run
 
 
 # --- the command ---------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ import hydra
 import pytest
 import yaml
 from omegaconf import OmegaConf
+from support.waiting import until
 
 import main
 from tspin.cli import arguments, sweep
@@ -425,17 +426,11 @@ def test_progress_is_read_from_the_folders(runs, caplog):
     found = runs("seed=0,1,2", "selfplay.iterations=1")
     caplog.set_level(logging.INFO, logger="tspin")
 
-    def wait_for(text):
-        until = time.monotonic() + 30
-        while text not in caplog.text:
-            assert time.monotonic() < until, caplog.text
-            time.sleep(0.01)
-
     with sweep.progress(sweep.plan("x", found), every=0.01):
         finish(found[1], 0)
-        wait_for("x: 1 of 3 points done, about")
+        until(lambda: "x: 1 of 3 points done, about" in caplog.text)
         finish(found[0], 0)
-        wait_for("x: 2 of 3 points done, about")
+        until(lambda: "x: 2 of 3 points done, about" in caplog.text)
 
 
 def test_the_summary_by_hand(runs):
@@ -565,16 +560,13 @@ def test_an_interrupted_sweep_ends_with_130(tmp_path):
         typed, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=attended
     )
     try:
-        until = time.monotonic() + 120
-        while not list(tmp_path.glob("runs/*/iter_0")):
-            assert time.monotonic() < until and running.poll() is None
-            time.sleep(0.1)
-        said = None
+        until(lambda: list(tmp_path.glob("runs/*/iter_0")), 300, process=running)
+        said, deadline = None, time.monotonic() + 300
         while said is None:
             running.send_signal(signal.SIGINT)  # Python loses one that meets a destructor
             with suppress(subprocess.TimeoutExpired):
                 _, said = running.communicate(timeout=15)
-            assert time.monotonic() < until
+            assert time.monotonic() < deadline
     finally:
         running.kill()
     assert running.returncode == 130 and "the same command goes on" in said.splitlines()[-1]
@@ -591,10 +583,7 @@ def test_killed_twice_it_ends_complete(tmp_path):
     for low, high in ((1, 10), (12, 24)):
         num, moment = draw.randint(low, high), draw.uniform(0, 1)
         running = subprocess.Popen(typed, cwd=tmp_path, stderr=subprocess.DEVNULL)
-        until = time.monotonic() + 200
-        while linked(tmp_path)[1] < num:
-            assert time.monotonic() < until and running.poll() is None
-            time.sleep(0.05)
+        until(lambda num=num: linked(tmp_path)[1] >= num, 300, process=running)
         time.sleep(moment)
         running.kill()
         assert running.wait() == -signal.SIGKILL

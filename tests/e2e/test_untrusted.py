@@ -7,7 +7,7 @@ import json
 
 import pytest
 import torch
-from e2e.test_resume import Forker
+from support.forker import Forker
 from support.tiny import compose, micro_tokenizer, play, random_model
 
 from analysis.__main__ import main as analysis

@@ -18,9 +18,15 @@ import huggingface_hub
 import pytest
 import torch
 import transformers
-from data.test_tokens import chat_tokenizer
 from support import hub_server
-from support.tiny import compose, micro_tokenizer, play, random_model, sentencepiece_like
+from support.tiny import (
+    chat_tokenizer,
+    compose,
+    micro_tokenizer,
+    play,
+    random_model,
+    sentencepiece_like,
+)
 from tokenizers.processors import TemplateProcessing
 
 import tspin

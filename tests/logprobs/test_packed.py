@@ -8,9 +8,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stages.test_train import OPTIM, RUN
 from support.families import FAMILIES, REFUSED, Exact, family
-from support.tiny import LOSSES, random_model, random_triplets, triplet
+from support.tiny import LOSSES, compose, random_model, random_triplets, triplet
 
 from tspin.data.triplets import micro_batches
 from tspin.logprobs import attention, fused_head
@@ -21,6 +20,8 @@ from tspin.policy.policy import Policy
 from tspin.stages.train import accumulate, gradient_step
 
 CPU = torch.device("cpu")
+RUN = compose()
+OPTIM = replace(RUN.optim, lr=1e-3, batch_size=4, max_grad_norm=None)
 COMPUTE = replace(RUN.compute, micro_batch=64)
 LAYOUTS = ("shared", "separate")
 VOCAB = 97

@@ -5,10 +5,10 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from support.waiting import until
 
 from tspin.tools.signals import REQUEUE
 
@@ -56,13 +56,10 @@ def test_the_batch_file_requeues_what_slurm_would_not(number, code, requeued, tm
     )
     batch = start(tmp_path, run)
     try:
-        deadline = time.monotonic() + 60
-        while not (words.exists() and words.read_text().endswith("\n")):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        until(lambda: words.exists() and words.read_text().endswith("\n"), process=batch)
         if number is not None:
             batch.send_signal(number)
-        assert batch.wait(60) == code
+        assert batch.wait(120) == code
     finally:
         batch.kill()
     typed = words.read_text().split()
@@ -88,5 +85,5 @@ def test_the_code_is_that_of_a_run_that_ends_as_a_signal_comes(signals, tmp_path
     codes = []
     for _ in range(40):
         with start(tmp_path, run) as batch:
-            codes.append(batch.wait(60))
+            codes.append(batch.wait(120))
     assert set(codes) == {3}

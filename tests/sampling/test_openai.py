@@ -16,9 +16,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.request import urlopen
 
 import pytest
-from sampling.test_vllm import REAL, STOP, real, until
-from stages.test_generate import PROMPTS
-from support.tiny import compose, play
+from support.tiny import PROMPTS, compose, play
+from support.vllm_stand_in import REAL, STOP, real
+from support.waiting import until
 
 from tspin.micro import folder
 from tspin.policy import policy

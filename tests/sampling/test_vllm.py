@@ -9,16 +9,16 @@ import json
 import os
 import subprocess
 import sys
-import time
 import weakref
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from stages.test_generate import PROMPTS
 from support import vllm_stand_in
-from support.tiny import compose, play, random_policy
+from support.tiny import PROMPTS, compose, play, random_policy
+from support.vllm_stand_in import REAL, STOP, real
+from support.waiting import until
 from transformers import AutoModelForCausalLM
 
 from tspin.config.run import dump, load
@@ -34,10 +34,7 @@ from tspin.stages.generate import generate
 from tspin.tools.files import read_json
 from tspin.tools.parquet import read_rows
 
-REAL = os.environ.get("TSPIN_VLLM_PYTHON")
 EAGER = {"enforce_eager": True}  # no compilation: most of the time that a small policy takes
-real = pytest.mark.skipif(REAL is None, reason="TSPIN_VLLM_PYTHON names no interpreter with vLLM")
-STOP = 1  # of the embedded tokenizer
 
 
 @pytest.fixture
@@ -253,13 +250,6 @@ list(served.answers([(0, [requests.Question([5], 1, 1.0)])], how, done=lambda n:
         parent.kill()
         parent.wait()
     until(lambda: not alive(worker))
-
-
-def until(condition, seconds=60.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def alive(pid):

@@ -250,7 +250,7 @@ def test_the_harness_does_not_outlive_a_killed_parent(place, tmp_path):
     with parent:
         assert "started" in parent.stdout.readline()
         parent.kill()
-        parent.communicate(timeout=60)
+        parent.communicate(timeout=300)
     assert not file.exists()
 
 

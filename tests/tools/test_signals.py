@@ -18,6 +18,7 @@ import pytest
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 from safetensors import safe_open
+from support.waiting import until
 
 import main
 from tspin.runs.artifacts import RunDir
@@ -86,11 +87,9 @@ def test_a_held_block_that_asks_nobody_is_stopped_at_its_end():
 
 
 def test_without_a_boundary_the_grace_is_the_limit():
-    started = time.monotonic()
     with pytest.raises(Preempted), signals.watched(0.05), signals.held():
         send()
-        time.sleep(30)
-    assert time.monotonic() - started < 10
+        until(lambda: False)
 
 
 def test_saving_takes_what_it_takes():
@@ -156,7 +155,7 @@ def test_submitit_is_asked_where_it_may_requeue(environment, number, asked, monk
     assert told == ([(number, None)] if asked else [])
 
 
-TINY = ["track=none", "data.size=512", "data.heldout=4", "selfplay.iterations=1", "name=run",
+TINY = ["track=none", "data.size=256", "data.heldout=4", "selfplay.iterations=1", "name=run",
         "optim.batch_size=4", "optim.epochs=1", "compute.save_seconds=1e9"]  # fmt: skip
 
 
@@ -184,11 +183,12 @@ def preempted(folder, launcher, pid):
         pytest.skip(f"hydra-{launcher.split('_')[0]}-launcher is not installed")
     sweep = start(folder, "-m", f"hydra/launcher={launcher}")
     metrics = folder / "runs/run/iter_0/metrics.jsonl"
-    until = time.monotonic() + 400
     try:
-        while not (metrics.exists() and len(metrics.read_text().splitlines()) > 2):
-            assert time.monotonic() < until and sweep.poll() is None
-            time.sleep(0.02)
+        until(
+            lambda: metrics.exists() and len(metrics.read_text().splitlines()) > 2,
+            400,
+            process=sweep,
+        )
         os.kill(pid(sweep), signal.SIGTERM)
         _, said = sweep.communicate(timeout=400)
     finally:
