@@ -1,8 +1,20 @@
 """What every test begins with, whatever ran before it in the same process."""
 
 import logging
+import sys
 
 import pytest
+from support.forker import Forker
+
+
+@pytest.fixture(scope="session")
+def forker(tmp_path_factory):
+    """Starts `python` in milliseconds: support/forker.py."""
+    if sys.platform != "linux":
+        pytest.skip("forks with torch loaded, and reads /proc")
+    forker = Forker(tmp_path_factory.mktemp("forker"))
+    yield forker
+    forker.close()
 
 
 @pytest.fixture(autouse=True)

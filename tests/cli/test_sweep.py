@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import random
 import re
 import signal
@@ -479,18 +478,14 @@ def command(*typed):
     return [sys.executable, str(ROOT / "main.py"), *typed]
 
 
-def process(*typed, folder, code=0, **environment):
+@pytest.fixture
+def process(forker):
     """A real one, from another folder. -> what it said"""
-    done = subprocess.run(
-        command(*typed),
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == code, done.stderr
-    return done.stderr
+
+    def call(*typed, folder, code=0):
+        return forker.python(str(ROOT / "main.py"), *typed, cwd=folder, code=code).err
+
+    return call
 
 
 def linked(folder):
@@ -499,7 +494,7 @@ def linked(folder):
     return sum("from" in facts for facts in done), len(done)
 
 
-def test_a_failing_point_stops_nothing_and_is_in_the_summary(tmp_path):
+def test_a_failing_point_stops_nothing_and_is_in_the_summary(process, tmp_path):
     rows = [{"prompt": f"Say {i}.", "response": f"It is {i}."} for i in range(24)]
     (tmp_path / "there.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     typed = ["-m", "data=file", "data.path=missing.jsonl,there.jsonl", *TINY,
@@ -538,7 +533,7 @@ LAUNCHERS = {
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_local_launchers(tmp_path, launcher):
+def test_local_launchers(process, tmp_path, launcher):
     """Workers are processes of their own; the second waits for iteration 0 of the first."""
     module, setting = LAUNCHERS[launcher]
     if find_spec(module) is None:
@@ -572,23 +567,23 @@ def test_an_interrupted_sweep_ends_with_130(tmp_path):
     assert running.returncode == 130 and "the same command goes on" in said.splitlines()[-1]
 
 
-def test_killed_twice_it_ends_complete(tmp_path):
+def test_killed_twice_it_ends_complete(forker, process, tmp_path):
     """alpha x beta on micro: 32 iterations, of which 12 are shared however often it is killed.
 
     Needs selfplay to link equal iterations (Run.history); the kills come after a random number of
     finished iterations and a random moment more.
     """
-    typed = command("-m", "+sweep=alpha_beta", "model=micro", *TINY)
+    typed = ["-m", "+sweep=alpha_beta", "model=micro", *TINY]
     draw = random.Random(0)
     for low, high in ((1, 10), (12, 24)):
         num, moment = draw.randint(low, high), draw.uniform(0, 1)
-        running = subprocess.Popen(typed, cwd=tmp_path, stderr=subprocess.DEVNULL)
-        until(lambda num=num: linked(tmp_path)[1] >= num, 300, process=running)
+        running = forker.start_python(str(ROOT / "main.py"), *typed, cwd=tmp_path)
+        until(lambda num=num: linked(tmp_path)[1] >= num, 300)
         time.sleep(moment)
-        running.kill()
+        running.signal(signal.SIGKILL)
         assert running.wait() == -signal.SIGKILL
         assert linked(tmp_path)[1] < 32
-    said = process(*typed[2:], folder=tmp_path)
+    said = process(*typed, folder=tmp_path)
     assert linked(tmp_path) == (12, 32)
     assert "shared: 12 iterations (" in said and "15 base evaluations, 15 sets of y0" in said
-    assert "16 points, all done" in process(*typed[2:], folder=tmp_path)
+    assert "16 points, all done" in process(*typed, folder=tmp_path)

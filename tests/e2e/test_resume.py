@@ -19,7 +19,7 @@ import pytest
 from safetensors import safe_open
 from support.contents import contents, differences
 from support.disks import disk, remount
-from support.forker import LOSSES, MAIN, STAGES, TINY, Forker
+from support.forker import LOSSES, MAIN, STAGES, TINY
 from support.waiting import until
 
 from tspin.tools.files import read_json, write_json
@@ -40,13 +40,6 @@ def own_model(folder: Path, which: str) -> Path:
     """A copy of an embedded model. -> its weights"""
     shutil.copytree(ROOT / "tspin/micro" / which, folder)
     return folder / "model.safetensors"
-
-
-@pytest.fixture(scope="module")
-def forker(tmp_path_factory) -> Iterator[Forker]:
-    forker = Forker(tmp_path_factory.mktemp("forker"))
-    yield forker
-    forker.close()
 
 
 @pytest.fixture(scope="module")

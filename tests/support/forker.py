@@ -1,9 +1,12 @@
 """Children of one process that has imported torch: a start costs milliseconds, not seconds.
 
-A child runs `main.py`. It counts the file operations that it is about to do below `runs_dir`, its
-rows of metrics and its optimiser steps: those are its events. Between two of them nothing on the
-disk changes but a temporary file that grows, so killing a child at every event, and tearing what
-it was writing, is killing it everywhere.
+`Forker.python` is `python WORDS`, for tests of the command line. HF_* and what else libraries read
+when they are imported is the server's: a test that sets it starts a process of its own.
+
+A child of `Forker.run` runs `main.py` and counts the file operations that it is about to do below
+`runs_dir`, its rows of metrics and its optimiser steps: those are its events. Between two of them
+nothing on the disk changes but a temporary file that grows, so killing a child at every event, and
+tearing what it was writing, is killing it everywhere.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from support.waiting import until
@@ -73,6 +77,17 @@ class Forker:
         self._children.append(Child(self, pid, log))
         return self._children[-1]
 
+    def python(self, *words: str, cwd: Path, code: int = 0, **environment: str) -> Ended:
+        """`python WORDS` with SCRIPT, -m MODULE or -c CODE first: as it ended, with that code."""
+        return self.start_python(*words, cwd=cwd, **environment).ended(code)
+
+    def start_python(self, *words: str, cwd: Path, **environment: str) -> Child:
+        self._count += 1
+        log = self._folder / f"{self._count}.log"
+        job = {"words": words, "cwd": str(cwd), "environment": environment, "log": str(log)}
+        self._children.append(Child(self, self._ask(job), log))
+        return self._children[-1]
+
     def run(self, runs: Path, *argv: str, **how) -> Child:
         """A child that has ended."""
         child = self.start(runs, *argv, **how)
@@ -97,6 +112,13 @@ class Forker:
         self._process.wait()
 
 
+@dataclass(frozen=True)
+class Ended:
+    code: int
+    out: str
+    err: str
+
+
 class Child:
     def __init__(self, forker: Forker, pid: int, log: Path):
         self._forker, self.pid, self._log = forker, pid, log
@@ -107,6 +129,13 @@ class Child:
             self.code = self._forker._ask({"wait": self.pid})
             assert self.code is not None, f"not ended after {HANGS} s:\n{self.text}"
         return self.code
+
+    def ended(self, code: int = 0) -> Ended:
+        """Of `start_python`, once it has ended, with that exit code."""
+        self.wait()
+        out, err = (self._log.with_suffix(kind).read_text() for kind in (".out", ".err"))
+        assert self.code == code, f"{self.code}, not {code}:\n{out}{err}"
+        return Ended(self.code, out, err)
 
     def signal(self, which: int) -> None:
         os.kill(self.pid, which)
@@ -133,6 +162,7 @@ def serve() -> None:
 
     {"argv": [...], "runs": FOLDER, "log": FILE, "at": N | WHAT | null, "do": "kill",
      "blind": false, "clock": false} -> pid
+    {"words": [...], "cwd": FOLDER, "environment": {...}, "log": FILE} -> pid
     {"wait": PID} -> exit code, or minus the signal; null where it hangs
     """
     import hydra.main  # noqa: F401  # what a child need not repeat: imports, the task's contents
@@ -156,7 +186,7 @@ def serve() -> None:
             result = _ended(job["wait"])
             alive.remove(job["wait"])
         else:
-            result = os.fork() or _child(job)
+            result = os.fork() or (_python if "words" in job else _child)(job)
             alive.add(result)
         answer.write(f"{json.dumps(result)}\n")
         answer.flush()
@@ -199,6 +229,38 @@ def _child(job: dict) -> None:
         sys.excepthook(*sys.exc_info())
         code = 99  # a traceback is never what a user should see
     events.write()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _python(job: dict) -> None:
+    """What the interpreter does with its words. stdout and stderr have a file each."""
+    for number, kind in ((1, ".out"), (2, ".err")):
+        with Path(job["log"]).with_suffix(kind).open("ab") as file:
+            os.dup2(file.fileno(), number)
+    os.chdir(job["cwd"])
+    os.environ |= job["environment"]
+    first, *rest = job["words"]
+    code = 0
+    try:
+        if first == "-c":
+            sys.argv = ["-c", *rest[1:]]
+            exec(compile(rest[0], "<string>", "exec"), {"__name__": "__main__"})
+        elif first == "-m":
+            sys.argv = rest
+            runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+        else:
+            sys.argv = [first, *rest]
+            sys.path.insert(0, str(Path(first).parent))
+            runpy.run_path(first, run_name="__main__")
+    except SystemExit as stopped:
+        code = stopped.code if isinstance(stopped.code, int) else 1 if stopped.code else 0
+        if isinstance(stopped.code, str):
+            sys.stderr.write(f"{stopped.code}\n")
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        code = 1
+    sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
