@@ -6,6 +6,15 @@ import sys
 import pytest
 from support.forker import Forker
 
+BY_FIXTURE = {"forker": "process", "browser": "browser"}
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects
+def pytest_collection_modifyitems(items):
+    for item in items:
+        for fixture in BY_FIXTURE.keys() & set(item.fixturenames):
+            item.add_marker(BY_FIXTURE[fixture])
+
 
 @pytest.fixture(scope="session")
 def forker(tmp_path_factory):

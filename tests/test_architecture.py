@@ -256,6 +256,7 @@ def test_a_library_has_one_home(library, home):
     assert found == home
 
 
+@pytest.mark.process
 def test_torch_stays_out_until_there_is_something_to_compute():
     modules = [f"tspin.{name}" for name in NO_TORCH.split()]
     heavy = "{'torch', 'transformers'}"

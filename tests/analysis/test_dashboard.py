@@ -64,6 +64,7 @@ def logged(tmp_path_factory):
     return keys | {re.sub(r"\.\w+$", "", key) for key in keys if key.endswith(("format", "nrows"))}
 
 
+@pytest.mark.runs
 def test_every_key_that_is_drawn_is_logged(logged):
     drawn = dashboard.keys(sum(dashboard.sections(TASKS).values(), []))
     assert len(drawn) > 60 and set(BENCHMARKS) <= set(drawn)

@@ -286,6 +286,7 @@ with heartbeat.beating(RunDir(Path(sys.argv[1])), every=0.05):
 """
 
 
+@pytest.mark.process
 def test_a_process_that_waits_for_a_lock_goes_on_and_is_killed(tmp_path):
     from tspin.tools.files import owner
 

@@ -60,6 +60,7 @@ def names(found):
 # --- files ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["micro", "zephyr"])
 @pytest.mark.parametrize("name", COUNTS)
 def test_every_sweep_composes_with_either_model(name, model):
@@ -85,6 +86,7 @@ def test_the_paper_is_all_of_its_sweeps():
     assert set(COUNTS) | {"paper", "miniature"} == set(NAMES)
 
 
+@pytest.mark.slow
 def test_the_miniature_is_the_paper_and_more_for_every_seed():
     """29 points of the paper; of `seeds` only SFT over five iterations is new; 5 under stress."""
     found = points("sweep=miniature", "model=micro", "seed=0,1")
@@ -172,6 +174,7 @@ def test_points_are_tagged_with_their_sweep(typed, tags):
     assert [point.run.track.tags for point in points(*typed)] == [tags] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "typed",
     [
@@ -232,6 +235,7 @@ def test_a_sweep_of_ones_own(tmp_path):
     assert found[0].run.track.tags == ["mine"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", WANDB, ids=lambda path: path.stem)
 def test_a_wandb_sweep_has_the_points_of_ours(file):
     """Every combination, in the words that wandb's agent would give, through the real config."""
@@ -494,6 +498,7 @@ def linked(folder):
     return sum("from" in facts for facts in done), len(done)
 
 
+@pytest.mark.process
 def test_a_failing_point_stops_nothing_and_is_in_the_summary(process, tmp_path):
     rows = [{"prompt": f"Say {i}.", "response": f"It is {i}."} for i in range(24)]
     (tmp_path / "there.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -511,6 +516,7 @@ def test_a_failing_point_stops_nothing_and_is_in_the_summary(process, tmp_path):
     assert "multirun: 4 points, 2 done, 2 to run" in again and again.count("\n--- ") == 2
 
 
+@pytest.mark.process
 def test_a_finished_sweep_says_so_without_torch(tmp_path, monkeypatch):
     for point in points("sweep=figure3", f"runs_dir={tmp_path}"):
         for t in range(2):
@@ -532,6 +538,7 @@ LAUNCHERS = {
 }
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_local_launchers(process, tmp_path, launcher):
     """Workers are processes of their own; the second waits for iteration 0 of the first."""
@@ -547,6 +554,7 @@ def test_local_launchers(process, tmp_path, launcher):
     assert {"loss=wo_ha", "data.size=16"} <= set(launch["command"])  # of the point, not the worker
 
 
+@pytest.mark.process
 def test_an_interrupted_sweep_ends_with_130(tmp_path):
     typed = command("-m", "seed=0,1,2", *TINY, "selfplay.iterations=50", "data.size=256")
     # A shell's background job hands on that Ctrl-C is ignored; a user's terminal does not.
@@ -567,6 +575,7 @@ def test_an_interrupted_sweep_ends_with_130(tmp_path):
     assert running.returncode == 130 and "the same command goes on" in said.splitlines()[-1]
 
 
+@pytest.mark.process
 def test_killed_twice_it_ends_complete(forker, process, tmp_path):
     """alpha x beta on micro: 32 iterations, of which 12 are shared however often it is killed.
 

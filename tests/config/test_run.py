@@ -63,6 +63,7 @@ def test_every_experiment_goes_with_every_model(pair):
     assert run.model.name == model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pair", product(OPTIONS["loss"], OPTIONS["model"]))
 def test_every_loss_goes_with_every_model(pair):
     loss, model = pair

@@ -15,6 +15,8 @@ from tspin.stages import benchmark
 from tspin.tools.files import read_json, write_json
 from tspin.tracking import replay
 
+pytestmark = pytest.mark.runs
+
 ROOT = Path(__file__).resolve().parents[2]
 TASKS = "evals=tasks", "+evals.tasks.{}={{shots:null,metric:'acc,none'}}"
 

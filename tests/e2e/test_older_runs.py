@@ -16,6 +16,8 @@ from tspin.runs.artifacts import RunDir
 from tspin.runs.metrics import StepLog
 from tspin.tools.files import file_digest, read_json
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "version_0_1_0"
 WORDS = (

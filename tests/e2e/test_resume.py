@@ -31,9 +31,10 @@ STEPS = 3  # an iteration: 24 pairs / 8
 PARTS = 3  # a set of samples: (24 + 16 prompts) / (4 batches of 4), rounded up
 KILLS = int(os.environ.get("TSPIN_KILLS", "1"))  # per stage; TSPIN_KILLS=9999: at every event
 
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux", reason="forks with torch loaded, and reads /proc"
-)
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.skipif(sys.platform != "linux", reason="forks with torch loaded, and reads /proc"),
+]
 
 
 def own_model(folder: Path, which: str) -> Path:

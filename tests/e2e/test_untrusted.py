@@ -19,6 +19,8 @@ from tspin.runs.store import Store
 from tspin.tools.files import write_json
 from tspin.tools.parquet import read_rows
 
+pytestmark = pytest.mark.runs
+
 SECRETS = {
     "WANDB_API_KEY": "planted0wandb0planted0wandb0planted0wandb",  # of the length of a real one
     "HF_TOKEN": "hf_planted0hub",

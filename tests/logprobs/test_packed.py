@@ -90,6 +90,7 @@ def lengths():
     return st.tuples(*[st.integers(1, 12)] * 4)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.lists(lengths(), min_size=1, max_size=6), st.sampled_from(sorted(LOSSES)),
        st.sampled_from(["llama", "mistral-window", "gemma2"]), st.integers(0, 99))  # fmt: skip
@@ -195,6 +196,7 @@ def test_an_ordinary_batch_is_computed_as_before(name):
     assert torch.equal(after, before) if default == "sdpa" else apart(after, before) < 1e-13
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_does_not_fit_is_refused_by_name_or_computed_plainly(name, caplog):
     model._say_once.cache_clear()

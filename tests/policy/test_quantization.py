@@ -41,6 +41,7 @@ def teach(policy, triplets, out, **optim):
 OPTIMS = {"rmsprop": {"lr": 3e-5}, "adamw": {"lr": 1e-4}}
 
 
+@pytest.mark.slow
 @here
 @pytest.mark.parametrize("precision", ["fp32_master", "bf16_stochastic"])
 @pytest.mark.parametrize("name", OPTIMS)
@@ -91,6 +92,7 @@ def test_a_saved_state_goes_on_with_the_same_bits(name, tmp_path):
     assert optimizer.state[small]["state1"].dtype == torch.float32
 
 
+@pytest.mark.runs
 @here
 def test_a_run_with_8_bit_state_resumes(tmp_path, monkeypatch):
     """Interrupted before its second step and started again: the metrics of a whole run."""

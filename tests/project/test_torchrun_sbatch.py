@@ -70,6 +70,7 @@ def test_the_batch_file_requeues_what_slurm_would_not(number, code, requeued, tm
         assert (tmp_path / "requeued").read_text() == "requeue 12\n"
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "signals",
     [

@@ -364,6 +364,7 @@ def holder(tmp_path):
         process.kill()
 
 
+@pytest.mark.process
 def test_a_folder_in_use_is_refused_at_once_and_free_when_its_owner_dies(tmp_path, holder):
     with pytest.raises(ValueError, match=f"{tmp_path} is in use by another process"):
         with owner(tmp_path):

@@ -9,6 +9,8 @@ from support.tiny import play
 from tspin.runs.artifacts import Responses
 from tspin.tools.files import read_json
 
+pytestmark = pytest.mark.runs
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -244,6 +244,7 @@ def test_an_endpoint_that_follows_no_policy_is_refused(words, reason):
         compose("decoding.engine=openai", *words)
 
 
+@pytest.mark.runs
 def test_one_policy_is_enough_for_one_iteration(tmp_path):
     only = ["selfplay.iterations=1", "data.heldout=0", f"decoding.url_model={NAME}"]
     with Server() as server:
@@ -253,6 +254,7 @@ def test_one_policy_is_enough_for_one_iteration(tmp_path):
     assert len(server.asked) == 24 and len(run.proto.rows()) == 24
 
 
+@pytest.mark.runs
 def test_a_run_asks_for_each_policy_by_its_folder(tmp_path):
     """It stops where the endpoint does not serve what is next, and goes on once it does."""
     words = ["decoding.engine=openai", "decoding.url_model=CHECKPOINT", "selfplay.iterations=1"]

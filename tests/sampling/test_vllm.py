@@ -146,6 +146,7 @@ def test_responses_are_stored_as_they_were_sampled(stand_in, tmp_path):
     assert "what libraries print is no message" in out.log.read_text()
 
 
+@pytest.mark.process
 def test_how_many_processes_there_are_changes_no_byte(stand_in, tmp_path):
     python, told = stand_in
     one = sample(settings(python), tmp_path / "one")
@@ -155,6 +156,7 @@ def test_how_many_processes_there_are_changes_no_byte(stand_in, tmp_path):
     assert parts(one) == parts(two)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("end", ["raise", "kill"])
 def test_a_restart_loses_one_part(stand_in, tmp_path, monkeypatch, end):
     python, told = stand_in
@@ -194,6 +196,7 @@ def test_what_no_policy_could_have_said_is_refused(ids, reason):
     check_response([5, STOP], stop=[STOP], max_new_tokens=4)
 
 
+@pytest.mark.process
 def test_a_run_samples_from_the_policy_of_each_moment(stand_in, tmp_path):
     """y0 and the base answers from the initial policy, y' and answers from the last checkpoint."""
     python, told = stand_in
@@ -226,6 +229,7 @@ def test_the_policy_here_is_gone_before_vllm_starts(stand_in, tmp_path):
         gc.enable()
 
 
+@pytest.mark.process
 def test_the_worker_ends_with_a_killed_parent(stand_in, tmp_path, monkeypatch):
     python, _ = stand_in
     monkeypatch.setenv("STAND_IN_FATE", json.dumps({"batches": 0, "end": "sleep"}))

@@ -18,6 +18,8 @@ from tspin.runs.metrics import StepLog
 from tspin.tools.files import read_json
 from tspin.tools.parquet import read_rows
 
+pytestmark = pytest.mark.runs
+
 EOS = 1  # of the embedded tokenizer
 LOSSES = ("sft", "spin", "tspin", "tspin_ref", "wo_ha")
 

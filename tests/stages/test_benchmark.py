@@ -25,6 +25,8 @@ from tspin.runs.artifacts import Iteration
 from tspin.stages import benchmark
 from tspin.tools.files import read_json
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).resolve().parents[2]
 MMLU = Path(lm_eval.__file__).parent / "tasks" / "mmlu" / "default"
 # As evals=paper has them, except 5 examples for HellaSwag: a command line has one number for all.

@@ -196,6 +196,7 @@ def preempted(folder, launcher, pid):
     return said, sweep.returncode
 
 
+@pytest.mark.process
 def test_submitit_requeues_a_job_that_ends_with_the_weights_of_an_unbroken_one(tmp_path):
     broken, whole = tmp_path / "broken", tmp_path / "whole"
     jobs = broken / "runs/multirun/.submitit"
@@ -210,6 +211,7 @@ def test_submitit_requeues_a_job_that_ends_with_the_weights_of_an_unbroken_one(t
     assert weights(broken) == weights(whole)
 
 
+@pytest.mark.process
 def test_joblib_passes_it_on_and_the_command_asks_to_be_requeued(tmp_path):
     """One of its two workers has no point; it must not end the other before that has saved."""
     folder = tmp_path / "run"

@@ -23,6 +23,8 @@ from tspin.tools.files import SHA256, read_json, write_json, write_jsonl
 from tspin.tracking import replay
 from tspin.tracking.wandb import CELLS
 
+pytestmark = pytest.mark.runs
+
 ROOT = Path(__file__).resolve().parents[2]
 TRACKED = ["track=wandb_offline", "decoding.max_new_tokens=4"]
 COUNTS = dict.fromkeys(CELLS, 1) | {"tied_reward": 2, "tied_logp": 0}
