@@ -56,6 +56,7 @@ def test_every_option_makes_a_run(choice):
     assert load(dump(run)) == run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pair", product(OPTIONS["experiment"], OPTIONS["model"]))
 def test_every_experiment_goes_with_every_model(pair):
     experiment, model = pair
