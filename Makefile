@@ -1,5 +1,6 @@
 # make run    set up and run the main job on the embedded model
-# make test   set up and run the tests
+# make check  while working: lint, types and the tests that compute little (a minute or so)
+# make test   set up and run all tests
 # make lint   formatting, lint and types
 # make docs   docs/ and the reference of the modules as a site, build/docs; a warning is an error
 # make chaos  160 faults on purpose (kills, full disks, damaged files, ...), then `survived N of N`
@@ -15,9 +16,13 @@ READY := $(VENV)/.ready
 SEEDS ?= 3
 JOBS ?= 2
 
-.PHONY: run test chaos audit lint docs paper tune bench bench-gpu
+.PHONY: run check test chaos audit lint docs paper tune bench bench-gpu
 run: $(READY)
 	$(VENV)/bin/python main.py
+
+check: lint
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile \
+		-m "not process and not runs and not browser and not slow"
 
 test: $(READY)
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile

@@ -1,8 +1,41 @@
 """What every test begins with, whatever ran before it in the same process."""
 
 import logging
+import sys
+from collections import Counter
 
 import pytest
+from support.forker import Forker
+
+BY_FIXTURE = {"forker": "process", "browser": "browser"}
+LONG = ("process", "runs", "browser", "slow")
+
+
+def pytest_configure(config):
+    if hasattr(config.option, "loadscopereorder"):  # of xdist: most tests first, however short
+        config.option.loadscopereorder = False
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects
+def pytest_collection_modifyitems(items):
+    """Marks what fixtures imply; the files with most long tests come first, so that parallel
+    workers end together."""
+    long = Counter()
+    for item in items:
+        for fixture in BY_FIXTURE.keys() & set(item.fixturenames):
+            item.add_marker(BY_FIXTURE[fixture])
+        long[item.path] += any(item.get_closest_marker(mark) for mark in LONG)
+    items.sort(key=lambda item: -long[item.path])
+
+
+@pytest.fixture(scope="session")
+def forker(tmp_path_factory):
+    """Starts `python` in milliseconds: support/forker.py."""
+    if sys.platform != "linux":
+        pytest.skip("forks with torch loaded, and reads /proc")
+    forker = Forker(tmp_path_factory.mktemp("forker"))
+    yield forker
+    forker.close()
 
 
 @pytest.fixture(autouse=True)

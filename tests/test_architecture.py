@@ -251,6 +251,7 @@ def test_hydra_is_used_by_its_public_interfaces():
     assert names and private == []
 
 
+@pytest.mark.process
 def test_torch_stays_out_until_there_is_something_to_compute():
     modules = [f"tspin.{name}" for name in NO_TORCH.split()]
     heavy = "{'torch', 'transformers'}"

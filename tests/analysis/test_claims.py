@@ -72,6 +72,7 @@ def test_numbers_of_a_part():
     assert Part("", math.nan, math.nan, math.nan, "", 0, None, None, "").numbers == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", [claim.key for claim in claims.CLAIMS])
 def test_fewer_than_three_seeds_are_not_enough(tmp_path, key):
     make(tmp_path, "sft", "spin", "tspin", "tspin_ref", "wo_ha", seeds=2)
@@ -226,6 +227,7 @@ def grid(root, points, **options):
 ALL = [(alpha, beta) for alpha in grids.GRID for beta in grids.GRID]
 
 
+@pytest.mark.slow
 def test_robust_on_the_whole_grid(tmp_path, gains):
     """Variants have 48 of 50 right after iteration 1, the default 46."""
     gains(tspin=13)
@@ -236,6 +238,7 @@ def test_robust_on_the_whole_grid(tmp_path, gains):
     assert found.verdict == SUPPORTED
 
 
+@pytest.mark.slow
 def test_robust_needs_the_whole_grid_and_one_point_refutes_it(tmp_path, gains):
     gains(tspin=13)
     grid(tmp_path, ALL[4:])

@@ -3,13 +3,13 @@
 import io
 import json
 import re
-import subprocess
 import sys
 from contextlib import redirect_stderr
 from pathlib import Path
 
 import pytest
 import wandb
+from support.offline import inspect, of
 from support.tiny import play
 
 from analysis.__main__ import COMMANDS, main
@@ -61,14 +61,12 @@ def logged(tmp_path_factory):
     """Every key of a run that has all roles, an answer checker and held-out prompts."""
     folder, _ = play(tmp_path_factory.mktemp("runs"), "tspin", "track=wandb_offline")
     [file] = folder.path.glob("wandb/offline-run-*/*.wandb")
-    read_back = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
-    lines = subprocess.run(read_back, capture_output=True, text=True, check=True).stdout
-    records = [json.loads(line) for line in lines.splitlines()]
-    keys = {key for r in records if r["type"] == "history" for key in r["history"]["item"]}
+    keys = {key for row in of(inspect(file), "history") for key in row["item"]}
     # A picture or a table is logged as facts about its file: KEY.format, KEY.nrows, ...
     return keys | {re.sub(r"\.\w+$", "", key) for key in keys if key.endswith(("format", "nrows"))}
 
 
+@pytest.mark.runs
 def test_every_key_that_is_drawn_is_logged(logged):
     drawn = dashboard.keys(sum(dashboard.sections(TASKS).values(), []))
     assert len(drawn) > 60 and set(BENCHMARKS) <= set(drawn)

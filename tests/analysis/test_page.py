@@ -64,6 +64,7 @@ def html(folder):
 # --- the file -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_links_lead_beside_the_page_only(html):
     body = re.sub(r"<(script|style).*?</\1>", "", html, flags=re.S)
     targets = re.findall(r'(?:src|href)="([^"]*)"', body)
@@ -85,6 +86,7 @@ def test_texts_are_escaped(html):
     assert "a &lt; b: <code>make it</code>" in html
 
 
+@pytest.mark.slow
 def test_the_same_runs_give_the_same_page(folder, html):
     runs = Runs.read(folder / "runs")
     again = write(runs, folder / "again")

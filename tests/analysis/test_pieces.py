@@ -72,6 +72,7 @@ def drawing(name="d"):
     return Drawing(name, "", drawn, pd.DataFrame({"x": [0.5]}))
 
 
+@pytest.mark.slow
 def test_many_drawings_are_rendered_as_one_is():
     """In processes of their own, to the same bytes."""
     names = [f"d{i}" for i in range(render.MANY)]

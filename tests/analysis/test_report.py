@@ -445,6 +445,7 @@ def test_files(pieces, tmp_path):
     assert (tmp_path / "problems.txt").read_text() == "a: b\n"
 
 
+@pytest.mark.process
 def test_no_torch():
     code = "import sys, analysis.report.catalogue; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0

@@ -217,6 +217,7 @@ def test_readable_samples_are_the_first_of_all(folder):
 # --- the benchmark -------------------------------------------------------------------------------
 
 
+@pytest.mark.process
 def test_the_benchmark_meets_every_stage_of_a_run(tmp_path):
     words = [sys.executable, "-m", "benchmarks.scale", "--rows=40", "--iterations=1"]
     done = subprocess.run(

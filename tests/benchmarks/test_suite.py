@@ -145,6 +145,7 @@ def quick(tmp_path, *words):
     return json.loads(out.with_suffix(".json").read_text()), out.with_suffix(".md").read_text()
 
 
+@pytest.mark.slow
 def test_a_quick_run_measures_everything_and_says_that_it_is_no_result(tmp_path):
     found, page = quick(tmp_path)
     assert [case["case"]["name"] for case in found["cases"]] == [c.name for c in shapes.CPU]
@@ -157,6 +158,7 @@ def test_a_quick_run_measures_everything_and_says_that_it_is_no_result(tmp_path)
     assert page.count("gate") == len(targets.CPU) and "rows 10 to 100" in page
 
 
+@pytest.mark.slow
 def test_the_suite_for_a_card_runs_on_tiny_shapes(tmp_path):
     found, page = quick(tmp_path, "--suite", "gpu")
     assert len(found["cases"]) == len(shapes.GPU)

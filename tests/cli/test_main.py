@@ -92,7 +92,7 @@ def process(*words, folder, **environment):
         env={**os.environ, "HOME": str(folder), "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     return done, time.monotonic() - begun
 
@@ -211,6 +211,7 @@ def test_one_line_names_the_key_and_the_choices(refused, words, says):
     assert all(word in line for word in says), line
 
 
+@pytest.mark.process
 def test_a_real_process_says_one_line_and_exits_with_2(tmp_path):
     done, _ = process("-m", "loss=sft,tspn", "seed=0,1", folder=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
@@ -222,6 +223,7 @@ OFFLINE = {"HF_HUB_OFFLINE": "1"}
 REFUSED = {"HF_ENDPOINT": "http://127.0.0.1:9", "NO_PROXY": "*", "no_proxy": "*"}
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(("model", "hub"), [("zephyr", OFFLINE), ("mistral", REFUSED)])
 def test_without_the_hub_the_paper_run_says_what_to_give(tmp_path, model, hub):
     """Both missing things in one line, in seconds, and nothing left behind."""
@@ -339,6 +341,7 @@ def test_the_flags_that_are_known_are_those_of_hydra(cli, capsys):
     assert sorted(tuple(filter(None, names)) for names in shown) == sorted(ours)
 
 
+@pytest.mark.slow
 def test_every_command_that_help_shows_is_right(cli, capsys, started, tmp_path):
     text = shown_by_help(cli, capsys)
     shown = re.findall(r"^ +python main\.py(.*?)(?:  .*)?$", text, re.M)
@@ -348,6 +351,7 @@ def test_every_command_that_help_shows_is_right(cli, capsys, started, tmp_path):
             check(words.split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "page", ["README.md", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs").rglob("*.md"))]
 )
@@ -426,6 +430,7 @@ def test_no_task_that_we_name_ourselves_looks_like_a_misspelt_option(point):
 # --- names ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "name"),
     [
@@ -476,6 +481,7 @@ def test_a_sweep_runs_every_combination_once(cli):
     assert len({run.name for run in runs}) == len(runs) == 4
 
 
+@pytest.mark.slow
 def test_another_sweeper_still_works(cli):
     runs = cli("-m", "loss=sft,spin", "seed=0,1", "hydra/sweeper=basic")
     assert len({run.name for run in runs}) == len(runs) == 4

@@ -81,6 +81,7 @@ def test_shapes_are_found_in_folders_and_refused_by_name(tmp_path):
 # --- memory --------------------------------------------------------------------------------------
 
 
+@pytest.mark.process
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_peaks_are_those_of_processes():
     """Two steps of four small models, each in a process of its own: within 25%."""

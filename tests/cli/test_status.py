@@ -14,6 +14,7 @@ from functools import cache
 import pytest
 import yaml
 from support.tiny import compose, play
+from support.waiting import until
 
 from tspin import __main__ as commands
 from tspin.cli import status
@@ -305,34 +306,32 @@ with owner(run), heartbeat.beating(RunDir(run)):
             pass
         sys.stdout.write("free\\n")
         sys.stdout.flush()
-        time.sleep(60)
+        time.sleep(600)
 """
 
 
+@pytest.mark.process
 def test_a_process_that_waits_for_a_lock_goes_on_and_is_killed(tmp_path):
     folder = made(tmp_path / "runs", "run", done=1)
     arguments = [sys.executable, "-c", KILLED, str(folder.path), str(tmp_path / "lock")]
     with owner(tmp_path / "lock"):
         child = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
-        assert until(tmp_path / "runs", "waiting").stage == "waits for iteration 1"
+        assert surveyed(tmp_path / "runs", "waiting").stage == "waits for iteration 1"
     assert child.stdout.readline() == "free\n"
-    found = until(tmp_path / "runs", "running")
+    found = surveyed(tmp_path / "runs", "running")
     assert (found.iteration, found.stage, found.share) == (1, "train", 0.75)
     child.send_signal(signal.SIGKILL)
     child.wait()
-    found = until(tmp_path / "runs", "dead")
+    found = surveyed(tmp_path / "runs", "dead")
     assert f"its process ({child.pid} on " in found.warnings[0]
     child.stdout.close()
 
 
-def until(runs, state, seconds=60):
-    deadline = time.monotonic() + seconds
-    while True:
-        (found,) = status.survey(runs)
-        if found.state == state or time.monotonic() > deadline:
-            assert found.state == state
-            return found
-        time.sleep(0.02)
+def surveyed(runs, state):
+    """The one run, once it is in that state."""
+    until(lambda: [run.state for run in status.survey(runs)] == [state])
+    (run,) = status.survey(runs)
+    return run
 
 
 # --- the command ---------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import random
 import re
 import signal
@@ -19,6 +18,7 @@ import hydra
 import pytest
 import yaml
 from omegaconf import OmegaConf
+from support.waiting import until
 
 from tspin.cli import arguments, sweep
 from tspin.cli.command import check
@@ -62,6 +62,7 @@ def names(found):
 # --- files ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["micro", "zephyr"])
 @pytest.mark.parametrize("name", COUNTS)
 def test_every_sweep_composes_with_either_model(name, model):
@@ -87,6 +88,7 @@ def test_the_paper_is_all_of_its_sweeps():
     assert set(COUNTS) | {"paper", "miniature"} == set(NAMES)
 
 
+@pytest.mark.slow
 def test_the_miniature_is_the_paper_and_more_for_every_seed():
     """29 points of the paper; of `seeds` only SFT over five iterations is new; 5 under stress."""
     found = points("sweep=miniature", "model=micro", "seed=0,1")
@@ -174,6 +176,7 @@ def test_points_are_tagged_with_their_sweep(typed, tags):
     assert [point.run.track.tags for point in points(*typed)] == [tags] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "typed",
     [
@@ -234,6 +237,7 @@ def test_a_sweep_of_ones_own(tmp_path):
     assert found[0].run.track.tags == ["mine"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", WANDB, ids=lambda path: path.stem)
 def test_a_wandb_sweep_has_the_points_of_ours(file):
     """Every combination, in the words that wandb's agent would give, through the real config."""
@@ -427,17 +431,11 @@ def test_progress_is_read_from_the_folders(runs, caplog):
     found = runs("seed=0,1,2", "selfplay.iterations=1")
     caplog.set_level(logging.INFO, logger="tspin")
 
-    def wait_for(text):
-        until = time.monotonic() + 30
-        while text not in caplog.text:
-            assert time.monotonic() < until, caplog.text
-            time.sleep(0.01)
-
     with sweep.progress(sweep.plan("x", found), every=0.01):
         finish(found[1], 0)
-        wait_for("x: 1 of 3 points done, about")
+        until(lambda: "x: 1 of 3 points done, about" in caplog.text)
         finish(found[0], 0)
-        wait_for("x: 2 of 3 points done, about")
+        until(lambda: "x: 2 of 3 points done, about" in caplog.text)
 
 
 def test_the_summary_by_hand(runs):
@@ -486,18 +484,14 @@ def command(*typed):
     return [sys.executable, str(ROOT / "main.py"), *typed]
 
 
-def process(*typed, folder, code=0, **environment):
+@pytest.fixture
+def process(forker):
     """A real one, from another folder. -> what it said"""
-    done = subprocess.run(
-        command(*typed),
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == code, done.stderr
-    return done.stderr
+
+    def call(*typed, folder, code=0):
+        return forker.python(str(ROOT / "main.py"), *typed, cwd=folder, code=code).err
+
+    return call
 
 
 def linked(folder):
@@ -506,7 +500,8 @@ def linked(folder):
     return sum("from" in facts for facts in done), len(done)
 
 
-def test_a_failing_point_stops_nothing_and_is_in_the_summary(tmp_path):
+@pytest.mark.process
+def test_a_failing_point_stops_nothing_and_is_in_the_summary(process, tmp_path):
     rows = [{"prompt": f"Say {i}.", "response": f"It is {i}."} for i in range(24)]
     (tmp_path / "there.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     typed = ["-m", "data=file", "data.path=missing.jsonl,there.jsonl", *TINY,
@@ -523,6 +518,7 @@ def test_a_failing_point_stops_nothing_and_is_in_the_summary(tmp_path):
     assert "multirun: 4 points, 2 done, 2 to run" in again and again.count("\n--- ") == 2
 
 
+@pytest.mark.process
 def test_a_finished_sweep_says_so_without_torch(tmp_path, monkeypatch):
     for point in points("sweep=figure3", f"runs_dir={tmp_path}"):
         for t in range(2):
@@ -544,8 +540,9 @@ LAUNCHERS = {
 }
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_local_launchers(tmp_path, launcher):
+def test_local_launchers(process, tmp_path, launcher):
     """Workers are processes of their own; the second waits for iteration 0 of the first."""
     module, setting = LAUNCHERS[launcher]
     if find_spec(module) is None:
@@ -559,6 +556,7 @@ def test_local_launchers(tmp_path, launcher):
     assert {"loss=wo_ha", "data.size=16"} <= set(launch["command"])  # of the point, not the worker
 
 
+@pytest.mark.process
 def test_an_interrupted_sweep_ends_with_130(tmp_path):
     typed = command("-m", "seed=0,1,2", *TINY, "selfplay.iterations=50", "data.size=256")
     # A shell's background job hands on that Ctrl-C is ignored; a user's terminal does not.
@@ -567,41 +565,36 @@ def test_an_interrupted_sweep_ends_with_130(tmp_path):
         typed, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=attended
     )
     try:
-        until = time.monotonic() + 120
-        while not list(tmp_path.glob("runs/*/iter_0")):
-            assert time.monotonic() < until and running.poll() is None
-            time.sleep(0.1)
-        said = None
+        until(lambda: list(tmp_path.glob("runs/*/iter_0")), 300, process=running)
+        said, deadline = None, time.monotonic() + 300
         while said is None:
             running.send_signal(signal.SIGINT)  # Python loses one that meets a destructor
             with suppress(subprocess.TimeoutExpired):
                 _, said = running.communicate(timeout=15)
-            assert time.monotonic() < until
+            assert time.monotonic() < deadline
     finally:
         running.kill()
     assert running.returncode == 130 and "the same command goes on" in said.splitlines()[-1]
 
 
-def test_killed_twice_it_ends_complete(tmp_path):
+@pytest.mark.process
+def test_killed_twice_it_ends_complete(forker, process, tmp_path):
     """alpha x beta on micro: 32 iterations, of which 12 are shared however often it is killed.
 
     Needs selfplay to link equal iterations (Run.history); the kills come after a random number of
     finished iterations and a random moment more.
     """
-    typed = command("-m", "+sweep=alpha_beta", "model=micro", *TINY)
+    typed = ["-m", "+sweep=alpha_beta", "model=micro", *TINY]
     draw = random.Random(0)
     for low, high in ((1, 10), (12, 24)):
         num, moment = draw.randint(low, high), draw.uniform(0, 1)
-        running = subprocess.Popen(typed, cwd=tmp_path, stderr=subprocess.DEVNULL)
-        until = time.monotonic() + 200
-        while linked(tmp_path)[1] < num:
-            assert time.monotonic() < until and running.poll() is None
-            time.sleep(0.05)
+        running = forker.start_python(str(ROOT / "main.py"), *typed, cwd=tmp_path)
+        until(lambda num=num: linked(tmp_path)[1] >= num, 300)
         time.sleep(moment)
-        running.kill()
+        running.signal(signal.SIGKILL)
         assert running.wait() == -signal.SIGKILL
         assert linked(tmp_path)[1] < 32
-    said = process(*typed[2:], folder=tmp_path)
+    said = process(*typed, folder=tmp_path)
     assert linked(tmp_path) == (12, 32)
     assert "shared: 12 iterations (" in said and "15 base evaluations, 15 sets of y0" in said
-    assert "16 points, all done" in process(*typed[2:], folder=tmp_path)
+    assert "16 points, all done" in process(*typed, folder=tmp_path)

@@ -65,6 +65,7 @@ def test_every_option_makes_a_run(choice):
     assert load(dump(run)) == run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pair", product(OPTIONS["experiment"], OPTIONS["model"]))
 def test_every_experiment_goes_with_every_model(pair):
     experiment, model = pair
@@ -72,6 +73,7 @@ def test_every_experiment_goes_with_every_model(pair):
     assert run.model.name == model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pair", product(OPTIONS["loss"], OPTIONS["model"]))
 def test_every_loss_goes_with_every_model(pair):
     loss, model = pair

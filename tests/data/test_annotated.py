@@ -809,6 +809,7 @@ def config(**options):
 each_built_in = pytest.mark.parametrize("path", annotated.BUILT_IN)
 
 
+@pytest.mark.slow
 @each_built_in
 def test_built_in_train_is_nested_and_follows_the_seed(path):
     small, large = (annotated.load(config(path=path, size=size)).train for size in (32, 64))
@@ -826,6 +827,7 @@ def test_built_in_heldout_is_the_same_for_every_seed_and_nested(path):
     assert test.digest != trained_on_the_same.digest
 
 
+@pytest.mark.slow
 @each_built_in
 def test_built_in_parts_share_no_prompt_or_id(path):
     loaded = annotated.load(config(path=path, size=None))

@@ -3,15 +3,10 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.tiny import micro_tokenizer, sentencepiece_like
+from support.tiny import CHAT, chat_tokenizer, micro_tokenizer, sentencepiece_like
 from tokenizers import AddedToken
 
 from tspin.data.tokens import TEXT_TEMPLATES, Renderer
-
-CHAT = (
-    "{% for m in messages %}<s>{{ m.role }}\n{{ m.content }}</s>\n{% endfor %}"
-    "{% if add_generation_prompt %}<s>assistant\n{% endif %}"
-)
 
 
 def unnamed_specials():
@@ -20,14 +15,6 @@ def unnamed_specials():
     marks = [AddedToken(word, special=True) for word in ("<|im_start|>", "<|im_end|>")]
     tokenizer.add_tokens([*marks, AddedToken("<think>", special=False)])
     tokenizer.chat_template = CHAT.replace("<s>", "<|im_start|>").replace("</s>", "<|im_end|>")
-    return tokenizer
-
-
-def chat_tokenizer():
-    """<s> opens a turn and <|end|> closes it; EOS is another token, as in Llama 3."""
-    tokenizer = micro_tokenizer()
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<|start|>", "<|end|>"]})
-    tokenizer.chat_template = CHAT.replace("<s>", "<|start|>").replace("</s>", "<|end|>")
     return tokenizer
 
 

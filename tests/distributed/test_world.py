@@ -25,7 +25,10 @@ from tspin.runs.metrics import StepLog
 from tspin.tools.files import SUMS, Damaged, check_sums
 from tspin.tools.parquet import read_rows
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks with torch loaded")
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.skipif(sys.platform != "linux", reason="forks with torch loaded"),
+]
 CLOCK = {"seconds", "tokens_per_second", "useful_tokens_per_second", "flop_utilisation"}
 
 

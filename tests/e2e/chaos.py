@@ -1,6 +1,6 @@
 """Faults on purpose: is anything lost, or silently wrong?  make chaos CHAOS="[FAULTS] [SEED]"
 
-Every fault hits a micro run (test_resume.py: in children forked from one process); then the same
+Every fault hits a micro run (in children forked from one process); then the same
 command is given again. Survived means: the run ends with the files of the run that nobody
 disturbed, or one line names the damaged file and the way out, and after that way out it ends so.
 The last line is `survived N of N`; the exit code is 0 only then. Of the default 160 faults 100 are
@@ -24,7 +24,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from e2e.test_resume import LOSSES, STAGES, Child, Forker, differences, disk, remount, until
+from support.contents import differences
+from support.disks import disk, remount
+from support.forker import LOSSES, STAGES, Child, Forker
+from support.waiting import until
 
 from tspin.runs.artifacts import Iteration
 from tspin.runs.metrics import StepLog

@@ -42,6 +42,7 @@ def test_a_loop_of_ones_own_learns():
     assert last < first
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="without trl")
 def test_trls_trainer_takes_the_loss(tmp_path):
     """Its first loss is l(c) + 0.1 l(h) of the same triplets, by hand, over two micro-batches."""

@@ -10,7 +10,10 @@ from tspin.runs.artifacts import ANSWERS
 from tspin.tools.files import SHA256, Damaged, check_sums, read_json, write_json, write_sums
 from tspin.tools.parquet import read_rows, write_rows
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks with torch loaded")
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.skipif(sys.platform != "linux", reason="forks with torch loaded"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,6 @@ The harness is tested in test_benchmark.py; here something quick stands in for i
 """
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,8 @@ from tspin.runs.artifacts import RunDir
 from tspin.stages import benchmark
 from tspin.tools.files import read_json, write_json
 from tspin.tracking import replay
+
+pytestmark = pytest.mark.runs
 
 ROOT = Path(__file__).resolve().parents[2]
 TASKS = "evals=tasks", "+evals.tasks.{}={{shots:null,metric:'acc,none'}}"
@@ -134,7 +134,7 @@ def test_a_view_gets_an_evaluation_once(tmp_path, asked, monkeypatch):
     assert written.count(["average", "benchmarks", "harness"]) == 4  # base: shared, and linked
 
 
-def test_tasks_of_ones_own_from_the_command_line(tmp_path):
+def test_tasks_of_ones_own_from_the_command_line(forker, tmp_path):
     """Nothing stands in for anything: main.py, self-play, the harness and lm-eval."""
     tasks = tmp_path / "tasks"
     tasks.mkdir()
@@ -147,12 +147,8 @@ def test_tasks_of_ones_own_from_the_command_line(tmp_path):
         'doc_to_target: "{{answer}}"\nmetric_list: [{metric: acc}]\n'
     )
     run = [*SMALL, "selfplay.iterations=1", "track=none", f"runs_dir={tmp_path}", "name=run"]
-    done = subprocess.run(
-        [sys.executable, "main.py", *run, "evals=local", f"evals.tasks_dir={tasks}"],
-        cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "sums acc,none" in done.stderr
+    done = forker.python("main.py", *run, "evals=local", f"evals.tasks_dir={tasks}", cwd=ROOT)
+    assert "sums acc,none" in done.err
     folder = RunDir(tmp_path / "run")
     for out in (folder.base, folder.iteration(0)):
         sums = read_json(out.evaluation)["benchmarks"]["sums"]

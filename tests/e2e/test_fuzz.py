@@ -32,6 +32,8 @@ from tspin.tools.files import owner, read_json, write_json, write_jsonl
 from tspin.tools.parquet import SHAPE, read_rows, write_rows
 from tspin.training.train_state import next_step
 
+pytestmark = pytest.mark.runs
+
 fuzz = settings(
     max_examples=int(os.environ.get("TSPIN_FUZZ", "25")),
     deadline=None,

@@ -5,10 +5,7 @@ weights: `whole`, and `begun` (with selfplay.share=false), interrupted at step 2
 """
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +15,8 @@ from transformers import AutoModelForCausalLM
 from tspin.runs.artifacts import RunDir
 from tspin.runs.metrics import StepLog
 from tspin.tools.files import file_digest, read_json
+
+pytestmark = pytest.mark.process
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "version_0_1_0"
@@ -36,19 +35,12 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture
-def command(place):
+def command(forker, place):
     """Runs `python ...` there. -> what it says on both streams"""
 
     def call(*arguments):
-        done = subprocess.run(
-            [sys.executable, *arguments],
-            cwd=place,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout + done.stderr
+        done = forker.python(*arguments, cwd=place)
+        return done.out + done.err
 
     return call
 

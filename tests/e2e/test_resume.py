@@ -1,347 +1,46 @@
 """Nothing is lost: a run killed, refused, out of disk or diverged, and the same command again.
 
-`main.py` runs here in children forked from one process that has imported torch (a start costs
-milliseconds instead of seconds). A child counts the file operations it is about to do below
-`runs_dir`, its rows of metrics and its optimiser steps: those are its events. Between two of them
-nothing on the disk changes but a temporary file that grows, so killing a child at every event,
-and tearing what it was writing, is killing it everywhere.
+Children and their events: support/forker.py.
 """
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import json
 import os
 import random
-import runpy
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from safetensors import safe_open
+from support.contents import contents, differences
+from support.disks import disk, remount
+from support.forker import LOSSES, MAIN, STAGES, TINY
+from support.waiting import until
 
 from tspin.tools.files import read_json, write_json
 from tspin.tools.parquet import read_rows
 from tspin.tools.signals import REQUEUE
 
 ROOT = Path(__file__).resolve().parents[2]
-MAIN = ROOT / "main.py"
-TINY = [
-    "name=run", "track=none", "data.size=24", "data.heldout=16", "selfplay.iterations=2",
-    "optim.batch_size=8", "optim.epochs=1", "decoding.batch_size=4", "compute.device=cpu",
-    "compute.save_seconds=0",
-]  # fmt: skip
 STEPS = 3  # an iteration: 24 pairs / 8
 PARTS = 3  # a set of samples: (24 + 16 prompts) / (4 batches of 4), rounded up
 KILLS = int(os.environ.get("TSPIN_KILLS", "1"))  # per stage; TSPIN_KILLS=9999: at every event
 
-LOSSES = ("tspin", "spin")  # without and with a reference
-STAGES = ["start", "prepare", "proto: generate", "base: score", "base: evaluate"] + [
-    f"iteration {t}: {stage}"
-    for t in (0, 1)
-    for stage in ("generate", "score reference", "train", "score", "evaluate", "done")
-    if (t, stage) != (0, "generate")  # y' is y0 there: linked, not sampled
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.skipif(sys.platform != "linux", reason="forks with torch loaded, and reads /proc"),
 ]
-
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux", reason="forks with torch loaded, and reads /proc"
-)
-
-
-# --- the process that forks ------------------------------------------------------------------
-
-
-def serve() -> None:
-    """Reads jobs from stdin, one JSON object a line, and answers each in one line.
-
-    {"argv": [...], "runs": FOLDER, "log": FILE, "at": N | WHAT | null, "do": "kill",
-     "blind": false, "clock": false} -> pid
-    {"wait": PID} -> exit code, or minus the signal
-    """
-    import hydra.main  # noqa: F401  # what a child need not repeat: imports, the task's contents
-    import pandas  # noqa: F401
-    import pyarrow.dataset  # noqa: F401
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from tspin import micro
-    from tspin.micro import task
-    from tspin.tools import terminal  # noqa: F401
-
-    for kind in (AutoModelForCausalLM, AutoTokenizer):
-        kind.from_pretrained(micro.folder("warm"))
-    for split in ("train", "test"):
-        task.num_available(split)
-    answer = os.fdopen(os.dup(1), "w")
-    alive = set()
-    for line in sys.stdin:
-        job = json.loads(line)
-        if "wait" in job:
-            result = os.waitstatus_to_exitcode(os.waitpid(job["wait"], 0)[1])
-            alive.remove(job["wait"])
-        else:
-            result = os.fork() or _child(job)
-            alive.add(result)
-        answer.write(f"{result}\n")
-        answer.flush()
-    for pid in alive:  # a test failed and left them, maybe stopped
-        os.kill(pid, signal.SIGKILL)
-
-
-def _child(job: dict) -> None:
-    with open(job["log"], "ab") as log:
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
-    if job["blind"]:  # others fill the disk meanwhile: the stages find it full themselves
-        from tspin.planning import disk
-
-        disk.check_room = lambda *args, **kwargs: None
-    if job["clock"]:  # it is wrong, another way at every look
-        right, wrong = time.time, random.Random(0)
-        time.time = lambda: right() + wrong.uniform(-1e5, 1e5)
-    events = Events(job)
-    events.watch()
-    sys.argv = [str(MAIN), *job["argv"]]
-    code = 0
-    try:
-        runpy.run_path(str(MAIN), run_name="__main__")
-    except SystemExit as error:
-        code = error.code if isinstance(error.code, int) else 1
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
-        code = 99  # a traceback is never what a user should see
-    events.write()
-    sys.stderr.flush()
-    os._exit(code)
-
-
-class Events:
-    """Lists what a child is about to do; at event `at` (number or text) it does as told instead.
-
-    kill  SIGKILL
-    tear  SIGKILL in the middle of a write: temporaries lose half, metrics.jsonl the end
-    stop  SIGSTOP, until somebody continues or kills it
-    term  SIGTERM, and goes on
-    """
-
-    def __init__(self, job: dict):
-        self.runs, self.at, self.do = job["runs"], job["at"], job["do"]
-        self.record = Path(job["log"]).with_suffix(".events")
-        self.seen: list[tuple[str, str]] = []  # stage, what
-        self.stage = "start"
-
-    def watch(self) -> None:
-        import torch.optim.optimizer as optimizer
-
-        from tspin.runs.metrics import StepLog
-        from tspin.selfplay import algorithm, session
-
-        algorithm.prepare = self._entering(algorithm.prepare, "prepare")
-        for name in ("generate", "evaluate", "score", "train"):
-            setattr(session, name, self._entering(getattr(session, name), name))
-        append = StepLog.append
-
-        def appending(log, row):
-            append(log, row)
-            self.add(f"appended {row['step']}")
-
-        StepLog.append = appending
-        optimizer.register_optimizer_step_pre_hook(lambda *_: self.add("step"))
-        sys.addaudithook(self._audit)
-
-    def write(self) -> None:
-        self.record.write_text(json.dumps(self.seen))
-
-    def add(self, what: str, stage: str | None = None) -> None:
-        self.seen.append((stage or self.stage, what))
-        if self.at in (len(self.seen) - 1, what):
-            self.write()
-            if self.do == "tear":
-                self._tear()
-            signals = {"stop": signal.SIGSTOP, "term": signal.SIGTERM}
-            os.kill(os.getpid(), signals.get(self.do, signal.SIGKILL))
-
-    def _entering(self, stage, name):
-        @functools.wraps(stage)
-        def entered(*args, **kwargs):
-            self.stage = kwargs.get("label", name)
-            return stage(*args, **kwargs)
-
-        return entered
-
-    def _audit(self, event: str, args: tuple) -> None:
-        if event == "open":
-            path, mode, _ = args
-            # Of what is read, only the fsync of temporaries and (mode None) of folders counts.
-            if mode is not None and not set(mode) & set("wax+") and ".tmp" not in str(path):
-                return
-        elif event not in ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.link"):
-            return
-        path = os.fsdecode(args[0]) if isinstance(args[0], (str, bytes, os.PathLike)) else ""
-        if path.startswith(self.runs) and "heartbeat.json" not in path:
-            done = f"{self.stage.split(':')[0]}: done" if "done.json" in path else None
-            self.add(f"{event} {path.removeprefix(self.runs)}", done)
-
-    def _tear(self) -> None:
-        for path in Path(self.runs).rglob("*"):
-            if ".tmp" in str(path) and path.is_file() and path.stat().st_nlink == 1:
-                os.truncate(path, path.stat().st_size // 2)
-        if self.seen[-1][1].startswith("appended"):
-            files = Path(self.runs).glob("run/iter_*/metrics.jsonl")
-            newest = max(files, key=lambda path: path.parent.name)
-            os.truncate(newest, newest.stat().st_size - 40)
-
-
-class Forker:
-    """The test's end of `serve`."""
-
-    def __init__(self, folder: Path):
-        self._folder, self._count = folder, 0
-        self._children: list[Child] = []
-        self._process = subprocess.Popen(
-            [sys.executable, __file__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=folder,
-            env=os.environ
-            | {
-                "OMP_NUM_THREADS": "1",
-                "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
-            },
-        )
-
-    def start(
-        self,
-        runs: Path,
-        *argv: str,
-        at: int | str | None = None,
-        do: str = "kill",
-        blind: bool = False,
-        clock: bool = False,
-    ) -> Child:
-        self._count += 1
-        log = self._folder / f"{self._count}.log"
-        job = {"argv": [f"runs_dir={runs}", *TINY, *argv], "runs": str(runs), "log": str(log)}
-        pid = self._ask({**job, "at": at, "do": do, "blind": blind, "clock": clock})
-        self._children.append(Child(self, pid, log))
-        return self._children[-1]
-
-    def run(self, runs: Path, *argv: str, **how) -> Child:
-        """A child that has ended."""
-        child = self.start(runs, *argv, **how)
-        child.wait()
-        return child
-
-    def end(self) -> None:
-        """Kills the children that nobody has waited for: a test failed, and left them stopped."""
-        for child in self._children:
-            if child.code is None:
-                child.signal(signal.SIGKILL)
-                child.wait()
-        self._children.clear()
-
-    def _ask(self, job: dict) -> int:
-        self._process.stdin.write(json.dumps(job) + "\n")
-        self._process.stdin.flush()
-        return int(self._process.stdout.readline())
-
-    def close(self) -> None:
-        self._process.stdin.close()
-        self._process.wait()
-
-
-class Child:
-    def __init__(self, forker: Forker, pid: int, log: Path):
-        self._forker, self.pid, self._log = forker, pid, log
-        self.code: int | None = None
-
-    def wait(self) -> int:
-        if self.code is None:
-            self.code = self._forker._ask({"wait": self.pid})
-        return self.code
-
-    def signal(self, which: int) -> None:
-        os.kill(self.pid, which)
-
-    def until_stopped(self) -> None:
-        stat = Path(f"/proc/{self.pid}/stat")
-        until(lambda: stat.read_text().rsplit(")", 1)[1].split()[0] == "T")
-
-    @property
-    def text(self) -> str:
-        """What it has said so far: its log is its own first act."""
-        return self._log.read_text(errors="replace") if self._log.exists() else ""
-
-    @property
-    def events(self) -> list[tuple[str, str]]:
-        return [tuple(e) for e in json.loads(self._log.with_suffix(".events").read_text())]
-
-
-# --- what a run left -------------------------------------------------------------------------
-
-TIMES = ("seconds", "tokens_per_second", "useful_tokens_per_second", "flop_utilisation")
-TIMES += ("from",)  # the run that an iteration is linked from
-TIMES += ("files", "sha256")  # digests, of files with seconds in them too
-OF_A_LAUNCH = ("provenance.json", "tracking.json", "stages.json", ".stages.json.tmp", ".lock")
-OF_A_LAUNCH += ("heartbeat.json", ".heartbeat.json.tmp")  # by the clock, and never read again
-OF_A_LAUNCH += (".mirror.json",)  # where a copy is
-
-
-def contents(folder: Path) -> dict[str, object]:
-    """Every file of a run by its path: its digest, or its values without what a clock measured."""
-    found: dict[str, object] = {}
-    for path in sorted(folder.rglob("*")):
-        if not path.is_file() or path.name in OF_A_LAUNCH:
-            continue
-        name = str(path.relative_to(folder))
-        found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
-        with suppress(ValueError):  # damaged (chaos.py): the digest
-            if path.name == "metrics.jsonl":
-                found[name] = [_timeless(json.loads(line)) for line in path.open()]
-            elif path.name in ("done.json", "manifest.json"):
-                found[name] = _timeless(json.loads(path.read_text()))
-            elif path.name == "config.yaml":
-                found[name] = [
-                    li for li in path.open() if not li.startswith(("runs_dir", "  save_", "  url"))
-                ]
-    return found
-
-
-def _timeless(row: dict) -> dict:
-    return {key: value for key, value in row.items() if key not in TIMES}
-
-
-def differences(runs: Path, whole: Path) -> list[str]:
-    """The files that one of two runs lacks or that differ."""
-    ours, theirs = contents(runs / "run"), contents(whole / "run")
-    return sorted(n for n in ours.keys() | theirs.keys() if ours.get(n) != theirs.get(n))
 
 
 def own_model(folder: Path, which: str) -> Path:
     """A copy of an embedded model. -> its weights"""
     shutil.copytree(ROOT / "tspin/micro" / which, folder)
     return folder / "model.safetensors"
-
-
-def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"not after {seconds} s"
-        time.sleep(0.01)
-
-
-@pytest.fixture(scope="module")
-def forker(tmp_path_factory) -> Iterator[Forker]:
-    forker = Forker(tmp_path_factory.mktemp("forker"))
-    yield forker
-    forker.close()
 
 
 @pytest.fixture(scope="module")
@@ -616,16 +315,6 @@ def test_a_fresh_machine_goes_on_from_the_copy(whole, forker, runs):
     assert differences(runs / "third", whole["tspin"][0]) == []
 
 
-def test_a_lost_machine_costs_what_came_since_the_last_save(whole, forker, runs):
-    """Killed at step 1: the copy has the state behind step 0, pushed when it was saved."""
-    copied = [f"sync.url=file://{runs / 'store'}"]
-    assert forker.run(runs / "first", *copied, at="appended 1").code == -signal.SIGKILL
-    again = forker.run(runs / "second", *copied)
-    assert again.code == 0, again.text
-    assert sum(e == ("iteration 0: train", "step") for e in again.events) == STEPS - 1
-    assert differences(runs / "second", whole["tspin"][0]) == []
-
-
 # --- several at once -------------------------------------------------------------------------
 
 
@@ -666,9 +355,8 @@ def test_of_eight_jobs_that_share_samples_one_makes_them_whoever_dies(whole, for
 def test_one_folder_has_one_owner_until_it_dies(whole, forker, runs):
     first = forker.start(runs, at="appended 1", do="stop")
     first.until_stopped()
-    started = time.monotonic()
-    second = forker.run(runs)
-    assert second.code == 1 and time.monotonic() - started < 10
+    second = forker.run(runs)  # at once: the first stands still
+    assert second.code == 1
     assert f"{runs / 'run'} is in use by another process" in second.text
     assert len(second.text.splitlines()) == 1
     first.signal(signal.SIGKILL)
@@ -699,23 +387,6 @@ def test_samples_that_two_runs_share_are_made_once(fate, whole, forker, runs):
 
 
 # --- no room, no right -----------------------------------------------------------------------
-
-
-@contextmanager
-def disk(folder: Path, size: str) -> Iterator[None]:
-    """A file system of its own on `folder`; skips where that is not permitted."""
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("mounting a small file system is not permitted here")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
-
-
-def remount(folder: Path, options: str) -> None:
-    subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True)
 
 
 FULL = {  # the file that finds no room, or thereabouts -> size of the disk, overrides
@@ -813,5 +484,11 @@ def test_a_point_that_fails_does_not_touch_the_others(forker, runs):
         assert len(list((runs / "many").glob("*/iter_0/done.json"))) == 1
 
 
-if __name__ == "__main__":
-    serve()
+def test_a_lost_machine_costs_what_came_since_the_last_save(whole, forker, runs):
+    """Killed at step 1: the copy has the state behind step 0, pushed when it was saved."""
+    copied = [f"sync.url=file://{runs / 'store'}"]
+    assert forker.run(runs / "first", *copied, at="appended 1").code == -signal.SIGKILL
+    again = forker.run(runs / "second", *copied)
+    assert again.code == 0, again.text
+    assert sum(e == ("iteration 0: train", "step") for e in again.events) == STEPS - 1
+    assert differences(runs / "second", whole["tspin"][0]) == []

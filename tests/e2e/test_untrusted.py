@@ -7,7 +7,7 @@ import json
 
 import pytest
 import torch
-from e2e.test_resume import Forker
+from support.forker import Forker
 from support.tiny import compose, micro_tokenizer, play, random_model
 
 from analysis.__main__ import main as analysis
@@ -18,6 +18,8 @@ from tspin.policy import adapters, policy, weights
 from tspin.runs.store import Store
 from tspin.tools.files import write_json
 from tspin.tools.parquet import read_rows
+
+pytestmark = pytest.mark.runs
 
 SECRETS = {
     "WANDB_API_KEY": "planted0wandb0planted0wandb0planted0wandb",  # of the length of a real one

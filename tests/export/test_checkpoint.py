@@ -17,9 +17,15 @@ import huggingface_hub
 import pytest
 import torch
 import transformers
-from data.test_tokens import chat_tokenizer
 from support import hub_server
-from support.tiny import compose, micro_tokenizer, play, random_model, sentencepiece_like
+from support.tiny import (
+    chat_tokenizer,
+    compose,
+    micro_tokenizer,
+    play,
+    random_model,
+    sentencepiece_like,
+)
 from tokenizers.processors import TemplateProcessing
 
 import tspin
@@ -174,6 +180,7 @@ def test_the_card_is_read_back_by_the_hubs_client(run, exported):
     assert (exported / "training.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_transformers_pipeline(exported):
     pipe = transformers.pipeline("text-generation", str(exported), device="cpu")
     (answer,) = pipe([{"role": "user", "content": "Say 1."}], do_sample=False)
@@ -181,6 +188,7 @@ def test_transformers_pipeline(exported):
     assert said["role"] == "assistant" and isinstance(said["content"], str)
 
 
+@pytest.mark.process
 @pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None, reason="without lm-eval")
 def test_the_command_line_of_lm_eval(exported, tmp_path):
     (tmp_path / "sums.jsonl").write_text('{"question": "1 + 0 =", "answer": 0}\n')
@@ -202,6 +210,7 @@ def test_the_command_line_of_lm_eval(exported, tmp_path):
     assert "max_new_tokens" not in done.stderr  # the length is the task's
 
 
+@pytest.mark.process
 @pytest.mark.skipif(VLLM is None, reason="TSPIN_VLLM_PYTHON names no interpreter with vLLM")
 def test_vllm(exported):
     code = (
@@ -218,6 +227,7 @@ def test_vllm(exported):
     assert f"IDS {' '.join(map(str, ids))}" in done.stdout
 
 
+@pytest.mark.process
 @pytest.mark.skipif(CONVERT is None, reason="TSPIN_CONVERT_GGUF names no convert_hf_to_gguf.py")
 def test_llama_cpps_own_converter_takes_it(tmp_path):
     """Read back by transformers it is the same weights, and the same ids of a conversation.
@@ -458,6 +468,7 @@ def prepared_by_trl(rows, tokenizer, folder):
     return [row["prompt_ids"] + row["chosen_ids"] for row in found]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="without trl")
 def test_trl_makes_the_ids_of_the_run(pairs, exported):
     """Under a template whose boundary no token crosses."""
@@ -468,6 +479,7 @@ def test_trl_makes_the_ids_of_the_run(pairs, exported):
     assert prepared_by_trl(rows, tokenizer, pairs.parent / "trl") == ids
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="without trl")
 def test_trl_trains_on_them_and_a_run_begins_with_what_it_left(pairs, exported, tmp_path):
     """DPO's first loss is -log sigmoid(0); then the official SPIN code's rows on TRL's policy."""
@@ -592,11 +604,13 @@ def talk(run):
     os.close(terminal)
 
 
+@pytest.mark.process
 def test_at_a_terminal_it_says_whom_one_talks_to(talk):
     greeting, _ = talk
     assert "outside: iteration 1, greedy, at most 10 tokens. /quit ends it.\n" in greeting
 
 
+@pytest.mark.process
 def test_keys_at_a_terminal(talk):
     """Nothing for empty lines, Ctrl-C clears a line, bytes that are no text do no harm."""
     _, type_in = talk

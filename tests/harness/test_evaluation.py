@@ -18,6 +18,8 @@ from support.tiny import compose, micro_tokenizer
 from tspin.data.tokens import Renderer
 from tspin.harness import evaluation, numbers, tasks
 
+pytestmark = pytest.mark.slow
+
 WANTED = {"shots": None, "metric": None}
 CHAT = (
     "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}\n{% endfor %}"

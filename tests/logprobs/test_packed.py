@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stages.test_train import recipe
 from support.families import FAMILIES, REFUSED, Exact, family
-from support.tiny import LOSSES, random_model, random_triplets, triplet
+from support.tiny import LOSSES, compose, random_model, random_triplets, triplet
 
 from tspin.data.triplets import micro_batches
 from tspin.logprobs import attention, fused_head
@@ -92,6 +92,7 @@ def lengths():
     return st.tuples(*[st.integers(1, 12)] * 4)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.lists(lengths(), min_size=1, max_size=6), st.sampled_from(sorted(LOSSES)),
        st.sampled_from(["llama", "mistral-window", "gemma2"]), st.integers(0, 99))  # fmt: skip
@@ -197,6 +198,7 @@ def test_an_ordinary_batch_is_computed_as_before(name):
     assert torch.equal(after, before) if default == "sdpa" else apart(after, before) < 1e-13
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_does_not_fit_is_refused_by_name_or_computed_plainly(name, caplog):
     once.cache_clear()

@@ -65,6 +65,7 @@ def test_another_seed_gives_another_list():
     assert open_task.pairs("train", 16, 0) != open_task.pairs("train", 16, 1)
 
 
+@pytest.mark.slow
 def test_a_split_gives_all_it_holds_and_no_more():
     n = open_task.num_available("validation")
     assert len({prompt for prompt, _ in open_task.pairs("validation", n, 0)}) == n
@@ -354,6 +355,7 @@ def digests(folder):
     return [training.digest(folder / name) for name in names]
 
 
+@pytest.mark.slow
 def test_a_run_builds_the_policies_once(short, monkeypatch, caplog):
     """Asking whether they can be had builds nothing; asking for one builds all, bit for bit."""
     good, weak = (compose(f"model={name}").model for name in ("micro_open", "micro_open_weak"))
@@ -371,6 +373,7 @@ def test_a_run_builds_the_policies_once(short, monkeypatch, caplog):
     assert len(set(found)) == 3
 
 
+@pytest.mark.slow
 def test_an_interrupted_build_goes_on_and_gives_the_same(short, tmp_path):
     open_build.build(short)
     found = digests(short)
@@ -385,6 +388,7 @@ def test_an_interrupted_build_goes_on_and_gives_the_same(short, tmp_path):
     assert (again / "base" / "model.safetensors").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_the_command_builds_into_the_cache_and_writes_the_card(short, monkeypatch):
     monkeypatch.setattr(open_build, "NUM_SAMPLES", 2)
     main(["micro_open", "--num-eval", "4"])

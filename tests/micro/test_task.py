@@ -187,6 +187,7 @@ def test_learning_rate_by_hand():
     assert factors == pytest.approx([0.5, (1 + 0.5**0.5) / 2, 0.5, (1 - 0.5**0.5) / 2])
 
 
+@pytest.mark.slow
 def test_a_short_rebuild_replaces_its_folder_and_gives_the_same_weights(tmp_path):
     """Twice into one folder: what is shipped can be rebuilt in place, bit for bit."""
     digests = []
@@ -241,6 +242,7 @@ def test_generation_settings(shipped):
     assert (config.bos_token_id, config.eos_token_id, config.pad_token_id) == (None, 1, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decoding", ["greedy", "temperature 1"])
 def test_shipped_policies_do_what_the_card_says(shipped, tok, card, decoding):
     """On all test prompts of the card, which before rounding was within one standard error.
@@ -257,6 +259,7 @@ def test_shipped_policies_do_what_the_card_says(shipped, tok, card, decoding):
     assert before_rounding == pytest.approx(exact, abs=stderr)
 
 
+@pytest.mark.slow
 def test_float16_on_disk_costs_nothing(tok, card, tmp_path):
     """The warm start made again in float32 answers as it does after a trip through the disk.
 

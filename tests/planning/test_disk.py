@@ -10,6 +10,8 @@ from tspin.micro import folder as micro_folder
 from tspin.planning import disk
 from tspin.runs.artifacts import Iteration, RunDir
 
+pytestmark = pytest.mark.runs
+
 Usage = namedtuple("Usage", "total used free")
 BILLION = 10**9
 

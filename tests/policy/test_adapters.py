@@ -323,6 +323,7 @@ def test_interrupted_and_resumed_it_ends_with_the_same_bits(dropout, tmp_path):
 # --- a run ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.runs
 def test_a_run_goes_on_from_its_last_adapters(tmp_path):
     """y0 are those of a run that trains all weights; theta_1 is what iteration 0 ended with."""
     small = "data.size=8", "data.heldout=4", "optim.batch_size=4", "compute.device=cpu"

@@ -14,7 +14,10 @@ ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 SOURCES = ("analysis", "conf", "hydra_plugins", "main.py", "sweeps", "tests", "tspin")
 
-pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="git applies the examples")
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.skipif(shutil.which("git") is None, reason="git applies the examples"),
+]
 
 
 def blocks(kind):

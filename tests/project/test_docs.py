@@ -31,6 +31,7 @@ def glossary():
     return found
 
 
+@pytest.mark.runs
 @pytest.mark.parametrize("loss", ["sft", "tspin", "tspin_ref"])
 def test_the_glossary_names_every_number(loss, tmp_path):
     run, _ = play(tmp_path, loss, "selfplay.iterations=2", "track.diagnostics=true")

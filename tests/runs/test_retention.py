@@ -193,6 +193,7 @@ def kept(tmp_path_factory):
 THREE = ("selfplay.iterations=3",)
 
 
+@pytest.mark.runs
 def test_the_numbers_are_those_of_a_run_that_keeps_all(kept, tmp_path):
     folder, rows = kept
     whole, same = play(tmp_path, "tspin", *THREE, name="whole")
@@ -206,6 +207,7 @@ def test_the_numbers_are_those_of_a_run_that_keeps_all(kept, tmp_path):
     assert [row["loss"] for row in untimed[1:]] == [row["loss"] for row in same[1:]]
 
 
+@pytest.mark.runs
 def test_a_complete_run_stays_complete_and_may_be_told_to_keep_less(tmp_path, caplog, monkeypatch):
     folder, _ = play(tmp_path, "tspin")
     seen = trained(monkeypatch)
@@ -216,6 +218,7 @@ def test_a_complete_run_stays_complete_and_may_be_told_to_keep_less(tmp_path, ca
     assert seen == [] and there(folder) == [1]
 
 
+@pytest.mark.runs
 def test_an_interrupted_run_goes_on_from_the_last(tmp_path, monkeypatch):
     from tspin.selfplay import iteration
 
@@ -236,6 +239,7 @@ def test_an_interrupted_run_goes_on_from_the_last(tmp_path, monkeypatch):
     assert folder.iterations() == [0, 1, 2] and there(folder) == [2]
 
 
+@pytest.mark.runs
 def test_another_run_trains_again_what_it_needs_and_links_what_it_does_not(
     kept, monkeypatch, caplog
 ):
@@ -260,6 +264,7 @@ def test_beginning_from_what_is_gone_says_why(kept):
         play(folder.path.parent, "tspin", start, "selfplay.iterations=3", name="from")
 
 
+@pytest.mark.runs
 def test_a_sweep_that_keeps_the_last_shares_as_one_that_keeps_all(tmp_path, monkeypatch):
     """Its points are announced, so iteration 0 stays until the last of them has linked it."""
     from tspin.cli import sweep

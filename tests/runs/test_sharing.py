@@ -1,8 +1,6 @@
 """Iterations that are equal by definition are made once, and linked: nothing else is."""
 
 import logging
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +8,8 @@ from support.tiny import play
 
 from tspin.runs.artifacts import Responses
 from tspin.tools.files import read_json
+
+pytestmark = pytest.mark.runs
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -114,15 +114,12 @@ def test_a_run_stands_alone_when_the_one_it_links_is_gone(tmp_path, monkeypatch)
     assert seen == [1]
 
 
-def test_two_processes_that_want_the_same_iteration_train_it_once(tmp_path):
+def test_two_processes_that_want_the_same_iteration_train_it_once(forker, tmp_path):
     """The second waits for the first."""
     small = ["data.size=24", "data.heldout=8", "selfplay.iterations=1", "track=none"]
-    command = [sys.executable, "main.py", *small, f"runs_dir={tmp_path}"]
-    both = [
-        subprocess.Popen([*command, f"loss={loss}"], cwd=ROOT, stderr=subprocess.PIPE, text=True)
-        for loss in ("tspin", "wo_ha")
-    ]
-    said = [process.communicate(timeout=300)[1] for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
+    command = ["main.py", *small, f"runs_dir={tmp_path}"]
+    both = [forker.start_python(*command, f"loss={loss}", cwd=ROOT) for loss in ("tspin", "wo_ha")]
+    for process in both:
+        process.ended()
     done = [read_json(path) for path in sorted(tmp_path.glob("*/iter_0/done.json"))]
     assert len(done) == 2 and sum("from" in facts for facts in done) == 1

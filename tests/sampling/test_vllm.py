@@ -9,16 +9,16 @@ import json
 import os
 import subprocess
 import sys
-import time
 import weakref
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from stages.test_generate import PROMPTS
 from support import vllm_stand_in
-from support.tiny import compose, play, random_policy
+from support.tiny import PROMPTS, compose, play, random_policy
+from support.vllm_stand_in import REAL, STOP, real
+from support.waiting import until
 from transformers import AutoModelForCausalLM
 
 from tspin.config.identity import history, sampling
@@ -36,10 +36,7 @@ from tspin.stages.generate import generate
 from tspin.tools.files import read_json
 from tspin.tools.parquet import read_rows
 
-REAL = os.environ.get("TSPIN_VLLM_PYTHON")
 EAGER = {"enforce_eager": True}  # no compilation: most of the time that a small policy takes
-real = pytest.mark.skipif(REAL is None, reason="TSPIN_VLLM_PYTHON names no interpreter with vLLM")
-STOP = 1  # of the embedded tokenizer
 
 
 @pytest.fixture
@@ -151,6 +148,7 @@ def test_responses_are_stored_as_they_were_sampled(stand_in, tmp_path):
     assert "what libraries print is no message" in out.log.read_text()
 
 
+@pytest.mark.process
 def test_how_many_processes_there_are_changes_no_byte(stand_in, tmp_path):
     python, told = stand_in
     one = sample(settings(python), tmp_path / "one")
@@ -160,6 +158,7 @@ def test_how_many_processes_there_are_changes_no_byte(stand_in, tmp_path):
     assert parts(one) == parts(two)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("end", ["raise", "kill"])
 def test_a_restart_loses_one_part(stand_in, tmp_path, monkeypatch, end):
     python, told = stand_in
@@ -199,6 +198,7 @@ def test_what_no_policy_could_have_said_is_refused(ids, reason):
     check_response([5, STOP], stop=[STOP], max_new_tokens=4)
 
 
+@pytest.mark.process
 def test_a_run_samples_from_the_policy_of_each_moment(stand_in, tmp_path):
     """y0 and the base answers from the initial policy, y' and answers from the last checkpoint."""
     python, told = stand_in
@@ -231,6 +231,7 @@ def test_the_policy_here_is_gone_before_vllm_starts(stand_in, tmp_path):
         gc.enable()
 
 
+@pytest.mark.process
 def test_the_worker_ends_with_a_killed_parent(stand_in, tmp_path, monkeypatch):
     python, _ = stand_in
     monkeypatch.setenv("STAND_IN_FATE", json.dumps({"batches": 0, "end": "sleep"}))
@@ -255,13 +256,6 @@ list(served.respond([(0, [requests.Request([5], 1, 1.0)])], how, done=lambda n: 
         parent.kill()
         parent.wait()
     until(lambda: not alive(worker))
-
-
-def until(condition, seconds=60.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def alive(pid):

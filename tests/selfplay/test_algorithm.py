@@ -2,13 +2,12 @@
 
 import json
 import logging
-import subprocess
-import sys
 from collections import Counter
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.offline import of, recorded
 from support.tiny import play
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -18,6 +17,8 @@ from tspin.policy.policy import Policy
 from tspin.runs.metrics import StepLog
 from tspin.tools.files import read_json
 from tspin.tools.parquet import read_rows
+
+pytestmark = pytest.mark.runs
 
 EOS = 1  # of the embedded tokenizer
 LOSSES = ("sft", "spin", "tspin", "tspin_ref", "wo_ha")
@@ -326,24 +327,15 @@ def test_one_wandb_run_goes_on_under_its_id_after_a_restart(tmp_path):
     """Offline: two folders of one id, whose steps go on over the iterations."""
     tracked = ["track=wandb_offline", "decoding.max_new_tokens=4"]
     folder, _ = play(tmp_path, "tspin", *tracked)
+    [first] = recorded(folder.path)
     folder.iteration(1).done.unlink()  # as if killed before the end
     play(tmp_path, "tspin", *tracked)
-    files = sorted(folder.path.glob("wandb/offline-run-*/*.wandb"))
-    ids = {file.stem.removeprefix("run-") for file in files}
-    assert len(files) == 2 and ids == {read_json(folder.tracking)["id"]}
+    ids = [run["run_id"] for records in recorded(folder.path) for run in of(records, "run")]
+    assert ids == [read_json(folder.tracking)["id"]] * 2
     steps = [row["step"] for t in (0, 1) for row in StepLog.read(folder.iteration(t).metrics)]
-    history = [json.loads(x) for x in inspect(files[0]) if json.loads(x)["type"] == "history"]
-    tracked_steps = [
-        row["history"]["item"]["train/step"]
-        for row in history
-        if "train/loss" in row["history"]["item"]
-    ]
+    items = [row["item"] for row in of(first, "history")]
+    tracked_steps = [item["train/step"] for item in items if "train/loss" in item]
     assert steps == [0, 1, 2, 0, 1, 2] and tracked_steps == [0, 1, 2, 3, 4, 5]
-
-
-def inspect(file):
-    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
 def test_samples_are_readable(runs):

@@ -25,6 +25,8 @@ from tspin.runs.artifacts import Iteration
 from tspin.stages import benchmark
 from tspin.tools.files import read_json
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).resolve().parents[2]
 MMLU = Path(lm_eval.__file__).parent / "tasks" / "mmlu" / "default"
 # As evals=paper has them, except 5 examples for HellaSwag: a command line has one number for all.
@@ -253,7 +255,7 @@ def test_the_harness_does_not_outlive_a_killed_parent(place, tmp_path):
     with parent:
         assert "started" in parent.stdout.readline()
         parent.kill()
-        parent.communicate(timeout=60)
+        parent.communicate(timeout=300)
     assert not file.exists()
 
 

@@ -4,15 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.tiny import compose, random_policy
+from support.tiny import PROMPTS, compose, random_policy
 
 from tspin.runs.artifacts import Responses
 from tspin.sampling.draws import Draws
 from tspin.sampling.native import Native, pick, respond, uniforms
 from tspin.sampling.requests import Request, sample_seed
 from tspin.stages.generate import generate
-
-PROMPTS = {f"p{i}": list(range(3, 4 + i % 7)) for i in range(23)}
 
 
 @pytest.fixture(scope="module")

@@ -29,6 +29,11 @@ LOSSES = {
     "wo_ha": WithoutHA(alpha=0.3),
 }
 CONF = Path(__file__).resolve().parents[2] / "conf"
+PROMPTS = {f"p{i}": list(range(3, 4 + i % 7)) for i in range(23)}
+CHAT = (
+    "{% for m in messages %}<s>{{ m.role }}\n{{ m.content }}</s>\n{% endfor %}"
+    "{% if add_generation_prompt %}<s>assistant\n{% endif %}"
+)
 
 
 def micro_tokenizer():
@@ -56,6 +61,14 @@ def random_model(*, vocab_size=294, seed=0, dtype=torch.float64, scale=1.0):
 def random_policy(*, attention="auto", **options):
     renderer = Renderer(micro_tokenizer(), "alpaca_space")
     return Policy(random_model(**options), renderer, torch.device("cpu"), None, attention)
+
+
+def chat_tokenizer():
+    """<s> opens a turn and <|end|> closes it; EOS is another token, as in Llama 3."""
+    tokenizer = micro_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|start|>", "<|end|>"]})
+    tokenizer.chat_template = CHAT.replace("<s>", "<|start|>").replace("</s>", "<|end|>")
+    return tokenizer
 
 
 def sentencepiece_like():

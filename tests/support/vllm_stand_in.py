@@ -5,7 +5,14 @@ a response as a function of prompt, seed and temperature. Every engine and batch
 into $STAND_IN_CALLS as a JSON line; $STAND_IN_FATE says after how many batches it ends, and how.
 """
 
+import os
 import sys
+
+import pytest
+
+REAL = os.environ.get("TSPIN_VLLM_PYTHON")
+real = pytest.mark.skipif(REAL is None, reason="TSPIN_VLLM_PYTHON names no interpreter with vLLM")
+STOP = 1  # of the embedded tokenizer
 
 STAND_IN = """
 import json, os, random, signal, time

@@ -2,6 +2,7 @@
 
 import logging
 
+import pytest
 from support.tiny import compose
 
 from tspin.selfplay import algorithm
@@ -32,6 +33,7 @@ def test_samples_that_equal_the_annotated_response():
     assert health.identical(5, 10) is None
 
 
+@pytest.mark.runs
 def test_a_collapsing_run_says_so_once(tmp_path, caplog):
     """Trap 11: without a reference nothing holds log pi(y) up when steps are too large."""
     run = compose(

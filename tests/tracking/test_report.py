@@ -20,6 +20,7 @@ def said(*arguments):
     return str(stopped.value)
 
 
+@pytest.mark.slow
 def test_all_is_every_table_and_figure(tmp_path):
     commands.main(["all", f"runs={FOLDERS}", f"out={tmp_path}"])
     made = {path.stem.split("-")[0] for path in tmp_path.iterdir()}  # table1-MODEL-DATA
@@ -30,6 +31,7 @@ def test_all_is_every_table_and_figure(tmp_path):
     assert (tmp_path / "index.html").stat().st_size > 1e6 and "claims" in made
 
 
+@pytest.mark.slow
 def test_one_by_name_with_its_own_option(tmp_path):
     commands.main(["figure3", f"runs={FOLDERS}", f"out={tmp_path}", "iteration=0"])
     assert {p.name for p in tmp_path.iterdir()} == {"problems.txt"} | {
@@ -71,6 +73,7 @@ def test_every_command_is_in_the_help(capsys):
     assert all(name in shown for name in (report.ALL, *commands.COMMANDS, *catalogue.NAMES))
 
 
+@pytest.mark.process
 def test_no_torch_is_needed():
     code = "import sys\nfrom analysis.report import report\n"
     code += "assert not {'torch', 'wandb'} & {*sys.modules}"

@@ -137,6 +137,7 @@ def test_the_noise_is_a_function_of_the_seed_and_of_the_weights_number():
 # --- training ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_it_learns_as_float32_does_where_rounding_to_the_nearest_learns_little(tmp_path):
     """Steps of 5e-5 on weights of 0.3, whose bfloat16 neighbours are 1e-3 to 2e-3 apart."""
     last = {}
@@ -229,6 +230,7 @@ def test_a_checkpoint_has_the_dtype_of_the_weights_and_loses_nothing(precision, 
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
+@pytest.mark.runs
 def test_a_run_in_bfloat16_is_one_like_another(tmp_path):
     """Every stage, the reference among them; the same command again has the same bits."""
     folders = [
