@@ -370,7 +370,7 @@ def test_every_command_of_a_page_is_right(page):
 
 def test_the_tests_that_the_method_page_names_are_there():
     text = (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
-    named = re.findall(r"`((?:\w+/)?test_\w+\.py)(?:::(test_\w+?)(\.\.\.)?)?`", text)
+    named = re.findall(r"`tests/((?:\w+/)?test_\w+\.py)(?:::(test_\w+?)(\.\.\.)?)?`", text)
     assert len(named) >= 10
     for file, start, cut in named:
         source = (ROOT / "tests" / file).read_text(encoding="utf-8")

@@ -8,7 +8,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stages.test_train import recipe
 from support.families import FAMILIES, REFUSED, Exact, family
 from support.tiny import LOSSES, compose, random_model, random_triplets, triplet
 
@@ -20,12 +19,19 @@ from tspin.policy.policy import Policy
 from tspin.tools.log import once
 from tspin.training.cut import Cut
 from tspin.training.parallel import SingleProcess
+from tspin.training.recipe import Recipe
 from tspin.training.step import accumulate, gradient_step
 
 CPU = torch.device("cpu")
+RUN = compose()
+OPTIM = replace(RUN.optim, lr=1e-3, batch_size=4, epochs=1, max_grad_norm=None)
 CUT = Cut(64, None)
 LAYOUTS = ("shared", "separate")
 VOCAB = 97
+
+
+def recipe(loss, reference=None):
+    return Recipe(loss=loss, reference=reference, optim=OPTIM, compute=RUN.compute, seed=0, t=1)
 
 
 class NoText:
