@@ -41,8 +41,8 @@ def current(tree: dict[str, Any]) -> dict[str, Any]:
     tree["loss"] = loss
     for key, value in REMOVED.items():
         section, _, name = key.partition(".")
-        if tree[section].get(name, value) == value:
-            tree[section].pop(name, None)
+        if name in tree[section] and tree[section][name] == value:
+            del tree[section][name]
     tree["sync"].pop("seconds", None)
     for key, value in ADDED.items():
         section, _, name = key.partition(".")

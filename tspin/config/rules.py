@@ -77,7 +77,7 @@ def _objective(run: Run) -> Iterator[str]:
         try:
             roles = run.loss_at(t).roles
         except (ValueError, TypeError) as error:
-            yield f"loss={run.loss.name} at iteration {t}: {' '.join(str(error).split())}"
+            yield f"{run.loss.target} at iteration {t}: {' '.join(str(error).split())}"
             return
         if not roles or not {*roles} <= {*ROLES}:
             yield f"{run.loss.target} has roles={roles!r}: they must be some of {', '.join(ROLES)}"

@@ -6,8 +6,8 @@ conf/loss/NAME.yaml names one of these classes, or one of your own that derives 
 from tspin.objectives.advantages import current_advantage, historical_advantage
 from tspin.objectives.contingency import contingency
 from tspin.objectives.links import LINKS, LinkName
-from tspin.objectives.logps import ROLES, Logps, Role
-from tspin.objectives.metrics import Metrics, advantage_metrics, mean_metrics
+from tspin.objectives.logps import ROLES, Logps, Metrics, Role
+from tspin.objectives.metrics import advantage_metrics, mean_metrics
 from tspin.objectives.objective import NonNegative, Objective, Positive, Range
 from tspin.objectives.sft import SFT
 from tspin.objectives.spin import SPIN

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 Role = Literal["annotated", "synthetic", "proto"]
 ROLES: tuple[Role, ...] = get_args(Role)
+Metrics = dict[str, "Tensor"]  # name -> a number for each example, (batch,)
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,11 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from tspin.objectives.contingency import contingency
-from tspin.objectives.logps import Logps
+from tspin.objectives.logps import Logps, Metrics
 from tspin.objectives.objective import Objective
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-Metrics = dict[str, "Tensor"]
 
 
 def logp_metrics(policy: Logps) -> Metrics:

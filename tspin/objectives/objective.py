@@ -11,12 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from tspin.objectives.logps import Logps, Role
+from tspin.objectives.logps import Logps, Metrics, Role
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from tspin.objectives.metrics import Metrics
 
 PAIR: tuple[Role, ...] = ("annotated", "synthetic")
 

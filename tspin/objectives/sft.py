@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from tspin.objectives.logps import Logps, Role
-from tspin.objectives.metrics import Metrics, logp_metrics
+from tspin.objectives.logps import Logps, Metrics, Role
+from tspin.objectives.metrics import logp_metrics
 from tspin.objectives.objective import Objective
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from tspin.objectives.advantages import current_advantage
 from tspin.objectives.links import LINKS, LinkName
-from tspin.objectives.logps import Logps, Role
-from tspin.objectives.metrics import Metrics, advantage_metrics
+from tspin.objectives.logps import Logps, Metrics, Role
+from tspin.objectives.metrics import advantage_metrics
 from tspin.objectives.objective import PAIR, Objective, Positive
 
 if TYPE_CHECKING:
