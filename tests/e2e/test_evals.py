@@ -36,7 +36,7 @@ def asked(monkeypatch):
             harness = {"lm_eval": "0", "template": "none", "limit": None, "dtype": "float32"}
             metrics = {"acc,none": {"value": 0.25, "stderr": 0.1}}
             result = {"num_fewshot": 0, "n": 4, "metrics": metrics, "seconds": 7.0}
-            write_json(benchmark._files(out, run)[task], {"harness": harness, **result})
+            write_json(benchmark.files(out, run)[task], {"harness": harness, **result})
 
     monkeypatch.setattr(benchmark, "benchmark", at_once)
     monkeypatch.setattr(benchmark, "check", lambda evals: None)
