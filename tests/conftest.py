@@ -5,8 +5,11 @@ import sys
 from collections import Counter
 
 import pytest
+from hypothesis import settings
 from support.forker import Forker
 
+settings.register_profile("tspin", deadline=None)  # a busy machine is no failure
+settings.load_profile("tspin")
 BY_FIXTURE = {"forker": "process", "browser": "browser"}
 LONG = ("process", "runs", "browser", "slow")
 
