@@ -11,7 +11,7 @@ MAY_IMPORT = {
     "wandb": "",
 }
 COMMANDS = {"analysis.report.report", "analysis.wandb.dashboard", "analysis.wandb.sync"}
-OF_TSPIN = ("tspin.config.", "tspin.runs.", "tspin.tools.")
+OF_TSPIN = ("tspin.config.", "tspin.objectives.", "tspin.runs.", "tspin.tools.")
 
 
 def package(module):

@@ -200,7 +200,7 @@ def test_coefficients_are_what_changes_the_objective(loss):
     usual = compose(f"loss={loss}")
     effective = {
         name for name in NAMES
-        if compose(f"loss={loss}", f"coef.{name}=0.7").objective(1) != usual.objective(1)
+        if compose(f"loss={loss}", f"coef.{name}=0.7").loss_at(1) != usual.loss_at(1)
     }  # fmt: skip
     assert set(coefficients(flatten(dump(usual)))) == effective
 

@@ -127,8 +127,8 @@ def test_a_run_that_begins_from_an_iteration_needs_it_until_its_first_is_done(tm
 
 SIBLINGS = {  # what the other run says -> whether it will link iteration 0, and iteration 1
     "the same": ({}, True, True),
-    "another beta": ({"coef": {"beta": 0.9}}, True, False),
-    "another alpha": ({"coef": {"alpha": 0.9}}, False, False),
+    "another beta": ({"loss": {"beta": 0.9}}, True, False),
+    "another alpha": ({"loss": {"alpha": 0.9}}, False, False),
     "it does not share": ({"selfplay": {"share": False}}, False, False),
 }
 

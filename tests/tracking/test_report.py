@@ -12,12 +12,18 @@ from analysis.report import catalogue, report
 FOLDERS = Path(__file__).parents[1] / "golden" / "folders"
 
 
-def said(*arguments):
-    """What a command says when it stops."""
-    with pytest.raises(SystemExit) as stopped:
-        commands.main(arguments)
-    assert stopped.value.code not in (0, None)
-    return str(stopped.value)
+@pytest.fixture
+def said(capsys):
+    """What a command says when it stops, on one line."""
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as stopped:
+            commands.main(arguments)
+        assert stopped.value.code not in (0, None)
+        (line,) = capsys.readouterr().err.splitlines()
+        return line
+
+    return call
 
 
 @pytest.mark.slow
@@ -57,13 +63,12 @@ def test_with_the_papers_numbers(tmp_path):
         (["all", "rnus=x"], "did you mean runs=?"),
     ],
 )
-def test_what_is_wrong_is_one_line(tmp_path, arguments, says):
-    line = said(*arguments, f"out={tmp_path}")
-    assert says in line and "\n" not in line
+def test_what_is_wrong_is_one_line(tmp_path, said, arguments, says):
+    assert says in said(*arguments, f"out={tmp_path}")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_empty_folder_has_no_report(tmp_path):
+def test_an_empty_folder_has_no_report(tmp_path, said):
     assert str(tmp_path) in said("all", f"runs={tmp_path}", f"out={tmp_path / 'out'}")
 
 

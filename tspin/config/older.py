@@ -14,8 +14,8 @@ REMOVED: dict[str, Any] = {
     "decoding.url": None,
     "decoding.url_model": None,
 }
-"""Keys that went, each at the value where a run is what it is without it; sync.seconds too, which
-never decided anything."""
+"""Keys that went, each at the value where a run is what it is without it; sync.seconds went too,
+which decided nothing."""
 
 _LOSS = {"name", "label", "link"}  # where the objective stood in a list of names
 
@@ -26,25 +26,26 @@ def current(tree: dict[str, Any]) -> dict[str, Any]:
     Only of a tree whose loss names no class. A removed key with another value stays, and is refused
     as unknown.
     """
-    loss = tree.get("loss")
-    if not isinstance(loss, dict) or loss.keys() != _LOSS:
+    loss, coef = tree.get("loss"), tree.get("coef")
+    if not isinstance(loss, dict) or loss.keys() != _LOSS or not isinstance(coef, dict):
         return tree
     kind = {kind.name: kind for kind in built_in()}.get(str(loss["name"]))
-    sections = ("coef", "decoding", "model", "optim", "sync")
-    if kind is None or not all(isinstance(tree.get(section), dict) for section in sections):
+    if kind is None:
         return tree
-    given = {**tree["coef"], "link": loss["link"]}
+    given = {**coef, "link": loss["link"]}
     own = {name: KEYS_OF_COEF.get(name, name) for name in kind.coefficients()}
-    loss = {"name": loss["name"], "label": loss["label"], TARGET: f"{OURS}.{kind.__name__}"}
-    loss |= {name: given[key] for name, key in own.items() if key in given}
     tree = {key: dict(value) if isinstance(value, dict) else value for key, value in tree.items()}
-    tree["loss"] = loss
+    tree["loss"] = {"name": loss["name"], "label": loss["label"]}
+    tree["loss"] |= {TARGET: f"{OURS}.{kind.__name__}"}
+    tree["loss"] |= {name: given[key] for name, key in own.items() if key in given}
+    sections = {key: value for key, value in tree.items() if isinstance(value, dict)}
     for key, value in REMOVED.items():
-        section, _, name = key.partition(".")
-        if name in tree[section] and tree[section][name] == value:
-            del tree[section][name]
-    tree["sync"].pop("seconds", None)
+        section, name = key.split(".")
+        if section in sections and name in sections[section] and sections[section][name] == value:
+            del sections[section][name]
+    sections.get("sync", {}).pop("seconds", None)
     for key, value in ADDED.items():
-        section, _, name = key.partition(".")
-        tree[section] = {name: value, **tree[section]}
+        section, name = key.split(".")
+        if section in sections:
+            sections[section].setdefault(name, value)
     return tree
