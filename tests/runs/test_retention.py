@@ -170,16 +170,16 @@ def test_a_kill_between_the_note_and_the_end_is_finished(tmp_path):
 
 def trained(monkeypatch):
     """(run, iteration) of what is trained from now on."""
-    from tspin.selfplay import iteration
+    from tspin.selfplay import session
 
     seen = []
-    train = iteration.train
+    train = session.train
 
     def training(policy, triplets, out, *, t, **options):
         seen.append((out.path.parent.name, t))
         return train(policy, triplets, out, t=t, **options)
 
-    monkeypatch.setattr(iteration, "train", training)
+    monkeypatch.setattr(session, "train", training)
     return seen
 
 
@@ -220,21 +220,21 @@ def test_a_complete_run_stays_complete_and_may_be_told_to_keep_less(tmp_path, ca
 
 @pytest.mark.runs
 def test_an_interrupted_run_goes_on_from_the_last(tmp_path, monkeypatch):
-    from tspin.selfplay import iteration
+    from tspin.selfplay import session
 
-    evaluate = iteration.evaluate
+    evaluate = session.evaluate
 
     def interrupted(*args, label, **options):
         if label == "iteration 2: evaluate":
             raise KeyboardInterrupt
         return evaluate(*args, label=label, **options)
 
-    monkeypatch.setattr(iteration, "evaluate", interrupted)
+    monkeypatch.setattr(session, "evaluate", interrupted)
     with pytest.raises(KeyboardInterrupt):
         play(tmp_path, "tspin", *THREE, "selfplay.keep=last")
     folder = RunDir(tmp_path / "tspin")
     assert folder.iterations() == [0, 1] and there(folder) == [1]
-    monkeypatch.setattr(iteration, "evaluate", evaluate)
+    monkeypatch.setattr(session, "evaluate", evaluate)
     play(tmp_path, "tspin", *THREE, "selfplay.keep=last")
     assert folder.iterations() == [0, 1, 2] and there(folder) == [2]
 

@@ -26,10 +26,10 @@ def leader(tmp_path_factory):
 
 def trained(monkeypatch):
     """The iterations that are trained from now on."""
-    from tspin.selfplay import iteration
+    from tspin.selfplay import session
 
     seen = []
-    train = iteration.train
+    train = session.train
     monkeypatch.setattr(
         iteration, "train", lambda *a, t, **k: (seen.append(t), train(*a, t=t, **k))
     )
