@@ -175,9 +175,9 @@ def trained(monkeypatch):
     seen = []
     train = session.train
 
-    def training(policy, triplets, out, *, t, **options):
-        seen.append((out.path.parent.name, t))
-        return train(policy, triplets, out, t=t, **options)
+    def training(policy, triplets, out, recipe, **options):
+        seen.append((out.path.parent.name, recipe.t))
+        return train(policy, triplets, out, recipe, **options)
 
     monkeypatch.setattr(session, "train", training)
     return seen

@@ -30,9 +30,12 @@ def trained(monkeypatch):
 
     seen = []
     train = session.train
-    monkeypatch.setattr(
-        iteration, "train", lambda *a, t, **k: (seen.append(t), train(*a, t=t, **k))
-    )
+
+    def training(policy, triplets, out, recipe, **options):
+        seen.append(recipe.t)
+        train(policy, triplets, out, recipe, **options)
+
+    monkeypatch.setattr(session, "train", training)
     return seen
 
 
