@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TSPIN(Objective):
-    """Eq. (7): l(alpha * c) + beta * l(alpha * h); reward alpha * log pi, reference-free.
+    """l(alpha * c) + beta * l(alpha * h); reward alpha * log pi, reference-free.
 
     With beta = 0 the historical term is left out and the proto-synthetic response is not read:
     so it is at iteration 0, where y' is y0 and h is exactly 0.
