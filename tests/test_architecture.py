@@ -56,7 +56,7 @@ MAY_IMPORT = {
     "cli": "tools config planning distributed runs policy sampling",
     "export": "tools config data runs tracking policy cli",
 }
-STAGES = ("prepare", "generate", "score", "train", "evaluate")
+STAGES = ("prepare", "generate", "score", "train", "evaluate", "benchmark")
 NO_TORCH = (
     "cli.arguments cli.command cli.compose cli.options cli.outcome cli.status cli.stored_run "
     "cli.sweep config.run data.annotated data.schemas "
