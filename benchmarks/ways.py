@@ -155,7 +155,7 @@ def spin_way(case: Case) -> Work:
     def work(triplets: list[Triplet]) -> float:
         def all_steps() -> None:
             for batch in batches(case, triplets):
-                optimizer.zero_grad(set_to_none=True)
+                optimizer.zero_grad()
                 current = advantage(policy.model, batch)
                 with torch.no_grad():
                     before = advantage(reference, batch)

@@ -25,10 +25,11 @@ def test_a_quantised_base_needs_lora_cuda_and_bitsandbytes(quantize, monkeypatch
         compose(words)
     run = compose(words, "lora=default")
     with pytest.raises(ValueError, match=f"{words} needs a CUDA device, and this run is on the"):
-        quantization.check(run.model, cuda=False)
+        quantization.check(run.model, replace(COMPUTE, device="cpu"))
     monkeypatch.setattr(quantization.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with pytest.raises(ValueError, match=f"{words} needs bitsandbytes.*pip install"):
-        quantization.check(run.model, cuda=True)
+        quantization.check(run.model, replace(COMPUTE, device="cuda"))
 
 
 def test_a_run_that_asks_for_it_on_a_cpu_ends_before_anything_is_made(tmp_path):

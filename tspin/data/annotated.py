@@ -48,13 +48,12 @@ class Pair:
 class Source:
     """What one source held: its pairs in file order, and the bad rows that were left out.
 
-    reasons: the first few bad rows, "file, line 3: why"; digest: sha256 of the ids in file order.
+    reasons: the first few bad rows, "file, line 3: why"
     """
 
     pairs: list[Pair]
-    num_skipped: int
-    reasons: tuple[str, ...]
-    digest: str
+    num_skipped: int = 0
+    reasons: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,29 +72,18 @@ class Dataset:
 
 def load(data: DataConfig) -> Dataset:
     """The train and held-out pairs that the `data` section of a run asks for."""
-    num_skipped = 0
-    reasons: tuple[str, ...] = ()
+    source = Source([])
     if data.path in BUILT_IN:
-        train, heldout = micro_pairs(
-            data.path,
-            size=data.size,
-            heldout=data.heldout,
-            seed=data.seed,
-            eval_split=data.eval_split,
-        )
+        train, heldout = micro_pairs(data)
     else:
         source = read_pairs(
-            data.path,
-            split=data.split,
-            revision=data.revision,
-            skip_bad_rows=data.skip_bad_rows,
+            data.path, split=data.split, revision=data.revision, skip_bad_rows=data.skip_bad_rows
         )
         train, heldout = split_pairs(
             source.pairs, size=data.size, heldout=data.heldout, seed=data.seed
         )
-        num_skipped, reasons = source.num_skipped, source.reasons
     digest = _digest([pair.id for pair in train], [pair.id for pair in heldout])
-    return Dataset(train, heldout, num_skipped, reasons, digest)
+    return Dataset(train, heldout, source.num_skipped, source.reasons, digest)
 
 
 def check_reachable(path: str, *, revision: str | None = None) -> None:
@@ -105,11 +93,7 @@ def check_reachable(path: str, *, revision: str | None = None) -> None:
 
 
 def read_pairs(
-    path: str,
-    *,
-    split: str = "train",
-    revision: str | None = None,
-    skip_bad_rows: bool = False,
+    path: str, *, split: str = "train", revision: str | None = None, skip_bad_rows: bool = False
 ) -> Source:
     """Every pair of a file, a `datasets` folder or a hub dataset "owner/name", in file order.
 
@@ -136,8 +120,7 @@ def read_pairs(
     if not texts:
         detail = f": {num_skipped} skipped, the first one {reasons[0]}" if reasons else ""
         raise ValueError(f"data.path={path} has no usable row{detail}; a row has {schemas.SCHEMAS}")
-    pairs = _identified(texts)
-    return Source(pairs, num_skipped, tuple(reasons), _digest([pair.id for pair in pairs]))
+    return Source(_identified(texts), num_skipped, tuple(reasons))
 
 
 def split_pairs(
@@ -174,30 +157,28 @@ def split_pairs(
     return train[:size], [judged[text] for text in prompts[:heldout]]
 
 
-def micro_pairs(
-    path: str, *, size: int | None, heldout: int, seed: int, eval_split: str
-) -> tuple[list[Pair], list[Pair]]:
+def micro_pairs(data: DataConfig) -> tuple[list[Pair], list[Pair]]:
     """Train and held-out pairs of a built-in task, whose splits share no prompt.
 
     The seed chooses the train pairs, nested in size. The held-out ones are the first of
-    eval_split ("validation" or "test") under a fixed seed, the same for every run.
+    data.eval_split ("validation" or "test") under a fixed seed, the same for every run.
     """
-    task = _built_in(path)
+    task = _built_in(data.path)
 
     def first(split: str, num: int | None, seed: int, option: str) -> list[Pair]:
         available = task.num_available(split)
         num = available if num is None else num
         if num > available:
             raise ValueError(
-                f"{option}={num} exceeds the {available} pairs of the {path} split {split!r}; "
-                f"use a smaller one"
+                f"{option}={num} exceeds the {available} pairs of the {data.path} split "
+                f"{split!r}; use a smaller one"
             )
         rows = task.pairs(split, num, seed=seed)
         return _identified((None, prompt, answer) for prompt, answer in rows)
 
     return (
-        first("train", size, seed, "data.size"),
-        first(eval_split, heldout, MICRO_EVAL_SEED, "data.heldout"),
+        first("train", data.size, data.seed, "data.size"),
+        first(data.eval_split, data.heldout, MICRO_EVAL_SEED, "data.heldout"),
     )
 
 

@@ -42,9 +42,8 @@ def texts(row: object) -> tuple[str | None, str, str]:
     if "messages" in row or "conversations" in row:  # before prompt: ultrachat has both
         name = "messages" if "messages" in row else "conversations"
         system, prompt, annotated = _first_round(row[name], name)
-    elif isinstance(
-        row.get("real"), list
-    ):  # beside `generated`: samples of a policy that is not ours
+    elif isinstance(row.get("real"), list):
+        # Beside `generated`: samples of a policy that is not ours.
         system, prompt, annotated = _first_round(row["real"], "real")
     elif isinstance(row.get("chosen"), list) and not isinstance(row.get("prompt"), list):
         # A conversation from its beginning; a text as `prompt` repeats its first turn.

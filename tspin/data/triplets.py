@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from tspin.objectives import Logps, Role
+from tspin.objectives import Role
 from tspin.tools.seeds import seed_for
 
 Key = tuple[str, int, str]  # prompt id, source, role: one response of a triplet
@@ -117,44 +118,23 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         return Batch(
-            self.input_ids.to(device),
-            self.attention_mask.to(device),
-            self.response_mask.to(device),
+            self.input_ids.to(device), self.attention_mask.to(device), self.response_mask.to(device)
         )
 
 
 def collate(triplets: Sequence[Triplet], roles: Sequence[Role], *, pad_id: int) -> Batch:
     """prompt ids + response ids per row, padded on the right, masked by length, not by pad id."""
     rows = [(t.prompt_ids, t.responses[role]) for role in roles for t in triplets]
-    length = max(len(prompt) + len(response) for prompt, response in rows)
-    input_ids = torch.full((len(rows), length), pad_id, dtype=torch.long)
-    attention_mask = torch.zeros(len(rows), length, dtype=torch.bool)
-    response_mask = torch.zeros(len(rows), length, dtype=torch.bool)
-    for i, (prompt, response) in enumerate(rows):
-        end = len(prompt) + len(response)
-        input_ids[i, :end] = torch.tensor([*prompt, *response])
-        attention_mask[i, :end] = True
-        response_mask[i, len(prompt) : end] = True
-    return Batch(input_ids, attention_mask, response_mask)
+    ids = [torch.tensor([*prompt, *response], dtype=torch.long) for prompt, response in rows]
+    input_ids = pad_sequence(ids, batch_first=True, padding_value=pad_id)
+    starts, ends = torch.tensor([(len(p), len(p) + len(r)) for p, r in rows])[:, :, None].unbind(1)
+    places = torch.arange(input_ids.shape[1])
+    return Batch(input_ids, places < ends, (starts <= places) & (places < ends))
 
 
 def keyed(rows: Iterable[dict[str, Any]]) -> dict[Key, float]:
     """Rows of ref_scores.parquet -> (prompt id, source, role) -> logp."""
     return {(row["id"], row["source"], intern(row["role"])): row["logp"] for row in rows}
-
-
-def reference_logps(
-    stored: dict[Key, float], batch: Sequence[Triplet], roles: tuple[Role, ...], like: Tensor
-) -> Logps:
-    """The stored reference log-probs of a batch, by role, in the dtype and device of `like`."""
-    return Logps(
-        **{
-            role: torch.tensor(
-                [stored[t.id, t.source, role] for t in batch], dtype=like.dtype, device=like.device
-            )
-            for role in roles
-        }
-    )
 
 
 def num_tokens(triplets: Sequence[Triplet], roles: Sequence[Role]) -> int:

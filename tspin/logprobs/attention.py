@@ -2,14 +2,14 @@
 
 Installed once, the function serves a model both ways: with a stream it gathers each row's queries
 and keys, without one it is transformers' scaled dot-product attention. It has to stay installed,
-because gradient checkpointing calls it again in the backward pass. `unsupported` compares the two
+because gradient checkpointing calls it again in the backward pass. `packed.packed` compares the two
 ways once per model, so that an architecture it does not fit is noticed, not assumed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from tspin.logprobs.packing import Block, Row, Stream, blocks
+from tspin.logprobs.packing import Block, Stream, blocks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -39,31 +39,31 @@ class Plan:
 
     def __init__(self, stream: Stream) -> None:
         self.rows, self.device = stream.rows, stream.input_ids.device
-        self._blocks: tuple[list[Block], Tensor] | None = None
-        self._varlen: tuple[Any, ...] | None = None
         self._masks: dict[tuple[int, int | None], Mask] = {}
 
+    @cached_property
     def blocks(self) -> tuple[list[Block], Tensor]:
-        if self._blocks is None:
-            self._blocks = blocks(self.rows, device=self.device)
-        return self._blocks
+        return blocks(self.rows, device=self.device)
 
     def mask(self, index: int, window: int | None) -> Mask:
         if (index, window) not in self._masks:
-            self._masks[index, window] = self.blocks()[0][index].mask(window)
+            self._masks[index, window] = self.blocks[0][index].mask(window)
         return self._masks[index, window]
 
+    @cached_property
     def varlen(self) -> tuple[Any, ...]:
         """keys (sum of keys,), the ends of every row's queries and keys, the longest of both."""
-        if self._varlen is None:
-            lengths = [row.length for row in self.rows], [row.num_keys for row in self.rows]
-            ends = (
-                torch.tensor([0, *accumulate(n)], dtype=torch.int32, device=self.device)
-                for n in lengths
-            )
-            keys = torch.cat([_keys(row) for row in self.rows]).to(self.device)
-            self._varlen = (keys, *ends, *map(max, lengths))
-        return self._varlen
+        lengths = [row.length for row in self.rows], [row.num_keys for row in self.rows]
+        ends = (
+            torch.tensor([0, *accumulate(n)], dtype=torch.int32, device=self.device)
+            for n in lengths
+        )
+        runs = [
+            torch.arange(start, start + length)
+            for row in self.rows
+            for start, length in ((row.prefix_start, row.prefix), (row.start, row.length))
+        ]
+        return torch.cat(runs).to(self.device), *ends, *map(max, lengths)
 
 
 def hidden_states(model: PreTrainedModel, stream: Stream) -> Tensor:
@@ -138,19 +138,23 @@ def packed_attention(
         return output.transpose(1, 2).contiguous(), None
     query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))
     if softcap is None and not dropout and kernel(query.device, query.dtype) == "varlen_attn":
-        output = _varlen(query, key, value, packed_plan, scale=scaling, window=sliding_window)
+        # Flash attention over rows of any length: no padding, and prompts' keys gathered once a
+        # row. The kernel aligns a row's last query with its last key.
+        varlen_attn = _varlen_attn()
+        assert varlen_attn is not None
+        keys, *ends_and_longest = packed_plan.varlen
+        output = varlen_attn(
+            query.contiguous(), key.index_select(0, keys), value.index_select(0, keys),
+            *ends_and_longest, scale=scaling, enable_gqa=query.shape[1] != key.shape[1],
+            window_size=(-1 if sliding_window is None else sliding_window - 1, 0),
+        )  # fmt: skip
         return output[None], None
     outputs = []
-    calls, order = packed_plan.blocks()
+    calls, order = packed_plan.blocks
     for index, block in enumerate(calls):
         mask = packed_plan.mask(index, sliding_window)
-        output = attend(
-            _take(query, block.queries),
-            _take(key, block.keys),
-            _take(value, block.keys),
-            mask,
-            causal=mask is None,
-        )
+        keys, values = _take(key, block.keys), _take(value, block.keys)
+        output = attend(_take(query, block.queries), keys, values, mask, causal=mask is None)
         outputs.append(output.transpose(1, 2).flatten(0, 1))
     return torch.cat(outputs).index_select(0, order)[None], None
 
@@ -192,33 +196,6 @@ def _attend(
     return nn.functional.dropout(weights, dropout) @ value
 
 
-def _varlen(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    plan: Plan,
-    *,
-    scale: float | None,
-    window: int | None,
-) -> Tensor:
-    """Flash attention over rows of any length: no padding, and prompts' keys gathered once a row.
-
-    A row's last query is aligned with its last key, as the kernel has it.
-    """
-    keys, *ends_and_longest = plan.varlen()
-    attend = _varlen_attn()
-    assert attend is not None
-    return attend(
-        query.contiguous(),
-        key.index_select(0, keys),
-        value.index_select(0, keys),
-        *ends_and_longest,
-        scale=scale,
-        window_size=(-1 if window is None else window - 1, 0),
-        enable_gqa=query.shape[1] != key.shape[1],
-    )
-
-
 def _varlen_attn() -> Callable[..., Any] | None:
     try:
         from torch.nn.attention.varlen import varlen_attn
@@ -233,12 +210,3 @@ def _take(x: Tensor, places: Tensor) -> Tensor:
     index_select, whose gradient is an index_add: that of x[places] is many times slower.
     """
     return x.index_select(0, places.flatten()).unflatten(0, places.shape).transpose(1, 2)
-
-
-def _keys(row: Row) -> Tensor:
-    return torch.cat(
-        [
-            torch.arange(row.prefix_start, row.prefix_start + row.prefix),
-            torch.arange(row.start, row.start + row.length),
-        ]
-    )

@@ -2,14 +2,14 @@
 
 The positions that predict response tokens are projected in chunks cut between triplets. With the
 objective at hand (`loss_sum`) a chunk's loss and its gradient are formed while its logits are
-there: three matrix products, as in the plain path. Without it (`response_logps`) the backward
-pass, if there is one, computes the logits again.
+there: three matrix products, as in the plain path. `response_logps`, for scores, has no gradient.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -72,13 +72,15 @@ def head(model: PreTrainedModel, dtype: torch.dtype | None) -> Head:
     return Head(layer, scale, cap, dtype or layer.weight.dtype)
 
 
+@torch.no_grad()
 def response_logps(hidden: Tensor, head: Head, stream: Stream, roles: Sequence[Role]) -> Logps:
     """log pi of each response, in nats, by role, each (triplets,) in float32 at least.
 
     hidden  (num_targets, size) the states that predict the stream's targets
     """
-    work = _Work(head, stream, len(roles))
-    return by_role(_Logps.apply(hidden, head.weight, head.bias, work), roles)
+    chunks = _Work(head, stream, len(roles)).chunks(hidden, gradient=False)
+    # map lets go of a chunk's logits before the next ones are made.
+    return by_role(torch.cat([*map(attrgetter("logps"), chunks)]), roles)
 
 
 def loss_sum(
@@ -192,31 +194,6 @@ class _Gradients:
 
     def __iter__(self) -> Iterator[Tensor | None]:
         return iter((self.hidden, self.weight, self.bias))
-
-
-def _logps_of(chunk: _Chunk) -> Tensor:
-    return chunk.logps
-
-
-class _Logps(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, work: _Work
-    ) -> Tensor:
-        ctx.save_for_backward(hidden)
-        ctx.work = work
-        # map lets go of a chunk's logits before the next ones are made.
-        return torch.cat([*map(_logps_of, work.chunks(hidden, gradient=False))])
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, factors: Tensor) -> tuple[Any, ...]:
-        (hidden,) = ctx.saved_tensors
-        into = _Gradients(hidden, ctx.work.head, ctx.needs_input_grad)
-        for chunk in ctx.work.chunks(hidden, gradient=True):
-            chunk.backward(factors[chunk.triplets], into)
-            del chunk  # its logits, before the next ones are made
-        return *into, None
 
 
 class _LossSum(torch.autograd.Function):

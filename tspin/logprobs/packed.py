@@ -38,7 +38,7 @@ class Packed:
         return cheaper(triplets, roles, hidden_size=size)
 
     def logps(self, triplets: Sequence[Triplet], roles: Sequence[Role], layout: Layout) -> Logps:
-        """log pi(z | x) by role, each (batch,); differentiable, at the price of a second look."""
+        """log pi(z | x) by role, each (batch,), without a gradient."""
         stream, hidden = self._hidden(triplets, roles, layout)
         return fused_head.response_logps(hidden, self.head, stream, roles)
 

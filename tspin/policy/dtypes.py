@@ -9,7 +9,6 @@ import torch
 
 from tspin.config.run import ComputeConfig, ModelConfig, Precision, arithmetic_dtype
 from tspin.logprobs import attention
-from tspin.policy import quantization
 
 
 @dataclass(frozen=True)
@@ -43,12 +42,6 @@ def resolve(compute: ComputeConfig, precision: Precision) -> MixedPrecision:
     return MixedPrecision(
         torch.device(name), products if precision == "bf16_stochastic" else weights, products
     )
-
-
-def check(model: ModelConfig, compute: ComputeConfig) -> None:
-    """ValueError where model.quantize asks for what is not here."""
-    cuda = compute.device != "cpu" and torch.cuda.is_available()
-    quantization.check(model, cuda=cuda)
 
 
 def facts(compute: ComputeConfig, precision: Precision, model: ModelConfig) -> dict[str, Any]:

@@ -86,7 +86,10 @@ class Policy:
         return self.packed.cheaper(triplets, roles)
 
     def logps(self, triplets: Sequence[Triplet], roles: tuple[Role, ...]) -> Logps:
-        """log pi(z | x) of the triplets' responses in one forward pass, by role."""
+        """log pi(z | x) of the triplets' responses in one forward pass, by role, as scores.
+
+        Packed they have no gradient: `loss_sum` is the way to one.
+        """
         layout = self.layout(triplets, roles)
         if self.packed is not None and layout is not None:
             return self.packed.logps(triplets, roles, layout)
@@ -225,25 +228,21 @@ def _read(
 ) -> PreTrainedModel:
     """The model in `folder` on its device, without dropout."""
     from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.utils import logging as transformers_logging
 
-    _quiet()
+    transformers_logging.disable_progress_bar()  # stages have progress bars of their own
     config = AutoConfig.from_pretrained(folder)
     for name in vars(config):
         if "dropout" in name and isinstance(getattr(config, name), float):
             setattr(config, name, 0.0)
-    if quantize is None:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, config=config, dtype=dtype, use_safetensors=True
-        )
-        return model.to(how.device)
-    return AutoModelForCausalLM.from_pretrained(
-        folder,
-        config=config,
-        dtype=dtype,
-        use_safetensors=True,
-        device_map={"": how.device},
-        quantization_config=quantization.base_config(quantize, how.products),
+    options: dict[str, Any] = {}
+    if quantize is not None:
+        packing = quantization.base_config(quantize, how.products)
+        options = {"device_map": {"": how.device}, "quantization_config": packing}
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, config=config, dtype=dtype, use_safetensors=True, **options
     )
+    return model.to(how.device) if quantize is None else model
 
 
 class Policies:
@@ -271,10 +270,3 @@ class Policies:
     def hold(self, policy: Policy, folder: Path) -> None:
         """`policy` has been saved to `folder` and need not be loaded from there."""
         self._policy, self._folder = policy, folder
-
-
-def _quiet() -> None:
-    """Stages have progress bars of their own; reading and writing weights needs none."""
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()

@@ -11,19 +11,18 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from tspin.config.run import ModelConfig, Quantize
+from tspin.config.run import ComputeConfig, ModelConfig, Quantize
+from tspin.policy.adapters import INSTALL
 
 if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig
 
-INSTALL = "pip install -e '.[lora]'"
 
-
-def check(model: ModelConfig, *, cuda: bool) -> None:
-    """ValueError where model.quantize cannot be had. cuda: a device computes"""
+def check(model: ModelConfig, compute: ComputeConfig) -> None:
+    """ValueError where model.quantize asks for what is not here."""
     if model.quantize is None:
         return
-    if not cuda:
+    if compute.device == "cpu" or not torch.cuda.is_available():
         raise ValueError(
             f"model.quantize={model.quantize} needs a CUDA device, and this run is on the CPU: "
             "bitsandbytes forms no gradient through weights packed for it; leave it out"

@@ -47,25 +47,21 @@ def fetch(model: ModelConfig) -> Path:
     return Path(snapshot_download(model.path, revision=model.revision, ignore_patterns=_UNUSED))
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """Of a folder. Other kinds are pickles, which can run code when they are read."""
+def weight_digest(folder: Path) -> str:
+    """sha256 of the weight files, in hex: what a policy IS, whatever it is called.
+
+    Of adapters that of them and of their base. Raises ValueError where weights are of another
+    kind: pickles, which can run code when they are read.
+    """
+    if adapters.is_adapter(folder):
+        return adapters.adapters_digest(folder, weight_digest(adapters.base_of(folder)))
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise ValueError(
             f"model.path={folder} holds no *.safetensors, the one kind of weights that is read; "
             "of a model you trust: from_pretrained(FOLDER).save_pretrained(NEW) in transformers"
         )
-    return files
-
-
-def weight_digest(folder: Path) -> str:
-    """sha256 of the weight files, in hex: what a policy IS, whatever it is called.
-
-    Of adapters that of them and of their base.
-    """
-    if adapters.is_adapter(folder):
-        return adapters.adapters_digest(folder, weight_digest(adapters.base_of(folder)))
-    return file_digest(*weight_files(folder))
+    return file_digest(*files)
 
 
 def _local(model: ModelConfig) -> Path | None:

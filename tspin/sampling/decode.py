@@ -225,7 +225,6 @@ class _Layer(CacheLayerMixin):
         super().__init__()
         self.slots, self.columns = slots, columns
         self._of = self._at = torch.empty(0, dtype=torch.long)
-        self._rows = self._at
         self._start = self._width = 0
 
     def expect_prompts(self, of: Tensor, start: int) -> None:

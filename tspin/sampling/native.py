@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     GenerationConfig,
     LogitsProcessor,
@@ -189,10 +191,6 @@ def _until(ids: list[int], stop: set[int]) -> list[int]:
 
 def _pad_left(prompts: Sequence[Sequence[int]], *, pad_id: int) -> tuple[Tensor, Tensor]:
     """input_ids and attention_mask, each (batch, longest)."""
-    length = max(len(prompt) for prompt in prompts)
-    input_ids = torch.full((len(prompts), length), pad_id, dtype=torch.long)
-    attention_mask = torch.zeros(len(prompts), length, dtype=torch.long)
-    for i, prompt in enumerate(prompts):
-        input_ids[i, length - len(prompt) :] = torch.tensor(list(prompt))
-        attention_mask[i, length - len(prompt) :] = 1
-    return input_ids, attention_mask
+    rows = [torch.tensor(list(prompt), dtype=torch.long) for prompt in prompts]
+    pad = partial(pad_sequence, batch_first=True, padding_side="left")
+    return pad(rows, padding_value=pad_id), pad([torch.ones_like(row) for row in rows])

@@ -8,7 +8,7 @@ from tspin.config.identity import IDENTITY_FREE
 from tspin.config.load import dump
 from tspin.config.run import Run
 from tspin.data import annotated
-from tspin.policy import dtypes, weights
+from tspin.policy import dtypes, quantization, weights
 from tspin.runs import benchmarks, mirror
 from tspin.runs.artifacts import RunDir
 from tspin.runs.start import first_iteration, start_from
@@ -41,7 +41,7 @@ def check_reachable(cfg: Run) -> None:
         partial(dtypes.resolve, cfg.compute, cfg.optim.precision),
         partial(weights.check_reachable, cfg.model),
         partial(engines.check, cfg),
-        partial(dtypes.check, cfg.model, cfg.compute),
+        partial(quantization.check, cfg.model, cfg.compute),
         partial(annotated.check_reachable, cfg.data.path, revision=cfg.data.revision),
     ):
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -35,15 +36,8 @@ def trained(policy: Policy) -> list[tuple[str, nn.Parameter]]:
 def _torch_optimizer(
     parameters: Sequence[nn.Parameter], optim: OptimConfig
 ) -> torch.optim.Optimizer:
+    own: dict[str, Any] = {"lr": 0.0, "eps": optim.eps, "weight_decay": optim.weight_decay}
     if optim.name == "rmsprop":
-        return torch.optim.RMSprop(
-            parameters,
-            lr=0.0,
-            alpha=optim.rms_alpha,
-            eps=optim.eps,
-            momentum=optim.momentum,
-            weight_decay=optim.weight_decay,
-        )
-    return torch.optim.AdamW(
-        parameters, lr=0.0, betas=optim.betas, eps=optim.eps, weight_decay=optim.weight_decay
-    )
+        own |= {"alpha": optim.rms_alpha, "momentum": optim.momentum}
+        return torch.optim.RMSprop(parameters, **own)
+    return torch.optim.AdamW(parameters, betas=optim.betas, **own)

@@ -89,17 +89,8 @@ def deal(micro_batches: Sequence[Sequence[Triplet]], world: World) -> Iterator[M
             yield MicroBatch(None, micro_batches[-1], num_examples, is_last)
 
 
-def clip_gradient(parameters: Sequence[nn.Parameter], limit: float | None) -> float:
-    """Strategy.clip where every process has the whole gradient."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    norm = torch.linalg.vector_norm(torch.stack([_norm(g) for g in gradients]))
-    if limit is not None:
-        torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
-    return float(norm)
-
-
 class SingleProcess:
-    """Strategy of one process."""
+    """Strategy of one process, which has the whole gradient."""
 
     def __init__(self, policy: Policy, world: World = ALONE) -> None:
         self.policy, self.world = policy, world
@@ -111,17 +102,22 @@ class SingleProcess:
         micro_batch.share(total).backward()
 
     def clip(self, limit: float | None) -> float:
-        return clip_gradient(list(self.policy.model.parameters()), limit)
+        parameters = list(self.policy.model.parameters())
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        norm = torch.linalg.vector_norm(torch.stack([_norm(g) for g in gradients]))
+        if limit is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+        return float(norm)
 
     def save(self, folder: Path) -> None:
-        self.policy.save(folder)
+        self.world.main(self.policy.save, folder)
 
 
-class Replicated:
+class Replicated(SingleProcess):
     """A whole copy of the weights in every process (DDP), the same to the last bit."""
 
     def __init__(self, policy: Policy, world: World) -> None:
-        self.policy, self.world = policy, world
+        super().__init__(policy, world)
         self._out_of_memory: str | None = None  # what the device said of it, in this step
         self._forward = _replicated(policy)
 
@@ -148,12 +144,6 @@ class Replicated:
         assert share is not None
         with _no_way_back():
             share.backward()
-
-    def clip(self, limit: float | None) -> float:
-        return clip_gradient(list(self.policy.model.parameters()), limit)
-
-    def save(self, folder: Path) -> None:
-        self.world.main(self.policy.save, folder)
 
     @contextlib.contextmanager
     def _until_out_of_memory(self) -> Iterator[None]:

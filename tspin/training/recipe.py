@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tspin.config.run import ComputeConfig, OptimConfig
-from tspin.data.triplets import Key, Triplet, reference_logps
+from tspin.data.triplets import Key, Triplet
 from tspin.objectives import Logps, Objective
 
 
@@ -29,4 +29,9 @@ class Recipe:
         if not self.loss.needs_reference:
             return None
         assert self.reference is not None
-        return reference_logps(self.reference, triplets, self.loss.roles, logps.annotated)
+        stored, like = self.reference, logps.annotated
+        by_role = {
+            role: like.new_tensor([stored[t.id, t.source, role] for t in triplets])
+            for role in self.loss.roles
+        }
+        return Logps(**by_role)

@@ -42,6 +42,7 @@ def check(policy: Policy) -> None:
 def save_checkpoint(policy: Policy, world: World, folder: Path) -> None:
     """Policy.save from shards: files of at most FILE_SIZE, written by the processes in turn."""
     from huggingface_hub import split_state_dict_into_shards_factory
+    from torch.distributed.tensor import DTensor
 
     tensors = _stored(policy)
     cut = split_state_dict_into_shards_factory(
@@ -57,7 +58,8 @@ def save_checkpoint(policy: Policy, world: World, folder: Path) -> None:
     }
     with world.atomic(folder) as temporary:
         for name, tensor in tensors.items():
-            whole = _whole(tensor)
+            # Put together by all processes, which forget it at once.
+            whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
             file = cut.tensor_to_filename[name]
             if file in mine:
                 mine[file][name] = whole.cpu().contiguous()
@@ -132,13 +134,6 @@ def _stored(policy: Policy) -> dict[str, Tensor]:
             seen.add(id(tensor))
             tensors[name] = tensor.detach()
     return tensors
-
-
-def _whole(tensor: Tensor) -> Tensor:
-    """On all processes, together; each forgets it at once."""
-    from torch.distributed.tensor import DTensor
-
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def _describe(policy: Policy, folder: Path) -> None:

@@ -103,7 +103,7 @@ def _accumulate_in_memory(
 ) -> tuple[list[Part], Cut]:
     """`accumulate`, with a cut that is halved until it fits. -> its result; that cut"""
     while True:
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         try:
             return accumulate(strategy, batch, recipe, cut), cut
         except torch.OutOfMemoryError as error:

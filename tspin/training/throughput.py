@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -113,15 +113,11 @@ def _pairs(triplet: Triplet, roles: Sequence[Role]) -> float:
     return prompt * prompt / 2 + sum(prompt * n + n * n / 2 for n in responses)
 
 
+@cache
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Operations a second of a large matrix product there, measured once a process (tenths of a
-    second).
+    second), so after the number of threads is set.
     """
-    return _matmul_rate(device, dtype, torch.get_num_threads())
-
-
-@lru_cache
-def _matmul_rate(device: torch.device, dtype: torch.dtype, threads: int) -> float:
     size = SIZE[device.type]
     generator = torch.Generator(device).manual_seed(0)  # nobody else's random numbers are used up
     a = torch.randn(size, size, generator=generator, dtype=torch.float32, device=device).to(dtype)

@@ -7,7 +7,7 @@ from either, on any number of processes.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ STEP, VALUES = "next_step", "sha256"
 def save_state(path: Path, policy: Policy, optimizer: Optimizer, next_step: int) -> None:
     """Trained weights, optimiser tensors and the next step as one safetensors file."""
     tensors = {name: t.contiguous() for name, t in state(policy, optimizer).items()}
-    facts = {STEP: str(next_step), VALUES: _digest(tensors, next_step)}
+    facts = {STEP: str(next_step), VALUES: _digest(tensors, tensors.__getitem__, next_step)}
     with atomic(path) as temporary:
         save_file(tensors, temporary, metadata=facts)
 
@@ -41,13 +41,14 @@ def load_state(path: Path, policy: Policy, optimizer: Optimizer, *, shards: bool
     opened, facts = _open(path)
     with opened as file:
         # A state of an older version has no digest.
-        if facts.get(VALUES) not in (None, _digest(_Tensors(file), int(facts[STEP]))):
+        digest = _digest(file.keys(), file.get_tensor, int(facts[STEP]))
+        if facts.get(VALUES) not in (None, digest):
             raise damaged(path, "its values are not those that were written")
         tensors = ((name, file.get_tensor(name)) for name in file.keys())
         if shards:
             tensors = ((name, _own_shard(tensor, weight_of(name))) for name, tensor in tensors)
         restore(policy, optimizer, tensors)
-    return next_step(path)
+    return int(facts[STEP])
 
 
 def next_step(path: Path) -> int:
@@ -102,27 +103,11 @@ def _open(path: Path) -> tuple[Any, dict[str, str]]:
     return file, facts
 
 
-class _Tensors(Mapping[str, Tensor]):
-    """Of an open file, one at a time in memory."""
-
-    def __init__(self, file: Any) -> None:
-        self._file = file
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._file.get_tensor(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._file.keys())
-
-    def __len__(self) -> int:
-        return len(self._file.keys())
-
-
-def _digest(tensors: Mapping[str, Tensor], next_step: int) -> str:
-    """sha256, in hex, of the step and of names, types, shapes and values."""
+def _digest(names: Iterable[str], tensor_of: Callable[[str], Tensor], next_step: int) -> str:
+    """sha256, in hex, of the step and of names, types, shapes and values, one tensor at a time."""
     sha = hashlib.sha256(str(next_step).encode())
-    for name in sorted(tensors):
-        tensor = tensors[name]
+    for name in sorted(names):
+        tensor = tensor_of(name)
         sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         sha.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
     return sha.hexdigest()
