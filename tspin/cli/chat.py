@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tspin.cli.options import BOOLEAN, KeyParser
-from tspin.cli.stored_run import StoredRun, add_run
+from tspin.cli.stored_run import RUN, StoredRun
 from tspin.config.run import Run
 from tspin.policy.policy import Policy, load
 from tspin.policy.weights import check_reachable, fetch
@@ -37,7 +37,7 @@ def parser() -> KeyParser:
         f"  python -m tspin chat run=runs/NAME iteration=4 against={BASE}\n"
         "  python -m tspin chat run=runs/NAME greedy=true < prompts.txt",
     )
-    add_run(options)
+    options.option("run", RUN)
     options.option(
         "iteration", f"best, last, a number, or {BASE}: the initial policy", default="last"
     )
