@@ -61,10 +61,10 @@ class KeyParser(Parser):
             values[key] = value if equals else "true"
         given: dict[str, str] = {}
         for key, (text, _, choices) in self._options.items():
-            value = values[key]
-            if value is None:
+            chosen = values[key]
+            if chosen is None:
                 raise ValueError(f"{key}= is missing: {text}")
-            if choices and value not in choices:
-                raise ValueError(f"{key}={value}: {unknown('value', value, choices)}")
-            given[key] = value
+            if choices and chosen not in choices:
+                raise ValueError(f"{key}={chosen}: {unknown('value', chosen, choices)}")
+            given[key] = chosen
         return given

@@ -128,9 +128,8 @@ def _status(folder: RunDir, plan: Plan, item: Item | None, now: float) -> Status
     done = folder.iterations() if item is None else [step.t for step in item.steps if step.done]
     iteration, stage = _place(beat) if state != "complete" else (None, None)
     working = beat if state == "running" and beat is not None and beat.stage is not None else None
-    stage_left = None
-    if working is not None and working.rate:
-        stage_left = max(0.0, (working.total - working.done) / working.rate)
+    rate = None if working is None else working.rate
+    stage_left = max(0.0, (working.total - working.done) / rate) if working and rate else None
     known = beat is not None and beat.total > 0 and state != "complete"
     return Status(
         run=folder.path.name,
@@ -141,7 +140,7 @@ def _status(folder: RunDir, plan: Plan, item: Item | None, now: float) -> Status
         of=None if item is None else len(item.steps),
         stage=stage if beat is None or beat.waiting is None else f"waits for {beat.waiting}",
         share=beat.done / beat.total if known and beat is not None else None,
-        rate=None if working is None else working.rate,
+        rate=rate,
         unit=None if working is None else working.unit,
         stage_left=stage_left,
         run_left=_run_left(folder, plan, item, iteration, beat, stage_left) if lives else None,
@@ -218,9 +217,8 @@ def _warnings(folder: RunDir, beat: Beat | None, state: str, now: float) -> list
             f"({owned_by(folder.path)}) left no word; the same command goes on from here"
         )
     elif state == "running" and still > (max(QUIET, 10 / beat.rate) if beat.rate else FIRST_UNIT):
-        warnings.append(
-            f"nothing has moved for {duration(still)} after {beat.stage or 'the start'}"
-        )
+        after = beat.stage or "the start"
+        warnings.append(f"nothing has moved for {duration(still)} after {after}")
     return warnings
 
 

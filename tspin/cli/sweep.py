@@ -122,15 +122,14 @@ class Plan:
         if done == num:
             return f"{self.name}: {_count(num, 'point')}, all done: nothing to run"
         shared = sum(step.source is not None for step in self.steps)
-        parts = [
-            f"{_count(num, 'point')}, {done} done, {num - done} to run",
+        seconds, time = self.seconds(self.to_train), "time unknown until an iteration is done"
+        if seconds is not None:
+            time = f"about {duration(seconds)}"
+        return (
+            f"{self.name}: {_count(num, 'point')}, {done} done, {num - done} to run; "
             f"{_count(len(self.steps), 'iteration')}, {shared} of them shared, "
-            f"{len(self.to_train)} to train",
-            "time unknown until an iteration is done"
-            if (seconds := self.seconds(self.to_train)) is None
-            else f"about {duration(seconds)}",
-        ]
-        return f"{self.name}: {'; '.join(parts)}"
+            f"{len(self.to_train)} to train; {time}"
+        )
 
     def table(self) -> str:
         """One row per point: what it differs by, how far it is, what it shares with whom."""

@@ -20,7 +20,6 @@ from tspin.export.opening import Source
 from tspin.policy import policy
 
 LOADING = ("is_local", "local_files_only")  # how a tokenizer was loaded here, nothing of its own
-DTYPES = ("same", "float32", "bfloat16")
 
 
 def parser() -> KeyParser:
@@ -37,7 +36,7 @@ def parser() -> KeyParser:
         "dtype",
         "of the weights: same (merged adapters: float32), float32 or bfloat16",
         default="same",
-        choices=DTYPES,
+        choices=("same", "float32", "bfloat16"),
     )
     return options
 
