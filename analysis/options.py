@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from tspin.cli import outcome
-from tspin.cli.options import KeyParser
+from tspin.cli.options import BOOLEAN, KeyParser
 
 
 @contextmanager
@@ -31,5 +31,5 @@ def read(arguments: Sequence[str], defaults: Mapping[str, str]) -> dict[str, str
     """The defaults with what is given in their place. ValueError names the nearest option."""
     parser = KeyParser("analysis")
     for key, default in defaults.items():
-        parser.option(key, default=default, switch=default == "false")
+        parser.option(key, default=default, choices=BOOLEAN if default == "false" else ())
     return parser.read(arguments)

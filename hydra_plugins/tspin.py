@@ -59,8 +59,7 @@ class Points(Sweeper):
         log.info("%s\n", plan.describe() if todo else plan.line())
         if todo:
             sweeps.announce(todo)
-            with sweeps.progress(plan):
-                failed = self._launch(todo)
+            failed = self._launch(todo)
         now = sweeps.plan(plan.name, plan.points)
         log.info("%s", now.summary(failed))
         if failed:

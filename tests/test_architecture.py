@@ -60,7 +60,7 @@ STAGES = ("prepare", "generate", "score", "train", "evaluate", "benchmark")
 NO_TORCH = (
     "cli.arguments cli.command cli.compose cli.options cli.outcome cli.status cli.stored_run "
     "cli.sweep config.run data.annotated data.schemas "
-    "data.sources data.tokens distributed.launcher distributed.world export.destination micro "
+    "data.sources data.tokens distributed.launcher distributed.world export.opening micro "
     "micro.open_task micro.task planning.disk runs.artifacts runs.benchmarks runs.evaluation "
     "runs.heartbeat runs.metrics runs.mirror runs.point runs.retention runs.start runs.store "
     "sampling.requests sampling.vllm sampling.vllm_worker.__main__ "

@@ -18,9 +18,8 @@ VERBS = {
     "export": ("tspin.export.checkpoint", "a policy as a model for others, with its card"),
     "pairs": (
         "tspin.export.pairs",
-        "what an iteration was trained on, as preference data and triplets",
+        "what an iteration was trained on, as preferences and triplets",
     ),
-    "merge": ("tspin.export.merge", "adapters and their base as one model"),
 }
 USAGE = """usage: python -m tspin VERB ...
 

@@ -364,17 +364,3 @@ def test_every_verb_is_in_the_help(capsys):
     assert commands.main(["status", "--help"]) == 0
     text = capsys.readouterr().out
     assert all(re.search(rf"^  {state} ", text, re.M) for state in status.STATES)
-
-
-def test_again_and_again_until_interrupted(tmp_path, monkeypatch, capsys):
-    made(tmp_path, "run", done=2)
-    naps = []
-
-    def sleep(seconds):
-        naps.append(seconds)
-        if len(naps) == 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(status.time, "sleep", sleep)
-    assert commands.main(["status", str(tmp_path), "--watch", "3"]) == 0
-    assert naps == [3, 3] and capsys.readouterr().out.count("1 complete") == 2

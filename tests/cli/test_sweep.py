@@ -1,7 +1,6 @@
 """Sweeps: what their files mean, the plan by hand on made-up folders, real ones of tiny runs."""
 
 import json
-import logging
 import random
 import re
 import signal
@@ -414,28 +413,6 @@ def test_benchmarks_take_time_too(runs):
 )
 def test_time_in_the_unit_people_would_use(seconds, text):
     assert sweep.duration(seconds) == text
-
-
-def test_progress_at_the_pace_so_far(runs):
-    """4 x 1 iteration of 12 s; 2 of them done in 6 s, side by side, leave 2 x 12 s x 6/24 = 6 s."""
-    found = runs("seed=0,1,2,3", "selfplay.iterations=1")
-    begun = sweep.plan("x", found)
-    for point in found[:2]:
-        finish(point, 0)
-    said = sweep.plan("x", found).progress(since=begun, elapsed=6.0)
-    assert said == "x: 2 of 4 points done, about 6 s left"
-
-
-def test_progress_is_read_from_the_folders(runs, caplog):
-    """Whoever finishes a point, here this test."""
-    found = runs("seed=0,1,2", "selfplay.iterations=1")
-    caplog.set_level(logging.INFO, logger="tspin")
-
-    with sweep.progress(sweep.plan("x", found), every=0.01):
-        finish(found[1], 0)
-        until(lambda: "x: 1 of 3 points done, about" in caplog.text)
-        finish(found[0], 0)
-        until(lambda: "x: 2 of 3 points done, about" in caplog.text)
 
 
 def test_the_summary_by_hand(runs):

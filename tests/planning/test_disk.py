@@ -18,11 +18,9 @@ BILLION = 10**9
 
 def test_bytes_by_hand():
     """A weight of a 7B is 4 bytes, its state 4 for the weight and 4 for RMSprop's one number."""
-    checkpoint = disk.bytes_of_checkpoint(7 * BILLION, "float32")
-    state = disk.bytes_of_train_state(7 * BILLION, "float32", tensors=1, state_dtype="float32")
-    assert (checkpoint, state) == (28 * BILLION, 56 * BILLION)
-    assert disk.bytes_of_training(checkpoint, state) == 112 * BILLION  # two states at a time
-    assert disk.bytes_of_training(checkpoint, 0) == checkpoint
+    sizes = disk.sizes(compose(), parameters=7 * BILLION, train=1, heldout=1)
+    assert (sizes.checkpoint, sizes.train_state) == (28 * BILLION, 56 * BILLION)
+    assert sizes.training == 112 * BILLION  # two states at a time
 
 
 PRECISIONS = {  # overrides -> bytes a weight in the checkpoint and in the state

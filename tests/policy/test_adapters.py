@@ -8,7 +8,6 @@ from safetensors.torch import load_file
 from support.tiny import compose, interrupted, play, random_triplets
 
 from tspin import micro
-from tspin.__main__ import main as tspin
 from tspin.config.identity import history
 from tspin.config.load import dump
 from tspin.config.older import ADDED
@@ -264,9 +263,9 @@ def test_every_reader_takes_it(tmp_path):
     policy = adapted(disturbed=True)
     expected = stacked(policy)
     policy.save(tmp_path / "a")
-    assert tspin(["merge", str(tmp_path / "a"), str(tmp_path / "m"), "--dtype", "float32"]) == 0
-    assert tspin(["merge", str(tmp_path / "a"), str(tmp_path / "m")]) == 1  # it is there
-    assert tspin(["merge", str(WARM), str(tmp_path / "n")]) == 1  # no adapters
+    (tmp_path / "m").mkdir()
+    model.write(tmp_path / "a", tmp_path / "m", None)
+    policy.renderer.tokenizer.save_pretrained(tmp_path / "m")
     assert (tmp_path / "m" / "model.safetensors").exists()
     assert not adapters.is_adapter(tmp_path / "m")
     parts = model.in_parts(tmp_path / "a", dtypes.resolve(EXACT, "fp32_master"), None)

@@ -27,9 +27,8 @@ def check(overrides: Iterable[str]) -> None:
     """ValueError for what is no override, or takes something away."""
     for override in overrides:
         if override.startswith("~"):
-            raise ValueError(
-                f"{override}: nothing can be left out; KEY=null is for what may be empty"
-            )
+            hint = "KEY=null is for what may be empty"
+            raise ValueError(f"{override}: nothing can be left out; {hint}")
         if "=" not in override:
             raise ValueError(f"{override} is neither GROUP=OPTION nor KEY=VALUE; see --help")
 
@@ -69,11 +68,8 @@ def sweep(overrides: Sequence[str], folder: Path) -> tuple[str | None, list[Over
     if len(chosen) > 1:
         raise ValueError(f"sweep={chosen[0]} and sweep={chosen[1]}: one sweep at a time")
     own = {key(override) for override in typed}
-    lines = [
-        [*(override for override in line if key(override) not in own), *typed]
-        for line in read_sweep(chosen[0], folder)
-    ]
-    return Path(chosen[0]).stem, lines
+    kept = [[o for o in line if key(o) not in own] for line in read_sweep(chosen[0], folder)]
+    return Path(chosen[0]).stem, [[*line, *typed] for line in kept]
 
 
 def sweep_names(folder: Path) -> list[str]:
@@ -161,10 +157,7 @@ def tasks(overrides: Iterable[str], conf: Path) -> Overrides:
 
 
 def explain(
-    overrides: Sequence[str],
-    message: str,
-    conf: Path,
-    compose: Callable[[Overrides], dict[str, Any]],
+    overrides: Sequence[str], message: str, conf: Path, compose: Callable[[Overrides], Any]
 ) -> str:
     """Hydra's complaint about `overrides`, with the choices where a key or option is misspelt.
 
@@ -193,13 +186,10 @@ def explain(
             if not isinstance(node, dict):
                 return f"unknown key {name}: {'.'.join(path[:i])} is a single value"
             if part not in node:
-                choices = {*map(str, node)} | (_top_level(conf) if i == 0 else set())
+                choices = {*map(str, node)}
+                if i == 0:  # groups that leave no key, and sweep, may be typed, too
+                    choices |= {f.name for f in conf.iterdir() if f.is_dir()} - {"hydra"}
+                    choices.add("sweep")
                 return unknown(f"key {'.'.join(path[: i + 1])}", part, choices)
             node = node[part]
     return message
-
-
-def _top_level(conf: Path) -> set[str]:
-    """What may be typed beside the keys of a run: groups that leave no key, and sweep."""
-    groups = {folder.name for folder in conf.iterdir() if folder.is_dir()}
-    return {*groups, "sweep"} - {"hydra"}

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from tspin.cli.options import BOOLEAN, KeyParser
-from tspin.cli.stored_run import StoredRun, add_run
+from tspin.cli.stored_run import RUN, StoredRun
 from tspin.config.run import Run
 from tspin.policy.policy import Policy, load
 from tspin.policy.weights import check_reachable, fetch
@@ -37,7 +38,7 @@ def parser() -> KeyParser:
         f"  python -m tspin chat run=runs/NAME iteration=4 against={BASE}\n"
         "  python -m tspin chat run=runs/NAME greedy=true < prompts.txt",
     )
-    add_run(options)
+    options.option("run", RUN)
     options.option(
         "iteration", f"best, last, a number, or {BASE}: the initial policy", default="last"
     )
@@ -61,7 +62,10 @@ def main(arguments: Sequence[str]) -> None:
     run = StoredRun.open(options["run"])
     cfg = _longer(run.cfg, options["tokens"]) if options["tokens"] else run.cfg
     chosen = [options[key] for key in ("iteration", "against") if options[key]]
-    policies = {name: _load(cfg, path) for name, path in (_weights(run, c) for c in chosen)}
+    own = partial(
+        load, template=cfg.model.template, compute=cfg.compute, precision=cfg.optim.precision
+    )
+    policies = {name: own(weights) for name, weights in (_weights(run, c) for c in chosen)}
     system = options["system"] or None
     at_terminal = sys.stdin.isatty()
     if at_terminal:
@@ -135,18 +139,14 @@ def _notes(policy: Policy, line: str, cfg: Run, system: str | None) -> str:
 
 def _lines(at_terminal: bool) -> Iterator[str]:
     """What is typed or piped, without empty lines, up to /quit."""
-    for line in _typed() if at_terminal else _piped():
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")
+    for line in _typed() if at_terminal else sys.stdin:
         if line.strip() in QUIT:
             return
         if line.strip():
             # Bytes that are no UTF-8 arrive from a terminal as surrogates, which are no text.
             yield line.rstrip("\n").encode("utf-8", "replace").decode()
-
-
-def _piped() -> Iterable[str]:
-    if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="replace")
-    return sys.stdin
 
 
 def _typed() -> Iterator[str]:
@@ -170,9 +170,3 @@ def _weights(run: StoredRun, name: str) -> tuple[str, Path]:
         return "initial policy", fetch(run.cfg.model)
     out = run.iteration(name)
     return f"iteration {out.t}", run.weights(out)
-
-
-def _load(cfg: Run, weights: Path) -> Policy:
-    return load(
-        weights, template=cfg.model.template, compute=cfg.compute, precision=cfg.optim.precision
-    )

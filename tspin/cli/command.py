@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -32,7 +32,6 @@ VALUED = (
     *(("--package", "-p"), ("--config-path", "-cp"), ("--config-name", "-cn")),
     *(("--config-dir", "-cd"), ("--experimental-rerun",)),
 )
-CFG = ("job", "hydra", "all")
 INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 
 
@@ -95,7 +94,10 @@ def check(arguments: Sequence[str]) -> Command:
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(str(error)) from None
     points = distinct(points, name)
-    _check_writable({point.run.folder.parent for point in points})
+    for folder in {point.run.folder.parent for point in points}:
+        nearest = next(p for p in [folder, *folder.absolute().parents] if p.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+            raise ValueError(f"runs_dir={folder}: {nearest} is no folder we may write to")
     common = [override for override in lines[0] if all(override in line for line in lines)]
     name = name or ("multirun" if given.multirun else "run")
     return Command([*common, *flags], points, name, multirun=given.multirun, dry_run=dry_run)
@@ -109,7 +111,7 @@ class _Flags(argparse.ArgumentParser):
             self.add_argument(*names, action="store_true")
         for names in VALUED:
             self.add_argument(*names)
-        self.add_argument("--cfg", "-c", choices=CFG)
+        self.add_argument("--cfg", "-c", choices=("job", "hydra", "all"))
         self.add_argument("--info", "-i", nargs="?", choices=INFO)
 
     def error(self, message: str) -> NoReturn:
@@ -129,10 +131,3 @@ def _grid(line: Overrides, *, multirun: bool) -> Iterator[Overrides]:
         key = text.split("=", 1)[0]
         alternatives.append([f"{key}={value}" for value in override.sweep_string_iterator()])
     yield from map(list, product(*alternatives))
-
-
-def _check_writable(folders: Iterable[Path]) -> None:
-    for folder in folders:
-        nearest = next(p for p in [folder, *folder.absolute().parents] if p.exists())
-        if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-            raise ValueError(f"runs_dir={folder}: {nearest} is no folder we may write to")

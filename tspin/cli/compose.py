@@ -34,7 +34,6 @@ from tspin.tools.spelling import unknown
 
 VERSION = "1.3"  # of Hydra's behaviour
 NAMED_BY = ("model", "loss", "data")  # groups whose choice stands in the run's name
-WIDTH = 100  # characters of the help
 
 _defaulted: dict[str, float] = {}  # objective -> learning rate that its model has for the rest
 
@@ -119,10 +118,8 @@ def _composed(options: tuple[str, ...]) -> DictConfig:
     return hydra.compose("config", list(options), return_hydra_config=True)
 
 
-def _unresolved(options: Overrides) -> dict[str, Any]:
-    tree = OmegaConf.to_container(hydra.compose("config", options), resolve=False)
-    assert isinstance(tree, dict)
-    return {str(key): value for key, value in tree.items()}
+def _unresolved(options: Overrides) -> Any:
+    return OmegaConf.to_container(hydra.compose("config", options), resolve=False)
 
 
 # --- resolvers -----------------------------------------------------------------------------------
@@ -145,32 +142,29 @@ def choose(key: str, table: DictConfig, *, _node_: Node) -> Any:
 def groups() -> str:
     """${groups:} of the help: a line for each group of the search path, with its options."""
     names = GlobalHydra.instance().config_loader().list_groups("")
-    return "\n".join(_wrapped(f"{name:<11} {' '.join(_options(name))}")
-                     for name in names if name != "hydra")  # fmt: skip
+    lines = [f"{name:<11} {' '.join(_options(name))}" for name in names if name != "hydra"]
+    return "\n".join(_wrapped(line, 14) for line in lines)
 
 
 def sweeps() -> str:
     """${sweeps:} of the help: the names of the files in sweeps/."""
-    return _wrapped(" ".join(arguments.sweep_names(SWEEPS)), indent=2)
+    return _wrapped(" ".join(arguments.sweep_names(SWEEPS)), 2)
 
 
 def _options(group: str) -> list[str]:
     """Names of the options of a group, those in folders of it (w/o-H-A) included."""
     loader = GlobalHydra.instance().config_loader()
-    inner = [
-        f"{folder}/{option}"
-        for folder in loader.list_groups(group)
-        for option in _options(f"{group}/{folder}")
-    ]
-    return sorted({*loader.get_group_options(group), *inner})
+    names = {*loader.get_group_options(group)}
+    for folder in loader.list_groups(group):
+        names |= {f"{folder}/{option}" for option in _options(f"{group}/{folder}")}
+    return sorted(names)
 
 
-def _wrapped(line: str, *, indent: int = 14) -> str:
+def _wrapped(line: str, indent: int) -> str:
     """indent: of the second line"""
-    behind = " " * indent
-    return textwrap.fill(
-        line, WIDTH, initial_indent="  ", subsequent_indent=behind, break_on_hyphens=False
-    )
+    rest = " " * indent
+    return textwrap.fill(line, 100, initial_indent="  ", subsequent_indent=rest,
+                         break_on_hyphens=False)  # fmt: skip
 
 
 for _resolver in (choose, groups, sweeps):

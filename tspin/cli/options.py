@@ -1,4 +1,4 @@
-"""Options of a verb, or of a command of analysis: KEY=VALUE, or --KEY VALUE. No torch."""
+"""Options of a verb, or of a command of analysis: KEY=VALUE. No torch."""
 
 from __future__ import annotations
 
@@ -31,55 +31,40 @@ class Parser(argparse.ArgumentParser):
 
 
 class KeyParser(Parser):
-    """A parser of options alone, each with a name, as KEY=VALUE or --KEY VALUE."""
+    """Options alone, each KEY=VALUE; of one that is false unless it is given, --KEY is enough."""
 
     def __init__(self, verb: str, *, about: str = "", examples: str = "") -> None:
-        about += "\n\nEvery option is written KEY=VALUE or --KEY VALUE."
-        super().__init__(verb, "[KEY=VALUE ...]", about=about, examples=examples)
-        self._choices: dict[str, Sequence[str]] = {}
-        self._required: dict[str, str] = {}  # key -> what it is
+        super().__init__(verb, "KEY=VALUE ...", about=about, examples=examples)
+        self._options: dict[str, tuple[str, str | None, Sequence[str]]] = {}
 
     def option(
-        self,
-        key: str,
-        text: str = "",
-        *,
-        default: str | None = None,
-        choices: Sequence[str] = (),
-        switch: bool = False,
+        self, key: str, text: str = "", *, default: str | None = None, choices: Sequence[str] = ()
     ) -> None:
-        """default: None: it must be given; "": nothing. switch: --KEY alone is KEY=true"""
-        self._choices[key] = BOOLEAN if switch else choices
-        if default is None:
-            self._required[key] = text
-            given = " ".join(f"{name}=..." for name in self._required)
-            self.usage = f"{self.prog} {given} [KEY=VALUE ...]"
+        """default: None: it must be given; "": nothing"""
+        self._options[key] = text, default, choices
         shown = f"{text} (default: {default})" if default else text
-        self.add_argument(
-            f"--{key}",
-            nargs="?" if switch else None,
-            const="true" if switch else None,
-            default=default,
-            metavar="VALUE",
-            help=shown,
-        )
+        self.add_argument(key, metavar=f"{key}=VALUE", help=shown)  # for --help alone
 
     def read(self, arguments: Sequence[str]) -> dict[str, str]:
         """Key -> value. ValueError names the nearest option, and what is missing."""
-        keys = [f"{key}=" for key in self._choices]
-        flags = [f"--{argument}" if argument.startswith(tuple(keys)) else argument
-                 for argument in arguments]  # fmt: skip
-        options, rest = self.parse_known_args(flags)
-        for argument in rest:
-            key = argument.removeprefix("--").partition("=")[0]
-            if key in self._choices:
+        if {"--help", "-h"} & {*arguments}:
+            self.print_help()
+            self.exit()
+        values = {key: default for key, (_, default, _) in self._options.items()}
+        for argument in arguments:
+            key, equals, value = argument.removeprefix("--").partition("=")
+            if key not in values:
+                known = [f"{key}=" for key in self._options]
+                raise ValueError(unknown(f"option {key}=", f"{key}=", known))
+            if not equals and self._options[key][1:] != ("false", BOOLEAN):
                 raise ValueError(f"{argument}: write {key}=VALUE")
-            raise ValueError(unknown(f"option {key}=", f"{key}=", keys))
-        values: dict[str, str] = vars(options)
-        for key, text in self._required.items():
-            if values[key] is None:
+            values[key] = value if equals else "true"
+        given: dict[str, str] = {}
+        for key, (text, _, choices) in self._options.items():
+            chosen = values[key]
+            if chosen is None:
                 raise ValueError(f"{key}= is missing: {text}")
-        for key, choices in self._choices.items():
-            if choices and values[key] not in choices:
-                raise ValueError(f"{key}={values[key]}: {unknown('value', values[key], choices)}")
-        return values
+            if choices and chosen not in choices:
+                raise ValueError(f"{key}={chosen}: {unknown('value', chosen, choices)}")
+            given[key] = chosen
+        return given

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import fields
 
 from tspin.cli.command import check
 from tspin.cli.options import Parser
@@ -20,10 +21,8 @@ from tspin.planning.shapes import Shape
 
 GB = 1e9
 PAIRS = 50_000  # where a run takes all there are: of the paper's larger experiments
-PARTS = (
-    "weights", "gradients", "state", "copies", "activations", "head", "step", "gathered", "cache",
-    "context",
-)  # fmt: skip
+ROWS = [(field.name, field.name) for field in fields(Memory)]
+ROWS += [(f"peak in {name}", name) for name in ("training", "sampling")]
 
 
 def trained(shape: Shape, run: Run) -> int:
@@ -52,36 +51,25 @@ def describe(
     number = trained(shape, run)
     base = run.model.quantize or held
     head = f"{run.name}: {shape.parameters / 1e9:.3f}e9 weights in {base}, products in {products}"
-    whole = launcher.whole(run.optim, lora=run.model.lora is not None) is not None
+    unsharded = launcher.whole(run.optim, lora=run.model.lora is not None) is not None
     columns: dict[str, Memory] = {}
-    for number in gpus:
-        kinds: tuple[Sharding, ...] = ("ddp",) if number == 1 or whole else ("ddp", "fsdp2")
+    for count in gpus:
+        kinds: tuple[Sharding, ...] = ("ddp",) if count == 1 or unsharded else ("ddp", "fsdp2")
         for kind in kinds:
-            name = "1 process" if number == 1 else f"{number} {kind}"
-            columns[name] = memory(shape, run, device=device, gpus=number, sharding=kind)
+            name = "1 process" if count == 1 else f"{count} {kind}"
+            columns[name] = memory(shape, run, device=device, gpus=count, sharding=kind)
     rows = [
-        [part, *(f"{getattr(m, part) / GB:.2f}" for m in columns.values())]
-        for part in PARTS
+        [name, *(f"{getattr(m, part) / GB:.2f}" for m in columns.values())]
+        for name, part in ROWS
         if any(getattr(m, part) for m in columns.values())
     ]
-    rows += [
-        [f"peak in {name}", *(f"{getattr(m, name) / GB:.2f}" for m in columns.values())]
-        for name in ("training", "sampling")
-    ]
-    return (
-        "\n\n".join(
-            [
-                f"{head}; {number:,} {'of them' if run.model.lora is None else 'more'} are trained",
-                "Memory of a process at the longest triplet, GB (1e9 bytes), computed:\n"
-                + table(["", *columns], rows),
-                _hours(shape, run, machine)
-                if machine is not None
-                else "Hours: nothing is assumed of a CPU's speed; --flops F does",
-                _disk(shape, run),
-            ]
-        )
-        + "\n"
-    )
+    head += f"; {number:,} {'of them' if run.model.lora is None else 'more'} are trained"
+    peaks = "Memory of a process at the longest triplet, GB (1e9 bytes), computed:\n"
+    peaks += table(["", *columns], rows)
+    time = "Hours: nothing is assumed of a CPU's speed; --flops F does"
+    if machine is not None:
+        time = _hours(shape, run, machine)
+    return "\n\n".join([head, peaks, time, _disk(shape, run)]) + "\n"
 
 
 def main(arguments: Sequence[str]) -> None:

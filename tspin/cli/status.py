@@ -12,7 +12,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -41,8 +40,8 @@ states
   complete     nothing is left to do
 After failed, dead and stopped the same command goes on where it was."""
 EXAMPLES = """\
-  python -m tspin status
-  python -m tspin status runs/paper --watch 10"""
+  python -m tspin status runs/paper
+  python -m tspin status runs/paper --json"""
 
 
 @dataclass(frozen=True)
@@ -113,15 +112,11 @@ def describe(runs: Path, statuses: Sequence[Status], *, width: int) -> str:
         for status in statuses
     ]
     warnings = [f"{status.run}: {warning}" for status in statuses for warning in status.warnings]
-    parts = [table("Runs", rows, width=width), "\n".join(warnings), total(runs, statuses)]
-    return "\n\n".join(filter(None, parts))
-
-
-def total(runs: Path, statuses: Sequence[Status]) -> str:
-    """N runs, and how many of them in which state."""
     counts = Counter(status.state for status in statuses)
-    parts = [f"{counts[state]} {state}" for state in STATES if counts[state]]
-    return f"{runs}: {len(statuses)} run{'s' * (len(statuses) != 1)}: {', '.join(parts)}"
+    states = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
+    total = f"{runs}: {len(statuses)} run{'s' * (len(statuses) != 1)}: {states}"
+    parts = [table("Runs", rows, width=width), "\n".join(warnings), total]
+    return "\n\n".join(filter(None, parts))
 
 
 def _status(folder: RunDir, plan: Plan, item: Item | None, now: float) -> Status:
@@ -133,9 +128,8 @@ def _status(folder: RunDir, plan: Plan, item: Item | None, now: float) -> Status
     done = folder.iterations() if item is None else [step.t for step in item.steps if step.done]
     iteration, stage = _place(beat) if state != "complete" else (None, None)
     working = beat if state == "running" and beat is not None and beat.stage is not None else None
-    stage_left = None
-    if working is not None and working.rate:
-        stage_left = max(0.0, (working.total - working.done) / working.rate)
+    rate = None if working is None else working.rate
+    stage_left = max(0.0, (working.total - working.done) / rate) if working and rate else None
     known = beat is not None and beat.total > 0 and state != "complete"
     return Status(
         run=folder.path.name,
@@ -146,7 +140,7 @@ def _status(folder: RunDir, plan: Plan, item: Item | None, now: float) -> Status
         of=None if item is None else len(item.steps),
         stage=stage if beat is None or beat.waiting is None else f"waits for {beat.waiting}",
         share=beat.done / beat.total if known and beat is not None else None,
-        rate=None if working is None else working.rate,
+        rate=rate,
         unit=None if working is None else working.unit,
         stage_left=stage_left,
         run_left=_run_left(folder, plan, item, iteration, beat, stage_left) if lives else None,
@@ -223,9 +217,8 @@ def _warnings(folder: RunDir, beat: Beat | None, state: str, now: float) -> list
             f"({owned_by(folder.path)}) left no word; the same command goes on from here"
         )
     elif state == "running" and still > (max(QUIET, 10 / beat.rate) if beat.rate else FIRST_UNIT):
-        warnings.append(
-            f"nothing has moved for {duration(still)} after {beat.stage or 'the start'}"
-        )
+        after = beat.stage or "the start"
+        warnings.append(f"nothing has moved for {duration(still)} after {after}")
     return warnings
 
 
@@ -237,35 +230,17 @@ def _text(seconds: float | None) -> str | None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    parser = Parser(
-        "status",
-        "[RUNS ...] [--json] [--watch SECONDS]",
-        about=HELP,
-        examples=EXAMPLES,
-    )
+    parser = Parser("status", "[RUNS ...] [--json]", about=HELP, examples=EXAMPLES)
     parser.add_argument(
         "runs", nargs="*", type=Path, default=[Path("runs")], metavar="RUNS",
         help="folders of runs, or single runs (default: runs)",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="one JSON object a run and line")
-    parser.add_argument("--watch", type=float, metavar="SECONDS", help="again and again, so often")
     options = parser.parse_args(arguments)
-    if options.watch is not None and options.watch <= 0:
-        raise ValueError(f"--watch {options.watch:g} has to be above 0")
-    with suppress(KeyboardInterrupt):  # how watching ends
-        while True:
-            text = "".join(_shown(folder, as_json=options.json) for folder in options.runs)
-            if options.watch is not None and sys.stdout.isatty() and not options.json:
-                text = f"\x1b[H\x1b[2J{text}"  # on a clear screen
-            sys.stdout.write(text)
-            sys.stdout.flush()
-            if options.watch is None:
-                return
-            time.sleep(options.watch)
-
-
-def _shown(runs: Path, *, as_json: bool) -> str:
-    statuses = survey(runs.expanduser())
-    if as_json:
-        return "".join(json.dumps(asdict(status)) + "\n" for status in statuses)
-    return f"{describe(runs, statuses, width=terminal_width())}\n"
+    for runs in options.runs:
+        statuses = survey(runs.expanduser())
+        if options.json:
+            text = "".join(json.dumps(asdict(status)) + "\n" for status in statuses)
+        else:
+            text = f"{describe(runs, statuses, width=terminal_width())}\n"
+        sys.stdout.write(text)

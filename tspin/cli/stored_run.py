@@ -5,16 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tspin.cli.options import KeyParser
 from tspin.config.run import Run
 from tspin.runs import retention
 from tspin.runs.artifacts import Iteration, RunDir
 from tspin.runs.point import stored
 
-
-def add_run(parser: KeyParser) -> None:
-    """The option run=."""
-    parser.option("run", "the folder of a run: runs/NAME")
+RUN = "the folder of a run: runs/NAME"  # as verbs' help has it
 
 
 @dataclass(frozen=True)
@@ -30,11 +26,9 @@ class StoredRun:
         folder = RunDir(Path(path).expanduser())
         point = stored(RunDir(folder.path.absolute()))
         if point is None:
-            why = (
-                "its config.yaml is of another name or version"
-                if folder.config.exists()
-                else "a run has a config.yaml"
-            )
+            why = "a run has a config.yaml"
+            if folder.config.exists():
+                why = "its config.yaml is of another name or version"
             raise ValueError(
                 f"run={path} is no run of this version ({why}); python -m tspin status"
             )

@@ -1,4 +1,4 @@
-"""What a sweep is about to do, how far it is, what came of it: read from the folders of its runs.
+"""What a sweep is about to do, and what came of it: read from the folders of its runs.
 
 No counters and no torch: a point is done when its files are there, so a sweep that was killed goes
 on, and one that is complete says so at once. Which iterations are equal by definition,
@@ -7,12 +7,9 @@ on, and one that is complete says so at once. Which iterations are equal by defi
 
 from __future__ import annotations
 
-import logging
 import statistics
-import threading
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,8 +21,6 @@ from tspin.runs.artifacts import Iteration
 from tspin.runs.point import Kind, Point, facts_of, others
 from tspin.tools.files import read_json
 from tspin.tools.terminal import table
-
-log = logging.getLogger("tspin")
 
 ITERATIONS = "selfplay.iterations"  # in the tables anyway: "1 of 2"
 COLUMNS = ("point", "run", "state", "iterations", "shared", "average", "accuracy", "minutes", "why")
@@ -127,13 +122,14 @@ class Plan:
         if done == num:
             return f"{self.name}: {_count(num, 'point')}, all done: nothing to run"
         shared = sum(step.source is not None for step in self.steps)
-        parts = [
-            f"{_count(num, 'point')}, {done} done, {num - done} to run",
+        seconds, time = self.seconds(self.to_train), "time unknown until an iteration is done"
+        if seconds is not None:
+            time = f"about {duration(seconds)}"
+        return (
+            f"{self.name}: {_count(num, 'point')}, {done} done, {num - done} to run; "
             f"{_count(len(self.steps), 'iteration')}, {shared} of them shared, "
-            f"{len(self.to_train)} to train",
-            _about(self.seconds(self.to_train), "time unknown until an iteration is done"),
-        ]
-        return f"{self.name}: {'; '.join(parts)}"
+            f"{len(self.to_train)} to train; {time}"
+        )
 
     def table(self) -> str:
         """One row per point: what it differs by, how far it is, what it shares with whom."""
@@ -147,30 +143,13 @@ class Plan:
             ]
             rows.append(
                 {"point": item.number, **differs}
-                | {"state": _state(item), "iterations": _progress(item)}
+                | {
+                    "state": _state(item),
+                    "iterations": f"{sum(step.done for step in item.steps)} of {len(item.steps)}",
+                }
                 | {"shared": ", ".join(shared) or None}
             )
         return table("Points", rows, first=("point",))
-
-    def progress(self, *, since: Plan, elapsed: float) -> str:
-        """How far the sweep is, and how long it takes from here at the pace so far.
-
-        since    the plan when it began
-        elapsed  seconds from then; iterations that run side by side make the pace faster
-        """
-        left = self.seconds(self.to_train)
-        before = {(item.name, step.t) for item in since.items for step in item.steps if step.done}
-        fresh = [
-            step
-            for item in self.items
-            for step in item.steps
-            if step.done and step.source is None and (item.name, step.t) not in before
-        ]
-        achieved = self.seconds(fresh)
-        if left is not None and achieved:
-            left *= elapsed / achieved
-        known = _about(left, "time left unknown", "left")
-        return f"{self.name}: {self.num_done} of {_count(len(self.items), 'point')} done, {known}"
 
     def summary(self, failed: Mapping[str, str]) -> str:
         """The table at the end and what sharing saved. failed: name of a run -> why, in one line"""
@@ -264,31 +243,6 @@ def announce(points: Sequence[Point]) -> None:
                 point.folder.claim(dump(point.run), free=IDENTITY_FREE)
 
 
-@contextmanager
-def progress(begun: Plan, *, every: float = 2.0) -> Iterator[None]:
-    """Says how far the sweep is whenever a point is done, looking every so many seconds.
-
-    It watches the folders, whoever works on them: this process, others, another machine.
-    """
-    stop, started = threading.Event(), time.monotonic()
-
-    def watch() -> None:
-        num_done = begun.num_done
-        while not stop.wait(every):
-            now = plan(begun.name, begun.points)
-            if num_done < now.num_done < len(now.items):
-                log.info("%s", now.progress(since=begun, elapsed=time.monotonic() - started))
-            num_done = now.num_done
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-
-
 # --- reading -------------------------------------------------------------------------------------
 
 
@@ -325,16 +279,8 @@ def _state(item: Item) -> str:
     return "begun" if some else "to do"
 
 
-def _progress(item: Item) -> str:
-    return f"{sum(step.done for step in item.steps)} of {len(item.steps)}"
-
-
 def _count(num: int, what: str) -> str:
     return f"{num} {what}" + ("" if num == 1 else "s")
-
-
-def _about(seconds: float | None, unknown: str, behind: str = "") -> str:
-    return unknown if seconds is None else f"about {duration(seconds)} {behind}".rstrip()
 
 
 def duration(seconds: float) -> str:

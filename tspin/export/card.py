@@ -6,7 +6,7 @@ Everything comes from the files of the run; nothing of the machine it ran on is 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,11 @@ from tspin.config.run import Run
 from tspin.data.sources import SUFFIXES
 from tspin.export.opening import Source
 from tspin.runs.artifacts import Iteration, RunDir
-from tspin.runs.metrics import StepLog
 from tspin.tools.files import read_json
 from tspin.tracking.report import HELDOUT_COLUMNS
 
-PICTURE = "training.png"
-POINTS = 60  # of a curve
 PAPER = "[arXiv 2601.08198](https://arxiv.org/abs/2601.08198)"
 SECTIONS = ("seed", "model", "loss", "coef", "data", "optim")
-ROLES = {"annotated": "annotated y", "synthetic": "synthetic y'", "proto": "proto-synthetic y0"}
 HUB_ID = r"[\w-][\w.-]*/[\w.-]+"
 
 TEXT = """
@@ -58,8 +54,6 @@ llama.cpp knows many architectures and tokenizers, not all. Sampling defaults
 
 {results}
 
-![Log-probabilities over training, and held-out results by iteration]({picture})
-
 ## How it was made
 
 {facts}
@@ -74,7 +68,7 @@ The licence is that of the model and the data it was made from.
 
 
 def write(source: Source, target: Path, *, messages: bool) -> None:
-    """README.md and its picture in `target`. messages: whether the tokenizer has a chat template"""
+    """README.md in `target`. messages: whether the tokenizer has a chat template"""
     from huggingface_hub import ModelCard, ModelCardData
 
     cfg, folder, out = source.cfg, source.folder, source.out
@@ -109,12 +103,10 @@ def write(source: Source, target: Path, *, messages: bool) -> None:
         flag=" --apply_chat_template" if messages else "",
         max_new_tokens=cfg.decoding.max_new_tokens,
         results=_table(results, _results(folder.base)),
-        picture=PICTURE,
         facts=_facts(cfg, folder, out),
         config=yaml.safe_dump(configuration(cfg), sort_keys=False),
     )
     ModelCard(f"---\n{data.to_yaml()}\n---\n{text}").save(target / "README.md")
-    picture(folder, out).savefig(target / PICTURE, dpi=120)
 
 
 def configuration(cfg: Run) -> dict[str, Any]:
@@ -124,46 +116,7 @@ def configuration(cfg: Run) -> dict[str, Any]:
         path = tree[section]["path"]
         if not _on_hub(path):
             tree[section]["path"] = Path(path).name
-    return {
-        **tree,
-        "decoding": {k: v for k, v in identity.sampling(cfg).items() if k not in ("url",)},
-    }
-
-
-def picture(folder: RunDir, out: Iteration) -> Any:
-    """Log-probabilities of the three roles over the steps, the main held-out number beside them."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    passed = [folder.iteration(t) for t in folder.iterations() if t <= out.t]
-    steps = [row for each in passed for row in StepLog.read(each.metrics)]
-    width = max(1, len(steps) // POINTS)
-    for role, label in ROLES.items():
-        key = f"logps/{role}"
-        points = _smooth([(i, row[key]) for i, row in enumerate(steps) if key in row], width)
-        if points:
-            left.plot(*zip(*points, strict=True), label=label)
-    over = f", means over {width}" if width > 1 else ""
-    left.set(xlabel=f"optimiser step{over}", ylabel="log-probability, nats")
-    left.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
-    by_iteration = [(-1, _results(folder.base)), *((each.t, _results(each)) for each in passed)]
-    name = next((m for _, results in by_iteration for m in results), None)
-    if name is None:
-        figure.delaxes(right)
-        return figure
-    points = [(t, results[name]["value"]) for t, results in by_iteration if name in results]
-    right.plot(*zip(*points, strict=True), marker="o")
-    right.set(xlabel="after iteration", ylabel=name)
-    right.set_xticks(*zip(*((t, "initial" if t < 0 else str(t)) for t, _ in points), strict=True))
-    return figure
-
-
-def _smooth(points: Sequence[tuple[int, float]], width: int) -> list[tuple[float, float]]:
-    """Means of so many points that follow each other."""
-    parts = [points[i : i + width] for i in range(0, len(points), width)]
-    means = [[sum(axis) / len(part) for axis in zip(*part, strict=True)] for part in parts]
-    return [(x, y) for x, y in means]
+    return tree | {"decoding": {k: v for k, v in identity.sampling(cfg).items() if k != "url"}}
 
 
 def _results(out: Iteration) -> dict[str, dict[str, Any]]:
@@ -171,13 +124,13 @@ def _results(out: Iteration) -> dict[str, dict[str, Any]]:
     if not out.evaluation.exists():
         return {}
     facts = read_json(out.evaluation)
-    heldout = facts["heldout"] if "heldout" in facts else {}
+    heldout = facts.get("heldout", {})
     results = {
         f"held-out {metric}": heldout[metric]
         for metric in HELDOUT_COLUMNS.values()
         if metric in heldout
     }
-    for task, result in (facts["benchmarks"] if "benchmarks" in facts else {}).items():
+    for task, result in facts.get("benchmarks", {}).items():
         results |= {f"{task} {metric}": value for metric, value in result["metrics"].items()}
     return results
 
@@ -188,15 +141,16 @@ def _index(cfg: Run, results: Mapping[str, dict[str, Any]]) -> list[Any]:
 
     entries = []
     for name, estimate in results.items():
-        where, _, metric = name.partition(" ")
-        held = where == "held-out"
+        dataset, _, metric = name.partition(" ")
+        title = dataset
+        if dataset == "held-out":
+            dataset = cfg.data.path if _on_hub(cfg.data.path) else cfg.data.name
+            title = f"{cfg.data.name}, held-out prompts"
         entries.append(
             EvalResult(
                 task_type="text-generation",
-                dataset_type=(cfg.data.path if _on_hub(cfg.data.path) else cfg.data.name)
-                if held
-                else where,
-                dataset_name=f"{cfg.data.name}, held-out prompts" if held else where,
+                dataset_type=dataset,
+                dataset_name=title,
                 metric_type=metric.partition(",")[0],
                 metric_name=metric,
                 metric_value=estimate["value"],
@@ -225,17 +179,13 @@ def _facts(cfg: Run, folder: RunDir, out: Iteration) -> str:
     launch = read_json(folder.provenance)["launches"][-1]
     versions = ", ".join(f"{k} {launch['versions'][k]}" for k in ("tspin", "torch", "transformers"))
     revision = (launch["git"] or {"revision": "unknown"})["revision"]
-    return "\n".join(
-        f"- {line}"
-        for line in [
-            f"data: {cfg.data.name}, {data['num_train']} pairs to train on, {data['num_heldout']} "
-            f"held out; digest `{data['digest']}`",
-            f"initial weights: `{initial['weights']}`",
-            f"these weights, as the run left them: `{done['weights']}`",
-            f"iterations: {out.t + 1}, counted from 0; seed {cfg.seed}",
-            f"{versions}; source revision {revision}",
-        ]
-    )
+    return f"""\
+- data: {cfg.data.name}, {data["num_train"]} pairs to train on, {data["num_heldout"]} held out; \
+digest `{data["digest"]}`
+- initial weights: `{initial["weights"]}`
+- these weights, as the run left them: `{done["weights"]}`
+- iterations: {out.t + 1}, counted from 0; seed {cfg.seed}
+- {versions}; source revision {revision}"""
 
 
 def _on_hub(path: str) -> bool:

@@ -7,7 +7,6 @@ ids that end a response and the sampling of the run, README.md with what is know
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,7 +20,6 @@ from tspin.export.opening import Source
 from tspin.policy import policy
 
 LOADING = ("is_local", "local_files_only")  # how a tokenizer was loaded here, nothing of its own
-DTYPES = ("same", "float32", "bfloat16")
 
 
 def parser() -> KeyParser:
@@ -38,7 +36,7 @@ def parser() -> KeyParser:
         "dtype",
         "of the weights: same (merged adapters: float32), float32 or bfloat16",
         default="same",
-        choices=DTYPES,
+        choices=("same", "float32", "bfloat16"),
     )
     return options
 
@@ -46,9 +44,8 @@ def parser() -> KeyParser:
 def main(arguments: Sequence[str]) -> None:
     options = parser().read(arguments)
     dtype = None if options["dtype"] == "same" else getattr(torch, options["dtype"])
-    with opening.opened(options, "model") as (source, place):
-        export(source, place.folder, dtype=dtype)
-    sys.stdout.write(f"iteration {source.out.t} of {source.folder.path} -> {place.where}\n")
+    with opening.opened(options, "model") as (source, folder):
+        export(source, folder, dtype=dtype)
 
 
 def export(source: Source, target: Path, *, dtype: torch.dtype | None = None) -> None:
@@ -56,7 +53,7 @@ def export(source: Source, target: Path, *, dtype: torch.dtype | None = None) ->
 
     dtype  of the weights; None: as they are, and float32 for merged adapters
     """
-    weights = source.weights()
+    weights = source.weights(source.out)
     policy.write(weights, target, dtype)
     renderer = source.renderer(weights)
     template = chat_template.of(renderer)

@@ -7,7 +7,6 @@ plain text in the run's form elsewhere; `triplets` has y, y' and y0 as text and 
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -77,14 +76,12 @@ def parser() -> KeyParser:
 
 
 def main(arguments: Sequence[str]) -> None:
-    with opening.opened(parser().read(arguments), "dataset") as (source, place):
-        count = pairs(source, place.folder)
-    path, t = source.folder.path, source.out.t
-    sys.stdout.write(f"{count} triplets of iteration {t} of {path} -> {place.where}\n")
+    with opening.opened(parser().read(arguments), "dataset") as (source, folder):
+        pairs(source, folder)
 
 
-def pairs(source: Source, target: Path) -> int:
-    """Fills the folder `target` with the pairs and triplets. -> how many"""
+def pairs(source: Source, target: Path) -> None:
+    """Fills the folder `target` with the pairs and triplets."""
     cfg, folder, out = source.cfg, source.folder, source.out
     if not (out.synthetic.exists() and folder.proto.exists()):
         raise ValueError(
@@ -92,7 +89,7 @@ def pairs(source: Source, target: Path) -> int:
             "(track.diagnostics=true samples anyway)"
         )
     # The tokenizer of the last iteration, whose weights always stay.
-    renderer = source.renderer(source.weights("last"))
+    renderer = source.renderer(source.weights(source.iteration("last")))
     chat = cfg.model.template == "chat"
     shape = MESSAGES if chat else pa.string()
     preference = pa.schema([(name, shape) for name in ("prompt", "chosen", "rejected")])
@@ -103,7 +100,6 @@ def pairs(source: Source, target: Path) -> int:
         write_rows(target / _file("preference", split), two, preference)
         write_rows(target / _file("triplets", split), joined.rows(split), TRIPLETS)
     write_text(target / "README.md", _card(source, list(count), count.total()))
-    return count.total()
 
 
 class Joined:

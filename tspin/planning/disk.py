@@ -25,33 +25,12 @@ PER_STEP = 2000  # a row of metrics.jsonl
 NEVER = 30 * 24 * 3600.0  # compute.save_seconds from which on no training state is saved
 
 
-def bytes_of_checkpoint(parameters: int, dtype: str, *, others: int = 0) -> int:
-    """Weights in `dtype`, and `others`: tokenizer and configuration, as large as they came."""
-    return round(parameters * BYTES[dtype]) + others
-
-
-def bytes_of_train_state(parameters: int, dtype: str, *, tensors: int, state_dtype: str) -> int:
-    """Weights, and per weight so many tensors of the optimiser."""
-    return round(parameters * (BYTES[dtype] + tensors * BYTES[state_dtype]))
-
-
-def bytes_of_training(checkpoint: int, train_state: int) -> int:
-    """The most at a time: a new state is complete before the old one goes, and the last one stays
-    until the checkpoint is complete.
-    """
-    return max(2 * train_state, train_state + checkpoint)
-
-
 def bytes_of_samples(rows: int, max_new_tokens: int) -> int:
     return rows * (PER_ROW + max_new_tokens * PER_TOKEN) + PER_FILE
 
 
 def bytes_of_scores(rows: int) -> int:
     return rows * PER_SCORE + PER_FILE
-
-
-def bytes_of_metrics(steps: int) -> int:
-    return steps * PER_STEP
 
 
 def optimizer_tensors(optim: OptimConfig) -> int:
@@ -75,7 +54,9 @@ def state_dtype(run: Run) -> str:
 class Sizes:
     """Bytes that an iteration of a run writes.
 
-    training  the most that train_state/ and checkpoint/ take at a time
+    checkpoint   weights, tokenizer and configuration
+    train_state  weights, and the numbers that the optimiser has for each
+    training     the most that train_state/ and checkpoint/ take at a time
     """
 
     checkpoint: int
@@ -99,12 +80,10 @@ class Sizes:
 
 
 def sizes(run: Run, *, parameters: int, train: int, heldout: int, others: int = 0) -> Sizes:
-    """parameters: that are trained; train, heldout: prompts; others: see bytes_of_checkpoint"""
-    dtype, optim = weights_dtype(run), run.optim
-    checkpoint = bytes_of_checkpoint(parameters, dtype, others=others)
-    train_state = bytes_of_train_state(
-        parameters, dtype, tensors=optimizer_tensors(optim), state_dtype=state_dtype(run)
-    )
+    """parameters: that are trained; train, heldout: prompts; others: bytes beside the weights"""
+    weight, optim = BYTES[weights_dtype(run)], run.optim
+    checkpoint = parameters * weight + others
+    train_state = parameters * (weight + optimizer_tensors(optim) * BYTES[state_dtype(run)])
     if run.compute.save_seconds >= NEVER:
         train_state = 0
     sets = 1 + run.data.mix_last_two
@@ -114,12 +93,13 @@ def sizes(run: Run, *, parameters: int, train: int, heldout: int, others: int = 
     return Sizes(
         checkpoint=checkpoint,
         train_state=train_state,
-        training=bytes_of_training(checkpoint, train_state),
+        # A new state is complete before the old one goes; the last stays until the checkpoint is.
+        training=max(2 * train_state, train_state + checkpoint),
         samples=bytes_of_samples(train + heldout, run.decoding.max_new_tokens),
         ref_scores=bytes_of_scores(roles * (sets * train + heldout)),
         scores=bytes_of_scores(roles * (train + heldout)),
         answers=bytes_of_samples(answers * heldout, run.decoding.max_new_tokens),
-        metrics=bytes_of_metrics(steps),
+        metrics=steps * PER_STEP,
     )
 
 

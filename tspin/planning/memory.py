@@ -55,10 +55,6 @@ class Memory:
     def sampling(self) -> float:
         return self.context + self.weights + self.copies + self.gathered + self.cache
 
-    @property
-    def peak(self) -> float:
-        return max(self.training, self.sampling)
-
 
 def memory(
     shape: Shape, run: Run, *, device: Device, gpus: int = 1, sharding: Sharding = "ddp"

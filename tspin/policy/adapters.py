@@ -123,7 +123,7 @@ def resume(model: PreTrainedModel, lora: LoraConfig, folder: Path) -> None:
         if saved != wanted:
             raise ValueError(
                 f"{folder} has adapters with {key}={saved}, and this run {wanted}: they cannot go "
-                f"on; set {key} as there, or merge them first (python -m tspin merge)"
+                f"on; set {key} as there, or merge them first (python -m tspin export)"
             )
     prefix = "base_model.model."
     tensors = {k.removeprefix(prefix): v for k, v in load_file(folder / WEIGHTS).items()}

@@ -188,26 +188,12 @@ def in_parts(
     return model.eval()
 
 
-def merge(folder: Path, out: Path, dtype: torch.dtype) -> None:
-    """Adapters and their base as one plain transformers folder of `dtype`.
-
-    The sum is formed in float32. A base that was quantised in training is the one that was not:
-    what was meant, not bit for bit what was trained.
-    """
-    from transformers import AutoTokenizer
-
-    if not adapters.is_adapter(folder):
-        raise ValueError(f"{folder} holds no adapters: there is nothing to merge")
-    with atomic(out) as temporary:
-        temporary.mkdir()
-        write(folder, temporary, dtype)
-        AutoTokenizer.from_pretrained(folder).save_pretrained(temporary)
-
-
 def write(folder: Path, out: Path, dtype: torch.dtype | None) -> None:
     """The whole model in `folder` into the folder `out`: config and weights, no tokenizer.
 
-    dtype  of the weights written; None: as they are, and float32 for merged adapters
+    dtype  of the weights written; None: as they are, and float32 for merged adapters, whose sum is
+           formed in float32. A base that was quantised in training is the one that was not: what
+           was meant, not bit for bit what was trained
     """
     adapted = adapters.is_adapter(folder)
     if dtype is None and not adapted:

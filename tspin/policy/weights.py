@@ -26,7 +26,7 @@ def check_reachable(model: ModelConfig) -> None:
         if adapters.is_adapter(Path(model.path).expanduser()):
             raise ValueError(
                 f"model.path={model.path} holds adapters, and new ones would have no base: merge "
-                "them first (python -m tspin merge), or go on from them (selfplay.start_from)"
+                "them first (python -m tspin export), or go on from them (selfplay.start_from)"
             )
     if _local(model) is None and _cached(model) is None:
         _ask_hub(model)
