@@ -20,14 +20,13 @@ import itertools
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import pandas as pd
 
 from analysis.claims.evidence import (
     HALF,
-    Gain,
     Part,
     about_half,
     above,
@@ -137,7 +136,7 @@ def _every_iteration_gains(regime: Regime) -> list[Part]:
         before = BASE if t == 0 else t - 1
         named = "the initial policy" if t == 0 else f"iteration {before}"
         gain = gain_of(regime.runs, Side(label, side, t), Side(label, side, before), main)
-        parts.append(above(f"{label}, iteration {t} over {named}", gain))
+        parts.append(above(f"{label}, iteration {t} over {named}", gain, main))
     return parts
 
 
@@ -160,7 +159,7 @@ def _steadier(regime: Regime) -> list[Part]:
     over = stats.paired(drops["spin"], drops["tspin"])
     both = [stats.mean_interval(list(drops[loss].values())).mean for loss in ("spin", "tspin")]
     what = f"largest drop between iterations: SPIN {both[0]:.2f}, T-SPIN {both[1]:.2f}; difference"
-    return [above(what, Gain.of_seeds(over, main))]
+    return [above(what, over, main)]
 
 
 def _history_helps(regime: Regime) -> list[Part]:
@@ -188,7 +187,7 @@ def _quarter_of_the_data(regime: Regime) -> list[Part]:
         return [nothing(what, "nothing measured in both")]
     sides = Side(tspin[0].label, tspin, FIGURE3), Side(sft[0].label, sft, 0)
     what = f"T-SPIN on {quarter:.0f} pairs, iteration {FIGURE3}, over SFT on {whole:.0f}, first "
-    return [at_least(f"{what}iteration", gain_of(regime.runs, *sides, main), MARGIN)]
+    return [at_least(f"{what}iteration", gain_of(regime.runs, *sides, main), main, MARGIN)]
 
 
 def _misaligned(regime: Regime) -> list[Part]:
@@ -200,14 +199,12 @@ def _misaligned(regime: Regime) -> list[Part]:
     what = f"SPIN, iteration {FIGURE3}: training rows with the higher reward but not likelihood"
     parts = [about_half(what, share)]
     of = frame[frame["run"].isin([run.name for run in tspin])]
-    worst = (100 * (of["reward_only"] + of["logp_only"]).astype(float)).max()
+    worst = float((100 * (of["reward_only"] + of["logp_only"]).astype(float)).max())
     what = f"T-SPIN: most misaligned rows in any of {len(of)} tables"
     if math.isnan(worst):
         return [*parts, nothing(what, "no table")]
-    seeds, never = len({run.seed for run in tspin}), bool(worst == 0)
-    reading = "never" if never else "happens"
-    parts.append(Part(what, float(worst), math.nan, math.nan, "%", seeds, None, never, reading))
-    return parts
+    over = replace(stats.mean_interval([worst]), n=len({run.seed for run in tspin}))
+    return [*parts, Part(what, over, "%", worst == 0, "never" if worst == 0 else "happens")]
 
 
 def _robust(regime: Regime) -> list[Part]:
@@ -233,8 +230,7 @@ def _robust(regime: Regime) -> list[Part]:
         at_least(
             f"alpha={at[0]:g}, beta={at[1]:g} over alpha={own[0]:g}, beta={own[1]:g}, "
             f"iteration {FIGURE3}",
-            gain_of(regime.runs, Side(side[0].label, side, FIGURE3), base, main),
-            ROBUST,
+            gain_of(regime.runs, Side(side[0].label, side, FIGURE3), base, main), main, ROBUST,
         )
         for at, side in sorted(points.items()) if at != own
     ]  # fmt: skip

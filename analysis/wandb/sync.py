@@ -86,13 +86,7 @@ def sync(folder: RunDir, identity: Identity, *, mode: Mode, out: Path) -> str:
 
 def main(arguments: Sequence[str]) -> None:
     with command(
-        __doc__,
-        arguments,
-        runs="runs",
-        mode="online",
-        project="",
-        entity="",
-        out="report/wandb",
+        __doc__, arguments, runs="runs", mode="online", project="", entity="", out="report/wandb"
     ) as options:
         mode = next((mode for mode in MODES if mode == options["mode"]), None)
         if mode is None:
