@@ -28,18 +28,14 @@ from analysis.reading.stats import Interval
 NAMES = ("comparison",)
 DIGITS = 2
 COLUMNS = (
-    Column("a", "A"),
-    Column("b", "B"),
-    Column("measure", "measure"),
+    Column("a", "A"), Column("b", "B"), Column("measure", "measure"),
     Column("iteration", "iteration"),
     Column("difference", "A - B", DIGITS, signed=True),
     Column("p", "p (Holm)", 3, least=True),
     Column("effect", "effect d_z", 2, signed=True),
     Column("by_seed", "A - B, by seed", DIGITS, signed=True),
-    Column("num_seeds", "seeds"),
-    Column("num_prompts", "prompts"),
-    Column("verdict", "verdict"),
-)
+    Column("num_seeds", "seeds"), Column("num_prompts", "prompts"), Column("verdict", "verdict"),
+)  # fmt: skip
 DIFFERENCE, BY_SEED = ([key, key + LOW, key + HIGH] for key in ("difference", "by_seed"))
 FRAME = ["a", "b", "measure", "iteration", *DIFFERENCE, "p_alone", "p", "effect", *BY_SEED,
          "num_seeds", "num_prompts", "better", "verdict"]  # fmt: skip

@@ -37,14 +37,10 @@ def _figure4a(runs: Runs, setting: Setting, name: str, t: int) -> Drawing:
     chosen = runs.where(lambda run: run.loss in LOSSES and run.differs_only_in("data.size"))
     main = measures.main_of(chosen)
     values = measures.values(chosen, [main] if main else [])
-    of_run = {
-        run.name: {
-            "size": chosen.num_pairs(run), "objective": run.values["loss.label"], "loss": run.loss
-        }
-        for run in chosen
-    }  # fmt: skip
-    for key in ("size", "objective", "loss"):
-        values = values.assign(**{key: [of_run[name][key] for name in values["run"]]})
+    values = chosen.described(
+        values, size=chosen.num_pairs, objective=lambda run: run.values["loss.label"],
+        loss=lambda run: run.loss,
+    )  # fmt: skip
     shown = (values["iteration"] == t) | ((values["loss"] == "sft") & (values["iteration"] == 0))
     data = bands(values[shown], ["objective", "loss", "iteration", "size"])
     epochs = {float(run.values.get("optim.epochs", math.nan)) for run in chosen}
@@ -97,19 +93,17 @@ def _figure4c(runs: Runs, setting: Setting, name: str, t: int) -> Drawing:
     main = measures.main_of(chosen)
     values = measures.values(chosen, [main] if main else [])
     values = values[values["iteration"] == t]
-    by_name = {run.name: run for run in chosen}
-    for key in ("alpha", "beta"):
-        of_runs = [by_name[name].coefficient(key, t) for name in values["run"]]
-        values = values.assign(**{key: of_runs})
+    values = chosen.described(
+        values, alpha=lambda run: run.coefficient("alpha", t),
+        beta=lambda run: run.coefficient("beta", t),
+    )  # fmt: skip
     # beta=0.1 and beta=[0,0.1] are one method; a seed of it counts once
     values = values.drop_duplicates(["alpha", "beta", "seed"])
     data = bands(values, ["alpha", "beta"])
     alphas, betas = (sorted({*GRID, *data[key]}) for key in ("alpha", "beta"))
     table = data.assign(half=data["high"] - data["mean"])
-    mean, half = (
-        table.pivot(index="alpha", columns="beta", values=key).reindex(alphas, columns=betas)
-        for key in ("mean", "half")
-    )
+    square = table.pivot(index="alpha", columns="beta", values=["mean", "half"])
+    mean, half = (square[key].reindex(alphas, columns=betas) for key in ("mean", "half"))
     lines = [
         f"alpha={alpha:g}, beta={beta:g}: "
         + missing.command("figure4c", setting, f"coef.alpha={alpha:g}", f"coef.beta=[0,{beta:g}]")

@@ -56,13 +56,11 @@ def _empty() -> pd.DataFrame:
 
 def _means(runs: Runs, main: Measure) -> pd.DataFrame:
     """objective, lr, mean, low, high, n: after the last iteration that each run was to do."""
-    values = measures.values(runs, [main])
-    by_name = {run.name: run for run in runs}
-    ends = [by_name[name].iterations - 1 for name in values["run"]]
-    values = values[values["iteration"] == ends]
-    for column, key in (("objective", "loss.label"), ("lr", KEY)):
-        of_runs = [by_name[name].values[key] for name in values["run"]]
-        values = values.assign(**{column: of_runs})
+    values = runs.described(
+        measures.values(runs, [main]), objective=lambda run: run.values["loss.label"],
+        lr=lambda run: run.values[KEY], end=lambda run: run.iterations - 1,
+    )  # fmt: skip
+    values = values[values["iteration"] == values["end"]]
     return bands(values, ["objective", "lr"])
 
 

@@ -153,6 +153,12 @@ class Runs:
         except (TypeError, KeyError, IndexError):
             return f"python main.py name={run.name} (and what it was started with)"
 
+    def described(self, values: pd.DataFrame, **facts: Callable[[Run], Any]) -> pd.DataFrame:
+        """`values` with a column for each fact of the run that a row is of."""
+        by_name = {run.name: run for run in self}
+        runs = [by_name[name] for name in values["run"]]
+        return values.assign(**{key: [fact(run) for run in runs] for key, fact in facts.items()})
+
     # --- reading --------------------------------------------------------------------------------
 
     def _rows(
@@ -180,11 +186,8 @@ class Runs:
         bad = numbers.index[numbers["loss"].isna()]
         if len(bad):
             first = int(numbers.loc[bad[0], "step"])
-            self._files.problem(
-                path,
-                f"the loss is not finite in {len(bad)} of {len(numbers)} steps, first at step "
-                f"{first}; those steps are left out",
-            )
+            share = f"{len(bad)} of {len(numbers)} steps, first at step {first}"
+            self._files.problem(path, f"the loss is not finite in {share}; those are left out")
         return numbers.drop(index=bad)
 
 

@@ -35,6 +35,8 @@ EVALS = Path(__file__).resolve().parents[2] / "conf" / "evals"
 SMOOTHING = 0.7  # of curves over optimiser steps; one point per iteration is drawn as it is
 MAX_RUNS = 100  # lines of a panel: a sweep of 48 points whole
 COLUMNS = 3
+DEFAULTS = {"out": "report/dashboard.json", "project": "tspin", "entity": "", "name": "T-SPIN",
+            "evals": "paper", "save": "false"}  # fmt: skip
 
 ROLES = {"annotated": "y", "synthetic": "y'", "proto": "y0"}
 STEPS = ("train/step", "optimiser step, over all iterations")
@@ -152,13 +154,6 @@ def _benchmarks(tasks: Mapping[str, tuple[int | None, str]]) -> list[Panel]:
     return panels
 
 
-def keys(panels: Sequence[Panel]) -> list[str]:
-    """Every metric that the panels draw, axes included."""
-    axes = ((panel.axis[0],) if panel.axis else () for panel in panels)
-    drawn = zip((panel.keys for panel in panels), axes, strict=True)
-    return list(dict.fromkeys(key for pair in drawn for part in pair for key in part))
-
-
 def benchmarks(evals: str) -> dict[str, tuple[int | None, str]]:
     """The tasks of an option of conf/evals that have a metric for the average."""
     options = {path.stem: path for path in EVALS.glob("*.yaml")}
@@ -169,12 +164,11 @@ def benchmarks(evals: str) -> dict[str, tuple[int | None, str]]:
     return {task: (how["shots"], how["metric"]) for task, how in tasks.items() if how["metric"]}
 
 
-def workspace(
-    panels: Mapping[str, Sequence[Panel]], *, name: str, project: str, entity: str
-) -> ws.Workspace:
+def workspace(panels: Mapping[str, Sequence[Panel]], **place: str) -> ws.Workspace:
     """The page: runs grouped by objective, then by what differs beside the seed.
 
-    A line is the mean over the runs of a group, its band the standard error.
+    A line is the mean over the runs of a group, its band the standard error. place: name, project,
+    entity.
     Raises ValueError where wandb-workspaces is not installed.
     """
     # What is only built asks nobody anything; read when wandb is imported, which takes seconds.
@@ -182,25 +176,11 @@ def workspace(
     try:
         import wandb_workspaces.workspaces as ws
     except ImportError:
-        raise ValueError(
-            "the dashboard needs wandb-workspaces: pip install -e '.[dashboards]'"
-        ) from None
-
+        way = "the dashboard needs wandb-workspaces: pip install -e '.[dashboards]'"
+        raise ValueError(way) from None
     return ws.Workspace(
-        name=name,
-        project=project,
-        entity=entity,
-        sections=[
-            ws.Section(
-                name=title,
-                panels=[_panel(panel) for panel in members],
-                is_open=True,
-                layout_settings=ws.SectionLayoutSettings(
-                    columns=COLUMNS, rows=-(-len(members) // COLUMNS)
-                ),
-            )
-            for title, members in panels.items()
-        ],
+        **place,
+        sections=[_section(title, members) for title, members in panels.items()],
         settings=ws.WorkspaceSettings(max_runs=MAX_RUNS),
         runset_settings=ws.RunsetSettings(
             groupby=[ws.Metric("JobType"), ws.Metric("Group")],
@@ -217,6 +197,14 @@ def specification(page: ws.Workspace) -> dict[str, Any]:
         for index, panel in enumerate(section["panels"]):
             panel["__id__"] = digest([section["name"], index])[:11]  # drawn at random there
     return spec
+
+
+def _section(title: str, panels: Sequence[Panel]) -> ws.Section:
+    import wandb_workspaces.workspaces as ws
+
+    layout = ws.SectionLayoutSettings(columns=COLUMNS, rows=-(-len(panels) // COLUMNS))
+    drawn = [_panel(panel) for panel in panels]
+    return ws.Section(name=title, panels=drawn, is_open=True, layout_settings=layout)
 
 
 def _panel(panel: Panel) -> Any:
@@ -246,16 +234,7 @@ def _panel(panel: Panel) -> Any:
 
 
 def main(arguments: Sequence[str]) -> None:
-    with command(
-        __doc__,
-        arguments,
-        out="report/dashboard.json",
-        project="tspin",
-        entity="",
-        name="T-SPIN",
-        evals="paper",
-        save="false",
-    ) as options:
+    with command(__doc__, arguments, **DEFAULTS) as options:
         publish = options["save"] == "true"
         if publish and not options["entity"]:
             raise ValueError("--save needs entity=NAME, your user or team in W&B")
