@@ -9,8 +9,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import pandas as pd
-
 from analysis.figures import comparison
 from analysis.figures.comparison import Side
 from analysis.reading import measures, stats
@@ -142,9 +140,3 @@ def main_of(regime: Regime, members: Sequence[Run]) -> Measure | None:
     names = {run.name for run in members}
     main = measures.main_of(regime.runs.where(lambda run: run.name in names))
     return main if main and main.better else None
-
-
-def series_of(values: pd.DataFrame, run: Run, iterations: Sequence[int]) -> list[float]:
-    """Values of a run, in the order of the iterations, without what was not measured."""
-    own = values[values["run"] == run.name].set_index("iteration")["value"]
-    return [float(own[t]) for t in iterations if t in own.index]

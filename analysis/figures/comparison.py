@@ -66,12 +66,9 @@ def differences(runs: Runs, a: Side, b: Side, decoding: str) -> np.ndarray:
     """(seeds, prompts) right under A minus right under B, NaN where one has no answer."""
     others = {run.seed: run for run in b.runs}
     columns = [
-        (_right(runs, run, a.t, decoding) - _right(runs, others[run.seed], b.t, decoding)).rename(
-            run.seed
-        )
-        for run in a.runs
-        if run.seed in others
-    ]
+        _right(runs, run, a.t, decoding) - _right(runs, others[run.seed], b.t, decoding)
+        for run in a.runs if run.seed in others
+    ]  # fmt: skip
     together = pd.concat(columns, axis=1) if columns else pd.DataFrame()
     return together.to_numpy(dtype=float).T.reshape(len(columns), -1)
 

@@ -100,9 +100,7 @@ def _correlation(runs: Runs, setting: Setting, name: str) -> list[Piece]:
     shown = [*MARGINS, *([main] if main else [])]
     values = measures.values(runs, shown)
     values = values[values["iteration"] != BASE]
-    wide = values.pivot_table(
-        index=["label", "seed", "run", "iteration"], columns="key", values="value"
-    )
+    wide = values.pivot_table("value", ["label", "seed", "run", "iteration"], "key")
     data = wide.reindex(columns=[measure.key for measure in shown]).reset_index()
     drawn = style.figure(1, len(MARGINS))
     for axes, measure in zip(drawn.axes, MARGINS, strict=True):

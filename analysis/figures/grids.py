@@ -11,7 +11,7 @@ from analysis.figures import style
 from analysis.figures.pieces import Drawing, Piece, of_each
 from analysis.reading import measures, missing, paper
 from analysis.reading.measures import Measure
-from analysis.reading.methods import Setting
+from analysis.reading.methods import Run, Setting
 from analysis.reading.runs import Runs
 from analysis.reading.stats import bands
 
@@ -85,11 +85,13 @@ def _over_sizes(data: pd.DataFrame, main: Measure | None) -> style.Figure:
     return drawn
 
 
+def of_grid(run: Run) -> bool:
+    return run.loss == "tspin" and run.differs_only_in("coef.alpha", "coef.beta")
+
+
 def _figure4c(runs: Runs, setting: Setting, name: str, t: int) -> Drawing:
     """The main number of T-SPIN after iteration t, a cell for each alpha and beta."""
-    chosen = runs.where(
-        lambda run: run.loss == "tspin" and run.differs_only_in("coef.alpha", "coef.beta")
-    )
+    chosen = runs.where(of_grid)
     main = measures.main_of(chosen)
     values = measures.values(chosen, [main] if main else [])
     values = values[values["iteration"] == t]
@@ -102,8 +104,10 @@ def _figure4c(runs: Runs, setting: Setting, name: str, t: int) -> Drawing:
     data = bands(values, ["alpha", "beta"])
     alphas, betas = (sorted({*GRID, *data[key]}) for key in ("alpha", "beta"))
     table = data.assign(half=data["high"] - data["mean"])
-    square = table.pivot(index="alpha", columns="beta", values=["mean", "half"])
-    mean, half = (square[key].reindex(alphas, columns=betas) for key in ("mean", "half"))
+    mean, half = (
+        table.pivot(index="alpha", columns="beta", values=key).reindex(alphas, columns=betas)
+        for key in ("mean", "half")
+    )
     lines = [
         f"alpha={alpha:g}, beta={beta:g}: "
         + missing.command("figure4c", setting, f"coef.alpha={alpha:g}", f"coef.beta=[0,{beta:g}]")

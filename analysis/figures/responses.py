@@ -66,12 +66,10 @@ def _of_run(runs: Runs, run: Run, prompt: str) -> list[dict[str, object]]:
         if sample and "synthetic" in sample:
             scores = runs.scores(run, t)
             scores = scores[(scores["id"] == prompt) & (scores["role"] == "synthetic")]
-            numbers: dict[str, float] = next(
-                iter(scores[["logp", "reward"]].to_dict("records")), {}
-            )
             what = "proto-synthetic y0" if t == 0 else f"synthetic y', iteration {t}"
-            response = sample["synthetic"]
-            rows.append({"label": run.label, "what": what, "response": response} | numbers)
+            row = {"label": run.label, "what": what, "response": sample["synthetic"]}
+            numbers = scores[["logp", "reward"]].to_dict("records")
+            rows.append(row | numbers[0] if numbers else row)
     if done:
         answers = runs.answers(run, done[-1])
         greedy = answers[(answers["id"] == prompt) & (answers["decoding"] == "greedy")]

@@ -85,15 +85,9 @@ def _table(
         best = float(values.idxmax())
         at = rates.index(best)
         beside = values.iloc[[i for i in (at - 1, at + 1) if 0 <= i < len(rates)]]
-        rows.append(
-            {"label": objective, "seeds": int(own["n"].max())}
-            | {f"{rate:g}": mean for rate, mean in means.items()}
-            | {
-                "best": f"{best:g}",
-                "above": float(values[best] - beside.max()) if len(beside) else math.nan,
-                "where": "inside" if 0 < at < len(rates) - 1 else "on the edge: widen the grid",
-            }
-        )
+        above = float(values[best] - beside.max()) if len(beside) else math.nan
+        where = "inside" if 0 < at < len(rates) - 1 else "on the edge: widen the grid"
+        rows.append([objective, int(own["n"].max()), *means, f"{best:g}", above, where])
     frame = pd.DataFrame(rows, columns=[column.key for column in columns])
     return Table(name, caption, columns, frame, missing=lines)
 
