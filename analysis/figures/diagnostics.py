@@ -25,9 +25,7 @@ MARGINS = [measures.HELDOUT[key] for key in ("logp_margin", "margin")]
 def build(runs: Runs, name: str) -> list[Piece]:
     make = {"weights": _weights, "contingency": _contingency, "correlation": _correlation}[name]
     compared = runs.where(lambda run: run.is_main and run.loss != "sft")  # which has no pair
-    return of_each(
-        runs.settings(), name, lambda setting, named: make(compared.of(setting), setting, named)
-    )
+    return of_each(runs.settings(), name, lambda at, named: make(compared.of(at), at, named))
 
 
 def _weights(runs: Runs, setting: Setting, name: str) -> list[Piece]:

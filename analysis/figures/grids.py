@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.figures import style
-from analysis.figures.pieces import Drawing, Piece, of_each
+from analysis.figures.pieces import Drawing, Piece, of_settings
 from analysis.reading import measures, missing, paper
 from analysis.reading.measures import Measure
 from analysis.reading.methods import Run, Setting
@@ -23,10 +23,7 @@ GRID = (0.1, 0.3, 0.5, 1.0)  # of alpha and of beta, Figure 4c
 def build(runs: Runs, name: str, *, with_paper: bool = False, iteration: int = 1) -> list[Piece]:
     """iteration: after which one methods are compared; the paper's is 1."""
     make = _figure4a if name == "figure4a" else _figure4c
-    pieces = of_each(
-        runs.settings(), name,
-        lambda setting, named: [make(runs.of(setting), setting, named, iteration)],
-    )  # fmt: skip
+    pieces = of_settings(runs, name, lambda part, at, named: [make(part, at, named, iteration)])
     if with_paper and name == "figure4a":
         pieces.append(_paper(f"{name}-paper"))
     return pieces

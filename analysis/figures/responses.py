@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from analysis.figures import style
-from analysis.figures.pieces import Column, Piece, Table, of_each
+from analysis.figures.pieces import Column, Piece, Table, of_settings
 from analysis.reading import missing
 from analysis.reading.methods import Run, Setting
 from analysis.reading.runs import Runs
@@ -29,13 +29,11 @@ def build(runs: Runs, name: str = "table5", *, prompt: str | None = None) -> lis
     last policy. Log-likelihood and reward are those after iteration t. The paper's texts are not
     ours to copy.
     """
-    return of_each(
-        runs.settings(), name, lambda setting, named: [_table(runs, setting, named, prompt)]
-    )
+    return of_settings(runs, name, lambda part, at, named: [_table(part, at, named, prompt)])
 
 
 def _table(runs: Runs, setting: Setting, name: str, prompt: str | None) -> Table:
-    members = runs.of(setting).where(lambda run: run.is_main and run.loss in LOSSES).by_label()
+    members = runs.where(lambda run: run.is_main and run.loss in LOSSES).by_label()
     chosen = [min(members[label], key=lambda run: run.seed) for label in style.in_order(members)]
     lines = missing.objectives(runs.where(lambda run: run in chosen), LOSSES, "table1", setting)
     shown = [{row["id"]: row for row in runs.samples(run, 0)} for run in chosen]

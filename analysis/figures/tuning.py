@@ -7,7 +7,7 @@ import math
 import pandas as pd
 
 from analysis.figures import style
-from analysis.figures.pieces import Column, Drawing, Piece, Table, of_each
+from analysis.figures.pieces import Column, Drawing, Piece, Table, of_settings
 from analysis.reading import measures, missing
 from analysis.reading.measures import Measure
 from analysis.reading.methods import Setting
@@ -21,11 +21,9 @@ FIRST = (Column("label", "method"), Column("seeds", "seeds"))
 
 def build(runs: Runs, name: str = "tuning") -> list[Piece]:
     """A table and a figure for every setting of validation prompts."""
-    settings = [setting for setting in runs.settings() if setting.split == "validation"]
-    if settings:
-        return of_each(
-            settings, name, lambda setting, named: _of_setting(runs.of(setting), setting, named)
-        )
+    tuned = runs.where(lambda run: run.setting.split == "validation")
+    if len(tuned):
+        return of_settings(tuned, name, _of_setting)
     way = missing.command("tune", runs.settings()[0] if len(runs.settings()) == 1 else None)
     caption = "Learning rates, judged on validation prompts."
     return [_table(name, caption, _empty(), [], None, (f"no run on validation prompts: {way}",))]

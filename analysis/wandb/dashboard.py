@@ -45,11 +45,9 @@ ITERATIONS = ("iteration", "after iteration t")
 EVALUATED = ("eval/iterations", "iterations of self-play done")
 SPLITS = ("train", "heldout")
 CELL_TITLES = (  # of CELLS
-    "Higher reward and higher log-likelihood",
-    "Higher reward, lower log-likelihood",
-    "Lower reward, higher log-likelihood",
-    "Neither higher",
-)
+    "Higher reward and higher log-likelihood", "Higher reward, lower log-likelihood",
+    "Lower reward, higher log-likelihood", "Neither higher",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -85,18 +83,13 @@ def sections(tasks: Mapping[str, tuple[int | None, str]]) -> dict[str, list[Pane
     return {
         "Reward dynamics": [
             *(steps(f"Reward of {y} ({role})", "nats", f"rewards/{role}") for role, y in roles),
-            *(
-                iterations(f"Reward of {y}, {split}", "nats", f"{split}/rewards/{role}")
-                for split in SPLITS
-                for role, y in roles
-            ),
+            *(iterations(f"Reward of {y}, {split}", "nats", f"{split}/rewards/{role}")
+              for split in SPLITS for role, y in roles),
         ],
         "Log-likelihood dynamics": [
             *(steps(f"log pi({y}), {role}", "nats", f"logps/{role}") for role, y in roles),
-            *(
-                steps(f"log pi({y}) per token", "nats per token", f"logps_per_token/{role}")
-                for role, y in roles
-            ),
+            *(steps(f"log pi({y}) per token", "nats per token", f"logps_per_token/{role}")
+              for role, y in roles),
             steps("Current advantage, y over y'", "nats", "advantages/current"),
             steps("Historical advantage, y' over y0", "nats", "advantages/historical"),
             steps("Share of the pair's gradient that is left", "weight, 0 to 1",
@@ -219,18 +212,12 @@ def _panel(panel: Panel) -> Any:
         )
     smooth = panel.axis is STEPS
     return wr.LinePlot(
-        title=panel.title,
-        x=panel.axis[0],
-        y=names,
-        title_x=panel.axis[1],
-        title_y=panel.unit,
-        groupby_aggfunc="mean",
-        groupby_rangefunc="stderr",
+        title=panel.title, x=panel.axis[0], y=names, title_x=panel.axis[1], title_y=panel.unit,
+        groupby_aggfunc="mean", groupby_rangefunc="stderr",
         smoothing_type="exponentialTimeWeighted" if smooth else "none",
         smoothing_factor=SMOOTHING if smooth else 0.0,
-        smoothing_show_original=False,
-        max_runs_to_show=MAX_RUNS,
-    )
+        smoothing_show_original=False, max_runs_to_show=MAX_RUNS,
+    )  # fmt: skip
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ from support.offline import inspect, of
 from support.tiny import play
 
 from analysis.__main__ import COMMANDS, main
-from analysis.options import command, read
+from analysis.options import command
 from analysis.wandb import dashboard
 from tspin.tools.files import write_json
 
@@ -216,8 +216,10 @@ def test_what_is_mistyped_is_one_line_with_the_nearest(arguments, says):
 
 def test_options_are_the_defaults_with_what_is_given():
     defaults = {"out": "report", "save": "false"}
-    assert read([], defaults) == defaults
-    assert read(["--save", "out=a=b"], defaults) == {"out": "a=b", "save": "true"}
+    with command("doc", [], **defaults) as options:
+        assert options == defaults
+    with command("doc", ["--save", "out=a=b"], **defaults) as options:
+        assert options == {"out": "a=b", "save": "true"}
 
 
 def test_what_a_user_cannot_mend_is_no_line_but_a_traceback():
