@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from tspin.cli import outcome
@@ -22,14 +22,9 @@ def command(doc: str | None, arguments: Sequence[str], **defaults: str) -> Itera
         sys.stdout.write(f"{doc}\n")
         sys.exit(0)
     try:
-        yield read(arguments, defaults)
+        parser = KeyParser("analysis")
+        for key, default in defaults.items():
+            parser.option(key, default=default, choices=BOOLEAN if default == "false" else ())
+        yield parser.read(arguments)
     except outcome.MENDABLE as error:
         sys.exit(outcome.exit_code(error))
-
-
-def read(arguments: Sequence[str], defaults: Mapping[str, str]) -> dict[str, str]:
-    """The defaults with what is given in their place. ValueError names the nearest option."""
-    parser = KeyParser("analysis")
-    for key, default in defaults.items():
-        parser.option(key, default=default, choices=BOOLEAN if default == "false" else ())
-    return parser.read(arguments)

@@ -20,14 +20,13 @@ import itertools
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import pandas as pd
 
 from analysis.claims.evidence import (
     HALF,
-    Gain,
     Part,
     about_half,
     above,
@@ -36,7 +35,6 @@ from analysis.claims.evidence import (
     gain_of,
     main_of,
     nothing,
-    series_of,
 )
 from analysis.figures import grids
 from analysis.figures.comparison import Side
@@ -137,7 +135,7 @@ def _every_iteration_gains(regime: Regime) -> list[Part]:
         before = BASE if t == 0 else t - 1
         named = "the initial policy" if t == 0 else f"iteration {before}"
         gain = gain_of(regime.runs, Side(label, side, t), Side(label, side, before), main)
-        parts.append(above(f"{label}, iteration {t} over {named}", gain))
+        parts.append(above(f"{label}, iteration {t} over {named}", gain, main))
     return parts
 
 
@@ -151,24 +149,20 @@ def _steadier(regime: Regime) -> list[Part]:
     values = measures.values(regime.runs, [main])
     drops = {}
     for loss, side in sides.items():
-        series = {run.seed: series_of(values, run, [BASE, *done]) for run in side}
-        drops[loss] = {
-            seed: _largest_drop(numbers, main)
-            for seed, numbers in series.items()
-            if len(numbers) == len(done) + 1
-        }
+        series = {run.seed: _series(values, run, [BASE, *done]) for run in side}
+        whole = {seed: numbers for seed, numbers in series.items() if len(numbers) == len(done) + 1}
+        drops[loss] = {seed: _largest_drop(numbers, main) for seed, numbers in whole.items()}
     over = stats.paired(drops["spin"], drops["tspin"])
     both = [stats.mean_interval(list(drops[loss].values())).mean for loss in ("spin", "tspin")]
     what = f"largest drop between iterations: SPIN {both[0]:.2f}, T-SPIN {both[1]:.2f}; difference"
-    return [above(what, Gain.of_seeds(over, main))]
+    return [above(what, over, main)]
 
 
 def _history_helps(regime: Regime) -> list[Part]:
     sides = [regime.side(loss) for loss in ("tspin", "wo_ha")]
-    if all(sides):
-        other = ", ".join(_differences(sides[0][0], sides[1][0]))
-        if other:
-            return [nothing("T-SPIN over w/o H-A", f"their settings differ: {other}")]
+    other = ", ".join(_differences(sides[0][0], sides[1][0])) if all(sides) else ""
+    if other:
+        return [nothing("T-SPIN over w/o H-A", f"their settings differ: {other}")]
     return at_end(regime, "tspin", "wo_ha")
 
 
@@ -188,7 +182,7 @@ def _quarter_of_the_data(regime: Regime) -> list[Part]:
         return [nothing(what, "nothing measured in both")]
     sides = Side(tspin[0].label, tspin, FIGURE3), Side(sft[0].label, sft, 0)
     what = f"T-SPIN on {quarter:.0f} pairs, iteration {FIGURE3}, over SFT on {whole:.0f}, first "
-    return [at_least(f"{what}iteration", gain_of(regime.runs, *sides, main), MARGIN)]
+    return [at_least(f"{what}iteration", gain_of(regime.runs, *sides, main), main, MARGIN)]
 
 
 def _misaligned(regime: Regime) -> list[Part]:
@@ -200,44 +194,35 @@ def _misaligned(regime: Regime) -> list[Part]:
     what = f"SPIN, iteration {FIGURE3}: training rows with the higher reward but not likelihood"
     parts = [about_half(what, share)]
     of = frame[frame["run"].isin([run.name for run in tspin])]
-    worst = (100 * (of["reward_only"] + of["logp_only"]).astype(float)).max()
+    worst = float((100 * (of["reward_only"] + of["logp_only"]).astype(float)).max())
     what = f"T-SPIN: most misaligned rows in any of {len(of)} tables"
     if math.isnan(worst):
         return [*parts, nothing(what, "no table")]
-    seeds, never = len({run.seed for run in tspin}), bool(worst == 0)
-    reading = "never" if never else "happens"
-    parts.append(Part(what, float(worst), math.nan, math.nan, "%", seeds, None, never, reading))
-    return parts
+    over = replace(stats.mean_interval([worst]), n=len({run.seed for run in tspin}))
+    return [*parts, Part(what, over, "%", worst == 0, "never" if worst == 0 else "happens")]
 
 
 def _robust(regime: Regime) -> list[Part]:
-    chosen = [
-        run for run in regime.runs
-        if run.loss == "tspin" and run.differs_only_in("coef.alpha", "coef.beta")
-    ]  # fmt: skip
+    chosen = [run for run in regime.runs if grids.of_grid(run)]
     usual = regime.side("tspin")
     main = main_of(regime, chosen)
     what = "T-SPIN over alpha and beta"
     if main is None or not usual:
         return [nothing(what, "no run, or nothing measured")]
 
-    def place(run: Run) -> tuple[float, float]:
-        return run.coefficient("alpha", FIGURE3), run.coefficient("beta", FIGURE3)
-
-    points: dict[tuple[float, float], list[Run]] = {}
+    places = {run.name: tuple(run.coefficient(key, FIGURE3) for key in ("alpha", "beta"))
+              for run in chosen}  # fmt: skip
+    points: dict[tuple[float, ...], list[Run]] = {}
     for run in chosen:
-        points.setdefault(place(run), []).append(run)
-    own = place(usual[0])
+        points.setdefault(places[run.name], []).append(run)
+    own = places[usual[0].name]
     base = Side(usual[0].label, usual, FIGURE3)
-    parts = [
-        at_least(
-            f"alpha={at[0]:g}, beta={at[1]:g} over alpha={own[0]:g}, beta={own[1]:g}, "
-            f"iteration {FIGURE3}",
-            gain_of(regime.runs, Side(side[0].label, side, FIGURE3), base, main),
-            ROBUST,
-        )
-        for at, side in sorted(points.items()) if at != own
-    ]  # fmt: skip
+    parts = []
+    for at, side in sorted(points.items()):
+        if at != own:
+            gain = gain_of(regime.runs, Side(side[0].label, side, FIGURE3), base, main)
+            over = f"over alpha={own[0]:g}, beta={own[1]:g}, iteration {FIGURE3}"
+            parts.append(at_least(f"alpha={at[0]:g}, beta={at[1]:g} {over}", gain, main, ROBUST))
     grid = {*itertools.product(grids.GRID, grids.GRID)}
     if lacking := grid - points.keys():
         parts.append(nothing(what, f"{len(lacking)} of the {len(grid)} points were not run"))
@@ -245,12 +230,11 @@ def _robust(regime: Regime) -> list[Part]:
 
 
 def _above_sft(regime: Regime) -> list[Part]:
-    sides = [regime.side(loss) for loss in ("tspin", "sft")]
-    if all(sides):
-        a, b = (regime.runs.num_pairs(side[0]) for side in sides)
-        if a != b:
-            why = f"they learned from different numbers of pairs, {a:g} and {b:g}"
-            return [nothing("T-SPIN over SFT", why)]
+    sides = [side for loss in ("tspin", "sft") if (side := regime.side(loss))]
+    counts = [regime.runs.num_pairs(side[0]) for side in sides]
+    if len({*counts}) > 1:
+        why = f"they learned from different numbers of pairs, {counts[0]:g} and {counts[1]:g}"
+        return [nothing("T-SPIN over SFT", why)]
     return at_end(regime, "tspin", "sft")
 
 
@@ -327,9 +311,8 @@ def _find(claim: Claim, regime: Regime) -> Finding:
         parts = claim.parts(regime)
     except Exception as error:  # one claim's trouble must not cost the others
         log.debug("%s", claim.key, exc_info=True)
-        regime.runs.problems.append(
-            f"claim {claim.key}: could not be judged ({type(error).__name__}: {error})"
-        )
+        why = f"could not be judged ({type(error).__name__}: {error})"
+        regime.runs.problems.append(f"claim {claim.key}: {why}")
         parts = [nothing("no evidence", "it could not be judged; see the problems")]
     result, way_out = verdict(parts), ""
     if result == NOT_ENOUGH:
@@ -356,6 +339,12 @@ def _judged_on(parts: Sequence[Part]) -> str:
 def _largest_drop(values: Sequence[float], measure: Measure) -> float:
     changes = [b - a for a, b in itertools.pairwise(values)]
     return max([0.0, *(-measure.better * change for change in changes)])
+
+
+def _series(values: pd.DataFrame, run: Run, iterations: Sequence[int]) -> list[float]:
+    """Values of a run, in the order of the iterations, without what was not measured."""
+    own = values[values["run"] == run.name].set_index("iteration")["value"]
+    return [float(own[t]) for t in iterations if t in own.index]
 
 
 def _common(members: Sequence[Run]) -> list[int]:

@@ -9,17 +9,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import pandas as pd
-
 from analysis.figures import comparison
 from analysis.figures.comparison import Side
-from analysis.figures.pieces import HIGH, LOW
 from analysis.reading import measures, stats
 from analysis.reading.measures import Measure
 from analysis.reading.methods import Run
 from analysis.reading.missing import ENOUGH
 from analysis.reading.regimes import Regime
 from analysis.reading.runs import Runs
+from analysis.reading.stats import Interval
 
 HALF = (40.0, 60.0)  # percent: "about half"
 POINTS = "points"
@@ -29,18 +27,14 @@ POINTS = "points"
 class Part:
     """One thing that a claim says of these runs.
 
-    mean, low, high  the number and its 95% interval, in `unit`; NaN: not measured, no interval
-    holds            None: not enough data
-    reading          why it holds or not, in words
+    over     the number and its interval, in `unit`; None: not measured
+    holds    None: not enough data
+    reading  why it holds or not, in words
     """
 
     what: str
-    mean: float = math.nan
-    low: float = math.nan
-    high: float = math.nan
+    over: Interval | None = None
     unit: str = ""
-    num_seeds: int = 0
-    num_prompts: int | None = None
     holds: bool | None = None
     reading: str = ""
     measure: Measure | None = None  # of quality, that it is judged on
@@ -48,53 +42,33 @@ class Part:
     @property
     def numbers(self) -> str:
         """ "+1.20 points [0.30, 2.10], 3 seeds, 800 prompts" """
-        if math.isnan(self.mean):
+        over = self.over
+        if over is None or math.isnan(over.mean):
             return ""
         sign = "+" if self.unit != "%" else ""
         space = " " * (self.unit not in ("", "%"))
-        text = f"{self.mean:{sign}.2f}{space}{self.unit}"
-        if not math.isnan(self.low):
-            text += f" [{self.low:.2f}, {self.high:.2f}]"
-        if self.num_seeds:
-            text += f", {self.num_seeds} seed{'s' * (self.num_seeds != 1)}"
-        return text + (f", {self.num_prompts} prompts" if self.num_prompts else "")
+        text = f"{over.mean:{sign}.2f}{space}{self.unit}"
+        if not math.isnan(over.low):
+            text += f" [{over.low:.2f}, {over.high:.2f}]"
+        if over.n:
+            text += f", {over.n} seed{'s' * (over.n != 1)}"
+        return text + (f", {over.num_prompts} prompts" if over.num_prompts else "")
 
     def __str__(self) -> str:
         numbers = f": {self.numbers}" if self.numbers else ""
         return f"{self.what}{numbers} ({self.reading})"
 
 
-@dataclass(frozen=True)
-class Gain:
-    """How much better one side is than another, in the measure's unit."""
-
-    mean: float
-    low: float
-    high: float
-    num_seeds: int
-    num_prompts: int | None  # None: over seeds alone
-    measure: Measure
-
-    @classmethod
-    def of_seeds(cls, over: stats.Interval, measure: Measure) -> Gain:
-        return cls(over.mean, over.low, over.high, over.n, None, measure)
-
-
-def gain_of(runs: Runs, a: Side, b: Side, measure: Measure) -> Gain:
-    """Over seeds and prompts where a program checked the answers, else over seeds."""
-    sign = measure.better
+def gain_of(runs: Runs, a: Side, b: Side, measure: Measure) -> Interval:
+    """How much better A is than B: over seeds and prompts where a program checked the answers, else
+    over seeds."""
     kind, _, decoding = measure.key.partition(",")
     if kind == "exact_match" and {run.seed for run in a.runs} & {run.seed for run in b.runs}:
-        right = sign * measure.factor * comparison.differences(runs, a, b, decoding)
-        test = stats.bootstrap(right)
-        if not math.isnan(test.difference):
-            return Gain(
-                test.difference, test.low, test.high, test.num_seeds, test.num_prompts, measure
-            )
-    values = measures.values(runs, [measure])
-    values = values.assign(value=sign * values["value"])
-    over = stats.paired(*(comparison.by_seed(values, side) for side in (a, b)))
-    return Gain.of_seeds(over, measure)
+        right = measure.factor * comparison.differences(runs, a, b, decoding)
+        over = stats.bootstrap(right)
+        if not math.isnan(over.mean):
+            return over
+    return comparison.seed_by_seed(runs, a, b, measure).turned(measure.better)
 
 
 def at_end(regime: Regime, a: str, b: str, *, margin: float | None = None) -> list[Part]:
@@ -107,65 +81,50 @@ def at_end(regime: Regime, a: str, b: str, *, margin: float | None = None) -> li
         return [nothing(f"loss={a} over loss={b}", why)]
     labels = [side[0].label for side in sides]
     what = f"{labels[0]} over {labels[1]}"
-    pair = regime.runs.where(lambda run: run.label in labels)
-    compared = comparison.compare(pair)
-    row = next(iter(compared[compared["measure"] == main.title].to_dict("records")), None)
-    if row is None:
+    ends = comparison.ends(*sides)
+    if ends is None:
         return [nothing(what, "no common finished iteration")]
-    turn = main.better * (1 if row["a"] == labels[0] else -1)
-    ends = sorted(turn * row[f"difference{end}"] + 0.0 for end in (LOW, HIGH))  # no -0.0
-    prompts = row["num_prompts"]
-    gain = Gain(
-        turn * row["difference"] + 0.0, ends[0], ends[1], int(row["num_seeds"]),
-        None if math.isnan(prompts) else int(prompts), main,
-    )  # fmt: skip
-    what = f"{what}, after iteration {row['iteration']}"
-    return [above(what, gain) if margin is None else at_least(what, gain, margin)]
+    pair = Side(labels[0], sides[0], ends[0]), Side(labels[1], sides[1], ends[1])
+    gain = gain_of(regime.runs, *pair, main)
+    what = f"{what}, after iteration {comparison.when(*pair)}"
+    return [above(what, gain, main) if margin is None else at_least(what, gain, main, margin)]
 
 
-def above(what: str, gain: Gain) -> Part:
-    """Holds where the interval is above 0."""
-    return _against(what, gain, 0.0)
-
-
-def at_least(what: str, gain: Gain, margin: float) -> Part:
-    """Holds where the interval is above -margin."""
-    if gain.measure.unit != "%":
-        return nothing(what, f"the margin is in points of a share; {gain.measure.title} is none")
-    return _against(what, gain, -margin)
-
-
-def _against(what: str, gain: Gain, line: float) -> Part:
-    unit = POINTS if gain.measure.unit == "%" else gain.measure.unit
-    held: bool | None
-    if gain.num_seeds < ENOUGH or math.isnan(gain.low):
-        held, reading = None, _few(gain.num_seeds)
-    elif gain.low > line:
-        held, reading = True, f"shown: the interval is above {line:g}"
+def above(what: str, gain: Interval, measure: Measure, line: float = 0.0) -> Part:
+    """Holds where the interval is above the line."""
+    unit = POINTS if measure.unit == "%" else measure.unit
+    if gain.n < ENOUGH or math.isnan(gain.low):
+        return Part(what, gain, unit, None, _few(gain.n), measure)
+    if gain.low > line:
+        reading = f"shown: the interval is above {line:g}"
     elif gain.high < line:
-        held, reading = False, f"the reverse is shown: the interval is below {line:g}"
+        reading = f"the reverse is shown: the interval is below {line:g}"
     else:
-        held, reading = False, f"not shown: the interval reaches over {line:g}"
-    return Part(
-        what, gain.mean, gain.low, gain.high, unit, gain.num_seeds, gain.num_prompts, held,
-        reading, gain.measure,
-    )  # fmt: skip
+        reading = f"not shown: the interval reaches over {line:g}"
+    return Part(what, gain, unit, gain.low > line, reading, measure)
 
 
-def about_half(what: str, share: stats.Interval) -> Part:
+def at_least(what: str, gain: Interval, measure: Measure, margin: float) -> Part:
+    """Holds where the interval is above -margin."""
+    if measure.unit != "%":
+        return nothing(what, f"the margin is in points of a share; {measure.title} is none")
+    return above(what, gain, measure, -margin)
+
+
+def about_half(what: str, share: Interval) -> Part:
     """Holds where the interval lies within HALF."""
     low, high = HALF
     limits = f"{low:g} to {high:g}%"
-    held: bool | None
     if share.n < ENOUGH:
-        held, reading = None, _few(share.n)
-    elif low <= share.low and share.high <= high:
-        held, reading = True, f"shown: the interval is within {limits}"
+        return Part(what, share, "%", None, _few(share.n))
+    within = low <= share.low and share.high <= high
+    if within:
+        reading = f"shown: the interval is within {limits}"
     elif share.high < low or share.low > high:
-        held, reading = False, f"another share is shown: the interval is outside {limits}"
+        reading = f"another share is shown: the interval is outside {limits}"
     else:
-        held, reading = False, f"not shown: the interval reaches out of {limits}"
-    return Part(what, share.mean, share.low, share.high, "%", share.n, None, held, reading)
+        reading = f"not shown: the interval reaches out of {limits}"
+    return Part(what, share, "%", within, reading)
 
 
 def _few(num_seeds: int) -> str:
@@ -181,9 +140,3 @@ def main_of(regime: Regime, members: Sequence[Run]) -> Measure | None:
     names = {run.name for run in members}
     main = measures.main_of(regime.runs.where(lambda run: run.name in names))
     return main if main and main.better else None
-
-
-def series_of(values: pd.DataFrame, run: Run, iterations: Sequence[int]) -> list[float]:
-    """Values of a run, in the order of the iterations, without what was not measured."""
-    own = values[values["run"] == run.name].set_index("iteration")["value"]
-    return [float(own[t]) for t in iterations if t in own.index]

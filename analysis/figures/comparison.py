@@ -23,22 +23,19 @@ from analysis.reading.measures import Measure
 from analysis.reading.methods import Run
 from analysis.reading.regimes import Regime, regimes
 from analysis.reading.runs import Runs
+from analysis.reading.stats import Interval
 
 NAMES = ("comparison",)
 DIGITS = 2
 COLUMNS = (
-    Column("a", "A"),
-    Column("b", "B"),
-    Column("measure", "measure"),
+    Column("a", "A"), Column("b", "B"), Column("measure", "measure"),
     Column("iteration", "iteration"),
     Column("difference", "A - B", DIGITS, signed=True),
     Column("p", "p (Holm)", 3, least=True),
     Column("effect", "effect d_z", 2, signed=True),
     Column("by_seed", "A - B, by seed", DIGITS, signed=True),
-    Column("num_seeds", "seeds"),
-    Column("num_prompts", "prompts"),
-    Column("verdict", "verdict"),
-)
+    Column("num_seeds", "seeds"), Column("num_prompts", "prompts"), Column("verdict", "verdict"),
+)  # fmt: skip
 DIFFERENCE, BY_SEED = ([key, key + LOW, key + HIGH] for key in ("difference", "by_seed"))
 FRAME = ["a", "b", "measure", "iteration", *DIFFERENCE, "p_alone", "p", "effect", *BY_SEED,
          "num_seeds", "num_prompts", "better", "verdict"]  # fmt: skip
@@ -69,12 +66,9 @@ def differences(runs: Runs, a: Side, b: Side, decoding: str) -> np.ndarray:
     """(seeds, prompts) right under A minus right under B, NaN where one has no answer."""
     others = {run.seed: run for run in b.runs}
     columns = [
-        (_right(runs, run, a.t, decoding) - _right(runs, others[run.seed], b.t, decoding)).rename(
-            run.seed
-        )
-        for run in a.runs
-        if run.seed in others
-    ]
+        _right(runs, run, a.t, decoding) - _right(runs, others[run.seed], b.t, decoding)
+        for run in a.runs if run.seed in others
+    ]  # fmt: skip
     together = pd.concat(columns, axis=1) if columns else pd.DataFrame()
     return together.to_numpy(dtype=float).T.reshape(len(columns), -1)
 
@@ -84,9 +78,9 @@ def compare(runs: Runs, iteration: int | None = None) -> pd.DataFrame:
     members = runs.by_label()
     rows = []
     for b, a in itertools.combinations(style.in_order(members), 2):
-        ends = _ends(members[a], members[b]) if iteration is None else (iteration, iteration)
-        if ends:
-            rows += _pair(runs, Side(a, members[a], ends[0]), Side(b, members[b], ends[1]))
+        last = ends(members[a], members[b]) if iteration is None else (iteration, iteration)
+        if last:
+            rows += _pair(runs, Side(a, members[a], last[0]), Side(b, members[b], last[1]))
     frame = pd.DataFrame(rows, columns=FRAME)
     for _, of_measure in frame.groupby("measure"):
         frame.loc[of_measure.index, "p"] = stats.holm(of_measure["p_alone"].tolist())
@@ -140,7 +134,7 @@ def _forest(data: pd.DataFrame, shown: Sequence[Measure]) -> style.Figure:
     return drawn
 
 
-def _ends(a: Sequence[Run], b: Sequence[Run]) -> tuple[int, int] | None:
+def ends(a: Sequence[Run], b: Sequence[Run]) -> tuple[int, int] | None:
     """Where two methods are compared; None where one has finished no iteration."""
     done = [set.intersection(*(set(run.folder.iterations()) for run in side)) for side in (a, b)]
     if not all(done):
@@ -153,39 +147,44 @@ def _ends(a: Sequence[Run], b: Sequence[Run]) -> tuple[int, int] | None:
 
 
 def _pair(runs: Runs, a: Side, b: Side) -> list[dict[str, object]]:
-    rows: list[dict[str, object]] = []
     main = measures.main_of(runs)
     checked = _decodings(runs, a) & _decodings(runs, b)
-    decodings = [decoding for decoding in ("greedy", "sampled", "cool") if decoding in checked]
-    for decoding in decodings:
-        test = stats.bootstrap(100 * differences(runs, a, b, decoding))
-        values = test.difference, test.low, test.high
-        rows.append(
-            _row(runs, a, b, measures.HELDOUT[f"exact_match,{decoding}"])
-            | dict(zip(DIFFERENCE, values, strict=True))
-            | {"p_alone": test.p, "effect": test.effect, "num_seeds": test.num_seeds,
-               "num_prompts": test.num_prompts}
-        )  # fmt: skip
-    if main and not (decodings and main.key in measures.HELDOUT):
+    rows = [
+        _row(runs, a, b, measures.HELDOUT[f"exact_match,{decoding}"],
+             stats.bootstrap(100 * differences(runs, a, b, decoding)))
+        for decoding in ("greedy", "sampled", "cool") if decoding in checked
+    ]  # fmt: skip
+    if main and not (rows and main.key in measures.HELDOUT):
         rows.append(_row(runs, a, b, main))
     return rows
 
 
-def _row(runs: Runs, a: Side, b: Side, measure: Measure) -> dict[str, object]:
-    """The comparison seed by seed."""
-    values = measures.values(runs, [measure])
-    over = stats.paired(*(by_seed(values, side) for side in (a, b)))
-    interval = over.mean, over.low, over.high
+def _row(
+    runs: Runs, a: Side, b: Side, measure: Measure, over_prompts: Interval | None = None
+) -> dict[str, object]:
+    by_seed = seed_by_seed(runs, a, b, measure)
+    over = over_prompts or by_seed
+    intervals = (over.mean, over.low, over.high, by_seed.mean, by_seed.low, by_seed.high)
     return {
         "a": a.label, "b": b.label, "measure": measure.title, "better": measure.better,
-        "iteration": str(a.t) if a.t == b.t else f"{a.t}, {b.t}", "p_alone": over.p,
-        "effect": over.effect, "num_seeds": over.n, "num_prompts": math.nan,
-        **dict(zip(DIFFERENCE + BY_SEED, interval * 2, strict=True)),
+        "iteration": when(a, b), "p_alone": over.p, "effect": over.effect, "num_seeds": over.n,
+        "num_prompts": math.nan if over.num_prompts is None else over.num_prompts,
+        **dict(zip(DIFFERENCE + BY_SEED, intervals, strict=True)),
     }  # fmt: skip
 
 
-def by_seed(values: pd.DataFrame, side: Side) -> dict[int, float]:
-    """The number of one measure by seed. values: as measures.values gives them"""
+def when(a: Side, b: Side) -> str:
+    """After which iterations two methods are compared, in words."""
+    return str(a.t) if a.t == b.t else f"{a.t}, {b.t}"
+
+
+def seed_by_seed(runs: Runs, a: Side, b: Side, measure: Measure) -> Interval:
+    """The difference A - B in one measure, over the seeds of both."""
+    values = measures.values(runs, [measure])
+    return stats.paired(*(_of_seeds(values, side) for side in (a, b)))
+
+
+def _of_seeds(values: pd.DataFrame, side: Side) -> dict[int, float]:
     at_end = values[values["iteration"] == side.t].set_index("run")["value"]
     return {run.seed: at_end[run.name] for run in side.runs if run.name in at_end}
 

@@ -25,9 +25,7 @@ MARGINS = [measures.HELDOUT[key] for key in ("logp_margin", "margin")]
 def build(runs: Runs, name: str) -> list[Piece]:
     make = {"weights": _weights, "contingency": _contingency, "correlation": _correlation}[name]
     compared = runs.where(lambda run: run.is_main and run.loss != "sft")  # which has no pair
-    return of_each(
-        runs.settings(), name, lambda setting, named: make(compared.of(setting), setting, named)
-    )
+    return of_each(runs.settings(), name, lambda at, named: make(compared.of(at), at, named))
 
 
 def _weights(runs: Runs, setting: Setting, name: str) -> list[Piece]:
@@ -100,9 +98,7 @@ def _correlation(runs: Runs, setting: Setting, name: str) -> list[Piece]:
     shown = [*MARGINS, *([main] if main else [])]
     values = measures.values(runs, shown)
     values = values[values["iteration"] != BASE]
-    wide = values.pivot_table(
-        index=["label", "seed", "run", "iteration"], columns="key", values="value"
-    )
+    wide = values.pivot_table("value", ["label", "seed", "run", "iteration"], "key")
     data = wide.reindex(columns=[measure.key for measure in shown]).reset_index()
     drawn = style.figure(1, len(MARGINS))
     for axes, measure in zip(drawn.axes, MARGINS, strict=True):

@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from analysis.figures import style
-from analysis.figures.pieces import Drawing, Piece, of_each
+from analysis.figures.pieces import Drawing, Piece, of_settings
 from analysis.reading import missing
 from analysis.reading.methods import Setting
 from analysis.reading.runs import Runs
@@ -34,13 +34,13 @@ def build(runs: Runs, name: str, *, iteration: int = 1, last: int = 2) -> list[P
     """iteration: which one Figure 3 shows; last: where Figure 7 ends. The paper gives these as
     pictures, without numbers."""
 
-    def make(setting: Setting, named: str) -> list[Piece]:
-        chosen = runs.of(setting).where(lambda run: run.is_main and run.loss in LOSSES)
+    def make(part: Runs, setting: Setting, named: str) -> list[Piece]:
+        chosen = part.where(lambda run: run.is_main and run.loss in LOSSES)
         if name == "figure3":
             return [_figure3(chosen, setting, named, iteration)]
         return [_figure7(chosen, setting, named, last)]
 
-    return of_each(runs.settings(), name, make)
+    return of_settings(runs, name, make)
 
 
 def curves(runs: Runs, iterations: Sequence[int], keys: Sequence[str]) -> pd.DataFrame:
@@ -79,13 +79,11 @@ def _figure3(runs: Runs, setting: Setting, name: str, t: int) -> Drawing:
     for row, label in zip(axes, labels, strict=False):
         of_label = data[data["label"] == label]
         percent = of_label.assign(progress=(of_label["progress"] - t) * 100)
-        for panel, kind, title in zip(
-            row, ("rewards", "logps"), ("reward", "log-likelihood"), strict=False
-        ):
+        kinds = ("rewards", "reward"), ("logps", "log-likelihood")
+        for panel, (kind, title) in zip(row, kinds, strict=False):
             _roles(panel, percent, kind)
-            panel.set_title(label)
-            panel.set_xlabel(f"training of iteration {t} (%)")
-            panel.set_ylabel(f"{title} ({UNIT})")
+            xlabel, ylabel = f"training of iteration {t} (%)", f"{title} ({UNIT})"
+            panel.set(title=label, xlabel=xlabel, ylabel=ylabel)
         _cells(row[2], table[table["label"] == label], label)
     style.legend(drawn)
     counted = table.groupby("label")[["num_prompts", *CELLS]].mean().reset_index()

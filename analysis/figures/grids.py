@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 
 from analysis.figures import style
-from analysis.figures.pieces import Drawing, Piece, of_each
+from analysis.figures.pieces import Drawing, Piece, of_settings
 from analysis.reading import measures, missing, paper
 from analysis.reading.measures import Measure
-from analysis.reading.methods import Setting
+from analysis.reading.methods import Run, Setting
 from analysis.reading.runs import Runs
 from analysis.reading.stats import bands
 
@@ -23,10 +23,7 @@ GRID = (0.1, 0.3, 0.5, 1.0)  # of alpha and of beta, Figure 4c
 def build(runs: Runs, name: str, *, with_paper: bool = False, iteration: int = 1) -> list[Piece]:
     """iteration: after which one methods are compared; the paper's is 1."""
     make = _figure4a if name == "figure4a" else _figure4c
-    pieces = of_each(
-        runs.settings(), name,
-        lambda setting, named: [make(runs.of(setting), setting, named, iteration)],
-    )  # fmt: skip
+    pieces = of_settings(runs, name, lambda part, at, named: [make(part, at, named, iteration)])
     if with_paper and name == "figure4a":
         pieces.append(_paper(f"{name}-paper"))
     return pieces
@@ -37,14 +34,10 @@ def _figure4a(runs: Runs, setting: Setting, name: str, t: int) -> Drawing:
     chosen = runs.where(lambda run: run.loss in LOSSES and run.differs_only_in("data.size"))
     main = measures.main_of(chosen)
     values = measures.values(chosen, [main] if main else [])
-    of_run = {
-        run.name: {
-            "size": chosen.num_pairs(run), "objective": run.values["loss.label"], "loss": run.loss
-        }
-        for run in chosen
-    }  # fmt: skip
-    for key in ("size", "objective", "loss"):
-        values = values.assign(**{key: [of_run[name][key] for name in values["run"]]})
+    values = chosen.described(
+        values, size=chosen.num_pairs, objective=lambda run: run.values["loss.label"],
+        loss=lambda run: run.loss,
+    )  # fmt: skip
     shown = (values["iteration"] == t) | ((values["loss"] == "sft") & (values["iteration"] == 0))
     data = bands(values[shown], ["objective", "loss", "iteration", "size"])
     epochs = {float(run.values.get("optim.epochs", math.nan)) for run in chosen}
@@ -89,18 +82,20 @@ def _over_sizes(data: pd.DataFrame, main: Measure | None) -> style.Figure:
     return drawn
 
 
+def of_grid(run: Run) -> bool:
+    return run.loss == "tspin" and run.differs_only_in("coef.alpha", "coef.beta")
+
+
 def _figure4c(runs: Runs, setting: Setting, name: str, t: int) -> Drawing:
     """The main number of T-SPIN after iteration t, a cell for each alpha and beta."""
-    chosen = runs.where(
-        lambda run: run.loss == "tspin" and run.differs_only_in("coef.alpha", "coef.beta")
-    )
+    chosen = runs.where(of_grid)
     main = measures.main_of(chosen)
     values = measures.values(chosen, [main] if main else [])
     values = values[values["iteration"] == t]
-    by_name = {run.name: run for run in chosen}
-    for key in ("alpha", "beta"):
-        of_runs = [by_name[name].coefficient(key, t) for name in values["run"]]
-        values = values.assign(**{key: of_runs})
+    values = chosen.described(
+        values, alpha=lambda run: run.coefficient("alpha", t),
+        beta=lambda run: run.coefficient("beta", t),
+    )  # fmt: skip
     # beta=0.1 and beta=[0,0.1] are one method; a seed of it counts once
     values = values.drop_duplicates(["alpha", "beta", "seed"])
     data = bands(values, ["alpha", "beta"])

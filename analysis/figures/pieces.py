@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from analysis.reading.methods import Setting
 from analysis.reading.regimes import Regime
+from analysis.reading.runs import Runs
 from tspin.tools.files import atomic
 
 LOW, HIGH = ":low", ":high"  # suffixes of the columns of an interval
@@ -65,6 +66,13 @@ def of_each(
     """The pieces of every setting or regime; where there are several, their names tell which."""
     several = len(parts) > 1
     return [p for part in parts for p in make(part, f"{name}-{part.slug}" if several else name)]
+
+
+def of_settings(
+    runs: Runs, name: str, make: Callable[[Runs, Setting, str], Iterable[Piece]]
+) -> list[Piece]:
+    """`of_each` setting, with its runs."""
+    return of_each(runs.settings(), name, lambda part, named: make(runs.of(part), part, named))
 
 
 def write(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from analysis.figures import style
-from analysis.figures.pieces import Column, Piece, Table, of_each
+from analysis.figures.pieces import Column, Piece, Table, of_settings
 from analysis.reading import missing
 from analysis.reading.methods import Run, Setting
 from analysis.reading.runs import Runs
@@ -29,13 +29,11 @@ def build(runs: Runs, name: str = "table5", *, prompt: str | None = None) -> lis
     last policy. Log-likelihood and reward are those after iteration t. The paper's texts are not
     ours to copy.
     """
-    return of_each(
-        runs.settings(), name, lambda setting, named: [_table(runs, setting, named, prompt)]
-    )
+    return of_settings(runs, name, lambda part, at, named: [_table(part, at, named, prompt)])
 
 
 def _table(runs: Runs, setting: Setting, name: str, prompt: str | None) -> Table:
-    members = runs.of(setting).where(lambda run: run.is_main and run.loss in LOSSES).by_label()
+    members = runs.where(lambda run: run.is_main and run.loss in LOSSES).by_label()
     chosen = [min(members[label], key=lambda run: run.seed) for label in style.in_order(members)]
     lines = missing.objectives(runs.where(lambda run: run in chosen), LOSSES, "table1", setting)
     shown = [{row["id"]: row for row in runs.samples(run, 0)} for run in chosen]
@@ -66,12 +64,10 @@ def _of_run(runs: Runs, run: Run, prompt: str) -> list[dict[str, object]]:
         if sample and "synthetic" in sample:
             scores = runs.scores(run, t)
             scores = scores[(scores["id"] == prompt) & (scores["role"] == "synthetic")]
-            numbers: dict[str, float] = next(
-                iter(scores[["logp", "reward"]].to_dict("records")), {}
-            )
             what = "proto-synthetic y0" if t == 0 else f"synthetic y', iteration {t}"
-            response = sample["synthetic"]
-            rows.append({"label": run.label, "what": what, "response": response} | numbers)
+            row = {"label": run.label, "what": what, "response": sample["synthetic"]}
+            numbers = scores[["logp", "reward"]].to_dict("records")
+            rows.append(row | numbers[0] if numbers else row)
     if done:
         answers = runs.answers(run, done[-1])
         greedy = answers[(answers["id"] == prompt) & (answers["decoding"] == "greedy")]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from analysis.figures import style
-from analysis.figures.pieces import HIGH, LOW, Column, Drawing, Piece, Table, of_each, spread
+from analysis.figures.pieces import HIGH, LOW, Column, Drawing, Piece, Table, of_settings, spread
 from analysis.reading import measures, missing, paper
 from analysis.reading.measures import AVERAGE, Measure
 from analysis.reading.methods import Run, Setting
@@ -69,11 +69,11 @@ def build(runs: Runs, name: str, *, with_paper: bool = False) -> list[Piece]:
     with_paper  adds NAME-paper, made by the same code from the paper's numbers
     """
     plan = PLANS[name]
-    settings = [setting for setting in runs.settings() if plan.covers(setting)]
-    pieces = of_each(
-        settings, name, lambda setting, named: [_of_setting(runs.of(setting), setting, plan, named)]
+    covered = runs.where(lambda run: plan.covers(run.setting))
+    pieces = of_settings(
+        covered, name, lambda part, at, named: [_of_setting(part, at, named, plan)]
     )
-    if not settings:
+    if not len(covered):
         lines = (f"no run of it: {missing.command(plan.sweep, None, 'model=mistral')}",)
         pieces.append(_piece(name, plan, plan.what, pd.DataFrame(), [], lines, {}))
     if with_paper:
@@ -146,7 +146,7 @@ def panels(values: pd.DataFrame, shown: Sequence[Measure]) -> tuple[style.Figure
     return drawn, data
 
 
-def _of_setting(runs: Runs, setting: Setting, plan: Plan, name: str) -> Piece:
+def _of_setting(runs: Runs, setting: Setting, name: str, plan: Plan) -> Piece:
     chosen = runs.where(plan.shows)
     shown = measures.columns(chosen)
     values = measures.values(chosen, shown)

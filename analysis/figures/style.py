@@ -90,30 +90,19 @@ def strokes(labels: Iterable[str]) -> dict[str, str]:
     groups: dict[str, list[str]] = {}
     for label in in_order(labels):
         groups.setdefault(objective(label), []).append(label)
-    return {
-        label: STYLES[i % len(STYLES)]
-        for members in groups.values()
-        for i, label in enumerate(members)
-    }
+    numbered = (pair for members in groups.values() for pair in enumerate(members))
+    return {label: STYLES[i % len(STYLES)] for i, label in numbered}
 
 
-def curve(
-    axes: Axes,
-    frame: pd.DataFrame,
-    x: str,
-    *,
-    label: str,
-    color: str,
-    linestyle: str = "-",
-    marker: str | None = None,
-) -> None:
+def curve(axes: Axes, frame: pd.DataFrame, x: str, *, label: str, color: str, **line: Any) -> None:
     """The mean over seeds as a line and its 95% interval as a band; of one seed the line alone.
 
     frame  mean, low, high and x, a row per point
+    line   of it: linestyle, marker
     """
     frame = frame.sort_values(x).astype({key: float for key in (x, "mean", "low", "high")})
     place, mean, low, high = (frame[key].to_numpy() for key in (x, "mean", "low", "high"))
-    axes.plot(place, mean, label=label, color=color, linestyle=linestyle, marker=marker)
+    axes.plot(place, mean, label=label, color=color, **line)
     axes.fill_between(place, low, high, color=color, alpha=0.15, linewidth=0)
 
 

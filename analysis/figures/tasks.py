@@ -15,14 +15,10 @@ from analysis.reading.runs import Runs
 NAMES = ("table3",)
 CONFIGURED = Path(__file__).parents[2] / "conf" / "evals" / "paper.yaml"
 COLUMNS = (
-    Column("task", "task"),
-    Column("benchmark", "lm-eval"),
-    Column("num_fewshot", "shots"),
-    Column("metric", "metric"),
-    Column("shots_had", "shots in these runs"),
-    Column("n", "examples"),
-    Column("version", "version"),
-)
+    Column("task", "task"), Column("benchmark", "lm-eval"), Column("num_fewshot", "shots"),
+    Column("metric", "metric"), Column("shots_had", "shots in these runs"),
+    Column("n", "examples"), Column("version", "version"),
+)  # fmt: skip
 
 
 def build(
@@ -34,26 +30,16 @@ def build(
         tasks = yaml.safe_load(configured.read_text(encoding="utf-8"))["tasks"]
     numbers = runs.evaluation
     had = numbers[numbers["part"] == "benchmark"].drop_duplicates("task").set_index("task")
-    rows, way = [], missing.command("table1", None, "evals=paper")
+    rows, lines, way = [], [], missing.command("table1", None, "evals=paper")
     for task in dict.fromkeys([*tasks, *had.index]):
         of_conf, of_runs = tasks.get(task, {}), had.loc[task] if task in had.index else {}
-        rows.append(
-            {
-                "task": measures.TASKS.get(task, task),
-                "benchmark": task,
-                "num_fewshot": of_conf.get("shots"),
-                "metric": of_conf.get("metric"),
-                "shots_had": of_runs.get("num_fewshot"),
-                "n": of_runs.get("n"),
-                "version": of_runs.get("version"),
-            }
-        )
-    lines = [
-        f"no run was evaluated on {row['benchmark']}: {way}"
-        for row in rows
-        if row["shots_had"] is None and row["n"] is None
-    ]
-    lines = lines if rows else [f"no benchmark configured or run: {way}"]
+        facts = [of_runs.get(key) for key in ("num_fewshot", "n", "version")]
+        title = measures.TASKS.get(task, task)
+        rows.append([title, task, of_conf.get("shots"), of_conf.get("metric"), *facts])
+        if facts[:2] == [None, None]:
+            lines.append(f"no run was evaluated on {task}: {way}")
+    if not rows:
+        lines = [f"no benchmark configured or run: {way}"]
     frame = pd.DataFrame(rows, columns=[column.key for column in COLUMNS], dtype=object)
     caption = "Benchmarks, as configured and as these runs had them."
     pieces: list[Piece] = [Table(name, caption, COLUMNS, frame, missing=tuple(lines))]

@@ -7,7 +7,7 @@ import math
 import pandas as pd
 
 from analysis.figures import style
-from analysis.figures.pieces import Column, Drawing, Piece, Table, of_each
+from analysis.figures.pieces import Column, Drawing, Piece, Table, of_settings
 from analysis.reading import measures, missing
 from analysis.reading.measures import Measure
 from analysis.reading.methods import Setting
@@ -21,11 +21,9 @@ FIRST = (Column("label", "method"), Column("seeds", "seeds"))
 
 def build(runs: Runs, name: str = "tuning") -> list[Piece]:
     """A table and a figure for every setting of validation prompts."""
-    settings = [setting for setting in runs.settings() if setting.split == "validation"]
-    if settings:
-        return of_each(
-            settings, name, lambda setting, named: _of_setting(runs.of(setting), setting, named)
-        )
+    tuned = runs.where(lambda run: run.setting.split == "validation")
+    if len(tuned):
+        return of_settings(tuned, name, _of_setting)
     way = missing.command("tune", runs.settings()[0] if len(runs.settings()) == 1 else None)
     caption = "Learning rates, judged on validation prompts."
     return [_table(name, caption, _empty(), [], None, (f"no run on validation prompts: {way}",))]
@@ -56,13 +54,11 @@ def _empty() -> pd.DataFrame:
 
 def _means(runs: Runs, main: Measure) -> pd.DataFrame:
     """objective, lr, mean, low, high, n: after the last iteration that each run was to do."""
-    values = measures.values(runs, [main])
-    by_name = {run.name: run for run in runs}
-    ends = [by_name[name].iterations - 1 for name in values["run"]]
-    values = values[values["iteration"] == ends]
-    for column, key in (("objective", "loss.label"), ("lr", KEY)):
-        of_runs = [by_name[name].values[key] for name in values["run"]]
-        values = values.assign(**{column: of_runs})
+    values = runs.described(
+        measures.values(runs, [main]), objective=lambda run: run.values["loss.label"],
+        lr=lambda run: run.values[KEY], end=lambda run: run.iterations - 1,
+    )  # fmt: skip
+    values = values[values["iteration"] == values["end"]]
     return bands(values, ["objective", "lr"])
 
 
@@ -87,15 +83,9 @@ def _table(
         best = float(values.idxmax())
         at = rates.index(best)
         beside = values.iloc[[i for i in (at - 1, at + 1) if 0 <= i < len(rates)]]
-        rows.append(
-            {"label": objective, "seeds": int(own["n"].max())}
-            | {f"{rate:g}": mean for rate, mean in means.items()}
-            | {
-                "best": f"{best:g}",
-                "above": float(values[best] - beside.max()) if len(beside) else math.nan,
-                "where": "inside" if 0 < at < len(rates) - 1 else "on the edge: widen the grid",
-            }
-        )
+        above = float(values[best] - beside.max()) if len(beside) else math.nan
+        where = "inside" if 0 < at < len(rates) - 1 else "on the edge: widen the grid"
+        rows.append([objective, int(own["n"].max()), *means, f"{best:g}", above, where])
     frame = pd.DataFrame(rows, columns=[column.key for column in columns])
     return Table(name, caption, columns, frame, missing=lines)
 

@@ -29,11 +29,8 @@ def coefficients(values: Mapping[str, Any]) -> dict[str, Any]:
 
     values  a configuration, flattened: "optim.lr" -> 3e-5
     """
-    return {
-        KEYS_OF_COEF.get(key, key): value
-        for key, value in _section(values, "loss.").items()
-        if key not in NO_COEFFICIENTS
-    }
+    section = {k.removeprefix("loss."): v for k, v in values.items() if k.startswith("loss.")}
+    return {KEYS_OF_COEF.get(k, k): v for k, v in section.items() if k not in NO_COEFFICIENTS}
 
 
 class Setting(NamedTuple):
@@ -76,6 +73,11 @@ class Run:
     def setting(self) -> Setting:
         split = self.values.get("data.eval_split", "test")
         return Setting(self.values["model.name"], self.values["data.name"], split)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether its name says nothing of a variant."""
+        return self.name == f"{self.setting.model}-{self.loss}-{self.setting.data}-s{self.seed}"
 
     @property
     def iterations(self) -> int:
@@ -122,7 +124,7 @@ def labelled(runs: Sequence[Run], problem: Callable[[Path, str], None]) -> list[
 
     for _, group in itertools.groupby(sorted(runs, key=objective), key=objective):
         members = list(group)
-        main = min(members, key=lambda run: (not _is_plain(run), len(run.name), run.name))
+        main = min(members, key=lambda run: (not run.is_plain, len(run.name), run.name))
         label = main.values["loss.label"]
         variants = [_difference(run.method, main.method) for run in members]
         times = Counter(map(_last, {key for variant in variants for key in variant}))
@@ -132,27 +134,16 @@ def labelled(runs: Sequence[Run], problem: Callable[[Path, str], None]) -> list[
             full = " ".join([label, *words])
             unnamed = [key for key in short if _last(key) not in run.name]
             if unnamed:
-                problem(
-                    run.folder.config,
-                    f"labelled {label} as {main.name} is, but with another {', '.join(unnamed)}, "
-                    f"which its name does not say; shown as {full}",
-                )
+                other = f"{label} as {main.name} is, but with another {', '.join(unnamed)}"
+                what = f"labelled {other}, which its name does not say; shown as {full}"
+                problem(run.folder.config, what)
             result.append(replace(run, variant=variant, label=full))
     return sorted(result, key=lambda run: run.name)
-
-
-def _section(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    return {key.removeprefix(prefix): v for key, v in values.items() if key.startswith(prefix)}
 
 
 def _difference(method: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
     keys = sorted(method.keys() | usual.keys())
     return {key: method.get(key) for key in keys if method.get(key) != usual.get(key)}
-
-
-def _is_plain(run: Run) -> bool:
-    setting = run.setting
-    return run.name == f"{setting.model}-{run.loss}-{setting.data}-s{run.seed}"
 
 
 def _last(key: str) -> str:

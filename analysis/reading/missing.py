@@ -31,11 +31,8 @@ def objectives(
 ) -> list[str]:
     """Objectives of which there is no run at all. more: words of the command"""
     present = {run.loss for run in runs}
-    return [
-        f"no run with loss={loss} ({setting}): {command(sweep, setting, *more)}"
-        for loss in losses
-        if loss not in present
-    ]
+    way = f"({setting}): {command(sweep, setting, *more)}"
+    return [f"no run with loss={loss} {way}" for loss in losses if loss not in present]
 
 
 def iterations(runs: Runs, needed: Sequence[int] | None = None) -> list[str]:

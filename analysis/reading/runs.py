@@ -153,6 +153,12 @@ class Runs:
         except (TypeError, KeyError, IndexError):
             return f"python main.py name={run.name} (and what it was started with)"
 
+    def described(self, values: pd.DataFrame, **facts: Callable[[Run], Any]) -> pd.DataFrame:
+        """`values` with a column for each fact of the run that a row is of."""
+        by_name = {run.name: run for run in self}
+        runs = [by_name[name] for name in values["run"]]
+        return values.assign(**{key: [fact(run) for run in runs] for key, fact in facts.items()})
+
     # --- reading --------------------------------------------------------------------------------
 
     def _rows(
@@ -180,11 +186,8 @@ class Runs:
         bad = numbers.index[numbers["loss"].isna()]
         if len(bad):
             first = int(numbers.loc[bad[0], "step"])
-            self._files.problem(
-                path,
-                f"the loss is not finite in {len(bad)} of {len(numbers)} steps, first at step "
-                f"{first}; those steps are left out",
-            )
+            share = f"{len(bad)} of {len(numbers)} steps, first at step {first}"
+            self._files.problem(path, f"the loss is not finite in {share}; those are left out")
         return numbers.drop(index=bad)
 
 
@@ -210,14 +213,10 @@ def _without_twins(runs: Iterable[Run], files: Files) -> list[Run]:
     longest: dict[tuple[Setting, str, int], Run] = {}
     for run in sorted(runs, key=lambda run: (-len(run.folder.iterations()), run.name)):
         first = longest.setdefault((run.setting, run.label, run.seed), run)
-        if first is not run and not all(
-            key(run, t) is not None and key(run, t) == key(first, t)
-            for t in run.folder.iterations()
-        ):
-            files.problem(
-                run.folder.config,
-                f"is the same method as {first.name} (seed {run.seed}), which is the one shown",
-            )
+        done = run.folder.iterations()
+        if first is not run and not all(key(run, t) and key(run, t) == key(first, t) for t in done):
+            what = f"is the same method as {first.name} (seed {run.seed}), which is the one shown"
+            files.problem(run.folder.config, what)
     return sorted(longest.values(), key=lambda run: run.name)
 
 
@@ -230,10 +229,9 @@ def _numbers(path: Path) -> list[dict[str, Any]]:
     evaluation = read_json(path)
     strange = sorted(set(evaluation) - set(PARTS))
     if strange:
-        raise ValueError(
-            f"an older layout, with {', '.join(strange)} where {', '.join(PARTS)} are now; the "
-            "run's own command counts it again once the file is removed"
-        )
+        layout = f"with {', '.join(strange)} where {', '.join(PARTS)} are now"
+        way = "the run's own command counts it again once the file is removed"
+        raise ValueError(f"an older layout, {layout}; {way}")
 
     def row(part: str, task: str, metric: str, estimate: Mapping[str, Any]) -> dict[str, Any]:
         numbers = {"value": estimate["value"]} | {k: estimate.get(k) for k in ("stderr", "n")}

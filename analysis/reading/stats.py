@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -20,58 +20,42 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over n values and its 95% interval; NaN where one value says nothing of it."""
+    """A mean with its 95% interval, and the test that it is 0; NaN where there is too little.
+
+    p            two-sided; NaN where no two values differ
+    effect       the mean over the values' standard deviation; between prompts Cohen's d_z: the mean
+                 difference of a prompt (over seeds) over its spread
+    n            values, such as seeds
+    num_prompts  None: over seeds alone
+    """
 
     mean: float
     low: float
     high: float
-    n: int
-
-    @property
-    def error(self) -> float:
-        """The standard error of the mean."""
-        return (self.high - self.mean) / float(t_quantile(self.n))
-
-    @property
-    def p(self) -> float:
-        """Two-sided, that the mean is 0 (t test); NaN where no two values differ."""
-        if not self.error > 0:
-            return math.nan
-        return float(2 * stdtr(self.n - 1, -abs(self.mean / self.error)))
-
-    @property
-    def effect(self) -> float:
-        """The mean over the values' standard deviation; NaN where no two values differ."""
-        return self.mean / (self.error * math.sqrt(self.n)) if self.error > 0 else math.nan
-
-
-@dataclass(frozen=True)
-class Test:
-    """Whether A beats B on the same prompts.
-
-    difference  mean of A minus B
-    p           two-sided, that there is none
-    effect      Cohen's d_z: the mean difference of a prompt (over seeds) over its spread
-    """
-
-    difference: float
-    low: float
-    high: float
     p: float
     effect: float
-    num_seeds: int
-    num_prompts: int
+    n: int
+    num_prompts: int | None = None
+
+    def turned(self, sign: int) -> Interval:
+        """That of the values times 1 or -1."""
+        low, high = sorted(sign * end + 0.0 for end in (self.low, self.high))  # no -0.0
+        return replace(self, mean=sign * self.mean + 0.0, low=low, high=high)
 
 
 def mean_interval(values: Sequence[float] | np.ndarray) -> Interval:
     """Mean +- t(n - 1) s / sqrt(n), over independent values such as seeds; NaN are left out."""
     x = np.asarray(values, dtype=float)
     x = x[~np.isnan(x)]
-    if len(x) < 2:
-        return Interval(float(x[0]) if len(x) else math.nan, math.nan, math.nan, len(x))
-    mean = float(x.mean())
-    half = float(t_quantile(len(x)) * x.std(ddof=1) / math.sqrt(len(x)))
-    return Interval(mean, mean - half, mean + half, len(x))
+    n, nan = len(x), math.nan
+    if n < 2:
+        return Interval(float(x[0]) if n else nan, nan, nan, nan, nan, n)
+    mean, reach = float(x.mean()), float(t_quantile(n))
+    half = float(reach * x.std(ddof=1) / math.sqrt(n))
+    error = (mean + half - mean) / reach  # 0 where the values differ by rounding alone
+    p = float(2 * stdtr(n - 1, -abs(mean / error))) if error > 0 else nan
+    effect = mean / (error * math.sqrt(n)) if error > 0 else nan
+    return Interval(mean, mean - half, mean + half, p, effect, n)
 
 
 def t_quantile(n: int | np.ndarray) -> float | np.ndarray:
@@ -95,7 +79,7 @@ def paired(a: Mapping[int, float], b: Mapping[int, float]) -> Interval:
     return mean_interval([a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())])
 
 
-def bootstrap(differences: np.ndarray, *, resamples: int = 2000, seed: int = 0) -> Test:
+def bootstrap(differences: np.ndarray, *, resamples: int = 2000, seed: int = 0) -> Interval:
     """Paired bootstrap over seeds and prompts, both resampled.
 
     differences  (seeds, prompts) A minus B on the same prompt; NaN where one has no answer
@@ -112,14 +96,14 @@ def bootstrap(differences: np.ndarray, *, resamples: int = 2000, seed: int = 0) 
     num_seeds, num_prompts = differences.shape
     if num_prompts < 2:
         nan = math.nan
-        return Test(nan, nan, nan, nan, nan, num_seeds, num_prompts)
+        return Interval(nan, nan, nan, nan, nan, num_seeds, num_prompts)
     filled, ones = np.where(present, differences, 0.0), present.astype(float)
     of_seeds = _weights(num_seeds, resamples, 2 * seed)
     of_prompts = _weights(num_prompts, resamples, 2 * seed + 1)
     above = ((of_prompts @ filled.T) * of_seeds).sum(axis=1)
     below = ((of_prompts @ ones.T) * of_seeds).sum(axis=1)
     error = float((above[below > 0] / below[below > 0]).std(ddof=1))
-    difference = float(filled.sum() / ones.sum())
+    mean = float(filled.sum() / ones.sum())
     by_seed, by_prompt = np.nanmean(differences, axis=1), np.nanmean(differences, axis=0)
     spread = float(by_prompt.std(ddof=1))
     parts = [(spread**2 / num_prompts, num_prompts)]
@@ -128,15 +112,9 @@ def bootstrap(differences: np.ndarray, *, resamples: int = 2000, seed: int = 0) 
     below_line = sum(part**2 / (n - 1) for part, n in parts)
     freedom = sum(part for part, _ in parts) ** 2 / below_line if below_line else math.inf
     half = float(stdtrit(freedom, (1 + LEVEL) / 2)) * error if error else 0.0
-    return Test(
-        difference=difference,
-        low=difference - half,
-        high=difference + half,
-        p=float(2 * stdtr(freedom, -abs(difference) / error)) if error else float(not difference),
-        effect=float(by_prompt.mean()) / spread if spread else math.nan,
-        num_seeds=num_seeds,
-        num_prompts=num_prompts,
-    )
+    p = float(2 * stdtr(freedom, -abs(mean) / error)) if error else float(not mean)
+    effect = float(by_prompt.mean()) / spread if spread else math.nan
+    return Interval(mean, mean - half, mean + half, p, effect, num_seeds, num_prompts)
 
 
 def holm(p: Sequence[float]) -> list[float]:

@@ -1,12 +1,11 @@
-"""Every table and figure by name, and all of them built and saved. One that fails is a problem of
-its own; the rest is built."""
+"""Every table and figure by name, and all of them built. One that fails is a problem of its own;
+the rest is built."""
 
 from __future__ import annotations
 
 import inspect
 import logging
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -17,17 +16,14 @@ from analysis.figures import (
     dynamics,
     grids,
     objectives,
-    pieces,
     responses,
     results,
     style,
     tasks,
     tuning,
 )
-from analysis.figures.pieces import Drawing, Piece
+from analysis.figures.pieces import Piece
 from analysis.reading.runs import Runs
-from analysis.report import render
-from tspin.tools.files import write_text
 
 log = logging.getLogger("tspin")
 
@@ -67,23 +63,3 @@ def build(
 def parameters(name: str) -> set[str]:
     """The options of a table or figure."""
     return {*inspect.signature(HOMES[name]).parameters}
-
-
-def drawings(built: Sequence[Piece]) -> list[Drawing]:
-    return [piece for piece in built if isinstance(piece, Drawing)]
-
-
-def write(
-    built: Sequence[Piece],
-    out: Path,
-    problems: Sequence[str] = (),
-    images: dict[str, render.Images] | None = None,
-) -> list[Path]:
-    """Saves the pieces in `out`, and what was wrong with the runs in problems.txt.
-
-    images  of the drawings, where they have been rendered
-    """
-    files = pieces.write(built, images or render.images(drawings(built)), out)
-    listed = out / "problems.txt"
-    write_text(listed, "".join(f"{line}\n" for line in problems))
-    return [*files, listed]

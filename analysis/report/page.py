@@ -104,10 +104,8 @@ def samples(runs: Runs) -> dict[str, Any]:
     while most > 1 and len(json.dumps(shown)) > MAX_SAMPLES:
         most //= 2
         shown = [run | {"prompts": run["prompts"][:most]} for run in shown]
-    bound = (
-        f"{len(shown)} of {len(runs)} runs, at most {most} prompts of each (of those in its "
-        f"readable samples), texts cut at {MAX_TEXT} characters."
-    )
+    prompts = f"at most {most} prompts of each (of those in its readable samples)"
+    bound = f"{len(shown)} of {len(runs)} runs, {prompts}, texts cut at {MAX_TEXT} characters."
     return {"runs": shown, "bound": bound}
 
 
@@ -180,10 +178,8 @@ def _view(piece: Piece, images: Mapping[str, render.Images]) -> dict[str, Any]:
         source = _data_url("image/svg+xml", images[piece.name][render.SHOWN])
         return view | {"source": source, "width": width, "files": ("pdf", "png", "csv")}
     values = {column.key: piece.frame[column.key] for column in piece.columns}
-    numeric = {
-        key: pd.api.types.is_numeric_dtype(column) and not column.isna().all()
-        for key, column in values.items()
-    }
+    numeric = {key: pd.api.types.is_numeric_dtype(column) and not column.isna().all()
+               for key, column in values.items()}  # fmt: skip
     head = [{"title": c.title, "numeric": numeric[c.key]} for c in piece.columns]
     rows = [
         [
@@ -249,11 +245,7 @@ def _slug(heading: str) -> str:
 
 def _coded(line: str) -> Markup:
     """A line with its `commands` as code."""
-    parts = [
-        Markup("<code>{}</code>").format(part) if i % 2 else escape(part)
-        for i, part in enumerate(line.split("`"))
-    ]
-    return Markup("").join(parts)
+    return Markup(re.sub("`([^`]*)`?", r"<code>\1</code>", str(escape(line))))
 
 
 def _inline(path: Path) -> Markup:

@@ -16,7 +16,7 @@ import matplotlib as mpl
 from tqdm import tqdm
 
 from analysis.figures import style
-from analysis.figures.pieces import Drawing
+from analysis.figures.pieces import Drawing, Piece
 
 SAVED = ("pdf", "png")
 SHOWN = "svg"
@@ -31,8 +31,9 @@ METADATA: dict[str, dict[str, None]] = {
 Images = dict[str, bytes]  # by format
 
 
-def images(drawings: Sequence[Drawing], formats: Sequence[str] = SAVED) -> dict[str, Images]:
-    """By name of the drawing, then by format."""
+def images(pieces: Sequence[Piece], formats: Sequence[str] = SAVED) -> dict[str, Images]:
+    """Of those that are drawings: by name, then by format."""
+    drawings = [piece for piece in pieces if isinstance(piece, Drawing)]
     render = partial(_images, formats=tuple(formats))
     processes = min(os.cpu_count() or 1, MAX_PROCESSES)
     bar = partial(tqdm, desc="rendering", total=len(drawings), disable=None, leave=False)

@@ -18,9 +18,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from analysis.figures import pieces
 from analysis.options import command
 from analysis.reading.runs import Runs
 from analysis.report import catalogue, render
+from tspin.tools.files import write_text
 
 log = logging.getLogger("tspin")
 ALL = "all"
@@ -39,7 +41,7 @@ def main(name: str, arguments: Sequence[str]) -> None:
         built = catalogue.build(runs, names, with_paper=with_paper, **given)
         out = Path(options["out"])
         formats = (*render.SAVED, render.SHOWN) if name == ALL else render.SAVED
-        images = render.images(catalogue.drawings(built), formats)
+        images = render.images(built, formats)
         if name == ALL:
             from analysis.claims import claims
             from analysis.report import page  # their libraries take a while to import
@@ -47,7 +49,8 @@ def main(name: str, arguments: Sequence[str]) -> None:
             judged = claims.judge(runs)
             page.write(runs, built, images, judged, out, runs.problems)
             built.append(claims.table(judged))
-        catalogue.write(built, out, runs.problems, images)
+        pieces.write(built, images, out)
+        write_text(out / "problems.txt", "".join(f"{line}\n" for line in runs.problems))
         for problem in runs.problems:
             log.warning("%s", problem)
         log.info("%d runs, %d tables and figures: %s", len(runs), len(built), out)

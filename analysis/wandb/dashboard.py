@@ -35,6 +35,8 @@ EVALS = Path(__file__).resolve().parents[2] / "conf" / "evals"
 SMOOTHING = 0.7  # of curves over optimiser steps; one point per iteration is drawn as it is
 MAX_RUNS = 100  # lines of a panel: a sweep of 48 points whole
 COLUMNS = 3
+DEFAULTS = {"out": "report/dashboard.json", "project": "tspin", "entity": "", "name": "T-SPIN",
+            "evals": "paper", "save": "false"}  # fmt: skip
 
 ROLES = {"annotated": "y", "synthetic": "y'", "proto": "y0"}
 STEPS = ("train/step", "optimiser step, over all iterations")
@@ -43,11 +45,9 @@ ITERATIONS = ("iteration", "after iteration t")
 EVALUATED = ("eval/iterations", "iterations of self-play done")
 SPLITS = ("train", "heldout")
 CELL_TITLES = (  # of CELLS
-    "Higher reward and higher log-likelihood",
-    "Higher reward, lower log-likelihood",
-    "Lower reward, higher log-likelihood",
-    "Neither higher",
-)
+    "Higher reward and higher log-likelihood", "Higher reward, lower log-likelihood",
+    "Lower reward, higher log-likelihood", "Neither higher",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -83,18 +83,13 @@ def sections(tasks: Mapping[str, tuple[int | None, str]]) -> dict[str, list[Pane
     return {
         "Reward dynamics": [
             *(steps(f"Reward of {y} ({role})", "nats", f"rewards/{role}") for role, y in roles),
-            *(
-                iterations(f"Reward of {y}, {split}", "nats", f"{split}/rewards/{role}")
-                for split in SPLITS
-                for role, y in roles
-            ),
+            *(iterations(f"Reward of {y}, {split}", "nats", f"{split}/rewards/{role}")
+              for split in SPLITS for role, y in roles),
         ],
         "Log-likelihood dynamics": [
             *(steps(f"log pi({y}), {role}", "nats", f"logps/{role}") for role, y in roles),
-            *(
-                steps(f"log pi({y}) per token", "nats per token", f"logps_per_token/{role}")
-                for role, y in roles
-            ),
+            *(steps(f"log pi({y}) per token", "nats per token", f"logps_per_token/{role}")
+              for role, y in roles),
             steps("Current advantage, y over y'", "nats", "advantages/current"),
             steps("Historical advantage, y' over y0", "nats", "advantages/historical"),
             steps("Share of the pair's gradient that is left", "weight, 0 to 1",
@@ -152,13 +147,6 @@ def _benchmarks(tasks: Mapping[str, tuple[int | None, str]]) -> list[Panel]:
     return panels
 
 
-def keys(panels: Sequence[Panel]) -> list[str]:
-    """Every metric that the panels draw, axes included."""
-    axes = ((panel.axis[0],) if panel.axis else () for panel in panels)
-    drawn = zip((panel.keys for panel in panels), axes, strict=True)
-    return list(dict.fromkeys(key for pair in drawn for part in pair for key in part))
-
-
 def benchmarks(evals: str) -> dict[str, tuple[int | None, str]]:
     """The tasks of an option of conf/evals that have a metric for the average."""
     options = {path.stem: path for path in EVALS.glob("*.yaml")}
@@ -169,12 +157,11 @@ def benchmarks(evals: str) -> dict[str, tuple[int | None, str]]:
     return {task: (how["shots"], how["metric"]) for task, how in tasks.items() if how["metric"]}
 
 
-def workspace(
-    panels: Mapping[str, Sequence[Panel]], *, name: str, project: str, entity: str
-) -> ws.Workspace:
+def workspace(panels: Mapping[str, Sequence[Panel]], **place: str) -> ws.Workspace:
     """The page: runs grouped by objective, then by what differs beside the seed.
 
-    A line is the mean over the runs of a group, its band the standard error.
+    A line is the mean over the runs of a group, its band the standard error. place: name, project,
+    entity.
     Raises ValueError where wandb-workspaces is not installed.
     """
     # What is only built asks nobody anything; read when wandb is imported, which takes seconds.
@@ -182,25 +169,11 @@ def workspace(
     try:
         import wandb_workspaces.workspaces as ws
     except ImportError:
-        raise ValueError(
-            "the dashboard needs wandb-workspaces: pip install -e '.[dashboards]'"
-        ) from None
-
+        way = "the dashboard needs wandb-workspaces: pip install -e '.[dashboards]'"
+        raise ValueError(way) from None
     return ws.Workspace(
-        name=name,
-        project=project,
-        entity=entity,
-        sections=[
-            ws.Section(
-                name=title,
-                panels=[_panel(panel) for panel in members],
-                is_open=True,
-                layout_settings=ws.SectionLayoutSettings(
-                    columns=COLUMNS, rows=-(-len(members) // COLUMNS)
-                ),
-            )
-            for title, members in panels.items()
-        ],
+        **place,
+        sections=[_section(title, members) for title, members in panels.items()],
         settings=ws.WorkspaceSettings(max_runs=MAX_RUNS),
         runset_settings=ws.RunsetSettings(
             groupby=[ws.Metric("JobType"), ws.Metric("Group")],
@@ -219,6 +192,14 @@ def specification(page: ws.Workspace) -> dict[str, Any]:
     return spec
 
 
+def _section(title: str, panels: Sequence[Panel]) -> ws.Section:
+    import wandb_workspaces.workspaces as ws
+
+    layout = ws.SectionLayoutSettings(columns=COLUMNS, rows=-(-len(panels) // COLUMNS))
+    drawn = [_panel(panel) for panel in panels]
+    return ws.Section(name=title, panels=drawn, is_open=True, layout_settings=layout)
+
+
 def _panel(panel: Panel) -> Any:
     import wandb_workspaces.reports.v2 as wr
 
@@ -231,31 +212,16 @@ def _panel(panel: Panel) -> Any:
         )
     smooth = panel.axis is STEPS
     return wr.LinePlot(
-        title=panel.title,
-        x=panel.axis[0],
-        y=names,
-        title_x=panel.axis[1],
-        title_y=panel.unit,
-        groupby_aggfunc="mean",
-        groupby_rangefunc="stderr",
+        title=panel.title, x=panel.axis[0], y=names, title_x=panel.axis[1], title_y=panel.unit,
+        groupby_aggfunc="mean", groupby_rangefunc="stderr",
         smoothing_type="exponentialTimeWeighted" if smooth else "none",
         smoothing_factor=SMOOTHING if smooth else 0.0,
-        smoothing_show_original=False,
-        max_runs_to_show=MAX_RUNS,
-    )
+        smoothing_show_original=False, max_runs_to_show=MAX_RUNS,
+    )  # fmt: skip
 
 
 def main(arguments: Sequence[str]) -> None:
-    with command(
-        __doc__,
-        arguments,
-        out="report/dashboard.json",
-        project="tspin",
-        entity="",
-        name="T-SPIN",
-        evals="paper",
-        save="false",
-    ) as options:
+    with command(__doc__, arguments, **DEFAULTS) as options:
         publish = options["save"] == "true"
         if publish and not options["entity"]:
             raise ValueError("--save needs entity=NAME, your user or team in W&B")

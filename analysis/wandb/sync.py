@@ -30,6 +30,7 @@ log = logging.getLogger("tspin")
 
 Mode = Literal["online", "offline"]
 MODES: tuple[Mode, ...] = ("online", "offline")
+DEFAULTS = {"runs": "runs", "mode": "online", "project": "", "entity": "", "out": "report/wandb"}
 WHERE = ("project", "entity")  # parts of an Identity that say nothing about the run
 
 
@@ -85,15 +86,7 @@ def sync(folder: RunDir, identity: Identity, *, mode: Mode, out: Path) -> str:
 
 
 def main(arguments: Sequence[str]) -> None:
-    with command(
-        __doc__,
-        arguments,
-        runs="runs",
-        mode="online",
-        project="",
-        entity="",
-        out="report/wandb",
-    ) as options:
+    with command(__doc__, arguments, **DEFAULTS) as options:
         mode = next((mode for mode in MODES if mode == options["mode"]), None)
         if mode is None:
             raise ValueError(unknown(f"option mode={options['mode']}", options["mode"], MODES))

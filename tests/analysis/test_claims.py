@@ -4,7 +4,6 @@ After iteration t, of 50 prompts 20 + GAIN (t + 1) + seed are right, so that a p
 and every seed says the same of a difference: its interval over seeds is a point.
 """
 
-import math
 import re
 
 import pytest
@@ -17,6 +16,7 @@ from analysis.claims.claims import NOT_ENOUGH, NOT_SUPPORTED, SUPPORTED, Part, v
 from analysis.figures import grids
 from analysis.reading import paper
 from analysis.reading.runs import Runs
+from analysis.reading.stats import Interval, mean_interval
 from tspin.tools.files import read_json, write_json, write_text
 
 
@@ -60,16 +60,16 @@ def configure(folder, section, **values):
     ],
 )
 def test_verdict(held, expected):
-    parts = [Part("", 0.0, 0.0, 0.0, "", 3, None, holds, "") for holds in held]
+    parts = [Part("", holds=holds) for holds in held]
     assert verdict(parts) == expected
 
 
 def test_numbers_of_a_part():
-    part = Part("", 1.2, 0.3, 2.1, "points", 3, 800, True, "")
+    part = Part("", Interval(1.2, 0.3, 2.1, 0.01, 0.1, 3, 800), "points")
     assert part.numbers == "+1.20 points [0.30, 2.10], 3 seeds, 800 prompts"
-    alone = Part("", 37.5, math.nan, math.nan, "%", 1, None, None, "")
+    alone = Part("", mean_interval([37.5]), "%")
     assert alone.numbers == "37.50%, 1 seed"
-    assert Part("", math.nan, math.nan, math.nan, "", 0, None, None, "").numbers == ""
+    assert Part("").numbers == Part("", mean_interval([])).numbers == ""
 
 
 @pytest.mark.slow
@@ -102,7 +102,7 @@ def test_every_iteration_gains(tmp_path, gains, gain, expected, reading):
     make(tmp_path, "tspin")
     found = finding(tmp_path, "gains")
     assert found.verdict == expected
-    assert [part.mean for part in found.parts] == pytest.approx([2 * gain, 2 * gain])
+    assert [part.over.mean for part in found.parts] == pytest.approx([2 * gain, 2 * gain])
     assert all(part.reading.startswith(reading) for part in found.parts)
 
 
@@ -134,8 +134,8 @@ def test_ends_above(tmp_path, gains, key, other, ours, theirs, expected, reading
     found = finding(tmp_path, key)
     (part,) = found.parts
     assert found.verdict == expected and part.reading.startswith(reading)
-    assert part.mean == pytest.approx(4 * (ours - theirs))  # two iterations, 2 points a prompt
-    assert (part.num_seeds, part.num_prompts) == (3, 50)
+    assert part.over.mean == pytest.approx(4 * (ours - theirs))  # two iterations, 2 points a prompt
+    assert (part.over.n, part.over.num_prompts) == (3, 50)
 
 
 def test_history_is_judged_with_the_same_settings_only(tmp_path):
@@ -165,7 +165,7 @@ def test_steadier_than_spin(tmp_path, gains, spin, tspin, expected):
     make(tmp_path, "spin", "tspin")
     found = finding(tmp_path, "steady")
     assert found.verdict == expected
-    assert found.parts[0].mean == pytest.approx(2 * (max(-spin, 0) - max(-tspin, 0)))
+    assert found.parts[0].over.mean == pytest.approx(2 * (max(-spin, 0) - max(-tspin, 0)))
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_a_quarter_of_the_data(tmp_path, gains, sft, expected):
     make(tmp_path, "sft", size=32)
     found = finding(tmp_path, "quarter")
     assert found.verdict == expected
-    assert found.parts[0].mean == pytest.approx(2 * (6 - sft))
+    assert found.parts[0].over.mean == pytest.approx(2 * (6 - sft))
 
 
 def test_the_quarter_may_be_a_variant(tmp_path):
@@ -203,7 +203,7 @@ def test_misaligned(tmp_path, rows, astray, expected):
             write_json(path, table)
     found = finding(tmp_path, "misaligned")
     assert found.verdict == expected
-    assert [part.mean for part in found.parts] == pytest.approx([12.5 * rows, 12.5 * astray])
+    assert [part.over.mean for part in found.parts] == pytest.approx([12.5 * rows, 12.5 * astray])
     assert found.judged_on == ""
 
 
@@ -234,7 +234,7 @@ def test_robust_on_the_whole_grid(tmp_path, gains):
     grid(tmp_path, ALL)
     found = finding(tmp_path, "robust")
     assert len(found.parts) == 15
-    assert {round(part.mean, 6) for part in found.parts} == {4.0}
+    assert {round(part.over.mean, 6) for part in found.parts} == {4.0}
     assert found.verdict == SUPPORTED
 
 
@@ -248,7 +248,7 @@ def test_robust_needs_the_whole_grid_and_one_point_refutes_it(tmp_path, gains):
     gains(tspin=5)  # 20 + 2 x 6 = 32 of 50
     grid(tmp_path, ALL[:1])
     found = finding(tmp_path, "robust")
-    assert found.verdict == NOT_SUPPORTED and found.parts[0].mean == pytest.approx(-28)
+    assert found.verdict == NOT_SUPPORTED and found.parts[0].over.mean == pytest.approx(-28)
 
 
 # --- where they are judged ------------------------------------------------------------------------
@@ -282,7 +282,7 @@ def test_what_stands_for_quality_is_said(tmp_path):
     make(tmp_path / "b", "spin", "tspin", model="mistral", data="ultrachat", benchmarks=True)
     found = finding(tmp_path / "b", "above_spin")
     assert found.judged_on == "judged on the average of the benchmarks that were run"
-    assert found.parts[0].num_prompts is None  # benchmarks are compared seed by seed
+    assert found.parts[0].over.num_prompts is None  # benchmarks are compared seed by seed
     assert "+sweep=table4" not in found.way_out and found.verdict == SUPPORTED
 
 
@@ -295,7 +295,7 @@ def test_lower_is_better_for_perplexity(tmp_path):
             held = {"perplexity": {"value": 2 - 0.1 * t - less, "stderr": 0.01, "n": 50}}
             write_json(out.evaluation, {"heldout": held})
     found = finding(tmp_path, "above_spin")
-    assert found.verdict == SUPPORTED and found.parts[0].mean == pytest.approx(0.2)
+    assert found.verdict == SUPPORTED and found.parts[0].over.mean == pytest.approx(0.2)
 
 
 def test_a_claim_that_fails_costs_only_itself(tmp_path, monkeypatch):
@@ -303,7 +303,7 @@ def test_a_claim_that_fails_costs_only_itself(tmp_path, monkeypatch):
         raise RuntimeError("broken")
 
     make(tmp_path, "spin", "tspin")
-    monkeypatch.setattr(evidence.comparison, "compare", fail)
+    monkeypatch.setattr(evidence.comparison, "ends", fail)
     runs = Runs.read(tmp_path)
     judged = {it.claim.key: it.findings[0].verdict for it in claims.judge(runs)}
     assert judged["above_spin"] == NOT_ENOUGH and judged["gains"] == SUPPORTED

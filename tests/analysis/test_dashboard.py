@@ -13,7 +13,7 @@ from support.offline import inspect, of
 from support.tiny import play
 
 from analysis.__main__ import COMMANDS, main
-from analysis.options import command, read
+from analysis.options import command
 from analysis.wandb import dashboard
 from tspin.tools.files import write_json
 
@@ -49,6 +49,11 @@ BENCHMARKS = [
 ]
 
 
+def keys(panels):
+    """Every metric that the panels draw, axes included."""
+    return {key for panel in panels for key in (*panel.keys, *(panel.axis or ())[:1])}
+
+
 def specification():
     page = dashboard.workspace(
         dashboard.sections(TASKS), name="T-SPIN", project="tspin", entity="us"
@@ -68,7 +73,7 @@ def logged(tmp_path_factory):
 
 @pytest.mark.runs
 def test_every_key_that_is_drawn_is_logged(logged):
-    drawn = dashboard.keys(sum(dashboard.sections(TASKS).values(), []))
+    drawn = keys(sum(dashboard.sections(TASKS).values(), []))
     assert len(drawn) > 60 and set(BENCHMARKS) <= set(drawn)
     assert [key for key in drawn if key not in logged and key not in BENCHMARKS] == []
 
@@ -89,7 +94,7 @@ def test_what_is_drawn_is_what_is_specified():
     spec = specification()["spec"]["section"]
     panels = [p for s in spec["panelBankConfig"]["sections"] for p in s["panels"]]
     text = json.dumps(panels)
-    for key in dashboard.keys(sum(dashboard.sections(TASKS).values(), [])):
+    for key in keys(sum(dashboard.sections(TASKS).values(), [])):
         assert f'"{key}"' in text
     lines = [p["config"] for p in panels if p["viewType"] == "Run History Line Plot"]
     assert all(line["xAxisTitle"] and line["yAxisTitle"] for line in lines)
@@ -211,8 +216,10 @@ def test_what_is_mistyped_is_one_line_with_the_nearest(arguments, says):
 
 def test_options_are_the_defaults_with_what_is_given():
     defaults = {"out": "report", "save": "false"}
-    assert read([], defaults) == defaults
-    assert read(["--save", "out=a=b"], defaults) == {"out": "a=b", "save": "true"}
+    with command("doc", [], **defaults) as options:
+        assert options == defaults
+    with command("doc", ["--save", "out=a=b"], **defaults) as options:
+        assert options == {"out": "a=b", "save": "true"}
 
 
 def test_what_a_user_cannot_mend_is_no_line_but_a_traceback():

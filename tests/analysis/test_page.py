@@ -43,7 +43,7 @@ def folder(tmp_path_factory):
 
 def write(runs, out):
     pieces = catalogue.build(runs, PIECES, with_paper=True)
-    images = render.images(catalogue.drawings(pieces), [render.SHOWN])
+    images = render.images(pieces, [render.SHOWN])
     problems = [*runs.problems, "a < b: `make it`"]
     return page.write(runs, pieces, images, claims.judge(runs), out, problems)
 
@@ -163,7 +163,7 @@ def hostile(tmp_path_factory):
             write_jsonl(made.iteration(t).samples, [{"id": MARKUP, "split": MARKUP, **words}])
     runs = Runs.read(root / "runs")
     pieces = catalogue.build(runs, ("comparison",), with_paper=True)
-    images = render.images(catalogue.drawings(pieces), [render.SHOWN])
+    images = render.images(pieces, [render.SHOWN])
     return page.write(runs, pieces, images, claims.judge(runs), root / "report", [MARKUP])
 
 

@@ -17,11 +17,11 @@ from support.report_runs import FOLDERS, GAIN, TABLES, write_run
 
 from analysis.figures import style, tasks
 from analysis.figures.comparison import Side, differences
-from analysis.figures.pieces import Drawing, Table, csv
+from analysis.figures.pieces import Drawing, Table, csv, write
 from analysis.reading import missing, paper
 from analysis.reading.methods import Setting
 from analysis.reading.runs import Runs
-from analysis.report import catalogue
+from analysis.report import catalogue, render
 from tspin.runs.artifacts import ANSWERS, RunDir
 from tspin.tools.files import read_json, write_json
 from tspin.tools.parquet import read_rows, write_rows
@@ -439,10 +439,9 @@ def test_one_that_fails_costs_only_itself(monkeypatch):
 
 def test_files(pieces, tmp_path):
     chosen = [pieces["table3"], pieces["figure4b-micro-micro"]]
-    files = catalogue.write(chosen, tmp_path, ["a: b"])
-    assert {path.suffix for path in files} == {".csv", ".md", ".tex", ".pdf", ".png", ".txt"}
+    files = write(chosen, render.images(chosen), tmp_path)
+    assert {path.suffix for path in files} == {".csv", ".md", ".tex", ".pdf", ".png"}
     assert all(path.stat().st_size for path in files)
-    assert (tmp_path / "problems.txt").read_text() == "a: b\n"
 
 
 @pytest.mark.process

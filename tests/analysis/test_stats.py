@@ -65,16 +65,16 @@ def test_correlation():
 
 def test_bootstrap_without_a_difference():
     found = bootstrap(np.zeros((3, 20)))
-    assert (found.difference, found.low, found.high, found.p) == (0, 0, 0, 1)
-    assert (found.num_seeds, found.num_prompts) == (3, 20)
+    assert (found.mean, found.low, found.high, found.p) == (0, 0, 0, 1)
+    assert (found.n, found.num_prompts) == (3, 20)
 
 
 def test_bootstrap_counts_only_what_both_answered():
     """Differences 1, 1, 1 and 0 with one missing: mean 3/4; d_z over prompts 1, 1, 0 (means)"""
     nan = math.nan
     found = bootstrap(np.array([[1, 1, 0, nan], [1, nan, nan, nan]]))
-    assert found.difference == pytest.approx(3 / 4)
-    assert (found.num_seeds, found.num_prompts) == (2, 3)
+    assert found.mean == pytest.approx(3 / 4)
+    assert (found.n, found.num_prompts) == (2, 3)
     assert found.effect == pytest.approx((2 / 3) / np.std([1, 1, 0], ddof=1))
 
 
