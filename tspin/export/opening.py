@@ -66,8 +66,8 @@ def opened(
     on_hub = name != to
     if on_hub and not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise ValueError(f"to={to}: write to={HUB}OWNER/NAME")
-    if not to:
-        raise ValueError(f"to= is empty; write to=FOLDER or to={HUB}OWNER/NAME")
+    if to in ("", "hub"):
+        raise ValueError(f"to={to}: write to=FOLDER or to={HUB}OWNER/NAME")
     if not on_hub and Path(to).expanduser().exists():
         raise ValueError(f"to={to} is there already; name a new folder, or remove it")
     run = StoredRun.open(options["run"])
