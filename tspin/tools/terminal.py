@@ -134,11 +134,7 @@ def _estimate(estimate: Mapping[str, float | None]) -> str:
 
 
 def table(
-    title: str,
-    rows: Sequence[Mapping[str, Any]],
-    *,
-    first: Sequence[str] = (),
-    width: int = WIDE,
+    title: str, rows: Sequence[Mapping[str, Any]], *, first: Sequence[str] = (), width: int = WIDE
 ) -> str:
     """Rows as plain ASCII text, never cut and never wrapped.
 
