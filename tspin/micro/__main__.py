@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Callable
 from pathlib import Path
 
 import transformers
@@ -38,20 +37,20 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument(
         "--steps",
-        type=at_least(1),
+        type=int,
         help=f"pre-training steps of 128 pairs. None: {build.STEPS} for micro, "
         f"{open_build.STEPS} for micro_open",
     )
     parser.add_argument("--seed", type=int, default=0, help="fixes corpus, weights and samples")
     parser.add_argument(
         "--threads",
-        type=at_least(1),
+        type=int,
         default=1,
         help="CPU threads; another number gives slightly other weights",
     )
     parser.add_argument(
         "--num-eval",
-        type=at_least(0),
+        type=int,
         default=800,
         help="test prompts behind the tables (validation: at most 320); 0: none",
     )
@@ -66,18 +65,6 @@ def main(argv: list[str] | None = None) -> None:
     if options.num_eval:
         text = figures.tables(out, options.task, num_eval=options.num_eval, seed=options.seed)
         logging.info("%s", text)
-
-
-def at_least(low: int) -> Callable[[str], int]:
-    """An integer of at least `low`, for argparse."""
-
-    def integer(text: str) -> int:
-        value = int(text)
-        if value < low:
-            raise argparse.ArgumentTypeError(f"{value} is not at least {low}")
-        return value
-
-    return integer
 
 
 if __name__ == "__main__":
