@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from support.tiny import compose
 
 from tspin import micro
-from tspin.micro import open_build, open_task, splits, tokenizer, training
+from tspin.micro import figures, open_build, open_task, splits, tokenizer, training
 from tspin.micro.__main__ import main
 from tspin.policy import weights
 from tspin.tools import files
@@ -98,9 +98,13 @@ def test_the_teacher_is_always_right(split):
     )
 
 
+def known_answers(request):
+    return open_task._known(request.noun, request.constraints)[0]
+
+
 def test_the_teacher_draws_from_many_answers_some_far_more_often():
     """Half of the prompts leave about thirty words or numbers; rank 0 has 1/20, 100 has 1/120."""
-    known = [len(open_task.known_answers(open_task.parse(prompt))) for prompt, _ in TEST]
+    known = [len(known_answers(open_task.parse(prompt))) for prompt, _ in TEST]
     assert 25 <= statistics.median(known) <= 40
     assert min(known) >= open_task.MIN_KNOWN
     words = open_task._items("word")
@@ -108,7 +112,7 @@ def test_the_teacher_draws_from_many_answers_some_far_more_often():
     assert {len(word) for word in words} == {3, 4, 5}
     request = open_task.parse('Give a word without "e".')
     drawn = [open_task.teach(request, seed) for seed in range(4000)]
-    first, hundredth = (set(open_task.known_answers(request)[i : i + 20]) for i in (0, 100))
+    first, hundredth = (set(known_answers(request)[i : i + 20]) for i in (0, 100))
     often, seldom = (sum(word in these for word in drawn) for these in (first, hundredth))
     assert often / seldom == pytest.approx(sum(1 / (20 + r) for r in range(20)) * 130 / 20, rel=0.5)
 
@@ -294,7 +298,7 @@ def test_one_id_a_letter(tok):
             ids = tok(answer)["input_ids"]
             assert len(ids) == len(answer)
             longest = max(longest, len(ids) + 1)
-    assert longest == 19 <= open_build.MAX_NEW_TOKENS  # three of five letters, spaces, dot, EOS
+    assert longest == 19 <= figures.MAX_NEW_TOKENS  # three of five letters, spaces, dot, EOS
     assert all(
         len(tok(f" {word}")["input_ids"]) == 1 + len(word) for word in open_task._items("word")
     )
@@ -346,7 +350,7 @@ def short(monkeypatch, tmp_path):
     tiny = training.Recipe(lr=1e-3, batch_size=4, warmup_steps=1)
     monkeypatch.setattr(open_build, "STEPS", 2)
     for name, n in (("main", 16), ("weak", 8)):
-        monkeypatch.setitem(open_build.WARM_STARTS, name, open_build.WarmStart(n, tiny))
+        monkeypatch.setitem(open_build.WARM_STARTS, name, training.WarmStart(n, tiny))
     return micro.folder("base", "micro_open").parent
 
 
@@ -389,11 +393,13 @@ def test_an_interrupted_build_goes_on_and_gives_the_same(short, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_command_builds_into_the_cache_and_writes_the_card(short, monkeypatch):
-    monkeypatch.setattr(open_build, "NUM_SAMPLES", 2)
-    main(["micro_open", "--num-eval", "4"])
-    card = (short / "README.md").read_text()
+def test_the_command_builds_into_the_cache_and_prints_the_tables_of_the_card(
+    short, monkeypatch, caplog
+):
+    monkeypatch.setattr(figures, "NUM_SAMPLES", 2)
+    with caplog.at_level("INFO"):
+        main(["micro_open", "--num-eval", "4"])
     for name, digest in zip(micro.POLICIES["micro_open"], digests(short), strict=True):
-        assert f"| {name} | `{digest}` |" in card
+        assert f"| {name} | `{digest}` |" in caplog.text
         for split in ("validation", "test"):
-            assert f"| {name} | {split} | 4 | " in card
+            assert f"| {name} | {split} | 4 | " in caplog.text

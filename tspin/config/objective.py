@@ -29,10 +29,10 @@ KEYS_OF_COEF = {"lam": "lambda"}  # in Python lambda is no name for a field
 @cache
 def objective_class(target: str) -> type[Objective]:
     """The class called MODULE.CLASS. ValueError, in one line, for what is no objective."""
-    told = f"loss.{TARGET}={target}"
+    setting = f"loss.{TARGET}={target}"
     module_name, _, name = target.rpartition(".")
     if not module_name:
-        raise ValueError(f"{told} is no MODULE.CLASS, as {OURS}.TSPIN is")
+        raise ValueError(f"{setting} is no MODULE.CLASS, as {OURS}.TSPIN is")
     here = str(Path.cwd())
     if here not in sys.path:  # of main.py, started by its path from another folder
         sys.path.append(here)
@@ -41,44 +41,44 @@ def objective_class(target: str) -> type[Objective]:
     except Exception as error:  # whatever a module of the user's raises
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ValueError(
-            f"{told} cannot be imported ({reason}): {module_name} has to be installed, or a module "
-            f"in {here}"
+            f"{setting} cannot be imported ({reason}): {module_name} has to be installed, or a "
+            f"module in {here}"
         ) from error
     if not hasattr(module, name):
         choices = (word for word, value in vars(module).items() if _is_objective(value))
-        raise ValueError(f"{told}: {unknown(f'class {name}', name, choices)}")
-    found = getattr(module, name)
-    if problem := _no_objective(found):
-        raise ValueError(f"{told} {problem}")
-    return found
+        raise ValueError(f"{setting}: {unknown(f'class {name}', name, choices)}")
+    kind = getattr(module, name)
+    if problem := _no_objective(kind):
+        raise ValueError(f"{setting} {problem}")
+    return kind
 
 
 def _is_objective(value: Any) -> TypeGuard[type[Objective]]:
     return isinstance(value, type) and issubclass(value, Objective) and value is not Objective
 
 
-def _no_objective(found: Any) -> str | None:
+def _no_objective(kind: Any) -> str | None:
     """What it lacks, as the end of a sentence."""
-    if not isinstance(found, type):
-        return f"is no class but of type {type(found).__name__}; name a class of objectives"
-    if not _is_objective(found):
+    if not isinstance(kind, type):
+        return f"is no class but of type {type(kind).__name__}; name a class of objectives"
+    if not _is_objective(kind):
         return f"is no objective: derive it from {OURS}.Objective, and give it roles and __call__"
-    missing = found.__abstractmethods__
+    missing = kind.__abstractmethods__
     if "roles" in missing:
         return "has no roles: say which responses it reads, as roles = ('annotated', 'synthetic')"
     if missing:
         return f"has no {', '.join(sorted(missing))}"
-    if "__dataclass_fields__" not in vars(found):
+    if "__dataclass_fields__" not in vars(kind):
         return "is no dataclass: write @dataclass(frozen=True) above it; fields are coefficients"
     for other in built_in():  # runs know an objective by its name
-        if vars(found).get("name") == other.name and found is not other:
+        if vars(kind).get("name") == other.name and kind is not other:
             return f"calls itself {other.name}, and so does {OURS}.{other.__name__}; rename it"
     return None
 
 
 def built_in() -> list[type[Objective]]:
     """The objectives that tspin brings."""
-    return [kind for kind in vars(objectives).values() if _is_objective(kind)]
+    return [value for value in vars(objectives).values() if _is_objective(value)]
 
 
 @dataclass(frozen=True)

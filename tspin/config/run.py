@@ -75,11 +75,6 @@ class LossConfig:
     def _spread(self) -> dict[str, Any]:
         return {"name": self.name, "label": self.label, TARGET: self.target, **self.coefficients}
 
-    def at(self, t: int) -> Objective:
-        """The objective of iteration t in its plainest form, ready to be called."""
-        coefficients = {name: at(value, t) for name, value in self.coefficients.items()}
-        return objective_class(self.target)(**coefficients).at(t)
-
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class CoefConfig:
@@ -253,7 +248,8 @@ class Run:
 
     def loss_at(self, t: int) -> Objective:
         """The objective of iteration t in its plainest form, ready to be called."""
-        return self.loss.at(t)
+        coefficients = {name: at(value, t) for name, value in self.loss.coefficients.items()}
+        return objective_class(self.loss.target)(**coefficients).at(t)
 
 
 def arithmetic_dtype(compute: ComputeConfig, precision: Precision) -> DType:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Callable
 from pathlib import Path
 
 import transformers
 
 from tspin import micro
-from tspin.micro import build, open_build
+from tspin.micro import build, figures, open_build
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -18,7 +17,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m tspin.micro",
         description="Build the policies of a built-in task from nothing: generate the corpus, make "
-        "the tokenizer, pre-train, fine-tune, measure them and write the model card. Minutes on "
+        "the tokenizer, pre-train, fine-tune, and print the tables of their model card. Minutes on "
         "one CPU core; no network.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
@@ -32,53 +31,40 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--out",
         type=Path,
-        help="folder for the policies and README.md. None: for micro build/micro, which it "
+        help="folder for the policies. None: for micro build/micro, which it "
         "replaces (those the project ships are in tspin/micro); for micro_open the cache, where "
         "model=micro_open looks for them (what is there is kept)",
     )
     parser.add_argument(
         "--steps",
-        type=at_least(1),
+        type=int,
         help=f"pre-training steps of 128 pairs. None: {build.STEPS} for micro, "
         f"{open_build.STEPS} for micro_open",
     )
     parser.add_argument("--seed", type=int, default=0, help="fixes corpus, weights and samples")
     parser.add_argument(
         "--threads",
-        type=at_least(1),
+        type=int,
         default=1,
         help="CPU threads; another number gives slightly other weights",
     )
     parser.add_argument(
         "--num-eval",
-        type=at_least(0),
+        type=int,
         default=800,
-        help="test prompts behind the figures of the model card (validation: at most 320); 0: "
-        "no card",
+        help="test prompts behind the tables (validation: at most 320); 0: none",
     )
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     transformers.utils.logging.disable_progress_bar()  # of weights that load in a millisecond
-    how = {"steps": options.steps, "seed": options.seed, "threads": options.threads}
-    if options.task == "micro":
-        build.build(options.out or Path("build/micro"), num_eval=options.num_eval, **how)
-    else:
-        out = options.out or micro.folder("base", options.task).parent
-        open_build.build(out, **how)
-        if options.num_eval:
-            open_build.write_card(out, num_eval=options.num_eval, seed=options.seed)
-
-
-def at_least(low: int) -> Callable[[str], int]:
-    """An integer of at least `low`, for argparse."""
-
-    def integer(text: str) -> int:
-        value = int(text)
-        if value < low:
-            raise argparse.ArgumentTypeError(f"{value} is not at least {low}")
-        return value
-
-    return integer
+    home = Path("build/micro")
+    if options.task != "micro":
+        home = micro.folder("base", options.task).parent
+    out, module = options.out or home, build if options.task == "micro" else open_build
+    module.build(out, steps=options.steps, seed=options.seed, threads=options.threads)
+    if options.num_eval:
+        text = figures.tables(out, options.task, num_eval=options.num_eval, seed=options.seed)
+        logging.info("%s", text)
 
 
 if __name__ == "__main__":

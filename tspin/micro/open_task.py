@@ -164,11 +164,6 @@ def is_asked(noun: str, constraints: tuple[str, ...]) -> bool:
     return constraints in _sets(noun)
 
 
-def known_answers(request: Request) -> list[str]:
-    """The words the teacher knows to meet every constraint, the likeliest first; or the numbers."""
-    return _known(request.noun, request.constraints)[0]
-
-
 def forms() -> list[str]:
     """Parts of prompts that together hold every word of them, each behind a space but the first."""
     heads = [f"{wording} {asked}" for wording in WORDINGS for asked in ASKED.values()]
@@ -197,10 +192,10 @@ def _in_turn(lists: list[Iterator[Request]]) -> Iterator[Request]:
     """One of each list after the other, again and again, passing over those at their end."""
     while lists:
         for one in list(lists):
-            if (found := next(one, None)) is None:
+            if (request := next(one, None)) is None:
                 lists.remove(one)
             else:
-                yield found
+                yield request
 
 
 @cache
@@ -244,15 +239,15 @@ def _sets(noun: str) -> dict[tuple[str, ...], int]:
         for phrase in kind
     }
     sizes = range(1, MAX_CONSTRAINTS + 1) if noun == "word" else (2,)  # a range and a property
-    found = {}
+    sets = {}
     for chosen in itertools.chain(*(itertools.combinations(kinds, size) for size in sizes)):
         for constraints in itertools.product(*chosen):
             left = [(1 << len(items)) - 1]
             for phrase in constraints:
                 left.append(left[-1] & bits[phrase])
             if len(set(left)) == len(left) and left[-1].bit_count() >= MIN_KNOWN:
-                found[constraints] = left[-1]
-    return found
+                sets[constraints] = left[-1]
+    return sets
 
 
 @cache

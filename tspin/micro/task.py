@@ -136,12 +136,17 @@ def check(prompt: str, response: str) -> bool | None:
     return response.strip() == family.answer(content)
 
 
+def canonical(prompt: str, response: str) -> str | None:
+    """The right answer where the response is it, else None."""
+    return response.strip() if check(prompt, response) else None
+
+
 def parse(prompt: str) -> tuple[Family, Content] | None:
     """The family and content that a prompt names, or None if it is no prompt of this task."""
     for family, pattern in _patterns():
         if match := pattern.fullmatch(prompt):
-            found = match.groups()
-            return family, found[0] if family.kind == "word" else tuple(map(int, found))
+            slots = match.groups()
+            return family, slots[0] if family.kind == "word" else tuple(map(int, slots))
     return None
 
 
@@ -196,11 +201,11 @@ def _contents(kind: str, split: str) -> tuple[Content, ...]:
 @lru_cache
 def _by_split(kind: str) -> dict[str, tuple[Content, ...]]:
     """All contents of a kind, hashed once (a third of a second), by split."""
-    found: dict[str, list[Content]] = {split: [] for split in splits.SPLITS}
-    contents: Iterable[Content] = _words() if kind == "word" else itertools.combinations(NUMBERS, 3)
-    for content in contents:
-        found[split_of(content)].append(content)
-    return {split: tuple(contents) for split, contents in found.items()}
+    contents_of: dict[str, list[Content]] = {split: [] for split in splits.SPLITS}
+    every: Iterable[Content] = _words() if kind == "word" else itertools.combinations(NUMBERS, 3)
+    for content in every:
+        contents_of[split_of(content)].append(content)
+    return {split: tuple(contents) for split, contents in contents_of.items()}
 
 
 def _words() -> Iterator[str]:

@@ -1,12 +1,12 @@
-"""What both micro tasks do to make a policy: a model, a training loop, folders, samples."""
+"""What both micro tasks do to make their policies: a model, a training loop, folders, samples."""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import random
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,10 @@ from transformers import (
 )
 
 from tspin.micro import tokenizer
+from tspin.tools.files import atomic
 from tspin.tools.terminal import progress
+
+log = logging.getLogger("tspin")
 
 IGNORE = -100  # target of a position that adds nothing to the loss
 ENCODED_AT_ONCE = 4096  # pairs: the tokenizer's own records of a text are large
@@ -39,6 +42,15 @@ class Recipe:
     clip: float = 1.0  # norm of the gradient
 
 
+@dataclass(frozen=True)
+class WarmStart:
+    """Supervised fine-tuning of the base policy on the first pairs of the split "warm"."""
+
+    num_pairs: int
+    recipe: Recipe
+
+
+Pairs = Callable[[], list[tuple[str, str]]]  # prompts and answers, made when they are needed
 Example = tuple[list[int], list[int]]  # ids of the prompt, ids of the answer with its EOS
 
 
@@ -58,24 +70,27 @@ def reproducible(*, seed: int, threads: int) -> Iterator[None]:
             torch.set_num_threads(before)
 
 
-def make(
+def build(
     out: Path,
     tok: PreTrainedTokenizerBase,
-    pairs: Sequence[tuple[str, str]],
-    recipe: Recipe,
+    pretraining: tuple[Pairs, Recipe],
+    warm_starts: Mapping[str, tuple[Pairs, Recipe]],
     *,
-    start: Path | None,
     seed: int,
-) -> LlamaForCausalLM:
-    """Train a new policy, or the one in `start`, on pairs; write it to `out`.
+    keep: bool,
+) -> None:
+    """Pre-train out/base; fine-tune it on the pairs of each warm start, in a folder of its name.
 
-    A start is taken as stored, rounded: as anyone would who begins with that folder. Returns the
-    policy before it is rounded itself.
+    Each is complete when it exists. keep: what is there is left as it is, else it is replaced.
+    A warm start begins with the base as stored, rounded: as anyone would who reads that folder.
     """
-    model = new_policy(tok) if start is None else load(start)
-    train(model, encode(tok, pairs), recipe, seed=seed, label=out.name)
-    save(model, tok, out)
-    return model
+    for name, (pairs, recipe) in {"base": pretraining, **warm_starts}.items():
+        if not (keep and (out / name).exists()):
+            model = new_policy(tok) if name == "base" else load(out / "base")
+            examples = encode(tok, pairs())
+            log.info("%s: %d epochs on %d pairs", out / name, recipe.epochs, len(examples))
+            train(model, examples, recipe, seed=seed, label=name)
+            save(model, tok, out / name)
 
 
 def new_policy(tok: PreTrainedTokenizerBase) -> LlamaForCausalLM:
@@ -170,19 +185,15 @@ def collate(examples: list[Example]) -> tuple[torch.Tensor, torch.Tensor]:
 
 def save(model: LlamaForCausalLM, tok: PreTrainedTokenizerBase, path: Path) -> Path:
     """Write a complete transformers folder with float16 weights; the model itself stays float32."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
     rounded = LlamaForCausalLM(model.config).half()
     rounded.load_state_dict(model.state_dict())
     # Sampling at temperature 1 from the whole distribution, unless the caller says otherwise.
     rounded.generation_config = GenerationConfig(
         eos_token_id=tok.eos_token_id, pad_token_id=tok.pad_token_id
     )
-    rounded.save_pretrained(partial)
-    tok.save_pretrained(partial)
-    shutil.rmtree(path, ignore_errors=True)
-    partial.rename(path)
+    with atomic(path) as temporary:
+        rounded.save_pretrained(temporary)
+        tok.save_pretrained(temporary)
     return path
 
 
@@ -259,11 +270,6 @@ def share_right(
         for prompt, response in zip(prompts, responses, strict=True)
     ]
     return sum(verdicts) / len(verdicts)
-
-
-def num_parameters(model: nn.Module) -> int:
-    """Distinct parameters: the tied embedding counts once."""
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def digest(path: Path) -> str:

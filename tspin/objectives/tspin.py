@@ -45,11 +45,7 @@ class TSPIN(Objective):
         return self.alpha * logp
 
     def __call__(self, policy: Logps, reference: Logps | None = None) -> tuple[Tensor, Metrics]:
-        current, historical = current_advantage(policy), historical_advantage(policy)
-        losses = _triplet(self, current, historical)
-        return losses, advantage_metrics(
-            self, policy, None, current=current, historical=historical, scale=self.alpha
-        )
+        return _triplet(self, policy, None, self.beta)
 
 
 @dataclass(frozen=True)
@@ -79,14 +75,7 @@ class TSPINRef(Objective):
 
     def __call__(self, policy: Logps, reference: Logps | None = None) -> tuple[Tensor, Metrics]:
         assert reference is not None
-        current = current_advantage(policy) - current_advantage(reference)
-        historical, ref_historical = historical_advantage(policy), historical_advantage(reference)
-        if historical is not None and ref_historical is not None:
-            historical = historical - ref_historical
-        losses = _triplet(self, current, historical)
-        return losses, advantage_metrics(
-            self, policy, reference, current=current, historical=historical, scale=self.alpha
-        )
+        return _triplet(self, policy, reference, self.beta)
 
 
 @dataclass(frozen=True)
@@ -102,21 +91,28 @@ class WithoutHA(Objective):
         return self.alpha * logp
 
     def __call__(self, policy: Logps, reference: Logps | None = None) -> tuple[Tensor, Metrics]:
-        current, historical = current_advantage(policy), historical_advantage(policy)
-        losses = LINKS[self.link](self.alpha * current)
-        return losses, advantage_metrics(
-            self, policy, None, current=current, historical=historical, scale=self.alpha
-        )
+        return _triplet(self, policy, None, 0.0)
 
 
 def _roles(beta: float) -> tuple[Role, ...]:
     return (*PAIR, "proto") if beta else PAIR
 
 
-def _triplet(objective: TSPIN | TSPINRef, current: Tensor, historical: Tensor | None) -> Tensor:
-    link = LINKS[objective.link]
-    losses = link(objective.alpha * current)
-    if objective.beta:
+def _triplet(
+    objective: TSPIN | TSPINRef | WithoutHA, policy: Logps, reference: Logps | None, beta: float
+) -> tuple[Tensor, Metrics]:
+    """l(alpha * c) + beta * l(alpha * h), c and h less those of a reference, and the metrics."""
+    link, alpha = LINKS[objective.link], objective.alpha
+    current, historical = current_advantage(policy), historical_advantage(policy)
+    if reference is not None:
+        current = current - current_advantage(reference)
+        ref_historical = historical_advantage(reference)
+        if historical is not None and ref_historical is not None:
+            historical = historical - ref_historical
+    losses = link(alpha * current)
+    if beta:
         assert historical is not None, "beta > 0 compares with the proto-synthetic response"
-        losses = losses + objective.beta * link(objective.alpha * historical)
-    return losses
+        losses = losses + beta * link(alpha * historical)
+    return losses, advantage_metrics(
+        objective, policy, reference, current=current, historical=historical, scale=alpha
+    )

@@ -300,12 +300,12 @@ def cache() -> Path:
     return Path(os.environ.get("TSPIN_CACHE", "~/.cache/tspin")).expanduser()
 
 
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Mapping[str, Any], prefix: str = "", *, separator: str = ".") -> dict[str, Any]:
     """{"a": {"b": 1}} -> {"a.b": 1}; lists are leaves."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}.")
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}{separator}", separator=separator)
         else:
             flat[f"{prefix}{key}"] = value
     return flat

@@ -9,7 +9,7 @@ import logging
 import shutil
 import sys
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import StringIO
 from typing import Any
@@ -21,6 +21,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from tspin.tools import activity
+from tspin.tools.files import flatten
 
 log = logging.getLogger("tspin")
 WIDE = 100_000  # characters: wider than any table
@@ -106,11 +107,10 @@ def results_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """
     width = terminal_width()
     plain = [{key: row[key] for key in row if key != "benchmarks"} for row in rows]
-    benchmarks = benchmark_rows(rows)
     tables = [table("Iterations", plain, first=RESULT_COLUMNS, width=width)]
-    return "\n\n".join(
-        tables + ([table("Benchmarks", benchmarks, width=width)] if benchmarks else [])
-    )
+    if benchmarks := benchmark_rows(rows):
+        tables.append(table("Benchmarks", benchmarks, width=width))
+    return "\n\n".join(tables)
 
 
 def benchmark_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
@@ -134,11 +134,7 @@ def _estimate(estimate: Mapping[str, float | None]) -> str:
 
 
 def table(
-    title: str,
-    rows: Sequence[Mapping[str, Any]],
-    *,
-    first: Sequence[str] = (),
-    width: int = WIDE,
+    title: str, rows: Sequence[Mapping[str, Any]], *, first: Sequence[str] = (), width: int = WIDE
 ) -> str:
     """Rows as plain ASCII text, never cut and never wrapped.
 
@@ -149,7 +145,10 @@ def table(
            with the first column again, without the rows that have nothing there.
     A missing value (absent or None) is "-"; a column missing in every row is left out.
     """
-    flat = [dict(_flatten(row)) for row in rows]
+    flat = [
+        {name.replace("/", "_"): value for name, value in flatten(row, separator="_").items()}
+        for row in rows
+    ]
     present = dict.fromkeys(name for row in flat for name in row if row[name] is not None)
     columns = [name for name in first if name in present]
     columns += [name for name in present if name not in first]
@@ -185,10 +184,8 @@ def printable(text: str) -> str:
 
 
 def _steers(character: str) -> bool:
-    if character in "\n\t":
-        return False
-    kind = unicodedata.category(character)
-    return kind in ("Cc", "Cs") or unicodedata.bidirectional(character) in _MARKS
+    steers = unicodedata.category(character) in ("Cc", "Cs")
+    return character not in "\n\t" and (steers or unicodedata.bidirectional(character) in _MARKS)
 
 
 def _blocks(cells: Mapping[str, Sequence[str]], width: int) -> list[list[str]]:
@@ -234,15 +231,6 @@ def _plain(grid: Table, width: int) -> str:
 def rate_text(rate: float, unit: str) -> str:
     """Units per second, or seconds per unit for what is slower than that."""
     return f"{1 / rate:.3g} s/{unit}" if 0 < rate < 1 else f"{rate:.3g} {unit}/s"
-
-
-def _flatten(row: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for key, value in row.items():
-        name = prefix + key.replace("/", "_")
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{name}_")
-        else:
-            yield name, value
 
 
 def _show(value: Any) -> str:
