@@ -78,7 +78,7 @@ def play_iteration(session: Session, t: int) -> None:
         iteration.score(triplets)  # log pi_theta_t+1
     if session.inputs.heldout and not exists(out.evaluation):
         iteration.evaluate()
-    iteration.finish()
+    session.world.main(iteration.finish)
 
 
 # --- around it -----------------------------------------------------------------------------------

@@ -31,7 +31,8 @@ def look(cfg: Run, folder: RunDir) -> bool:
 def claim(cfg: Run, folder: RunDir) -> None:
     """The folder, held, is this run's: ValueError where it is another's, or was changed since."""
     folder.claim(dump(cfg), free=IDENTITY_FREE)
-    check_finished(folder)
+    for t in folder.iterations():  # who reads them later would not notice
+        folder.iteration(t).check()
 
 
 def check_reachable(cfg: Run) -> None:
@@ -59,13 +60,6 @@ def complete(cfg: Run, folder: RunDir) -> bool:
     if not all(out.done.exists() for out in made[1:]):
         return False
     return not any(benchmarks.due(out, cfg) for out in made)
-
-
-def check_finished(folder: RunDir) -> None:
-    """ValueError where something of a finished iteration has changed since: who reads it later
-    would not notice."""
-    for t in folder.iterations():
-        folder.iteration(t).check()
 
 
 def check_same_folder(cfg: Run, folder: RunDir) -> None:
