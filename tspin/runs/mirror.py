@@ -210,10 +210,10 @@ class Mirror:
         for name in gone:
             self.store.remove(name)
 
-    def _put(self, path: Path, name: str, there: dict[str, Any] | None) -> dict[str, Any]:
+    def _put(self, path: Path, name: str, copied: dict[str, Any] | None) -> dict[str, Any]:
         """Copies what differs from what is there. -> facts for the manifest"""
         stat, sha256 = path.stat(), file_digest(path)
-        if there is None or (there["size"], there["sha256"]) != (stat.st_size, sha256):
+        if copied is None or (copied["size"], copied["sha256"]) != (stat.st_size, sha256):
             self.store.put(path, name)
         return {"size": stat.st_size, "sha256": sha256, "mtime_ns": stat.st_mtime_ns}
 

@@ -38,7 +38,7 @@ def prune(cfg: Run, folder: RunDir) -> list[int]:
     if rule == "all" or len(done) < 2:
         return []
     spared = best(done) if rule == "best" else None
-    went = []
+    removed = []
     for out in done[:-1]:
         if out.removed.exists() or (spared is not None and out.t == spared[0]):
             continue
@@ -54,8 +54,8 @@ def prune(cfg: Run, folder: RunDir) -> list[int]:
         if spared is not None:
             why |= {"best": spared[0], "by": spared[1], "value": spared[2]}
         if _remove(cfg, out, why):
-            went.append(out.t)
-    return went
+            removed.append(out.t)
+    return removed
 
 
 def best(done: list[Iteration]) -> tuple[int, str, float] | None:
