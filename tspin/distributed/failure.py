@@ -13,15 +13,24 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn, Protocol
 
 from tspin.tools.signals import REQUEUE, Preempted
 
-if TYPE_CHECKING:
-    from tspin.distributed.world import World
-
 log = logging.getLogger("tspin")
 LAST_WORDS = 3.0  # seconds in which the process that failed first says why; a launcher kills it
+
+
+class Processes(Protocol):
+    """Those that run side by side (world.World), seen from one of them."""
+
+    @property
+    def rank(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def is_main(self) -> bool: ...
+    def count(self, name: str) -> int: ...
 
 
 class OtherRankFailed(SystemExit):
@@ -29,7 +38,7 @@ class OtherRankFailed(SystemExit):
 
 
 @contextmanager
-def stopping_together(world: World) -> Iterator[None]:
+def stopping_together(world: Processes) -> Iterator[None]:
     """Around all that processes do together: one fails, all stop, one of them says why."""
     if world.size == 1:
         yield
@@ -66,7 +75,7 @@ def end_in_silence() -> NoReturn:
     raise OtherRankFailed(1) from None
 
 
-def _is_first(world: World) -> bool:
+def _is_first(world: Processes) -> bool:
     try:
         return world.count("failed") == 1
     except RuntimeError:  # the store has gone with the process that held it
