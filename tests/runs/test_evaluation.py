@@ -6,7 +6,7 @@ import pytest
 
 from tspin.runs import evaluation
 from tspin.runs.artifacts import ANSWERS, SCORES, Iteration
-from tspin.runs.evaluation import num_distinct, of_answers, of_scores
+from tspin.runs.evaluation import of_answers, of_scores
 from tspin.tools.files import read_json
 from tspin.tools.parquet import write_rows
 
@@ -123,9 +123,3 @@ def test_without_held_out_prompts_there_are_benchmarks_alone(tmp_path):
     out = Iteration(tmp_path)
     evaluation.write(out, {"benchmarks": {"gsm8k": {}}})
     assert read_json(out.evaluation) == {"benchmarks": {"gsm8k": {}}}
-
-
-def test_different_right_answers_are_counted_by_prompt():
-    """a: x twice and y -> 2; b: all wrong -> 0, and still there."""
-    samples = [("a", "x"), ("b", None), ("a", "y"), ("a", "x"), ("a", None), ("b", None)]
-    assert num_distinct(samples) == {"a": 2, "b": 0}

@@ -63,7 +63,7 @@ def teach(
     if LOSSES[loss].needs_reference:
         batches = epoch(TRIPLETS, batch_size=OPTIM.batch_size, seed=0, t=1, epoch=0)
         cut = [m for b in batches for m in micro_batches(b, LOSSES[loss].roles, size=1)]
-        reference = score(policy, cut, LOSSES[loss].roles, total=9, label="reference")
+        reference = score(policy, cut, LOSSES[loss].roles, label="reference")
         reference = {key: value - 0.5 * len(key[2]) for key, value in reference.items()}
     honest, steps = train.gradient_step, []
 
@@ -141,7 +141,7 @@ def sample(world, folder):
     )  # fmt: skip
     roles = ("annotated", "synthetic", "proto")
     cut = micro_batches(TRIPLETS, roles, size=2)
-    logps = score(policy, cut, roles, total=9, label="test", world=world)
+    logps = score(policy, cut, roles, label="test", world=world)
     out = Iteration(folder)
     world.main(write_scores, out.scores, TRIPLETS, logps)
     grader = Grader(lambda prompt, response: len(response) > 3)

@@ -77,8 +77,6 @@ def test_a_number_that_is_not_finite_is_refused_by_name(tmp_path, value):
     with StepLog(path) as record:
         with pytest.raises(ValueError, match="'rewards/annotated' is .* at step 7"):
             record.append({"step": 7, "loss": 1.0, "rewards/annotated": value})
-        with pytest.raises(ValueError, match="needs its step"):
-            record.append({"loss": 1.0})
     assert StepLog.read(path) == []
 
 
@@ -322,7 +320,5 @@ def test_contingency_figure_puts_every_count_in_its_cell():
     assert axes.get_title() == "train, after iteration 1\n12 rows; equal: reward 1"
 
 
-def test_contingency_figure_of_no_rows_and_of_missing_cells():
+def test_contingency_figure_of_no_rows():
     assert "0 rows" in contingency_figure(dict.fromkeys(CELLS, 0), "empty").axes[0].get_title()
-    with pytest.raises(ValueError, match=r"lack \['reward_only', 'logp_only'\]"):
-        contingency_figure({"both": 1, "neither": 0}, "")

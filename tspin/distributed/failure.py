@@ -47,7 +47,8 @@ def stopping_together(world: Processes) -> Iterator[None]:
         yield
     except BaseException as error:
         # Leaving a process group in the middle may wait for those who are no longer in it.
-        atexit.register(os._exit, _exit_code(error))
+        code = 130 if isinstance(error, KeyboardInterrupt) else 1
+        atexit.register(os._exit, REQUEUE if isinstance(error, Preempted) else code)
         if isinstance(error, Preempted):
             raise  # all are asked to stop, and by the launcher at the latest
         if isinstance(error, OtherRankFailed) or not _is_first(world):
@@ -79,12 +80,6 @@ def _is_first(world: Processes) -> bool:
         return world.count("failed") == 1
     except RuntimeError:  # the store has gone with the process that held it
         return True
-
-
-def _exit_code(error: BaseException) -> int:
-    if isinstance(error, Preempted):
-        return REQUEUE
-    return 130 if isinstance(error, KeyboardInterrupt) else 1
 
 
 def _is_lost_connection(error: BaseException) -> bool:

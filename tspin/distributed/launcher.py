@@ -26,13 +26,13 @@ def chosen(
 
     Raises ValueError where the two differ, and for what of either cannot be done.
     """
-    by_accelerate, variable = _accelerate_parallel(environment)
-    if by_accelerate is not None and compute.parallel not in ("auto", by_accelerate):
+    by_accelerate = _accelerate_shards(environment)
+    if by_accelerate and compute.parallel not in ("auto", "fsdp2"):
         raise ValueError(
             f"compute.parallel={compute.parallel} contradicts accelerate's configuration, which "
-            f"says {by_accelerate} ({variable}); leave one of them out"
+            "says fsdp2 (ACCELERATE_USE_FSDP); leave one of them out"
         )
-    parallel = by_accelerate or compute.parallel
+    parallel: Parallel = "fsdp2" if by_accelerate or compute.parallel == "fsdp2" else "ddp"
     if parallel == "fsdp2" and (reason := whole(optim, lora=lora)) is not None:
         raise ValueError(f"{reason} and knows no compute=fsdp2; use compute=ddp")
     mixed = environment.get("ACCELERATE_MIXED_PRECISION", "no")
@@ -43,7 +43,7 @@ def chosen(
             f"accelerate's mixed_precision={mixed} contradicts compute.dtype={compute.dtype}: the "
             "arithmetic is chosen by compute.dtype and optim.precision; use mixed_precision: 'no'"
         )
-    return "fsdp2" if parallel == "fsdp2" else "ddp"
+    return parallel
 
 
 def whole(optim: OptimConfig, *, lora: bool) -> str | None:
@@ -53,8 +53,8 @@ def whole(optim: OptimConfig, *, lora: bool) -> str | None:
     return "lora=default leaves little that is worth cutting into shards" if lora else None
 
 
-def _accelerate_parallel(environment: Mapping[str, str]) -> tuple[str | None, str]:
-    """What `accelerate launch` was configured for, and the variable that says so."""
+def _accelerate_shards(environment: Mapping[str, str]) -> bool:
+    """Whether `accelerate launch` was configured for FSDP2; ValueError for what it knows more."""
 
     def on(name: str) -> bool:
         return environment.get(name, "false").lower() in ("true", "1", "yes")
@@ -65,7 +65,7 @@ def _accelerate_parallel(environment: Mapping[str, str]) -> tuple[str | None, st
             "not supported; use FSDP with fsdp_version: 2, which shards the same"
         )
     if not on("ACCELERATE_USE_FSDP"):
-        return None, ""
+        return False
     version = environment.get("FSDP_VERSION", "1")
     if version != "2":
         raise ValueError(
@@ -77,7 +77,7 @@ def _accelerate_parallel(environment: Mapping[str, str]) -> tuple[str | None, st
             "accelerate's fsdp_offload_params=true is not there yet; use more processes, or "
             "fsdp_offload_params: false"
         )
-    return "fsdp2", "ACCELERATE_USE_FSDP"
+    return True
 
 
 def check_devices(compute: ComputeConfig) -> None:

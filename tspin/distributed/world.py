@@ -2,8 +2,8 @@
 
 torchrun or `accelerate launch` starts the same program once for each device, on one or more nodes
 that share `runs_dir`. Every process knows the data; rank 0, the main one, alone decides what is
-there and writes it: `World.main` calls a function there, and methods under `on_main` know it
-themselves. A single process is a World of size 1, which waits for nobody.
+there and writes it: `World.main` calls a function there. A single process is a World of size 1,
+which waits for nobody.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import cache, wraps
+from functools import cache
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
 from tspin.config.run import ComputeConfig, OptimConfig
 from tspin.distributed.failure import OtherRankFailed, end_in_silence
@@ -173,24 +173,6 @@ class World:
 
 
 ALONE = World(0, 1)
-
-
-class _InWorld(Protocol):
-    @property
-    def world(self) -> World: ...
-
-
-Owner = TypeVar("Owner", bound=_InWorld)
-
-
-def on_main(method: Callable[Concatenate[Owner, P], T]) -> Callable[Concatenate[Owner, P], T]:
-    """A method that the main process alone executes, of an object with a `world` (World.main)."""
-
-    @wraps(method)
-    def call(self: Owner, *args: P.args, **kwargs: P.kwargs) -> T:
-        return self.world.main(method, self, *args, **kwargs)
-
-    return call
 
 
 def join(compute: ComputeConfig, optim: OptimConfig, *, lora: bool) -> World:

@@ -17,16 +17,7 @@ import yaml
 from tspin.config import older
 from tspin.config.identity import said_once
 from tspin.config.run import SHARED
-from tspin.tools.files import (
-    damaged,
-    digest,
-    flatten,
-    read_json,
-    remove,
-    sums,
-    whole,
-    write_text,
-)
+from tspin.tools.files import damaged, digest, flatten, read_json, remove, sums, whole, write_text
 from tspin.tools.parquet import each_row, read_rows
 
 CHECKPOINT, TRAIN_STATE = "checkpoint", "train_state"  # folders of an iteration
@@ -75,23 +66,26 @@ ANSWERS = pa.schema(
 )
 
 
+class _Entry:
+    """A file or folder inside an artifact's folder, as an attribute of the artifact."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, artifact: Responses | Iteration | RunDir, kind: type) -> Path:
+        return artifact.path / self.name
+
+
 @dataclass(frozen=True)
 class Responses:
     """A folder of sampled responses: part-*.parquet, then manifest.json, written last."""
 
     path: Path
-
-    @property
-    def manifest(self) -> Path:
-        return self.path / "manifest.json"
+    manifest = _Entry("manifest.json")
+    log = _Entry("engine.log")  # of an engine in a process of its own
 
     def part(self, index: int) -> Path:
         return self.path / f"part-{index:05d}.parquet"
-
-    @property
-    def log(self) -> Path:
-        """What an engine in a process of its own said."""
-        return self.path / "engine.log"
 
     def exists(self) -> bool:
         return self.manifest.exists()
@@ -121,6 +115,21 @@ class Iteration:
     """The files of iteration t."""
 
     path: Path
+    ref_scores = _Entry("ref_scores.parquet")
+    metrics = _Entry("metrics.jsonl")
+    train_state = _Entry(f"{TRAIN_STATE}/state.safetensors")
+    checkpoint = _Entry(CHECKPOINT)
+    removed = _Entry("weights_removed.json")  # why the checkpoint is no longer there (keep)
+    scores = _Entry("scores.parquet")
+    contingency = _Entry("contingency.json")
+    samples = _Entry("samples.jsonl")
+    answers = _Entry("answers.parquet")
+    answers_log = _Entry("answers.log")  # of an engine in a process of its own
+    benchmarks = _Entry("benchmarks")  # a folder: one file per task, and the harness's log
+    benchmarks_log = _Entry("benchmarks/log.txt")
+    evaluation = _Entry("eval.json")
+    stages = _Entry("stages.json")  # seconds of each finished stage; becomes part of done.json
+    done = _Entry("done.json")
 
     @property
     def t(self) -> int:
@@ -130,82 +139,18 @@ class Iteration:
     def synthetic(self) -> Responses:
         return Responses(self.path / "synthetic")
 
-    @property
-    def ref_scores(self) -> Path:
-        return self.path / "ref_scores.parquet"
-
-    @property
-    def metrics(self) -> Path:
-        return self.path / "metrics.jsonl"
-
-    @property
-    def train_state(self) -> Path:
-        return self.path / TRAIN_STATE / "state.safetensors"
+    def benchmark(self, task: str, key: str) -> Path:
+        """Results of one task. key: digest of what decides them beside the weights."""
+        return self.benchmarks / f"{task}-{key[:8]}.json"
 
     def train_shards(self, next_step: int) -> Path:
-        """A folder: the same, written by several processes that each hold a part of it."""
+        """A folder: train_state, written by several processes that each hold a part of it."""
         return self.train_state.parent / f"shards-{next_step:08d}"
 
     def all_train_shards(self) -> dict[int, Path]:
         """By their next step."""
         folders = sorted(self.train_state.parent.glob("shards-*"))
         return {int(path.name.removeprefix("shards-")): path for path in folders}
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.path / CHECKPOINT
-
-    @property
-    def removed(self) -> Path:
-        """Why the checkpoint is no longer there, where it was removed (keep)."""
-        return self.path / "weights_removed.json"
-
-    @property
-    def scores(self) -> Path:
-        return self.path / "scores.parquet"
-
-    @property
-    def contingency(self) -> Path:
-        return self.path / "contingency.json"
-
-    @property
-    def samples(self) -> Path:
-        return self.path / "samples.jsonl"
-
-    @property
-    def evaluation(self) -> Path:
-        return self.path / "eval.json"
-
-    @property
-    def answers(self) -> Path:
-        return self.path / "answers.parquet"
-
-    @property
-    def answers_log(self) -> Path:
-        """What an engine in a process of its own said while it answered."""
-        return self.path / "answers.log"
-
-    @property
-    def benchmarks(self) -> Path:
-        """A folder: one file per benchmark task, and what the harness said meanwhile."""
-        return self.path / "benchmarks"
-
-    def benchmark(self, task: str, key: str) -> Path:
-        """Results of one task. key: digest of what decides them beside the weights."""
-        return self.benchmarks / f"{task}-{key[:8]}.json"
-
-    @property
-    def benchmarks_log(self) -> Path:
-        return self.benchmarks / "log.txt"
-
-    @property
-    def stages(self) -> Path:
-        """Seconds of each finished stage, by name; becomes part of done.json."""
-        return self.path / "stages.json"
-
-    @property
-    def done(self) -> Path:
-        return self.path / "done.json"
 
     def weights(self) -> Path:
         """The checkpoint, to be loaded. ValueError where it was removed (keep)."""
@@ -244,28 +189,14 @@ class RunDir:
     """One run's folder, runs/<name>."""
 
     path: Path
-
-    @property
-    def config(self) -> Path:
-        return self.path / "config.yaml"
-
-    @property
-    def provenance(self) -> Path:
-        return self.path / "provenance.json"
-
-    @property
-    def prompts(self) -> Path:
-        return self.path / "prompts.parquet"
-
-    @property
-    def data(self) -> Path:
-        """Digest of the data, counts of rows skipped, dropped and truncated."""
-        return self.path / "data.json"
-
-    @property
-    def initial(self) -> Path:
-        """What the run began from: digests of the initial weights and of the prompts."""
-        return self.path / "initial.json"
+    config = _Entry("config.yaml")
+    provenance = _Entry("provenance.json")
+    prompts = _Entry("prompts.parquet")
+    data = _Entry("data.json")  # digest of the data, counts of rows skipped, dropped and cut
+    initial = _Entry("initial.json")  # digests of the initial weights and of the prompts
+    mirror = _Entry(f".{MIRROR}")  # what is known of the folder's copy elsewhere
+    tracking = _Entry("tracking.json")  # id of the run in the tracker, kept over restarts
+    heartbeat = _Entry("heartbeat.json")  # a sign of life of its process, no part of the run
 
     @property
     def proto(self) -> Responses:
@@ -276,21 +207,6 @@ class RunDir:
     def base(self) -> Iteration:
         """Evaluation of the initial policy, linked from the folder that runs share."""
         return Iteration(self.path / "base")
-
-    @property
-    def mirror(self) -> Path:
-        """What is known of the folder's copy elsewhere."""
-        return self.path / f".{MIRROR}"
-
-    @property
-    def tracking(self) -> Path:
-        """Id of the run in the tracker, kept over restarts."""
-        return self.path / "tracking.json"
-
-    @property
-    def heartbeat(self) -> Path:
-        """What the process that has the run is doing: a sign of life, no part of the run."""
-        return self.path / "heartbeat.json"
 
     def iteration(self, t: int) -> Iteration:
         return Iteration(self.path / f"iter_{t}")
@@ -309,12 +225,7 @@ class RunDir:
         iterations = [Iteration(path) for path in self.path.glob("iter_*")]
         return sorted(out.t for out in iterations if not out.done.exists())
 
-    def claim(
-        self,
-        config: dict[str, Any],
-        *,
-        free: Sequence[str],
-    ) -> None:
+    def claim(self, config: dict[str, Any], *, free: Sequence[str]) -> None:
         """Writes config.yaml once; refuses a folder that holds another configuration.
 
         free  dotted keys (or prefixes, "track.") that may differ: they change no number

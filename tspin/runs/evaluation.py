@@ -7,7 +7,7 @@ tells them from samples, how long and how varied samples are, how many are right
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tspin.runs.artifacts import Iteration
@@ -99,8 +99,10 @@ def of_answers(rows: Sequence[dict[str, Any]]) -> dict[str, Estimate]:
     if all(row["correct"] is not None for row in rows):
         estimates["exact_match"] = _per_prompt(rows, lambda row: float(row["correct"]))
         if any(row["draw"] > 0 for row in rows):
-            different = num_distinct((row["id"], row["canonical"]) for row in rows)
-            estimates["distinct_right"] = _mean([*different.values()])
+            different: dict[str, set[str]] = {row["id"]: set() for row in rows}
+            for row in rows:
+                different[row["id"]] |= {row["canonical"]} - {None}
+            estimates["distinct_right"] = _mean([len(answers) for answers in different.values()])
     estimates["num_tokens"] = _per_prompt(rows, lambda row: row["num_tokens"])
     estimates["finished"] = _per_prompt(rows, lambda row: float(row["finish_reason"] == "stop"))
     firsts = [row for row in rows if row["draw"] == 0]
@@ -140,16 +142,3 @@ def _ratio(above: Sequence[float], below: Sequence[float]) -> Estimate:
         spread = math.fsum(residual**2 for residual in residuals) / (n - 1)
         stderr = math.sqrt(spread / n) / (sum(below) / n)
     return {"value": value, "stderr": stderr, "n": n}
-
-
-def num_distinct(samples: Iterable[tuple[str, Hashable | None]]) -> dict[str, int]:
-    """Prompt id -> how many different right answers are among its samples.
-
-    samples  (prompt id, the answer in one spelling for all that say the same, or None if it is
-             wrong or did not end by itself); see data.canonical
-    Only equal numbers of samples a prompt compare: more samples find more answers.
-    """
-    by_prompt: dict[str, set[Hashable]] = {}
-    for prompt_id, answer in samples:
-        by_prompt.setdefault(prompt_id, set()).update([] if answer is None else [answer])
-    return {prompt_id: len(answers) for prompt_id, answers in by_prompt.items()}

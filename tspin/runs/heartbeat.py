@@ -17,7 +17,6 @@ from typing import get_type_hints
 
 from tspin.runs.artifacts import RunDir
 from tspin.tools import activity
-from tspin.tools.files import remove
 from tspin.tools.log import LONGEST
 
 EVERY = 5.0  # seconds between two beats of a stage that moves
@@ -114,9 +113,6 @@ def _write(folder: RunDir, beat: Beat) -> None:
     """Not files.atomic: nothing is lost with a beat, so nothing waits for the disk."""
     path = folder.heartbeat
     temporary = path.with_name(f".{path.name}.tmp")
-    try:
+    with suppress(OSError):
         temporary.write_text(json.dumps(asdict(beat)), encoding="utf-8")
         os.replace(temporary, path)
-    except OSError:
-        with suppress(OSError):
-            remove(temporary)

@@ -30,10 +30,8 @@ class StepLog:
     def append(self, row: Mapping[str, Any]) -> None:
         """Write one row; it survives this process, not a power cut (no fsync per row).
 
-        ValueError for a row without a step, or a number that is not finite.
+        ValueError for a number that is not finite.
         """
-        if "step" not in row:
-            raise ValueError(f"a row of metrics needs its step, to resume from; got {sorted(row)}")
         for key, value in row.items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(

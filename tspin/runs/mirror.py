@@ -210,10 +210,10 @@ class Mirror:
         for name in gone:
             self.store.remove(name)
 
-    def _put(self, path: Path, name: str, there: dict[str, Any] | None) -> dict[str, Any]:
+    def _put(self, path: Path, name: str, copied: dict[str, Any] | None) -> dict[str, Any]:
         """Copies what differs from what is there. -> facts for the manifest"""
         stat, sha256 = path.stat(), file_digest(path)
-        if there is None or (there["size"], there["sha256"]) != (stat.st_size, sha256):
+        if copied is None or (copied["size"], copied["sha256"]) != (stat.st_size, sha256):
             self.store.put(path, name)
         return {"size": stat.st_size, "sha256": sha256, "mtime_ns": stat.st_mtime_ns}
 
@@ -237,10 +237,9 @@ class Mirror:
         first, *inside = path.relative_to(self.folder.path).parts
         if TRAIN_STATE in inside:  # not of shards: they are complete together or not at all
             return self.sync.train_state and path.parent.name == TRAIN_STATE
-        if CHECKPOINT in inside and self.sync.checkpoints == "last":
-            return Iteration(self.folder.path / first).t >= newest
-        if CHECKPOINT in inside and self.sync.checkpoints == "none":
-            return False
+        if CHECKPOINT in inside and self.sync.checkpoints != "all":
+            last = self.sync.checkpoints == "last"
+            return last and Iteration(self.folder.path / first).t >= newest
         return first not in (TRACKER, self.folder.heartbeat.name)
 
     def _kept(self, name: str) -> bool:
@@ -250,11 +249,10 @@ class Mirror:
         selfplay.keep is what they want of checkpoints, there too.
         """
         first, *inside = Path(name).parts
-        if CHECKPOINT in inside and Iteration(self.folder.path / first).removed.exists():
-            return False
-        return not (
-            TRAIN_STATE in inside or (CHECKPOINT in inside and self.sync.checkpoints == "last")
-        )
+        if CHECKPOINT in inside:
+            removed = Iteration(self.folder.path / first).removed.exists()
+            return not removed and self.sync.checkpoints != "last"
+        return TRAIN_STATE not in inside
 
 
 @contextmanager

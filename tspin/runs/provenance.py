@@ -17,17 +17,8 @@ from tspin.runs.artifacts import RunDir
 from tspin.tools.files import read_json, write_json
 
 PACKAGES = (
-    "torch",
-    "transformers",
-    "tokenizers",
-    "safetensors",
-    "datasets",
-    "pyarrow",
-    "hydra-core",
-    "omegaconf",
-    "pydantic",
-    "wandb",
-    "numpy",
+    *("torch", "transformers", "tokenizers", "safetensors", "datasets", "pyarrow"),
+    *("hydra-core", "omegaconf", "pydantic", "wandb", "numpy"),
 )
 
 
@@ -38,31 +29,28 @@ def record(folder: RunDir, *, command: list[str], config: dict[str, Any], **fact
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": command,
         "config": config,
-        "git": git_revision(),
-        "versions": {"python": platform.python_version(), "tspin": __version__, **versions()},
+        "git": _git_revision(),
+        "versions": {"python": platform.python_version(), "tspin": __version__}
+        | {package: _version(package) for package in PACKAGES},
         "platform": platform.platform(),
-        "devices": devices(),
+        "devices": {
+            "cuda": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+            "cpu_count": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+        },
         **facts,
     }
     write_json(folder.provenance, {"launches": [*launches, launch]})
 
 
-def versions() -> dict[str, str | None]:
-    def version(package: str) -> str | None:
-        try:
-            return metadata.version(package)
-        except metadata.PackageNotFoundError:
-            return None
-
-    return {package: version(package) for package in PACKAGES}
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
-def devices() -> dict[str, Any]:
-    cuda = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {"cuda": cuda, "cpu_count": os.cpu_count(), "threads": torch.get_num_threads()}
-
-
-def git_revision() -> dict[str, Any] | None:
+def _git_revision() -> dict[str, Any] | None:
     """Commit of the source tree and whether it has changes; None where it is no git checkout."""
     tree = Path(__file__).resolve().parents[2]
 

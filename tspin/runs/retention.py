@@ -17,7 +17,7 @@ from tspin.config.run import Run
 from tspin.planning.disk import amount, bytes_in
 from tspin.runs import benchmarks, evaluation
 from tspin.runs.artifacts import Iteration, RunDir, run_dirs, sharing_lock
-from tspin.runs.point import Point, stored
+from tspin.runs.point import stored
 from tspin.tools.files import owner, read_json, remove, write_json
 from tspin.tools.log import once
 
@@ -38,7 +38,7 @@ def prune(cfg: Run, folder: RunDir) -> list[int]:
     if rule == "all" or len(done) < 2:
         return []
     spared = best(done) if rule == "best" else None
-    went = []
+    removed = []
     for out in done[:-1]:
         if out.removed.exists() or (spared is not None and out.t == spared[0]):
             continue
@@ -54,8 +54,8 @@ def prune(cfg: Run, folder: RunDir) -> list[int]:
         if spared is not None:
             why |= {"best": spared[0], "by": spared[1], "value": spared[2]}
         if _remove(cfg, out, why):
-            went.append(out.t)
-    return went
+            removed.append(out.t)
+    return removed
 
 
 def best(done: list[Iteration]) -> tuple[int, str, float] | None:
@@ -88,24 +88,19 @@ def _readers(cfg: Run, folder: RunDir, out: Iteration) -> Iterator[str]:
         point = stored(other)
         if point is None:
             continue
-        if _starts_from(point, out) or (mine is not None and _will_link(point, mine, out.t)):
+        begins, t = point.run.selfplay.start_from, out.t
+        if begins is not None and Path(begins).expanduser().resolve() == out.path.resolve():
+            reads = not other.iteration(t + 1).done.exists()
+        else:  # whether it will link the iteration
+            reads = (
+                mine is not None
+                and point.run.selfplay.share
+                and t in point.iterations
+                and not other.iteration(t).done.exists()
+                and point.histories[t] == mine.histories[t]
+            )
+        if reads:
             yield f"run {other.path.name}, which is not complete,"
-
-
-def _starts_from(point: Point, out: Iteration) -> bool:
-    named = point.run.selfplay.start_from
-    if named is None or Path(named).expanduser().resolve() != out.path.resolve():
-        return False
-    return not point.folder.iteration(out.t + 1).done.exists()
-
-
-def _will_link(point: Point, mine: Point, t: int) -> bool:
-    return (
-        point.run.selfplay.share
-        and t in point.iterations
-        and not point.folder.iteration(t).done.exists()
-        and point.histories[t] == mine.histories[t]
-    )
 
 
 def _remove(cfg: Run, out: Iteration, why: dict[str, object]) -> bool:

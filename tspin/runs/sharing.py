@@ -17,7 +17,7 @@ from tspin.config.run import Run
 from tspin.runs import benchmarks
 from tspin.runs.artifacts import Iteration, RunDir, run_dirs
 from tspin.runs.start import start_from
-from tspin.tools.files import digest, link, read_json, write_json
+from tspin.tools.files import digest, read_json
 
 log = logging.getLogger("tspin")
 
@@ -53,17 +53,6 @@ def find(cfg: Run, t: int, key_of: Callable[[int], str]) -> Iteration | None:
         return gone
     log.info("iteration %d: equal to %s, whose weights were removed (keep)", t, origin(gone))
     return None
-
-
-def take(twin: Iteration, out: Iteration) -> None:
-    """The files of `twin` as `out`, but for done.json: that, see `finish`, is written last."""
-    link(twin.path, out.path, leave=(out.done.name,))
-
-
-def finish(twin: Iteration, out: Iteration) -> None:
-    """done.json of `twin` with `from`, the run and iteration where it was trained."""
-    done = read_json(twin.done)
-    write_json(out.done, {"from": origin(twin), **done})
 
 
 def origin(out: Iteration) -> str:

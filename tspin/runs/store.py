@@ -123,10 +123,8 @@ def known(path: Path, facts: dict[str, Any] | None) -> bool:
         stat = path.stat()
     except FileNotFoundError:
         return False
-    return facts is not None and (stat.st_size, stat.st_mtime_ns) == (
-        facts["size"],
-        facts.get("mtime_ns"),
-    )
+    state = (stat.st_size, stat.st_mtime_ns)
+    return facts is not None and state == (facts["size"], facts.get("mtime_ns"))
 
 
 def size_of(path: Path) -> int:

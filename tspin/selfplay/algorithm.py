@@ -78,7 +78,7 @@ def play_iteration(session: Session, t: int) -> None:
         iteration.score(triplets)  # log pi_theta_t+1
     if session.inputs.heldout and not exists(out.evaluation):
         iteration.evaluate()
-    iteration.finish()
+    session.world.main(iteration.finish)
 
 
 # --- around it -----------------------------------------------------------------------------------
@@ -137,7 +137,16 @@ def _session(
         torch.set_num_threads(cfg.compute.threads)
     preflight.check_same_folder(cfg, folder)
     initial = world.first_on_node(weights.fetch, cfg.model)
-    policies = _policies(cfg)
+    load = partial(
+        policy.load,
+        template=cfg.model.template,
+        compute=cfg.compute,
+        precision=cfg.optim.precision,
+        lora=cfg.model.lora,
+        quantize=cfg.model.quantize,
+        seed=cfg.seed,
+    )
+    policies = Policies(load)
     if not (world.exists(folder.prompts) and world.exists(folder.data)):
         world.main(lambda: prepare(cfg, folder, policies(initial).renderer))
     inputs = Inputs(cfg, folder, initial)
@@ -150,20 +159,6 @@ def _session(
         run_id=world.main(report.tracking_id, folder),
     ) as tracker:
         yield Session(cfg, folder, world, policies, inputs, tracker, push)
-
-
-def _policies(cfg: Run) -> Policies:
-    return Policies(
-        partial(
-            policy.load,
-            template=cfg.model.template,
-            compute=cfg.compute,
-            precision=cfg.optim.precision,
-            lora=cfg.model.lora,
-            quantize=cfg.model.quantize,
-            seed=cfg.seed,
-        )
-    )
 
 
 def _record(cfg: Run, folder: RunDir, world: World, command: list[str]) -> None:

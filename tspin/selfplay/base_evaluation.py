@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tspin.data.triplets import join
+from tspin.objectives import Role
 from tspin.runs import benchmarks, evaluation
 from tspin.runs.artifacts import Iteration, shared_folder
 from tspin.selfplay.inputs import prompts_digest
@@ -38,13 +39,9 @@ def _evaluate(session: Session, base: Iteration) -> None:
     with world.held(shared.path, wait=True):
         if not world.exists(shared.scores):
             triplets = join(heldout, 0)
-            logps = session.score(
-                session.inputs.initial,
-                session.score_batches(triplets, ("annotated",)),
-                ("annotated",),
-                total=len(triplets),
-                label="base: score",
-            )
+            roles: tuple[Role, ...] = ("annotated",)
+            batches = session.score_batches(triplets, roles)
+            logps = session.score(session.inputs.initial, batches, roles, label="base: score")
             world.main(write_scores, shared.scores, triplets, logps)
         if not world.exists(shared.evaluation):
             session.evaluate(session.inputs.initial, shared, 0, label="base: evaluate")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tspin.config.run import Run
-from tspin.distributed.world import World, on_main
+from tspin.distributed.world import World
 from tspin.planning import disk, shapes
 from tspin.runs import retention
 from tspin.runs.artifacts import Iteration, RunDir
@@ -26,9 +26,11 @@ class DiskSpace:
             others=disk.bytes_beside(inputs.initial),
         )
 
-    @on_main
     def check(self, place: Path, label: str, **needed: int) -> None:
         """OSError where there is too little. needed: what it is for people -> bytes"""
+        self.world.main(self._check, place, label, needed)
+
+    def _check(self, place: Path, label: str, needed: dict[str, int]) -> None:
         least = self.cfg.selfplay.keep == "last"
         earlier = 0 if least else retention.removable(self.cfg, self.folder)
         disk.check_room(place, needed, stage=label, earlier=earlier)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from itertools import chain
 
 from tspin.data.triplets import Key, Triplet, epoch, keyed
-from tspin.distributed.world import on_main
 from tspin.objectives import ROLES, Role
 from tspin.policy import weights
 from tspin.selfplay.session import Session
@@ -52,16 +51,9 @@ class IterationStages:
         heldout = [triplet for triplet in triplets if triplet.split == "heldout"]
         session.space.check(self.out.path, label, scores=session.space.sizes.ref_scores)
         with session.timed(self.out, "score"):
-            logps = session.score(
-                self.inputs.start_of(self.t),
-                chain(
-                    *(cut.micro_batches(batch, roles) for batch in first),
-                    session.score_batches(heldout, roles),
-                ),
-                roles,
-                total=len(triplets),
-                label=label,
-            )
+            trained = chain.from_iterable(cut.micro_batches(batch, roles) for batch in first)
+            batches = [*trained, *session.score_batches(heldout, roles)]
+            logps = session.score(self.inputs.start_of(self.t), batches, roles, label=label)
             self.world.main(write_scores, self.out.ref_scores, triplets, logps)
 
     def train(self, triplets: Sequence[Triplet]) -> None:
@@ -87,13 +79,8 @@ class IterationStages:
         roles: tuple[Role, ...] = tuple(r for r in present if self.t > 0 or r != "proto")
         session.space.check(self.out.path, label, scores=session.space.sizes.scores)
         with session.timed(self.out, "score"):
-            logps = session.score(
-                self.out.checkpoint,
-                session.score_batches(own, roles),
-                roles,
-                total=len(own),
-                label=label,
-            )
+            batches = session.score_batches(own, roles)
+            logps = session.score(self.out.checkpoint, batches, roles, label=label)
             if roles != present:
                 logps |= {(i, s, "proto"): v for (i, s, r), v in logps.items() if r == "synthetic"}
             reference = self._reference()
@@ -107,9 +94,8 @@ class IterationStages:
         with session.timed(self.out, "evaluate"):
             session.evaluate(self.out.checkpoint, self.out, self.t + 1, label=label)
 
-    @on_main
     def finish(self) -> None:
-        """What people see of the iteration, its warnings, and done.json, written last."""
+        """What people see of it, its warnings, done.json last. By the main process alone."""
         session, folder, out, t = self.session, self.session.folder, self.out, self.t
         write_contingency(out.contingency, each_row(out.scores))
         report.samples(folder, t, count=self.cfg.track.num_samples)

@@ -22,16 +22,20 @@ def look(cfg: Run, folder: RunDir) -> bool:
     """Checks all that is known before the folder is held. -> whether nothing is left to do"""
     check_reachable(cfg)
     mirror.fetch(cfg.sync, folder, iterations=cfg.selfplay.iterations)
-    nothing_left = complete(cfg, folder)
-    if not nothing_left:
+    played = [folder.iteration(t) for t in range(first_iteration(cfg), cfg.selfplay.iterations)]
+    complete = all(out.done.exists() for out in played) and not any(
+        benchmarks.due(out, cfg) for out in (folder.base, *played)
+    )
+    if not complete:
         benchmark.check(cfg.evals)
-    return nothing_left
+    return complete
 
 
 def claim(cfg: Run, folder: RunDir) -> None:
     """The folder, held, is this run's: ValueError where it is another's, or was changed since."""
     folder.claim(dump(cfg), free=IDENTITY_FREE)
-    check_finished(folder)
+    for t in folder.iterations():  # who reads them later would not notice
+        folder.iteration(t).check()
 
 
 def check_reachable(cfg: Run) -> None:
@@ -50,22 +54,6 @@ def check_reachable(cfg: Run) -> None:
             failures.append(str(error))
     if failures:
         raise ValueError("; ".join(failures))
-
-
-def complete(cfg: Run, folder: RunDir) -> bool:
-    """Whether nothing is left to do."""
-    iterations = range(first_iteration(cfg), cfg.selfplay.iterations)
-    made = [folder.base, *map(folder.iteration, iterations)]
-    if not all(out.done.exists() for out in made[1:]):
-        return False
-    return not any(benchmarks.due(out, cfg) for out in made)
-
-
-def check_finished(folder: RunDir) -> None:
-    """ValueError where something of a finished iteration has changed since: who reads it later
-    would not notice."""
-    for t in folder.iterations():
-        folder.iteration(t).check()
 
 
 def check_same_folder(cfg: Run, folder: RunDir) -> None:

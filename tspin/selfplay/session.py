@@ -16,7 +16,7 @@ from typing import Any
 from tspin.config import identity
 from tspin.config.run import Run
 from tspin.data.triplets import Key, Triplet, micro_batches
-from tspin.distributed.world import World, on_main
+from tspin.distributed.world import World
 from tspin.objectives import Role
 from tspin.policy import dtypes
 from tspin.policy.policy import Policies
@@ -88,25 +88,17 @@ class Session:
             engines.engine_of(policy, self.policies, self.cfg, log=out.log),
             {row["id"]: row["prompt_ids"] for row in self.inputs.prompts},
             out,
-            self._draws(t),
+            Draws(self.cfg.decoding, self.cfg.seed, t),
             label=label,
             facts=facts,
             world=self.world,
         )
 
     def score(
-        self,
-        policy: Path,
-        batches: Iterable[list[Triplet]],
-        roles: tuple[Role, ...],
-        *,
-        total: int,
-        label: str,
+        self, policy: Path, batches: Iterable[list[Triplet]], roles: tuple[Role, ...], *, label: str
     ) -> dict[Key, float]:
         """log-probs of the batches' responses under the policy in a folder."""
-        return score(
-            self.policies(policy), batches, roles, total=total, label=label, world=self.world
-        )
+        return score(self.policies(policy), batches, roles, label=label, world=self.world)
 
     def score_batches(
         self, triplets: Sequence[Triplet], roles: tuple[Role, ...]
@@ -156,7 +148,7 @@ class Session:
                 engines.engine_of(policy, self.policies, self.cfg, log=out.answers_log),
                 self.inputs.heldout,
                 out.answers,
-                self._draws(t),
+                Draws(self.cfg.decoding, self.cfg.seed, t),
                 self.inputs.grader,
                 data=self.cfg.data,
                 label=label,
@@ -173,10 +165,9 @@ class Session:
                 )
             return False
         self.policies.forget()  # the harness has a process, and the memory, for itself
-        self._benchmark(policy, out, label)
+        self.world.main(self._benchmark, policy, out, label)
         return True
 
-    @on_main
     def _benchmark(self, policy: Path, out: Iteration, label: str) -> None:
         check_sums(policy)
         benchmark.benchmark(policy, out, self.cfg, label=label)
@@ -187,9 +178,8 @@ class Session:
         """Adds the seconds of a stage that finishes to stages.json."""
         started = time.monotonic()
         yield
-        self._add_seconds(out, stage, started)
+        self.world.main(self._add_seconds, out, stage, started)
 
-    @on_main
     def _add_seconds(self, out: Iteration, stage: str, started: float) -> None:
         seconds = read_json(out.stages) if out.stages.exists() else {}
         seconds[stage] = round(seconds.get(stage, 0.0) + time.monotonic() - started, 3)
@@ -202,6 +192,3 @@ class Session:
                 self._warned.add(kind)
                 log.warning("iteration %d: %s", t, message)
                 activity.warn(kind, f"iteration {t}: {message}")
-
-    def _draws(self, t: int) -> Draws:
-        return Draws(self.cfg.decoding, self.cfg.seed, t)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from tspin.runs import sharing
 from tspin.runs.artifacts import Iteration, sharing_lock
 from tspin.selfplay.session import Session
-from tspin.tools.files import read_json
+from tspin.tools.files import link, read_json, write_json
 from tspin.tracking import replay
 
 log = logging.getLogger("tspin")
@@ -35,10 +35,10 @@ def _link(session: Session, t: int, twin: Iteration) -> None:
     """Iteration t of another run as this one's, shown as if it had been played here."""
     folder, out = session.folder, session.folder.iteration(t)
     twin.check()
-    seconds = sum(read_json(twin.done)["seconds"].values())
-    source = sharing.origin(twin)
+    done, source = read_json(twin.done), sharing.origin(twin)
+    seconds = sum(done["seconds"].values())
     log.info("iteration %d: equal to %s by definition, linked (%.0f s saved)", t, source, seconds)
-    sharing.take(twin, out)
+    link(twin.path, out.path, leave=(out.done.name,))  # that is written last
     replay.steps(folder, t, session.tracker)
     replay.iteration(folder, t, session.tracker)
-    sharing.finish(twin, out)
+    write_json(out.done, {"from": source, **done})

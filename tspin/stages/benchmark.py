@@ -111,9 +111,16 @@ def benchmark(checkpoint: Path, out: Iteration, run: Run, *, label: str) -> None
 @contextmanager
 def _harness(request: dict[str, Any], log: IO[bytes]) -> Iterator[Child]:
     """A harness process that works on a request; it ends with this block."""
-    offline = request["data_root"] is not None or not hub.is_reachable()
+    ours, theirs = str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH")
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(filter(None, [ours, theirs])),
+        "TQDM_MININTERVAL": "60",  # seconds between two lines of a bar in the log
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    if request["data_root"] is not None or not hub.is_reachable():  # it does not wait for the hub
+        environment |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     command = [sys.executable, "-m", "tspin.harness"]
-    with started(command, log=log, environment=_environment(offline=offline)) as child:
+    with started(command, log=log, environment=environment) as child:
         child.send(request)
         yield child
 
@@ -130,16 +137,3 @@ def _problems(request: dict[str, Any]) -> list[str]:
             lines = log.read().decode(errors="replace").strip().splitlines()
             problems.append(f"lm-eval: {lines[-1] if lines else death}")
     return problems
-
-
-def _environment(*, offline: bool) -> dict[str, str]:
-    """Of the harness: where the hub is out of reach, it does not wait for it."""
-    ours, theirs = str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH")
-    settings = {
-        "PYTHONPATH": os.pathsep.join(filter(None, [ours, theirs])),
-        "TQDM_MININTERVAL": "60",  # seconds between two lines of a bar in the log
-        "TOKENIZERS_PARALLELISM": "false",
-    }
-    if offline:
-        settings |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-    return os.environ | settings

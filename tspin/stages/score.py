@@ -32,7 +32,6 @@ def score(
     batches: Iterable[list[Triplet]],
     roles: tuple[Role, ...],
     *,
-    total: int,
     label: str,
     world: World = ALONE,
 ) -> dict[Key, float]:
@@ -44,8 +43,9 @@ def score(
     the batches that training begins with, the first margin against the reference is exactly 0.
     """
     logps: dict[Key, float] = {}
-    with progress(total, label, "triplet", show=world.is_main) as bar:
-        for batch in world.share(list(batches), passed=lambda batch: bar.update(len(batch))):
+    batches = list(batches)
+    with progress(sum(map(len, batches)), label, "triplet", show=world.is_main) as bar:
+        for batch in world.share(batches, passed=lambda batch: bar.update(len(batch))):
             by_role = policy.logps(batch, roles)
             for role in roles:
                 for triplet, logp in zip(batch, by_role[role].tolist(), strict=True):

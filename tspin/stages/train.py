@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 from tspin.data.triplets import Triplet, epoch
 from tspin.distributed.world import ALONE, World
@@ -64,7 +64,8 @@ def train(
     policy.model.train(recipe.compute.gradient_checkpointing or policy.dropout)
     cut, saved = Cut.of(recipe.compute), time.monotonic()
     with (
-        _Record(out, tracker, world, steps_before=steps_before, first=first) as record,
+        # The main process alone records the steps.
+        StepLog(out.metrics, resume_from=first) if world.is_main else nullcontext() as record,
         progress(num_steps, label, "step", initial=first, show=world.is_main) as bar,
         signals.held(),
     ):
@@ -81,19 +82,24 @@ def train(
                 "epoch": step / per_epoch,
                 "progress": (step + 1) / num_steps,
             }
-            record.append({**place, **metrics, "lr": optimizer.param_groups[0]["lr"], **timing})
+            row = {**place, **metrics, "lr": optimizer.param_groups[0]["lr"], **timing}
+            if record is not None:
+                record.append(row)
+                tracker.log_step({**row, "global_step": steps_before + step})
             bar.update(1, loss=metrics["loss"])
             due = step + 1 < num_steps and time.monotonic() - saved >= recipe.compute.save_seconds
             save, stop = _agree(world, due, signals.boundary())
             if save:
-                record.sync()  # the rows before a saved step must not be lost after it
+                if record is not None:
+                    record.sync()  # the rows before a saved step must not be lost after it
                 _save(out, policy, optimizer, step + 1, world)
                 if after_save is not None and not stop:
                     world.main(after_save)
                 saved = time.monotonic()
             if stop:
                 signals.stop()
-        record.sync()  # nor the last ones after the checkpoint
+        if record is not None:
+            record.sync()  # nor the last ones after the checkpoint
     policy.model.eval()
     strategy.save(out.checkpoint)
 
@@ -113,33 +119,6 @@ def _batches(
         if not batches or place == 0:
             batches = _epoch(triplets, recipe, number)
         yield step, batches[place]
-
-
-class _Record:
-    """The metrics of each step, in metrics.jsonl and the tracker: by the main process alone."""
-
-    def __init__(
-        self, out: Iteration, tracker: Tracker, world: World, *, steps_before: int, first: int
-    ) -> None:
-        self._log = StepLog(out.metrics, resume_from=first) if world.is_main else None
-        self._tracker, self._steps_before = tracker, steps_before
-
-    def append(self, row: dict[str, Any]) -> None:
-        if self._log is not None:
-            self._log.append(row)
-            self._tracker.log_step({**row, "global_step": self._steps_before + row["step"]})
-
-    def sync(self) -> None:
-        """What was appended is on the disk."""
-        if self._log is not None:
-            self._log.sync()
-
-    def __enter__(self) -> _Record:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._log is not None:
-            self._log.close()
 
 
 def _agree(world: World, due: bool, stop: bool) -> tuple[bool, bool]:

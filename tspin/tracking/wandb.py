@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
 
 from tspin.objectives.contingency import CELLS, TIES
 
@@ -34,7 +35,7 @@ _FINISH_TIMEOUT = 300.0
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """What W&B is told about a run as a whole, so that a list of many runs is readable.
+    """What wandb.init is told of a run, so that a list of many runs is readable.
 
     group     what runs that differ by seed alone have in common
     job_type  the objective, as the tables print it
@@ -107,12 +108,7 @@ class Tracker:
                 raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.finish(exit_code=0 if kind is None else 1)
 
     def log_step(self, row: Mapping[str, Any]) -> None:
@@ -120,14 +116,12 @@ class Tracker:
 
         `step`, which restarts with every iteration, becomes train/iteration_step.
         """
-        if self._live:
-            renamed = {"global_step": "step", "step": "iteration_step"}
-            self._log({f"train/{renamed.get(key, key)}": value for key, value in row.items()})
+        renamed = {"global_step": "step", "step": "iteration_step"}
+        self._log({f"train/{renamed.get(key, key)}": value for key, value in row.items()})
 
     def log_iteration(self, t: int, scalars: Mapping[str, Any]) -> None:
         """Numbers of iteration t as iteration/<key>."""
-        if self._live:
-            self._log({"iteration": t} | {f"iteration/{k}": v for k, v in scalars.items()})
+        self._log({"iteration": t} | {f"iteration/{k}": v for k, v in scalars.items()})
 
     def log_contingency(self, t: int, split: str, counts: Mapping[str, int]) -> None:
         """The contingency table after iteration t: scalars, a W&B table and a heat map.
@@ -143,7 +137,10 @@ class Tracker:
             | {"share": counts[cell] / total if total else 0.0}
             for cell, (reward, logp) in CELLS.items()
         ]
-        pixels = _pixels(contingency_figure(counts, f"{split}, after iteration {t}"))
+        figure = contingency_figure(counts, f"{split}, after iteration {t}")
+        figure.canvas.draw()
+        # (height, width, 4) uint8: wandb.Image takes a Figure only where pyplot is imported.
+        pixels = np.asarray(figure.canvas.buffer_rgba())  # type: ignore[attr-defined]  # Agg has it
         with self._never_stop_training():
             import wandb
 
@@ -159,9 +156,8 @@ class Tracker:
 
     def log_evaluation(self, num_iterations: int, scalars: Mapping[str, Any]) -> None:
         """What the policy after that many iterations is worth, as eval/<key>."""
-        if self._live:
-            axis = {"eval/iterations": num_iterations}
-            self._log(axis | {f"eval/{key}": value for key, value in scalars.items()})
+        axis = {"eval/iterations": num_iterations}
+        self._log(axis | {f"eval/{key}": value for key, value in scalars.items()})
 
     def finish(self, exit_code: int) -> None:
         """End the W&B run, failed unless the exit code is 0. A second call does nothing."""
@@ -194,7 +190,6 @@ class Tracker:
         # init() would ask on a terminal, and wait for ever where nobody reads it.
         if online and wandb.run is None and not logged_in():
             raise PermissionError("no API key; run `wandb login`, or set track.wandb=offline")
-        about = self._identity
         try:
             self._run = wandb.init(
                 mode="online" if online else "offline",
@@ -204,13 +199,7 @@ class Tracker:
                 # By default a second init() in this process (Hydra multirun) returns the first run,
                 # if that was left open, with the first run's config.
                 reinit="finish_previous",
-                project=about.project,
-                entity=about.entity,
-                name=about.name,
-                group=about.group,
-                job_type=about.job_type,
-                tags=about.tags,
-                config=about.config,
+                **vars(self._identity),
                 settings=wandb.Settings(
                     silent=True,
                     console="off",
@@ -236,8 +225,9 @@ class Tracker:
         log.info("W&B: %s", self._run.url if online else f"offline; to upload: wandb sync {where}")
 
     def _log(self, values: dict[str, Any]) -> None:
-        with self._never_stop_training():
-            self._run.log(values)
+        if self._live:
+            with self._never_stop_training():
+                self._run.log(values)
 
     @contextmanager
     def _never_stop_training(self) -> Iterator[None]:
@@ -276,9 +266,6 @@ def contingency_figure(counts: Mapping[str, int], title: str) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    missing = [cell for cell in CELLS if cell not in counts]
-    if missing:
-        raise ValueError(f"contingency counts lack {missing}; needed are {list(CELLS)}")
     sides = ("higher", "not higher")
     cell_at = {sides_of: cell for cell, sides_of in CELLS.items()}
     grid = [[counts[cell_at[reward, logp]] for logp in sides] for reward in sides]
@@ -301,14 +288,6 @@ def contingency_figure(counts: Mapping[str, int], title: str) -> Figure:
     ties = ", ".join(f"{key.removeprefix('tied_')} {counts[key]}" for key in TIES if key in counts)
     axes.set_title(f"{title}\n{total} rows" + (f"; equal: {ties}" if ties else ""), fontsize=11)
     return figure
-
-
-def _pixels(figure: Figure) -> Any:
-    """-> (height, width, 4) uint8. wandb.Image takes a Figure only where pyplot is imported."""
-    import numpy as np
-
-    figure.canvas.draw()
-    return np.asarray(figure.canvas.buffer_rgba())  # type: ignore[attr-defined]  # Agg has it
 
 
 def _wandb_table(rows: Sequence[Mapping[str, Any]]) -> Any:
