@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from support.tiny import compose, micro_tokenizer
 
 from tspin.cli import arguments, status
-from tspin.config import run as config
+from tspin.config import load as config
 from tspin.data import annotated as data
 from tspin.data import schemas
 from tspin.data.tokens import Renderer

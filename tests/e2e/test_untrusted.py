@@ -13,7 +13,7 @@ from support.tiny import compose, micro_tokenizer, play, random_model
 from analysis.__main__ import main as analysis
 from analysis.report import catalogue
 from tspin.__main__ import main as verbs
-from tspin.config import run
+from tspin.config.load import dump, load
 from tspin.policy import adapters, policy, weights
 from tspin.runs.store import Store
 from tspin.tools.files import write_json
@@ -75,20 +75,20 @@ def test_no_secret_of_the_environment_is_in_any_file_or_word(tmp_path, monkeypat
 )
 def test_a_secret_on_the_command_line_is_refused_and_not_repeated(key, value):
     """Before anything is written; the message may stand in a log."""
-    tree = run.dump(compose())
+    tree = dump(compose())
     section, last = key.split(".")
     tree[section][last] = value
     tree["decoding"]["engine"] = "vllm"
     with pytest.raises(ValueError, match="environment") as refused:
-        run.load(tree)
+        load(tree)
     assert key in str(refused.value) and "planted0key" not in str(refused.value)
 
 
 @pytest.mark.parametrize("url", ["s3://bucket/runs", "/a folder/with@sign", "memory://x/y", None])
 def test_addresses_without_one_stay_good(url):
-    tree = run.dump(compose())
+    tree = dump(compose())
     tree["sync"]["url"] = url
-    assert run.load(tree).sync.url == url
+    assert load(tree).sync.url == url
 
 
 # --- names ---------------------------------------------------------------------------------------
@@ -97,11 +97,11 @@ def test_addresses_without_one_stay_good(url):
 @pytest.mark.parametrize("name", ["../../x", "/etc/x", "..", ".", "a/b", "~", "x\n", "a\0b", "-rf"])
 @pytest.mark.parametrize("key", ["data.name", "model.name", "decoding.name", "name"])
 def test_names_lead_nowhere(key, name):
-    tree = run.dump(compose())
+    tree = dump(compose())
     section, _, last = key.rpartition(".")
     (tree[section] if section else tree)[last] = name
     with pytest.raises(ValueError, match=key):
-        run.load(tree)
+        load(tree)
 
 
 @pytest.mark.parametrize("name", ["../outside", "/etc/outside", "a/../../outside", "", "a\0b"])

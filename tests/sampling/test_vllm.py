@@ -239,7 +239,7 @@ def test_the_worker_ends_with_a_killed_parent(stand_in, tmp_path, monkeypatch):
     code = f"""
 from pathlib import Path
 from types import SimpleNamespace
-from tspin.config import run as config
+from tspin.config import load as config
 from tspin.sampling import requests, vllm
 how = config.load({run!r}).decoding
 words = SimpleNamespace(stop_ids=[1])
