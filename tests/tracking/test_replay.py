@@ -30,15 +30,14 @@ TRACKED = ["track=wandb_offline", "decoding.max_new_tokens=4"]
 COUNTS = dict.fromkeys(CELLS, 1) | {"tied_reward": 2, "tied_logp": 0}
 
 
-class Told(Content):
+class Told:
     """A View that keeps what it is told."""
 
     def __init__(self):
-        super().__init__()
         self.calls = []
 
-    def _note(self, *call):
-        self.calls.append(call)
+    def __getattr__(self, name):
+        return lambda *call: self.calls.append((name.removeprefix("log_"), *call))
 
 
 def told(say, *arguments):
