@@ -113,6 +113,9 @@ def _write(folder: RunDir, beat: Beat) -> None:
     """Not files.atomic: nothing is lost with a beat, so nothing waits for the disk."""
     path = folder.heartbeat
     temporary = path.with_name(f".{path.name}.tmp")
-    with suppress(OSError):
+    try:
         temporary.write_text(json.dumps(asdict(beat)), encoding="utf-8")
         os.replace(temporary, path)
+    except OSError:  # a full disk, a folder that is gone: the beat is left out
+        with suppress(OSError):
+            temporary.unlink()
