@@ -1,8 +1,12 @@
 """What every test begins with, whatever ran before it in the same process."""
 
 import logging
+import os
 import sys
 from collections import Counter
+
+# Before torch is imported, here and in the processes that tests start: one worker, one core.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from hypothesis import settings

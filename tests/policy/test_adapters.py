@@ -140,7 +140,7 @@ def test_every_loss_moves_adapters_and_nothing_else(loss, tmp_path):
     policy = adapted(disturbed=True)
     before = {name: p.detach().clone() for name, p in policy.model.named_parameters()}
     cut = micro_batches(TRIPLETS, loss.roles, size=EXACT.micro_batch)
-    reference = score(policy, cut, loss.roles, total=4, label="") if loss.needs_reference else None
+    reference = score(policy, cut, loss.roles, label="") if loss.needs_reference else None
     teach(policy, tmp_path, loss=loss, reference=reference)
     for name, p in policy.model.named_parameters():
         assert torch.equal(p, before[name]) == (not p.requires_grad), name
