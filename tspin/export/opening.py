@@ -21,6 +21,7 @@ from tspin.cli.stored_run import RUN, StoredRun
 from tspin.data.tokens import Renderer
 from tspin.runs.artifacts import Iteration
 from tspin.tools.files import atomic
+from tspin.tools.log import first_line
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -96,8 +97,7 @@ def _hub(name: str) -> Iterator[HfApi]:
     try:
         yield HfApi()
     except Exception as error:  # the HTTP client, and with it its errors, changes by version
-        reason = str(error).strip().split("\n", 1)[0]
         raise ValueError(
-            f"to={HUB}{name}: the hub did not take it ({reason}); log in with `hf auth login`, or "
-            "write to=FOLDER and upload that"
+            f"to={HUB}{name}: the hub did not take it ({first_line(error)}); log in with "
+            "`hf auth login`, or write to=FOLDER and upload that"
         ) from None

@@ -59,10 +59,13 @@ class Point:
         return range(first, self.run.selfplay.iterations)
 
     @cached_property
+    def _history(self) -> list[dict[str, Any]]:
+        return history(self.run, self.run.selfplay.iterations - 1)
+
+    @cached_property
     def histories(self) -> list[str]:
         """Per iteration a digest; where it is equal, in one runs_dir, the iteration is the same."""
-        past = history(self.run, self.run.selfplay.iterations - 1)
-        return [digest(past[: t + 1]) for t in range(len(past))]
+        return [digest(self._history[: t + 1]) for t in range(len(self._history))]
 
     @cached_property
     def kinds(self) -> list[Kind]:
@@ -73,7 +76,7 @@ class Point:
                 facts["objective"][0],
                 t > 0,
             )
-            for t, facts in enumerate(history(self.run, self.run.selfplay.iterations - 1))
+            for t, facts in enumerate(self._history)
         ]
 
     @cached_property
