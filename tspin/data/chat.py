@@ -29,6 +29,7 @@ log = logging.getLogger("tspin")
 OTHERS = f"use another model.template (choices: {', '.join(TEXT_TEMPLATES)})"
 # First words of answers, of which a boundary between prompt and response must be independent.
 _PROBES = ("Paris", "the", "A", "1", "(", "\u00e9", "\u4f60")
+NUM_WORDS = 32  # of the vocabulary, tried beside them
 _HELLO = Conversation("Hi")
 # What templates ask for today's date, with the date of the run: transformers' own reads the clock.
 _OWN_DATE = """\
@@ -173,9 +174,10 @@ class ChatTemplate:
         """Characters of white space before an answer that tokenizers merge with its first word."""
         before, _ = self._around(_HELLO)
         blank = len(before) - len(before.rstrip())
+        words = [*_PROBES, *self.encoder.words_behind_white_space(NUM_WORDS)]
         for trailing in range(blank + 1):
             prompt = self.encoder.rendered(before[: len(before) - trailing], {})
-            wholes = (self.encoder.rendered(before + probe, {}) for probe in _PROBES)
+            wholes = (self.encoder.rendered(before + word, {}) for word in words)
             if all(whole[: len(prompt)] == prompt for whole in wholes):
                 return trailing
         raise ValueError(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property
+from itertools import islice, pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_WHITE_SPACE = " \n\u2581\u0120\u010a"  # as vocabularies spell it: SentencePiece, byte level
 _PRIVATE_USE = range(0xE000, 0xF900)
 
 
@@ -32,22 +34,34 @@ class Encoder:
 
     def text(self, text: str) -> list[int]:
         """Ids of text in which no special token counts."""
-        # Not verbose: what is longer than the model takes is cut by us, and counted.
-        return self.tokenizer(
-            text, add_special_tokens=False, split_special_tokens=True, verbose=False
-        )["input_ids"]
+        # A unigram model has special tokens among its pieces and takes them where they are spelt:
+        # each is cut behind its first character.
+        cuts = [match.start() + 1 for match in self._in_text.finditer(text)]
+        first, *others = (text[i:j] for i, j in pairwise([0, *cuts, len(text)]))
+        ids = self._unsplit(first)
+        for other in others:
+            ids += self._behind_a_line_break(other)
+        return ids
 
     def continued(self, text: str) -> list[int]:
         """Ids of text that does not begin the sequence: without a mark of a text's own start.
 
-        Encoded behind a line break, which no usual tokenizer merges with what follows. ValueError
-        where one does.
+        ValueError where the tokenizer merges a line break with what follows.
         """
-        anchor = self.text("\n")
+        anchor = self._unsplit("\n")
         ids = self.text("\n" + text)
         if ids[: len(anchor)] != anchor:
             raise ValueError(f"the tokenizer merges a line break with what follows: {text[:100]!r}")
         return ids[len(anchor) :]
+
+    def _behind_a_line_break(self, text: str) -> list[int]:
+        return self._unsplit("\n" + text)[len(self._unsplit("\n")) :]
+
+    def _unsplit(self, text: str) -> list[int]:
+        # Not verbose: what is longer than the model takes is cut by us, and counted.
+        return self.tokenizer(
+            text, add_special_tokens=False, split_special_tokens=True, verbose=False
+        )["input_ids"]
 
     def rendered(self, text: str, stand_ins: Mapping[str, str]) -> list[int]:
         """Ids of what a template put together, in which special tokens count.
@@ -76,6 +90,13 @@ class Encoder:
         stand_ins = dict(zip(unused, words, strict=False))
         there = {word: character for character, word in stand_ins.items()}
         return stand_ins, [self._in_text.sub(lambda match: there[match[0]], t) for t in texts]
+
+    def words_behind_white_space(self, num: int) -> list[str]:
+        """The first words of the vocabulary that are one token with a space or line break."""
+        vocabulary = self.tokenizer.get_vocab()
+        joined = (token for token in sorted(vocabulary, key=vocabulary.__getitem__) if token[1:])
+        words = (token[1:] for token in joined if token[0] in _WHITE_SPACE)
+        return list(islice((word for word in words if word.isascii() and word.isalnum()), num))
 
     def first_special(self, text: str) -> re.Match[str] | None:
         """The first special token of a text."""
