@@ -107,8 +107,22 @@ def with_bos():
     return tokenizer
 
 
+def with_two_ids():
+    """As GLM: two special tokens before a text."""
+    tokenizer = micro_tokenizer()
+    words = ["[gMASK]", "<sop>"]
+    tokenizer.add_special_tokens({"additional_special_tokens": words})
+    tokenizer._tokenizer.post_processor = TemplateProcessing(
+        single="[gMASK] <sop> $A",
+        special_tokens=[(word, tokenizer.convert_tokens_to_ids(word)) for word in words],
+    )
+    return tokenizer
+
+
 @pytest.mark.parametrize("template", ["alpaca", "alpaca_space", "none"])
-@pytest.mark.parametrize("make", [micro_tokenizer, chat_tokenizer, sentencepiece_like, with_bos])
+@pytest.mark.parametrize(
+    "make", [micro_tokenizer, chat_tokenizer, sentencepiece_like, with_bos, with_two_ids]
+)
 def test_the_chat_template_renders_the_ids_of_training(make, template):
     tokenizer = make()
     renderer = Renderer(tokenizer, template)

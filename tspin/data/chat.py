@@ -12,6 +12,7 @@ import logging
 import re
 from datetime import date
 from functools import cached_property
+from os.path import commonprefix
 from typing import TYPE_CHECKING
 
 from tspin.data.encoding import Encoder, unused_characters
@@ -60,7 +61,11 @@ class ChatTemplate:
         ids = [] if end is None else encoder.rendered(end[0], {})
         self.end_id: int | None = ids[0] if ids else tokenizer.eos_token_id
         self._trailing = self._white_space_of_the_response()
-        self._compare_with_generation_prompt()
+        if self.departure is not None:
+            once(
+                "the chat template has other text before an answer than its generation prompt: "
+                "{!r}, not {!r}; the first is trained on and sampled from".format(*self.departure)
+            )
 
     def prompt_text(self, conversation: Conversation) -> str:
         """What stands before a response."""
@@ -185,19 +190,14 @@ class ChatTemplate:
             f"the first word of an answer; {OTHERS}"
         )
 
-    def _compare_with_generation_prompt(self) -> None:
-        """Says once where others, who take the generation prompt, condition on another prompt."""
+    @cached_property
+    def departure(self) -> tuple[str, str] | None:
+        """How the prompt ends, and how the generation prompt does that others take; None: alike."""
         before, generation = self.prompt_text(_HELLO), self._text(_HELLO)
-        if before.rstrip() != generation.rstrip():
-            shared = next(
-                (i for i, (a, b) in enumerate(zip(before, generation, strict=False)) if a != b),
-                min(len(before), len(generation)),
-            )
-            once(
-                "the chat template puts other text before an answer than its generation prompt "
-                f"ends with: {before[shared:]!r}, not {generation[shared:]!r}; trained on and "
-                "sampled from is the first (model.template_args may make them the same)"
-            )
+        if before.rstrip() == generation.rstrip():
+            return None
+        shared = len(commonprefix([before, generation]))
+        return before[shared:], generation[shared:]
 
     def _text(
         self,

@@ -41,9 +41,12 @@ def of(renderer: Renderer) -> str | None:
         return own if isinstance(own, str) else None
     shape = TEXT_TEMPLATES[renderer.how.name]
     before, behind = shape.text.split("{prompt}")
+    prefix = "".join(tokenizer.convert_ids_to_tokens(renderer.encoder.prefix))
     for begin in _BEGINNINGS:
-        if "bos_token" in begin and tokenizer.bos_token is None:
+        if "bos_token" in begin and not prefix:
             continue
+        if prefix != tokenizer.bos_token:
+            begin = begin.replace("bos_token", _quoted(prefix))
         # Whether a text begins with what its first message says.
         opens = "messages[0]['role'] == 'system'" if before else "true"
         text = _LOOP.replace("@BEGIN", begin.replace("@OPEN", opens))
