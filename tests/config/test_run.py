@@ -135,7 +135,7 @@ def test_the_papers_numbers(model, own):
 
 
 def test_the_papers_template_has_no_trailing_space():
-    from tspin.data.tokens import TEXT_TEMPLATES
+    from tspin.data.templates import TEXT_TEMPLATES
 
     template = TEXT_TEMPLATES[composed("model=zephyr").model.template]
     assert template.text == "### Instruction: {prompt}\n\n### Response:"

@@ -22,6 +22,7 @@ from tspin.cli import arguments, status
 from tspin.config import load as config
 from tspin.data import annotated as data
 from tspin.data import schemas
+from tspin.data.templates import Conversation
 from tspin.data.tokens import Renderer
 from tspin.runs import heartbeat, point
 from tspin.runs.artifacts import ANSWERS, PROMPTS, Iteration, Responses, RunDir
@@ -149,7 +150,7 @@ def test_texts_to_ids(prompt, system, response):
         system, prompt, response = schemas.texts(row)
     except schemas.BadRow:
         return
-    assert not RENDERER.control_ids & {*RENDERER.prompt_ids(prompt, system)}
+    assert not RENDERER.control_ids & {*RENDERER.prompt_ids(Conversation(prompt, system))}
     assert not RENDERER.control_ids & {*RENDERER.response_ids(response)[:-1]}
 
 

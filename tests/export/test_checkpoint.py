@@ -33,6 +33,7 @@ from tspin.__main__ import VERBS, main
 from tspin.cli.chat import shown
 from tspin.cli.command import check
 from tspin.data import annotated
+from tspin.data.templates import Conversation
 from tspin.data.tokens import Renderer
 from tspin.export import chat_template
 from tspin.export.opening import Source
@@ -106,15 +107,29 @@ def with_bos():
     return tokenizer
 
 
+def with_two_ids():
+    """As GLM: two special tokens before a text."""
+    tokenizer = micro_tokenizer()
+    words = ["[gMASK]", "<sop>"]
+    tokenizer.add_special_tokens({"additional_special_tokens": words})
+    tokenizer._tokenizer.post_processor = TemplateProcessing(
+        single="[gMASK] <sop> $A",
+        special_tokens=[(word, tokenizer.convert_tokens_to_ids(word)) for word in words],
+    )
+    return tokenizer
+
+
 @pytest.mark.parametrize("template", ["alpaca", "alpaca_space", "none"])
-@pytest.mark.parametrize("make", [micro_tokenizer, chat_tokenizer, sentencepiece_like, with_bos])
+@pytest.mark.parametrize(
+    "make", [micro_tokenizer, chat_tokenizer, sentencepiece_like, with_bos, with_two_ids]
+)
 def test_the_chat_template_renders_the_ids_of_training(make, template):
     tokenizer = make()
     renderer = Renderer(tokenizer, template)
     text = chat_template.of(renderer)
     for prompt in ["Hi", " What's\n\nthe 'matter'? \\n", "{{ 7 * 7 }} {% if %}", "\u00e9\u4f60"]:
         for system in [None, "Be brief."]:
-            ours = renderer.prompt_ids(prompt, system)
+            ours = renderer.prompt_ids(Conversation(prompt, system))
             assert chat_template.prompt_ids(tokenizer, text, prompt, system) == ours
 
 
@@ -130,7 +145,7 @@ def test_a_whole_round_is_prompt_and_response(template):
     ids = renderer.tokenizer.apply_chat_template(
         messages, chat_template=chat_template.of(renderer), return_dict=False
     )
-    assert ids == renderer.prompt_ids("Hi") + renderer.response_ids("Yes.")
+    assert ids == renderer.prompt_ids(Conversation("Hi")) + renderer.response_ids("Yes.")
 
 
 # --- export --------------------------------------------------------------------------------------
@@ -616,7 +631,7 @@ def test_keys_at_a_terminal(talk):
     assert type_in(b"Say 1.\n").split("\n", 1)[1] == one
     assert type_in(b"\xff" + WIDE.encode() + b"\n").endswith("\n\n> ")
     long = type_in(b"x" * 3000 + b"\n")
-    assert re.search(r"\(the last 54 of 30\d\d tokens of the prompt are read\)", long)
+    assert re.search(r"\(of 30\d\d tokens of the prompt 54 are read: ", long)
 
 
 def test_ctrl_c_stops_an_answer_and_not_the_talk(run, said, monkeypatch):

@@ -15,6 +15,7 @@ from lm_eval.models.huggingface import HFLM
 from support import hub
 from support.tiny import compose, micro_tokenizer
 
+from tspin.data.templates import Conversation
 from tspin.data.tokens import Renderer
 from tspin.harness import evaluation, numbers, tasks
 
@@ -153,7 +154,7 @@ def test_a_prompt_and_its_answer_are_the_ids_of_training(request_of, template):
         turns = [{"role": "system", "content": f"{system}\n\n"}] if system else []
         text = lm.apply_chat_template([*turns, {"role": "user", "content": "a {b} c"}])
         context, answer = lm._encode_pair(text, "yes")
-        assert context == trained.prompt_ids("a {b} c", system)
+        assert context == trained.prompt_ids(Conversation("a {b} c", system))
         assert [*answer, trained.eos_id] == trained.response_ids("yes")
 
 
@@ -162,7 +163,7 @@ def test_a_chat_template_is_the_tokenizers_own(place, tmp_path):
     tokenizer.chat_template = CHAT
     lm = HFLM(str(place / "policy"), device="cpu", tokenizer=tokenizer)
     text = lm.apply_chat_template([{"role": "user", "content": "hello"}])
-    assert lm.tok_encode(text) == Renderer(tokenizer, "chat").prompt_ids("hello")
+    assert lm.tok_encode(text) == Renderer(tokenizer, "chat").prompt_ids(Conversation("hello"))
 
 
 def test_examples_stand_in_the_one_user_turn(in_hub, request_of, monkeypatch):

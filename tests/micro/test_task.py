@@ -9,6 +9,7 @@ import torch
 from transformers import AutoTokenizer
 
 from tspin import micro
+from tspin.data.templates import Conversation
 from tspin.data.tokens import Renderer
 from tspin.micro import build, figures, splits, task, tokenizer, training
 from tspin.micro.__main__ import main
@@ -154,7 +155,7 @@ def test_the_project_renders_what_the_policies_were_trained_on(tok):
     """The tokenizer is made for one template, which is written there a second time."""
     renderer = Renderer(tok, "alpaca_space")
     pairs = task.pairs("test", 16, 0)
-    ids = [(renderer.prompt_ids(prompt), renderer.response_ids(answer)) for prompt, answer in pairs]
+    ids = [renderer.pair_ids(Conversation(prompt), answer) for prompt, answer in pairs]
     assert ids == training.encode(tok, pairs)
 
 

@@ -11,6 +11,7 @@ from tspin import micro
 from tspin.config.identity import history
 from tspin.config.load import dump
 from tspin.config.older import ADDED
+from tspin.data.templates import Conversation
 from tspin.data.triplets import micro_batches
 from tspin.objectives import SFT, SPIN, TSPIN, TSPINRef, WithoutHA
 from tspin.policy import adapters, dtypes
@@ -255,7 +256,9 @@ def test_a_checkpoint_holds_adapters_alone_and_loses_nothing(tmp_path):
     again = adapted(tmp_path / "a", dtype="auto", seed=7)
     pairs = zip(policy.model.parameters(), again.model.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
-    assert again.renderer.prompt_ids("x") == policy.renderer.prompt_ids("x")
+    assert again.renderer.prompt_ids(Conversation("x")) == policy.renderer.prompt_ids(
+        Conversation("x")
+    )
 
 
 def test_every_reader_takes_it(tmp_path):

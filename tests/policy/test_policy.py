@@ -10,6 +10,7 @@ from support.tiny import compose, random_triplets
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from tspin import micro
+from tspin.data.templates import Conversation
 from tspin.objectives import SFT
 from tspin.policy import weights
 from tspin.policy.policy import Policies, load
@@ -145,7 +146,9 @@ def test_saving_loses_nothing(tmp_path):
     again = load_micro(tmp_path / "checkpoint")
     pairs = zip(policy.model.parameters(), again.model.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
-    assert again.renderer.prompt_ids("x") == policy.renderer.prompt_ids("x")
+    assert again.renderer.prompt_ids(Conversation("x")) == policy.renderer.prompt_ids(
+        Conversation("x")
+    )
     assert again.renderer.stop_ids == policy.renderer.stop_ids
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from tspin.cli.options import BOOLEAN, KeyParser
 from tspin.cli.stored_run import RUN, StoredRun
 from tspin.config.run import Run
+from tspin.data.templates import Conversation
 from tspin.policy.policy import Policy, load
 from tspin.policy.weights import check_reachable, fetch
 from tspin.sampling.native import respond
@@ -62,9 +63,7 @@ def main(arguments: Sequence[str]) -> None:
     run = StoredRun.open(options["run"])
     cfg = _longer(run.cfg, options["tokens"]) if options["tokens"] else run.cfg
     chosen = [options[key] for key in ("iteration", "against") if options[key]]
-    own = partial(
-        load, template=cfg.model.template, compute=cfg.compute, precision=cfg.optim.precision
-    )
+    own = partial(load, template=run.rendering, compute=cfg.compute, precision=cfg.optim.precision)
     policies = {name: own(weights) for name, weights in (_weights(run, c) for c in chosen)}
     system = options["system"] or None
     at_terminal = sys.stdin.isatty()
@@ -99,9 +98,10 @@ def answer(
 
     A response that was cut at its length limit ends with "...".
     """
-    whole = policy.renderer.prompt_ids(prompt, system)
-    ids = policy.renderer.cut_prompt(whole, max_length=cfg.max_prompt_length)
-    request = Request(ids, seed, cfg.decoding.temperature)
+    conversation = policy.renderer.fit(
+        Conversation(prompt, system), max_length=cfg.max_prompt_length
+    )
+    request = Request(policy.renderer.prompt_ids(conversation), seed, cfg.decoding.temperature)
     (response,) = respond(policy, [request], cfg.decoding)
     ended = response[-1] in policy.renderer.stop_ids
     return policy.renderer.text(response) + ("" if ended else " ...")
@@ -132,9 +132,11 @@ def _longer(cfg: Run, tokens: str) -> Run:
 
 def _notes(policy: Policy, line: str, cfg: Run, system: str | None) -> str:
     """What was left out of a prompt that is too long."""
-    length = len(policy.renderer.prompt_ids(line, system))
+    length = len(policy.renderer.prompt_ids(Conversation(line, system)))
     most = cfg.max_prompt_length
-    return f"(the last {most} of {length} tokens of the prompt are read)\n" if length > most else ""
+    if length <= most:
+        return ""
+    return f"(of {length} tokens of the prompt {most} are read: its beginning is left out)\n"
 
 
 def _lines(at_terminal: bool) -> Iterator[str]:

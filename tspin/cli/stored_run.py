@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tspin.config.run import Run
+from tspin.data.templates import Rendering
 from tspin.runs import retention
-from tspin.runs.artifacts import Iteration, RunDir
+from tspin.runs.artifacts import Iteration, RunDir, day_of
 from tspin.runs.point import stored
 
 RUN = "the folder of a run: runs/NAME"  # as verbs' help has it
@@ -33,6 +34,11 @@ class StoredRun:
                 f"run={path} is no run of this version ({why}); python -m tspin status"
             )
         return StoredRun(point.run, folder)
+
+    @property
+    def rendering(self) -> Rendering:
+        """How its prompts were rendered, on the day on which they were."""
+        return Rendering.of(self.cfg, day_of(self.folder))
 
     def iteration(self, name: str) -> Iteration:
         """The finished iteration that iteration=NAME means: best, last or a number."""

@@ -47,6 +47,7 @@ class ModelConfig:
     package: str | None  # Python package that carries the model as GGUF, used when installed
     revision: str | None
     template: TemplateName
+    template_args: dict[str, Any]  # of a chat template, e.g. {enable_thinking: false}
     max_length: int = Field(ge=2)  # tokens of prompt and response
     max_prompt_length: int | None = Field(ge=1)  # None: max_length - decoding.max_new_tokens
     lora: LoraConfig | None  # None: all weights are trained
@@ -93,6 +94,7 @@ class DataConfig:
     heldout: int = Field(ge=0)
     seed: int
     skip_bad_rows: bool
+    system: Literal["error", "merge", "drop"]  # where a chat template takes no system message
     mix_last_two: bool
     eval_split: Literal["validation", "test"]
     eval_draws: int = Field(ge=1)  # samples of each held-out prompt

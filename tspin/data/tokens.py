@@ -1,170 +1,145 @@
-"""Templates and encoding: the only road from text to ids.
+"""The only road from text to ids, for generation, training, scoring and evaluation alike.
 
-One renderer serves generation, training, scoring and evaluation. A prompt is encoded once, a
-response is encoded once, and a sequence is prompt ids followed by response ids; sampled responses
-arrive here as ids and are never decoded and encoded again.
+A prompt is encoded once, a response is encoded once, and a sequence is prompt ids followed by
+response ids; sampled responses arrive here as ids and are never decoded and encoded again.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import chain
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from datetime import date
+from math import ceil
 from typing import TYPE_CHECKING
+
+from tspin.data.chat import ChatTemplate
+from tspin.data.encoding import Encoder
+from tspin.data.schemas import BadRow
+from tspin.data.templates import CHAT, TEXT_TEMPLATES, Conversation, Rendering
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-@dataclass(frozen=True)
-class TextTemplate:
-    """A template that is plain text: prompt -> text before the response.
-
-    separator  stands between that text and the response and belongs to the RESPONSE's ids, since
-               "Response:" + " Dear" and "Response: " + "Dear" are different tokens.
-    """
-
-    text: str
-    separator: str
-
-
-TEXT_TEMPLATES = {
-    # arXiv 2601.08198; the response begins with the space.
-    "alpaca": TextTemplate("### Instruction: {prompt}\n\n### Response:", " "),
-    # The official SPIN code: the prompt ends with the space.
-    "alpaca_space": TextTemplate("### Instruction: {prompt}\n\n### Response: ", ""),
-    "none": TextTemplate("{prompt}", ""),
-}
-_CONTENT = "\ue000{}\ue001"  # private-use marks that stand for a message inside a chat template
-
-
 class Renderer:
-    """Text -> ids for one tokenizer and one template ("alpaca", "alpaca_space", "chat", "none").
+    """Text -> ids for one tokenizer and one template ("alpaca", "alpaca_space", "none", "chat").
 
-    `stop_ids` are the ids that end a response; `eos_id`, one of them, is appended to annotated
-    responses. BOS is put before a prompt if and only if the tokenizer itself does.
-    Special tokens spelled out inside a user's text stay text: they never become `control_ids`.
+    `stop_ids` are the ids that end a sample: the model's own, given here, EOS, and `eos_id`, which
+    ends annotated responses. What the tokenizer puts before a text (BOS, or several ids) stands
+    before a prompt of a text template; a chat template writes its own. Special tokens spelled out
+    inside a user's text stay text: they never become `control_ids`.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str) -> None:
-        if template == "chat" and not tokenizer.chat_template:
-            raise ValueError(
-                "model.template=chat, but the tokenizer has no chat template; use "
-                "model.template=alpaca (choices: alpaca, alpaca_space, chat, none)"
-            )
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        rendering: Rendering | str,
+        *,
+        stop_ids: Iterable[int] = (),
+    ) -> None:
         self.tokenizer = tokenizer
-        self.template = template
+        self.how = Rendering(rendering) if isinstance(rendering, str) else rendering
+        self.encoder = Encoder(tokenizer)
+        self.control_ids = self.encoder.control_ids
+        chat = self.how.name == CHAT
+        self.chat = ChatTemplate(tokenizer, self.encoder, self.how) if chat else None
         eos_id = tokenizer.eos_token_id
-        if eos_id is None:
+        end_id = eos_id if self.chat is None else self.chat.end_id
+        if end_id is None:
             raise ValueError("the tokenizer has no EOS token: no response could end")
-        self.control_ids = _control_ids(tokenizer)
-        self.eos_id: int = self._end_of_turn(eos_id) if template == "chat" else eos_id
-        self.stop_ids = sorted({self.eos_id, eos_id})
+        self.eos_id: int = end_id
+        self.stop_ids = sorted({end_id, *stop_ids, *([] if eos_id is None else [eos_id])})
         # Pads are masked by length, so that EOS may serve where no pad token exists.
         pad = tokenizer.pad_token_id
-        self.pad_id: int = self.eos_id if pad is None else pad
-        self._bos = [] if template == "chat" else _bos_ids(tokenizer)
+        self.pad_id: int = end_id if pad is None else pad
 
-    def prompt_ids(self, prompt: str, system: str | None = None) -> list[int]:
+    @property
+    def depends_on_day(self) -> bool:
+        """Whether prompts hold today's date."""
+        return self.chat is not None and self.chat.depends_on_day
+
+    def on(self, day: str | None) -> Renderer:
+        """The same where today is that ISO date; None: as it is."""
+        if day is None:
+            return self
+        how = replace(self.how, day=date.fromisoformat(day))
+        return Renderer(self.tokenizer, how, stop_ids=self.stop_ids)
+
+    def prompt_ids(self, conversation: Conversation) -> list[int]:
         """Ids of everything before the response."""
-        if self.template == "chat":
-            return self._chat_ids(prompt, system)
-        text = TEXT_TEMPLATES[self.template].text.format(prompt=prompt)
-        return self._bos + self._encode(f"{system}\n\n{text}" if system else text)
+        if self.chat is not None:
+            return self.chat.prompt_ids(conversation)
+        return self.encoder.prefix + self.encoder.text(self.prompt_text(conversation))
 
-    def cut_prompt(self, prompt_ids: list[int], *, max_length: int) -> list[int]:
-        """The end of a prompt that is too long; BOS stays, as no model has seen a text without."""
-        if len(prompt_ids) <= max_length:
-            return prompt_ids
-        bos = prompt_ids[: len(self._bos)][:max_length]
-        return bos + prompt_ids[len(prompt_ids) - (max_length - len(bos)) :]
+    def pair_ids(self, conversation: Conversation, response: str) -> tuple[list[int], list[int]]:
+        """Ids of everything before an annotated response, and of the response with its end.
+
+        White space around the response is stripped; a response without a token has no ids. Cut it
+        from the end where it is too long: it then loses its end, which would teach a false stop.
+        BadRow for a text that cannot be rendered.
+        """
+        if self.chat is not None:
+            return self.chat.pair_ids(conversation, response.strip())
+        return self.prompt_ids(conversation), self.response_ids(response)
 
     def response_ids(self, response: str) -> list[int]:
-        """Ids of an annotated response, EOS at the end; empty when the text holds no token.
-
-        White space around the response is stripped. Cut it from the end where it is too long: it
-        then loses its EOS, which would teach a false stop.
-        """
-        separator = "" if self.template == "chat" else TEXT_TEMPLATES[self.template].separator
-        # Encoded behind a line break, which no tokenizer merges with what follows, so that a
-        # SentencePiece model does not put a word-start mark where the template has none.
-        anchor = self._encode("\n")
-        ids = self._encode("\n" + separator + response.strip())
-        if ids[: len(anchor)] != anchor:
-            raise ValueError(
-                f"the tokenizer merges a line break with what follows: {response[:100]!r}"
-            )
-        ids = ids[len(anchor) :]
+        """Ids of a response behind a text template, EOS at the end; [] where it has no token."""
+        separator = TEXT_TEMPLATES[self.how.name].separator
+        try:
+            ids = self.encoder.continued(separator + response.strip())
+        except ValueError as error:
+            raise BadRow(str(error)) from None
         return [*ids, self.eos_id] if ids else []
+
+    def prompt_text(self, conversation: Conversation) -> str:
+        """What stands before a response, as text."""
+        if self.chat is not None:
+            return self.chat.prompt_text(conversation)
+        form = TEXT_TEMPLATES[self.how.name]
+        parts = [conversation.system] if conversation.system else []
+        for user, assistant in conversation.history:
+            parts.append(form.text.format(prompt=user) + form.separator + assistant)
+        return "\n\n".join([*parts, form.text.format(prompt=conversation.prompt)])
+
+    def fit(self, conversation: Conversation, *, max_length: int) -> Conversation:
+        """The conversation whose prompt has at most `max_length` ids.
+
+        The earliest rounds go first, then the beginning of the user's words: BOS, system message
+        and the template's headers stay, as no model has seen a text without. BadRow where these
+        alone are too long.
+        """
+        while (excess := len(self.prompt_ids(conversation)) - max_length) > 0:
+            if conversation.history:
+                conversation = replace(conversation, history=conversation.history[1:])
+                continue
+            prompt = self._without_start(conversation.prompt, excess)
+            if not prompt:
+                length = len(self.prompt_ids(replace(conversation, prompt="")))
+                raise BadRow(
+                    f"the template and the system message alone have {length} tokens, more than "
+                    f"the {max_length} that a prompt may have; use a larger model.max_length or "
+                    "model.max_prompt_length"
+                )
+            conversation = replace(conversation, prompt=prompt)
+        return conversation
 
     def text(self, response_ids: Sequence[int]) -> str:
         """A response as people read it, without special tokens and surrounding space."""
         return str(self.tokenizer.decode(list(response_ids), skip_special_tokens=True)).strip()
 
-    def _encode(self, text: str) -> list[int]:
-        # Not verbose: what is longer than the model takes is cut by us, and counted.
-        return self.tokenizer(
-            text, add_special_tokens=False, split_special_tokens=True, verbose=False
-        )["input_ids"]
-
-    def _chat_ids(self, prompt: str, system: str | None) -> list[int]:
-        """The template around the contents. Its control ids are its own, whatever these hold."""
-        contents = [prompt] if system is None else [system, prompt]
-        pieces = self._pieces(len(contents))
-        text = "".join(chain(*zip(pieces, (*contents, ""), strict=True)))
-        whole = self._template_ids(text)
-        parts = [self._template_ids(piece) for piece in pieces]
-        if self._num_control(whole) == sum(map(self._num_control, parts)):
-            return whole
-        for part, content in zip(parts, contents, strict=False):
-            part += self._encode(content)
-        return list(chain(*parts))
-
-    def _pieces(self, num_contents: int) -> list[str]:
-        """What the chat template has before, between and behind the messages."""
-        marks = [_CONTENT.format(i) for i in range(num_contents)]
-        pieces = re.split("|".join(marks), self._chat_text(marks))
-        if len(pieces) != num_contents + 1:
-            raise ValueError(
-                "the tokenizer's chat template does not have each message once, in their order; "
-                "use another model.template (choices: alpaca, alpaca_space, chat, none)"
-            )
-        return pieces
-
-    def _template_ids(self, text: str) -> list[int]:
-        """Ids of text in which special tokens count."""
-        return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-
-    def _num_control(self, ids: list[int]) -> int:
-        return sum(i in self.control_ids for i in ids)
-
-    def _chat_text(self, contents: list[str], response: str | None = None) -> str:
-        roles = ["user"] if len(contents) == 1 else ["system", "user"]
-        messages = [{"role": r, "content": c} for r, c in zip(roles, contents, strict=True)]
-        if response is not None:
-            messages.append({"role": "assistant", "content": response})
-        return str(
-            self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=response is None
-            )
+    def _without_start(self, text: str, num_tokens: int) -> str:
+        """The text without its first tokens, or without a like share where their places are
+        not known."""
+        if not self.tokenizer.is_fast:
+            length = len(self.encoder.text(text))
+            return text[ceil(len(text) * min(1.0, num_tokens / max(length, 1))) :]
+        encoded = self.tokenizer(
+            text,
+            add_special_tokens=False,
+            split_special_tokens=True,
+            return_offsets_mapping=True,
+            verbose=False,
         )
-
-    def _end_of_turn(self, eos_id: int) -> int:
-        """The special token that the chat template puts right behind a response."""
-        response = _CONTENT.format("response")
-        behind = self._chat_text([_CONTENT.format(0)], response).split(response, 1)[1]
-        ids = self.tokenizer(behind.lstrip(), add_special_tokens=False)["input_ids"]
-        return ids[0] if ids and ids[0] in self.control_ids else eos_id
-
-
-def _control_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Ids of special tokens, those that no attribute of the tokenizer names included."""
-    added = tokenizer.added_tokens_decoder.items()
-    ids = {*tokenizer.all_special_ids, *(i for i, token in added if token.special)}
-    return frozenset(ids - {tokenizer.unk_token_id})  # that one stands for ordinary text
-
-
-def _bos_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    bos = tokenizer.bos_token_id
-    return [bos] if bos is not None and bos in tokenizer("a")["input_ids"][:1] else []
+        ends = [end for _, end in encoded["offset_mapping"]]
+        # A character of several tokens, or of none, goes whole.
+        return text[max(1, ends[min(num_tokens, len(ends)) - 1]) :] if ends else ""

@@ -67,8 +67,12 @@ The licence is that of the model and the data it was made from.
 """
 
 
-def write(source: Source, target: Path, *, messages: bool) -> None:
-    """README.md in `target`. messages: whether the tokenizer has a chat template"""
+def write(source: Source, target: Path, *, use: str, messages: bool) -> None:
+    """README.md in `target`.
+
+    use       how prompts go in
+    messages  whether the tokenizer has a chat template
+    """
     from huggingface_hub import ModelCard, ModelCardData
 
     cfg, folder, out = source.cfg, source.folder, source.out
@@ -82,13 +86,6 @@ def write(source: Source, target: Path, *, messages: bool) -> None:
         model_name=source.title,
         eval_results=_index(cfg, results) or None,
     )
-    if messages:
-        how = "Prompts go in as messages; the chat template renders the ids of training."
-    else:
-        how = (
-            f"The tokenizer has no chat template: prompts have the form `{cfg.model.template}` of "
-            "the run, and none renders its ids exactly."
-        )
     objective = cfg.loss_at(out.t)
     _, coefficients = objective.key()
     text = TEXT.format(
@@ -99,7 +96,7 @@ def write(source: Source, target: Path, *, messages: bool) -> None:
         paper=PAPER,
         link=f", l the {link} link" if (link := coefficients.get("link")) else "",
         objective=(type(objective).__doc__ or "").split("\n")[0].partition(":")[0],
-        messages=how,
+        messages=use,
         flag=" --apply_chat_template" if messages else "",
         max_new_tokens=cfg.decoding.max_new_tokens,
         results=_table(results, _results(folder.base)),

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tspin.data.tokens import TEXT_TEMPLATES, Renderer
+from tspin.data.templates import TEXT_TEMPLATES, Conversation
+from tspin.data.tokens import Renderer
 
 _LOOP = """\
 {%- for message in messages -%}
@@ -35,21 +36,25 @@ def of(renderer: Renderer) -> str | None:
     ids under jinja, whereas the renderer keeps them text.
     """
     tokenizer = renderer.tokenizer
-    if renderer.template == "chat":
+    if renderer.chat is not None:
         own = tokenizer.chat_template
         return own if isinstance(own, str) else None
-    shape = TEXT_TEMPLATES[renderer.template]
+    shape = TEXT_TEMPLATES[renderer.how.name]
     before, behind = shape.text.split("{prompt}")
+    prefix = "".join(tokenizer.convert_ids_to_tokens(renderer.encoder.prefix))
     for begin in _BEGINNINGS:
-        if "bos_token" in begin and tokenizer.bos_token is None:
+        if "bos_token" in begin and not prefix:
             continue
+        if prefix != tokenizer.bos_token:
+            begin = begin.replace("bos_token", _quoted(prefix))
         # Whether a text begins with what its first message says.
         opens = "messages[0]['role'] == 'system'" if before else "true"
         text = _LOOP.replace("@BEGIN", begin.replace("@OPEN", opens))
         for name, part in [("BEFORE", before), ("BEHIND", behind), ("SEPARATOR", shape.separator)]:
             text = text.replace(f"@{name}", _quoted(part))
         if all(
-            prompt_ids(tokenizer, text, prompt, system) == renderer.prompt_ids(prompt, system)
+            prompt_ids(tokenizer, text, prompt, system)
+            == renderer.prompt_ids(Conversation(prompt, system))
             for prompt in _PROBES
             for system in (None, "Be brief.")
         ):

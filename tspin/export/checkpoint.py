@@ -7,6 +7,7 @@ ids that end a response and the sampling of the run, README.md with what is know
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -63,7 +64,30 @@ def export(source: Source, target: Path, *, dtype: torch.dtype | None = None) ->
         tokenizer.init_kwargs.pop(key, None)
     tokenizer.save_pretrained(target)
     _write_generation(source.cfg, renderer, target)
-    card.write(source, target, messages=template is not None)
+    messages = template is not None
+    card.write(source, target, use=_use(renderer, messages=messages), messages=messages)
+
+
+def _use(renderer: Renderer, *, messages: bool) -> str:
+    """How prompts go in, for the card. messages: whether the tokenizer has a chat template"""
+    how = renderer.how
+    if not messages:
+        return (
+            f"The tokenizer has no chat template: prompts have the form `{how.name}` of the run, "
+            "and none renders its ids exactly."
+        )
+    sentences = ["Prompts go in as messages; the chat template renders the ids of training."]
+    if how.args:
+        arguments = json.dumps(dict(how.args))
+        sentences.append(f"Its arguments were `{arguments}` (`chat_template_kwargs`).")
+    if how.day is not None:
+        sentences.append(f"The date in the prompts was {how.day}.")
+    if renderer.chat is not None and renderer.chat.departure is not None:
+        own, generation = map(json.dumps, renderer.chat.departure)
+        sentences.append(
+            f"Prompts of the run ended with `{own}`; the generation prompt has `{generation}`."
+        )
+    return " ".join(sentences)
 
 
 def _write_generation(cfg: Run, renderer: Renderer, target: Path) -> None:

@@ -44,7 +44,7 @@ class Source(StoredRun):
         """The tokenizer beside the weights, with the run's template."""
         from tspin.policy import policy
 
-        return policy.renderer(weights, template=self.cfg.model.template)
+        return policy.renderer(weights, template=self.rendering)
 
 
 def add_options(parser: KeyParser) -> None:

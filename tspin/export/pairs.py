@@ -17,7 +17,8 @@ import pyarrow as pa
 from tspin.cli.options import KeyParser
 from tspin.config.run import Run
 from tspin.data import annotated
-from tspin.data.tokens import TEXT_TEMPLATES, Renderer
+from tspin.data.templates import TEXT_TEMPLATES, Conversation
+from tspin.data.tokens import Renderer
 from tspin.export import opening
 from tspin.export.opening import Source
 from tspin.runs.artifacts import RunDir
@@ -138,8 +139,8 @@ def _systems(cfg: Run, folder: RunDir, renderer: Renderer) -> dict[str, str | No
     """The system messages by prompt id: a run keeps them as ids alone, the source has the text."""
 
     def ids(prompt: str, system: str | None) -> list[int]:
-        whole = renderer.prompt_ids(prompt, system)
-        return renderer.cut_prompt(whole, max_length=cfg.max_prompt_length)
+        conversation = renderer.fit(Conversation(prompt, system), max_length=cfg.max_prompt_length)
+        return renderer.prompt_ids(conversation)
 
     prompts = each_row(folder.prompts, "id", "prompt", "prompt_ids")
     odd = [row for row in prompts if ids(row["prompt"], None) != list(row["prompt_ids"])]
@@ -160,7 +161,7 @@ def _systems(cfg: Run, folder: RunDir, renderer: Renderer) -> dict[str, str | No
 
 def _plain(row: dict[str, Any], renderer: Renderer) -> dict[str, str]:
     """Text in the run's form: prompt and response one behind the other are what was encoded."""
-    shape = TEXT_TEMPLATES[renderer.template]
+    shape = TEXT_TEMPLATES[renderer.how.name]
     text = shape.text.format(prompt=row["prompt"])
     return {
         "prompt": f"{row['system']}\n\n{text}" if row["system"] else text,

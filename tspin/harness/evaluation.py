@@ -8,6 +8,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Mapping
+from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from tspin.config.run import ComputeConfig
-from tspin.data.tokens import TEXT_TEMPLATES, Renderer
+from tspin.data.templates import TEXT_TEMPLATES, Conversation, Rendering
+from tspin.data.tokens import Renderer
 from tspin.harness.numbers import tabulate
 from tspin.policy import dtypes, policy
 
@@ -27,31 +29,32 @@ FEWSHOT_SEED = 1234  # lm-eval's own four seeds: 0, 1234, 1234, 1234
 
 
 class TrainedTemplate(HFLM):
-    """Prompts inside the run's text template, as the ids that training puts together.
+    """Prompts inside the run's template, as the ids that training puts together.
 
-    lm-eval's own chat templates join prompt and answer as one text; "### Response:" followed by "A"
-    is then another token than the " A" that the policy has seen.
+    Not by lm-eval's own road: it ends prompts with a chat template's generation prompt, where the
+    rendering of an answer may have something else, and it joins prompt and answer as one text;
+    "### Response:" followed by "A" is then another token than the " A" that the policy has seen.
     """
 
-    def __init__(self, *, template: str, **options: Any) -> None:
+    def __init__(self, *, rendering: Rendering, **options: Any) -> None:
         super().__init__(**options)
-        self.template = template
-        self.renderer = Renderer(self.tokenizer, template)
+        self.renderer = Renderer(self.tokenizer, rendering)
 
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
         """One user turn (a system turn before it, the answer's first words behind it) as text."""
         contents = {turn["role"]: turn["content"] for turn in chat_history}
-        template = TEXT_TEMPLATES[self.template]
-        text = template.text.format(prompt=contents["user"])
-        if "system" in contents:
-            text = f"{contents['system'].strip()}\n\n{text}"
-        return (
-            text + template.separator + contents["assistant"] if "assistant" in contents else text
-        )
+        system = contents.get("system", "").strip() or None
+        text = self.renderer.prompt_text(Conversation(contents["user"], system))
+        if "assistant" not in contents:
+            return text
+        separator = "" if self.renderer.chat else TEXT_TEMPLATES[self.renderer.how.name].separator
+        return text + separator + contents["assistant"]
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        if self.renderer.chat:  # the boundary is of the text
+            return super()._encode_pair(context, continuation)
         ids = self.renderer.response_ids(continuation)
         return self.tok_encode(context), ids[:-1]  # without EOS: an answer may go on
 
@@ -80,9 +83,17 @@ def language_model(request: Mapping[str, Any]) -> HFLM:
     }
     if (parts := policy.in_parts(Path(request["policy"]), how, request["quantize"])) is not None:
         options |= {"pretrained": parts, "tokenizer": request["policy"]}
-    if request["template"] in ("none", "chat"):
+    if request["template"] == "none":
         return HFLM(**options)
-    return TrainedTemplate(template=request["template"], **options)
+    day = request.get("day")
+    # A task's system message that a template does not take stands before the prompt.
+    rendering = Rendering(
+        request["template"],
+        request.get("template_args", {}),
+        system="merge",
+        day=None if day is None else date.fromisoformat(day),
+    )
+    return TrainedTemplate(rendering=rendering, **options)
 
 
 def run(

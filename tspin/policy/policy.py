@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from tspin.config.run import Attention, ComputeConfig, LoraConfig, Precision, Quantize
+from tspin.data.templates import Rendering
 from tspin.data.tokens import Renderer
 from tspin.data.triplets import Triplet, collate
 from tspin.logprobs.fused_head import LossFunction
@@ -123,7 +124,7 @@ class Policy:
 def load(
     folder: Path,
     *,
-    template: str,
+    template: Rendering | str,
     compute: ComputeConfig,
     precision: Precision,
     lora: LoraConfig | None = None,
@@ -168,11 +169,23 @@ def load(
     return policy
 
 
-def renderer(folder: Path, *, template: str) -> Renderer:
+def renderer(folder: Path, *, template: Rendering | str) -> Renderer:
     """The renderer of the policy in `folder`, without its weights."""
     from transformers import AutoTokenizer
 
-    return Renderer(AutoTokenizer.from_pretrained(folder), template)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    return Renderer(tokenizer, template, stop_ids=_stop_ids(adapters.base_of(folder)))
+
+
+def _stop_ids(folder: Path) -> list[int]:
+    """The ids at which the model in `folder` ends a text, as generate takes them."""
+    from transformers import AutoConfig, GenerationConfig
+
+    if (folder / "generation_config.json").exists():
+        ids = GenerationConfig.from_pretrained(folder).eos_token_id
+    else:
+        ids = getattr(AutoConfig.from_pretrained(folder), "eos_token_id", None)
+    return [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
 
 
 def in_parts(

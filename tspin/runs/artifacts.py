@@ -6,8 +6,12 @@ counters.
 
 from __future__ import annotations
 
+import contextlib
+import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +21,17 @@ import yaml
 from tspin.config import older
 from tspin.config.identity import said_once
 from tspin.config.run import SHARED
-from tspin.tools.files import damaged, digest, flatten, read_json, remove, sums, whole, write_text
+from tspin.tools.files import (
+    damaged,
+    digest,
+    flatten,
+    read_json,
+    remove,
+    sums,
+    whole,
+    write_json,
+    write_text,
+)
 from tspin.tools.parquet import each_row, read_rows
 
 CHECKPOINT, TRAIN_STATE = "checkpoint", "train_state"  # folders of an iteration
@@ -256,6 +270,26 @@ def shared_folder(runs_dir: str, kind: str, name: str, key: dict[str, Any]) -> P
     """Where runs share what their key alone decides. kind: one of SHARED."""
     assert kind in SHARED
     return Path(runs_dir).expanduser() / kind / f"{name}-{digest(key)[:8]}"
+
+
+def day_of(folder: RunDir) -> str | None:
+    """ISO date that the prompts of a run hold, where their template writes one."""
+    return read_json(folder.data).get("day") if folder.data.exists() else None
+
+
+def settled_day(runs_dir: str) -> str:
+    """ISO date that prompts in runs_dir hold, where their template writes today's.
+
+    That of the first run which needs one: runs that are compared, and a run that goes on tomorrow,
+    have the same prompts.
+    """
+    file = Path(runs_dir).expanduser() / "day.json"
+    if not file.exists():
+        with tempfile.TemporaryDirectory(dir=file.parent) as folder:
+            write_json(Path(folder) / file.name, {"day": date.today().isoformat()})
+            with contextlib.suppress(FileExistsError):
+                os.link(Path(folder) / file.name, file)
+    return str(read_json(file)["day"])
 
 
 def sharing_lock(runs_dir: str, key: str) -> Path:

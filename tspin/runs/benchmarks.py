@@ -95,7 +95,7 @@ def files(out: Iteration, run: Run) -> dict[str, Path]:
     evals, wanted = run.evals, tasks(run.evals)
     facts = {
         "limit": evals.limit,
-        "template": template(run),
+        **rendering(run),
         "batch_size": evals.batch_size,
         "max_length": evals.max_length,
         "dtype": run.dtype,
@@ -117,8 +117,12 @@ def places(evals: EvalsConfig) -> dict[str, str | None]:
     }
 
 
-def template(run: Run) -> str:
-    return run.model.template if run.evals.template == "run" else "none"
+def rendering(run: Run) -> dict[str, Any]:
+    """The template around a prompt, and its arguments where there are any."""
+    if run.evals.template == "none":
+        return {"template": "none"}
+    arguments = run.model.template_args
+    return {"template": run.model.template} | ({"template_args": arguments} if arguments else {})
 
 
 def path(place: str) -> Path:

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from tspin.config.run import Run
+from tspin.data.templates import Rendering
 from tspin.policy import dtypes, policy
 from tspin.policy.policy import Policies
 from tspin.sampling import vllm
@@ -36,7 +37,7 @@ def engine_of(folder: Path, policies: Policies, cfg: Run, *, log: Path) -> Engin
     policies.forget()
     return vllm.VLLM(
         folder,
-        policy.renderer(folder, template=cfg.model.template),
+        policy.renderer(folder, template=Rendering.of(cfg)),
         dtypes.facts(cfg.compute, cfg.optim.precision, cfg.model)["dtype"],
         vllm.devices(how, _visible(cfg.compute.device)),
         log,

@@ -18,6 +18,7 @@ import torch
 
 from tspin.config.load import dump
 from tspin.config.run import Run
+from tspin.data.templates import Rendering
 from tspin.distributed.failure import stopping_together
 from tspin.distributed.world import World, join
 from tspin.policy import dtypes, policy, weights
@@ -139,7 +140,7 @@ def _session(
     initial = world.first_on_node(weights.fetch, cfg.model)
     load = partial(
         policy.load,
-        template=cfg.model.template,
+        template=Rendering.of(cfg),
         compute=cfg.compute,
         precision=cfg.optim.precision,
         lora=cfg.model.lora,

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from tspin.config.run import EvalsConfig, Run
-from tspin.runs.artifacts import Iteration
-from tspin.runs.benchmarks import files, path, places, tasks, template
+from tspin.runs.artifacts import Iteration, RunDir, day_of
+from tspin.runs.benchmarks import files, path, places, rendering, tasks
 from tspin.tools import hub
 from tspin.tools.child import Child, started
 from tspin.tools.files import digest
@@ -74,7 +74,8 @@ def benchmark(checkpoint: Path, out: Iteration, run: Run, *, label: str) -> None
         "tasks": {
             task: asdict(wanted[task]) | {"file": str(results[task].absolute())} for task in todo
         },
-        "template": template(run),
+        **rendering(run),
+        "day": day_of(RunDir(run.folder)),
         "limit": evals.limit,
         "batch_size": evals.batch_size,
         "max_length": evals.max_length,

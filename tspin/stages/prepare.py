@@ -11,8 +11,11 @@ from typing import Any
 
 from tspin.config.run import Run
 from tspin.data import annotated
+from tspin.data.annotated import Pair
+from tspin.data.schemas import BadRow
+from tspin.data.templates import Conversation
 from tspin.data.tokens import Renderer
-from tspin.runs.artifacts import PROMPTS, RunDir
+from tspin.runs.artifacts import PROMPTS, RunDir, settled_day
 from tspin.tools.files import write_json
 from tspin.tools.parquet import write_rows
 
@@ -22,10 +25,14 @@ log = logging.getLogger("tspin")
 def prepare(run: Run, folder: RunDir, renderer: Renderer) -> None:
     """Reads, splits, encodes and truncates.
 
-    A prompt keeps its end, a response its start. A pair whose annotated response holds no token
-    is dropped and counted; so are pairs that data.skip_bad_rows leaves out.
+    A prompt that is too long loses the beginning of the user's words, a response its end. A pair
+    whose annotated response holds no token is dropped and counted; so are pairs that
+    data.skip_bad_rows leaves out.
     """
     source = annotated.load(run.data)
+    reasons = list(source.reasons)
+    day = settled_day(run.runs_dir) if renderer.depends_on_day else None
+    renderer = renderer.on(day)
     num = {"train": 0, "heldout": 0}
     counts = {
         "num_skipped": source.num_skipped,
@@ -37,21 +44,31 @@ def prepare(run: Run, folder: RunDir, renderer: Renderer) -> None:
     def rows() -> Iterator[dict[str, Any]]:
         for split, pairs in (("train", source.train), ("heldout", source.heldout)):
             for pair in pairs:
-                whole = renderer.prompt_ids(pair.prompt, pair.system)
-                prompt_ids = renderer.cut_prompt(whole, max_length=run.max_prompt_length)
+                try:
+                    encoded = _encoded(pair, renderer, max_length=run.max_prompt_length)
+                except BadRow as bad:
+                    reason = f"{run.data.path}, the row with {pair.prompt[:60]!r}: {bad}"
+                    if not run.data.skip_bad_rows:
+                        raise ValueError(
+                            f"{reason}; or leave such rows out with data.skip_bad_rows=true"
+                        ) from None
+                    counts["num_skipped"] += 1
+                    if len(reasons) < annotated.NUM_REASONS:
+                        reasons.append(reason)
+                    continue
+                prompt_ids, response_ids, is_cut = encoded
                 most = run.model.max_length - len(prompt_ids)
-                response_ids = renderer.response_ids(pair.annotated)
                 if not response_ids:
                     counts["num_dropped"] += 1
                     continue
-                counts["num_prompts_cut"] += len(prompt_ids) < len(whole)
+                counts["num_prompts_cut"] += is_cut
                 counts["num_responses_cut"] += len(response_ids) > most
                 num[split] += 1
                 yield {
                     "id": pair.id,
                     "split": split,
                     "prompt": pair.prompt,
-                    "annotated": pair.annotated,
+                    "annotated": pair.annotated.strip(),
                     "prompt_ids": prompt_ids,
                     "annotated_ids": response_ids[:most],
                 }
@@ -64,7 +81,23 @@ def prepare(run: Run, folder: RunDir, renderer: Renderer) -> None:
             "%d rows skipped and %d dropped for having no response token: %s",
             counts["num_skipped"],
             counts["num_dropped"],
-            "; ".join(source.reasons) or "-",
+            "; ".join(reasons) or "-",
         )
-    facts = {"digest": source.digest, **counts, "reasons": list(source.reasons)}
+    facts = {"digest": source.digest, **counts, "reasons": reasons}
+    facts |= {} if day is None else {"day": day}
     write_json(folder.data, facts | {f"num_{split}": n for split, n in num.items()})
+
+
+def _encoded(
+    pair: Pair, renderer: Renderer, *, max_length: int
+) -> tuple[list[int], list[int], bool]:
+    """Ids of prompt and response, and whether the prompt was cut to max_length ids."""
+    conversation = Conversation(pair.prompt, pair.system)
+    prompt_ids, response_ids = renderer.pair_ids(conversation, pair.annotated)
+    excess = len(prompt_ids) - max_length
+    if excess <= 0:
+        return prompt_ids, response_ids, False
+    # An answer with a thought of its own has another prompt than `fit` measures.
+    shift = len(prompt_ids) - len(renderer.prompt_ids(conversation))
+    conversation = renderer.fit(conversation, max_length=max_length - max(0, shift))
+    return *renderer.pair_ids(conversation, pair.annotated), True
