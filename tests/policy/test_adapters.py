@@ -30,7 +30,7 @@ from tspin.tracking.wandb import Identity, Tracker
 from tspin.training import throughput
 from tspin.training.cut import Cut
 from tspin.training.optimizer import build_optimizer
-from tspin.training.parallel import SingleProcess
+from tspin.training.parallel import Strategy
 from tspin.training.recipe import Recipe
 from tspin.training.step import gradient_step
 
@@ -178,9 +178,7 @@ def test_adapters_have_the_precision_of_what_is_trained(precision):
     optimizer = build_optimizer(policy, optim)
     optimizer.param_groups[0] |= {"lr": 1e-3, "seed": 0}
     recipe = Recipe(loss=SFT(), optim=optim, compute=EXACT, seed=0, t=1)
-    found, _ = gradient_step(
-        SingleProcess(policy), optimizer, TRIPLETS, recipe, Cut.of(EXACT), where=""
-    )
+    found, _ = gradient_step(Strategy(policy), optimizer, TRIPLETS, recipe, Cut.of(EXACT), where="")
     assert found["grad_norm"] > 0
     assert any(p.any() for n, p in policy.model.named_parameters() if "lora_B" in n)
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import yaml
 
 from tspin.config import older
-from tspin.config.identity import said_once
+from tspin.config.identity import without_copies
 from tspin.config.run import SHARED
 from tspin.tools.files import damaged, digest, flatten, read_json, remove, sums, whole, write_text
 from tspin.tools.parquet import each_row, read_rows
@@ -236,10 +236,10 @@ class RunDir:
         with whole(self.config):
             try:
                 tree = yaml.safe_load(self.config.read_text(encoding="utf-8"))
-                old = said_once(flatten(older.current(tree)))
+                old = without_copies(flatten(older.current(tree)))
             except (yaml.YAMLError, AttributeError) as error:
                 raise ValueError(str(error)) from None
-        new = said_once(flatten(config))
+        new = without_copies(flatten(config))
         differs = [
             f"{key} (there {old.get(key, 'absent')!r}, here {new.get(key, 'absent')!r})"
             for key in sorted(old.keys() | new.keys())

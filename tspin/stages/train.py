@@ -22,6 +22,7 @@ from tspin.tools import signals
 from tspin.tools.files import remove
 from tspin.tools.terminal import progress
 from tspin.tracking.wandb import Tracker
+from tspin.training import shards
 from tspin.training.cut import Cut
 from tspin.training.optimizer import Optimizer, build_optimizer
 from tspin.training.parallel import strategy_of
@@ -133,8 +134,6 @@ def _save(
 ) -> None:
     """Saves the state of training, then removes older ones."""
     if world.shards:
-        from tspin.training import shards
-
         shards.save_state(out.train_shards(next_step), state(policy, optimizer), next_step, world)
     else:
         world.main(save_state, out.train_state, policy, optimizer, next_step)
@@ -163,6 +162,4 @@ def _resume(out: Iteration, policy: Policy, optimizer: Optimizer, world: World) 
         return 0
     if path == out.train_state:
         return load_state(path, policy, optimizer, shards=world.shards)
-    from tspin.training import shards
-
     return shards.load_state(path, policy, optimizer, world)

@@ -18,6 +18,7 @@ from torch import Tensor
 from tspin.data.triplets import Triplet, num_tokens
 from tspin.distributed.world import World
 from tspin.objectives import Logps, Metrics, mean_metrics
+from tspin.tools.log import first_line
 from tspin.training.cut import Cut
 from tspin.training.optimizer import Optimizer
 from tspin.training.parallel import Strategy, deal
@@ -110,7 +111,7 @@ def _accumulate_in_memory(
             smaller = cut.halved(batch, recipe.loss.roles)
             if smaller is None:
                 raise
-            reason = str(error).split(".", 1)[0]
+            reason = first_line(error)
         # Outside of `except`: the traceback holds on to the tensors that did not fit.
         log.warning("%s: %s; from here on %s, the gradient is the same", where, reason, smaller)
         cut = smaller
