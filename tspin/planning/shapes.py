@@ -66,6 +66,10 @@ class Shape:
         small = self.layers * (self.biases + self.norms) + self.hidden
         return self.linear + small + self.head * (1 if self.tied else 2)
 
+    def trained(self, lora: LoraConfig | None) -> int:
+        """Weights that are trained."""
+        return self.parameters if lora is None else self.adapters(lora)
+
     def adapters(self, lora: LoraConfig) -> int:
         """Weights of LoRA's matrices. ValueError for a target that no layer has."""
         targets = list(self.matrices) if lora.targets == "all" else lora.targets

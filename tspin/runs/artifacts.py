@@ -20,7 +20,10 @@ from tspin.config.run import SHARED
 from tspin.tools.files import damaged, digest, flatten, read_json, remove, sums, whole, write_text
 from tspin.tools.parquet import each_row, read_rows
 
-CHECKPOINT, TRAIN_STATE = "checkpoint", "train_state"  # folders of an iteration
+# Folders of an iteration. The files of a checkpoint have transformers' names: config.json,
+# model.safetensors (SAFE_WEIGHTS_NAME; above 5 GB parts and an index of them), the tokenizer's;
+# or peft's, where adapters are trained (policy.adapters); tools.files.SUMS stands beside them.
+CHECKPOINT, TRAIN_STATE = "checkpoint", "train_state"
 TRACKER = "wandb"  # folder of the tracker in a run
 MIRROR = "mirror.json"  # what a copy of a run folder holds
 

@@ -75,6 +75,7 @@ class Strategy:
 
     def __init__(self, policy: Policy, world: World = ALONE) -> None:
         self.policy, self.world = policy, world
+        self._forward: Any = _Forward(policy)
 
     def backward(
         self, micro_batch: MicroBatch, roles: tuple[Role, ...], loss_function: LossFunction
@@ -83,8 +84,7 @@ class Strategy:
 
         Raises OutOfMemoryError on all of them or, where they can no longer agree, ValueError.
         """
-        total = self.policy.loss_sum(micro_batch.triplets, roles, loss_function)
-        micro_batch.share(total).backward()
+        self._forward(micro_batch, roles, loss_function).backward()
 
     def clip(self, limit: float | None) -> float:
         """Scales the gradient down to a norm of `limit`. -> its norm before, in float32 at least"""
@@ -174,7 +174,6 @@ class Sharded(Strategy):
             fully_shard(layer, mesh=mesh)
         # The root holds embedding, norm and head: whole from the first layer to the last, where
         # the fused head reads its weight.
-        self._forward = _Forward(policy)
         fully_shard(self._forward, mesh=mesh)
         for module in self._forward.modules():
             if isinstance(module, FSDPModule):
@@ -185,7 +184,7 @@ class Sharded(Strategy):
         self, micro_batch: MicroBatch, roles: tuple[Role, ...], loss_function: LossFunction
     ) -> None:
         with _no_way_back():
-            self._forward(micro_batch, roles, loss_function).backward()
+            super().backward(micro_batch, roles, loss_function)
 
     def clip(self, limit: float | None) -> float:
         gradients = [
