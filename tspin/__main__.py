@@ -16,7 +16,7 @@ VERBS = {
     "status": ("tspin.cli.status", "how far runs are, and which of them live"),
     "chat": ("tspin.cli.chat", "talk to a policy, or to two side by side"),
     "export": ("tspin.export.checkpoint", "a policy as a model for others, with its card"),
-    "pairs": ("tspin.export.pairs", "what an iteration was trained on, as two data sets"),
+    "pairs": ("tspin.export.pairs", "an iteration's training data, as preferences and triplets"),
 }
 USAGE = """usage: python -m tspin VERB ...
 

@@ -65,7 +65,9 @@ def history(run: Run, t: int) -> list[dict[str, Any]]:
     """What decides iterations 0..t, beside the initial weights and the pairs themselves.
 
     Runs that began alike and have equal histories leave the same iteration, bit for bit: so
-    tspin and wo_ha at iteration 0, or two values of a beta that is 0 there.
+    tspin and wo_ha at iteration 0, or two values of a beta that is 0 there. This alone decides what
+    is shared: a plan compares it as it is (runs.point), a run with the digests of its beginning
+    (runs.sharing.iteration_key).
     """
     by_iteration = ("name", "loss.", "coef.", "optim.lr", "selfplay.iterations")
     common = {

@@ -16,7 +16,6 @@ from tspin import micro
 from tspin.config.run import LoraConfig, ModelConfig
 
 TYPES = ("llama", "mistral", "qwen2", "qwen3")
-Matrices = dict[str, tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Shape:
     norms: int = 0
 
     @property
-    def matrices(self) -> Matrices:
+    def matrices(self) -> dict[str, tuple[int, int]]:
         """(inputs, outputs) of a layer's linear maps, by the names that LoRA targets."""
         query, key = self.heads * self.head_dim, self.kv_heads * self.head_dim
         return {

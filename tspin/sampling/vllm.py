@@ -203,16 +203,15 @@ def _feed(
                 key = todo.get_nowait()
             except queue.Empty:
                 return child.send(None)
-            child.send(_batch(batches[key]))
+            requests = batches[key]
+            child.send(
+                {
+                    "prompts": [list(request.prompt) for request in requests],
+                    "seeds": [request.seed for request in requests],
+                    "temperatures": [0.0 if r.seed is None else r.temperature for r in requests],
+                }
+            )
     events.put({"failed": child.death("vLLM's process") or "vLLM's process ended early"})
-
-
-def _batch(requests: Sequence[Request]) -> dict[str, Any]:
-    return {
-        "prompts": [list(request.prompt) for request in requests],
-        "seeds": [request.seed for request in requests],
-        "temperatures": [0.0 if r.seed is None else r.temperature for r in requests],
-    }
 
 
 def _python(how: DecodingConfig) -> str:

@@ -114,12 +114,10 @@ def _batches(
     triplets: Sequence[Triplet], recipe: Recipe, first: int, per_epoch: int
 ) -> Iterator[tuple[int, list[Triplet]]]:
     """The steps from `first` on, each with its batch."""
-    batches: list[list[Triplet]] = []
-    for step in range(first, recipe.optim.epochs * per_epoch):
-        number, place = divmod(step, per_epoch)
-        if not batches or place == 0:
-            batches = _epoch(triplets, recipe, number)
-        yield step, batches[place]
+    for number in range(first // per_epoch, recipe.optim.epochs):
+        for step, batch in enumerate(_epoch(triplets, recipe, number), number * per_epoch):
+            if step >= first:
+                yield step, batch
 
 
 def _agree(world: World, due: bool, stop: bool) -> tuple[bool, bool]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+from torch.utils.benchmark import Timer
 
 from tspin.data.triplets import Triplet, num_padding, num_tokens, num_useful
 from tspin.objectives import Role
@@ -113,16 +113,5 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     size = SIZE[device.type]
     generator = torch.Generator(device).manual_seed(0)  # nobody else's random numbers are used up
     a = torch.randn(size, size, generator=generator, dtype=torch.float32, device=device).to(dtype)
-    rates = []
-    for _ in range(4):
-        _wait(device)
-        started = time.perf_counter()
-        a @ a
-        _wait(device)
-        rates.append(2 * size**3 / (time.perf_counter() - started))
-    return max(rates)  # the first warms up, and others may be disturbed
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    timer = Timer("a @ a", globals={"a": a}, num_threads=torch.get_num_threads())
+    return 2 * size**3 / min(timer.timeit(1).mean for _ in range(3))  # some may be disturbed
