@@ -45,7 +45,7 @@ from tspin.tools.parquet import read_rows
 from tspin.tracking.wandb import Identity, Tracker
 from tspin.training.cut import Cut
 from tspin.training.optimizer import build_optimizer
-from tspin.training.parallel import SingleProcess
+from tspin.training.parallel import Strategy
 from tspin.training.recipe import Recipe
 from tspin.training.step import gradient_step
 
@@ -119,7 +119,7 @@ def steps(case: Case, *, attention: str, by_length: bool = False) -> Work:
         if by_length:
             triplets = sorted(triplets, key=lambda t: t.length(case.roles))
 
-        recipe, strategy = recipe_of(run, loss, reference), SingleProcess(policy)
+        recipe, strategy = recipe_of(run, loss, reference), Strategy(policy)
 
         def all_steps() -> None:
             for batch in batches(case, triplets):

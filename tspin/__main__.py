@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import sys
 from collections.abc import Sequence
 
 from tspin import __version__
 from tspin.cli import outcome
+from tspin.tools.spelling import unknown
 
 # verb -> module with a main(arguments), and one line of help
 VERBS = {
@@ -16,10 +16,7 @@ VERBS = {
     "status": ("tspin.cli.status", "how far runs are, and which of them live"),
     "chat": ("tspin.cli.chat", "talk to a policy, or to two side by side"),
     "export": ("tspin.export.checkpoint", "a policy as a model for others, with its card"),
-    "pairs": (
-        "tspin.export.pairs",
-        "what an iteration was trained on, as preferences and triplets",
-    ),
+    "pairs": ("tspin.export.pairs", "an iteration's training data, as preferences and triplets"),
 }
 USAGE = """usage: python -m tspin VERB ...
 
@@ -41,9 +38,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     verb, *rest = arguments
     if verb not in VERBS:
-        near = difflib.get_close_matches(verb, VERBS, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        sys.stderr.write(f"error: unknown verb {verb}{hint} (choices: {', '.join(VERBS)})\n")
+        sys.stderr.write(f"error: {unknown(f'verb {verb}', verb, VERBS)}\n")
         return 2
     outcome.configure_logging()
     try:

@@ -173,8 +173,8 @@ def test_frozen_weights_take_a_third_of_the_backward_pass_less():
 
 def test_what_is_trained_is_what_a_checkpoint_holds():
     lora = compose("model=zephyr", "lora=default")
-    assert plan.trained(SHAPE, ZEPHYR) == SHAPE.parameters
-    assert plan.trained(SHAPE, lora) == 41_943_040
+    assert SHAPE.trained(ZEPHYR.model.lora) == SHAPE.parameters
+    assert SHAPE.trained(lora.model.lora) == 41_943_040
 
 
 LONG = ["model.max_length=2048", "decoding.max_new_tokens=256", "decoding.batch_size=16"]

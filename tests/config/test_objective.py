@@ -13,7 +13,7 @@ import yaml
 from support.tiny import compose
 
 from tspin import objectives
-from tspin.config.identity import NOT_OF_METHOD, history, run_name, said_once
+from tspin.config.identity import NOT_OF_METHOD, history, run_name, without_copies
 from tspin.config.load import dump, load
 from tspin.config.objective import built_in
 from tspin.objectives import SFT, SPIN, TSPIN, Objective, Range, TSPINRef, WithoutHA
@@ -212,7 +212,7 @@ def test_a_name_says_a_coefficient_once(words, name):
 
 def test_what_repeats_coef_makes_no_other_method():
     values = flatten(dump(compose("coef.alpha=0.3")))
-    assert {k for k in said_once(values) if k.startswith("loss.")} == {
+    assert {k for k in without_copies(values) if k.startswith("loss.")} == {
         "loss.name", "loss.label", "loss._target_", "loss.link"}  # fmt: skip
     assert "loss._target_" in NOT_OF_METHOD and "loss.link" not in NOT_OF_METHOD
 

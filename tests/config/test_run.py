@@ -410,6 +410,8 @@ def test_only_beta_may_be_zero(key, value):
 def test_a_list_of_betas_begins_with_0(betas):
     assert f"coef.beta={betas} must begin with 0" in refused(coef__beta=betas)
     assert load(tree(coef__beta=[0.0, *betas])).coef.beta == [0.0, *betas]
+    assert f"loss.beta={betas} must begin with 0" in refused(loss__beta=betas)
+    assert load(tree(loss__beta=[0.0, *betas])).loss.coefficients["beta"] == [0.0, *betas]
 
 
 @given(st.integers(1, 5), st.none() | st.integers(1, 5))

@@ -563,7 +563,7 @@ def test_answers_of_another_length(run, said, monkeypatch, tokens, length):
         asked_for.append(how.max_new_tokens)
         return [[policy.renderer.eos_id]]
 
-    monkeypatch.setattr("tspin.cli.chat.respond", respond)
+    monkeypatch.setattr("tspin.sampling.native.respond", respond)
     monkeypatch.setattr(sys, "stdin", io.StringIO("Hi\n"))
     code, told = said("chat", f"run={run.path}", f"tokens={tokens}")
     assert asked_for == ([] if length is None else [length])
@@ -650,7 +650,7 @@ def test_ctrl_c_stops_an_answer_and_not_the_talk(run, said, monkeypatch):
 
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     monkeypatch.setattr("builtins.input", typed)
-    monkeypatch.setattr("tspin.cli.chat.respond", respond)
+    monkeypatch.setattr("tspin.sampling.native.respond", respond)
     code, told = said("chat", f"run={run.path}")
     assert code == 0 and told.count("(stopped)") == 1
 
@@ -658,7 +658,7 @@ def test_ctrl_c_stops_an_answer_and_not_the_talk(run, said, monkeypatch):
 def test_a_response_that_was_cut_says_so(run, said, monkeypatch):
     ended = {"yes": [40, 1], "no": [40]}
     for what, ids in ended.items():
-        monkeypatch.setattr("tspin.cli.chat.respond", lambda *_, ids=ids: [ids])
+        monkeypatch.setattr("tspin.sampling.native.respond", lambda *_, ids=ids: [ids])
         monkeypatch.setattr(sys, "stdin", io.StringIO("Hi\n"))
         _, told = said("chat", f"run={run.path}")
         assert told.endswith(" ...\n\n") == (what == "no")

@@ -18,7 +18,7 @@ from tspin.objectives import ROLES, Logps
 from tspin.policy.policy import Policy
 from tspin.tools.log import once
 from tspin.training.cut import Cut
-from tspin.training.parallel import SingleProcess
+from tspin.training.parallel import Strategy
 from tspin.training.recipe import Recipe
 from tspin.training.step import accumulate, gradient_step
 
@@ -63,7 +63,7 @@ def gradient(policy, triplets, loss, cut=CUT):
     """-> the mean loss, all gradients in a row"""
     policy.model.zero_grad()
     with_ = recipe(loss, reference_of(triplets))
-    losses = [part for part, _ in accumulate(SingleProcess(policy), triplets, with_, cut)]
+    losses = [part for part, _ in accumulate(Strategy(policy), triplets, with_, cut)]
     parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in policy.model.parameters()]
     return torch.cat(losses).mean(), torch.cat([part.flatten() for part in parts])
 
@@ -278,7 +278,7 @@ def test_a_step_out_of_memory_is_taken_again_in_smaller_parts(budget, monkeypatc
         policy = policy_of(random_model(vocab_size=VOCAB), "auto")
         with monkeypatch.context() as patch:
             asked = out_of_memory(policy, patch, fits)
-            strategy, with_ = SingleProcess(policy), recipe(LOSSES["tspin"])
+            strategy, with_ = Strategy(policy), recipe(LOSSES["tspin"])
             optimizer = torch.optim.SGD(policy.model.parameters(), lr=0.1)
             cut = whole_cut = replace(CUT, **budget)
             metrics, cut = gradient_step(strategy, optimizer, batch, with_, cut, where="train 0")
@@ -298,7 +298,7 @@ def test_one_triplet_that_does_not_fit_is_an_error(monkeypatch):
     policy = policy_of(random_model(vocab_size=VOCAB), "auto")
     out_of_memory(policy, monkeypatch, 0)
     optimizer = torch.optim.SGD(policy.model.parameters(), lr=0.0)
-    strategy, with_ = SingleProcess(policy), recipe(LOSSES["tspin"])
+    strategy, with_ = Strategy(policy), recipe(LOSSES["tspin"])
     for cut in (CUT, replace(CUT, max_tokens=100)):
         with pytest.raises(torch.OutOfMemoryError):
             batch = random_triplets(3, vocab_size=VOCAB)

@@ -28,10 +28,9 @@ from tspin.policy import policy as model
 from tspin.policy.policy import Policies
 from tspin.runs.artifacts import Iteration, Responses
 from tspin.sampling import vllm
-from tspin.sampling.draws import Draws
 from tspin.sampling.engines import engine_of
 from tspin.sampling.native import Native, respond
-from tspin.sampling.requests import Request, check_response, sample_seed
+from tspin.sampling.requests import Draws, Request, check_response, sample_seed
 from tspin.stages.generate import generate
 from tspin.tools.files import read_json
 from tspin.tools.parquet import read_rows

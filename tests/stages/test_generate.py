@@ -7,9 +7,8 @@ import torch
 from support.tiny import PROMPTS, compose, random_policy
 
 from tspin.runs.artifacts import Responses
-from tspin.sampling.draws import Draws
 from tspin.sampling.native import Native, pick, respond, uniforms
-from tspin.sampling.requests import Request, sample_seed
+from tspin.sampling.requests import Draws, Request, sample_seed
 from tspin.stages.generate import generate
 
 

@@ -18,7 +18,7 @@ from tspin.stages.train import train
 from tspin.tools.parquet import read_rows
 from tspin.tracking.wandb import Identity, Tracker
 from tspin.training.cut import Cut
-from tspin.training.parallel import SingleProcess
+from tspin.training.parallel import Strategy
 from tspin.training.recipe import Recipe
 from tspin.training.step import gradient_step
 
@@ -41,7 +41,7 @@ def reference_for(policy, triplets, loss, *, optim=OPTIM, compute=COMPUTE):
 
 def gradients(policy, batch, loss, reference, *, micro_batch):
     optimizer = torch.optim.SGD(policy.model.parameters(), lr=0.0)
-    strategy, cut = SingleProcess(policy), Cut(micro_batch, None)
+    strategy, cut = Strategy(policy), Cut(micro_batch, None)
     metrics, _ = gradient_step(
         strategy, optimizer, batch, recipe(loss, reference), cut, where="test"
     )

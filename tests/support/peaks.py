@@ -20,7 +20,7 @@ from tspin.policy import adapters
 from tspin.policy.policy import Policy
 from tspin.training.cut import Cut
 from tspin.training.optimizer import build_optimizer
-from tspin.training.parallel import SingleProcess
+from tspin.training.parallel import Strategy
 from tspin.training.recipe import Recipe
 from tspin.training.step import gradient_step
 
@@ -65,7 +65,7 @@ def step(layers, width, words):
     batch = [triplet(i, prompt, answer, answer, answer) for i in range(2 * run.compute.micro_batch)]
     recipe = Recipe(loss=loss, optim=run.optim, compute=run.compute, seed=0, t=1)
     for _ in range(2):
-        strategy, cut = SingleProcess(policy), Cut.of(run.compute)
+        strategy, cut = Strategy(policy), Cut.of(run.compute)
         gradient_step(strategy, optimizer, batch, recipe, cut, where="")
     shape = shapes.of(config.to_dict(), "a test")
     return [resident("VmHWM") - before, memory(shape, run, device="cpu").training]

@@ -22,12 +22,13 @@ from support.tiny import LOSSES, compose, play, random_policy, random_triplets
 from tspin import micro
 from tspin.data.triplets import epoch, micro_batches
 from tspin.distributed import failure
+from tspin.distributed import world as worlds
 from tspin.distributed.failure import stopping_together
 from tspin.distributed.world import join
 from tspin.policy.policy import load
 from tspin.runs.artifacts import Iteration, Responses
-from tspin.sampling.draws import Draws
 from tspin.sampling.native import Native
+from tspin.sampling.requests import Draws
 from tspin.stages import train
 from tspin.stages.evaluate import Grader, evaluate
 from tspin.stages.generate import generate
@@ -194,7 +195,7 @@ def short_of_memory(world, folder):
 
         def loss_sum(policy, micro, *args):
             if len(micro) > 1:
-                raise torch.OutOfMemoryError("no room. More")
+                raise torch.OutOfMemoryError("no room\nMore")
             return policy_pass(policy, micro, *args)
 
         train.Policy.loss_sum = loss_sum
@@ -236,7 +237,7 @@ def _process(job, rank, port):
     os.environ |= {"LOCAL_WORLD_SIZE": str(job["size"]), "OMP_NUM_THREADS": "1"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"  # they meet at the launcher, as torchrun's
-    failure.LAST_WORDS = 1.0
+    failure.LAST_WORDS = worlds.LAST_WORDS = 1.0
     faulthandler.dump_traceback_later(LONGEST, exit=True)  # a test fails, and never hangs
     code = 0
     try:

@@ -22,7 +22,7 @@ from tspin.tools.parquet import read_rows
 from tspin.tracking.wandb import Identity, Tracker
 from tspin.training.cut import Cut
 from tspin.training.optimizer import build_optimizer
-from tspin.training.parallel import SingleProcess
+from tspin.training.parallel import Strategy
 from tspin.training.recipe import Recipe
 from tspin.training.step import gradient_step
 from tspin.training.stochastic_rounding import NOISE, StochasticRounding, stochastic_round
@@ -191,7 +191,7 @@ def test_bytes_of_a_weight(precision, weights, states, name, tmp_path):
     optimizer = build_optimizer(policy, optim)
     optimizer.param_groups[0] |= {"lr": 1e-3, "seed": 0}
     gradient_step(
-        SingleProcess(policy), optimizer, random_triplets(2), recipe(precision, name=name),
+        Strategy(policy), optimizer, random_triplets(2), recipe(precision, name=name),
         Cut.of(COMPUTE), where="",
     )  # fmt: skip
     parameters = list(policy.model.parameters())

@@ -9,7 +9,7 @@ from support.tiny import compose, random_policy, random_triplets
 from tspin.objectives import SFT
 from tspin.training.cut import Cut
 from tspin.training.optimizer import build_optimizer
-from tspin.training.parallel import SingleProcess
+from tspin.training.parallel import Strategy
 from tspin.training.recipe import Recipe
 from tspin.training.step import gradient_step
 from tspin.training.train_state import load_state, save_state
@@ -26,7 +26,7 @@ def test_training_state_round_trip(name, tmp_path):
 
     def step(policy, optimizer):
         optimizer.param_groups[0]["lr"] = 1e-3
-        strategy, cut = SingleProcess(policy), Cut.of(RUN.compute)
+        strategy, cut = Strategy(policy), Cut.of(RUN.compute)
         gradient_step(strategy, optimizer, batch, recipe, cut, where="test")
 
     policy = random_policy(dtype=torch.float32)

@@ -11,16 +11,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tspin.cli.options import BOOLEAN, KeyParser
 from tspin.cli.stored_run import RUN, StoredRun
 from tspin.config.run import Run
 from tspin.data.templates import Conversation
-from tspin.policy.policy import Policy, load
-from tspin.policy.weights import check_reachable, fetch
-from tspin.sampling.native import respond
 from tspin.sampling.requests import Request, sample_seed
 from tspin.tools.terminal import beside, printable, terminal_width
+
+if TYPE_CHECKING:
+    from tspin.policy.policy import Policy
 
 BASE = "base"
 QUIT = ("/quit", "/exit")
@@ -57,6 +58,8 @@ def parser() -> KeyParser:
 
 def main(arguments: Sequence[str]) -> None:
     options = parser().read(arguments)
+    from tspin.policy.policy import load  # here: --help needs no torch
+
     greedy = options["greedy"] == "true"
     if not options["seed"].isdecimal():
         raise ValueError(f"seed={options['seed']} is no whole number from 0")
@@ -98,6 +101,8 @@ def answer(
 
     A response that was cut at its length limit ends with "...".
     """
+    from tspin.sampling.native import respond
+
     conversation = policy.renderer.fit(
         Conversation(prompt, system), max_length=cfg.max_prompt_length
     )
@@ -168,6 +173,8 @@ def _typed() -> Iterator[str]:
 def _weights(run: StoredRun, name: str) -> tuple[str, Path]:
     """What an iteration, or BASE, is called here, and its weights."""
     if name == BASE:
+        from tspin.policy.weights import check_reachable, fetch
+
         check_reachable(run.cfg.model)
         return "initial policy", fetch(run.cfg.model)
     out = run.iteration(name)

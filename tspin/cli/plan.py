@@ -7,7 +7,7 @@ estimated (planning/hours.py): shapes and configuration in, tables out.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 
 from tspin.cli.command import check
@@ -15,9 +15,10 @@ from tspin.cli.options import Parser
 from tspin.config.run import Run
 from tspin.distributed import launcher
 from tspin.planning import disk, hours, shapes
-from tspin.planning.hours import LENGTHS, Machine
+from tspin.planning.hours import LENGTHS, STAGES, Machine
 from tspin.planning.memory import Device, Memory, Sharding, dtypes, memory
 from tspin.planning.shapes import Shape
+from tspin.tools.terminal import table
 
 GB = 1e9
 PAIRS = 50_000  # where a run takes all there are: of the paper's larger experiments
@@ -25,30 +26,11 @@ ROWS = [(field.name, field.name) for field in fields(Memory)]
 ROWS += [(f"peak in {name}", name) for name in ("training", "sampling")]
 
 
-def trained(shape: Shape, run: Run) -> int:
-    """Weights that are trained."""
-    return shape.parameters if run.model.lora is None else shape.adapters(run.model.lora)
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """In columns, for a terminal: words to the left, numbers to the right."""
-    lines = [head, *rows]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
-
-
 def describe(
     shape: Shape, run: Run, *, device: Device, gpus: Sequence[int], machine: Machine | None
 ) -> str:
     """The plan of one run as text. gpus: numbers of processes to compare"""
     held, products = dtypes(run, device)
-    number = trained(shape, run)
     base = run.model.quantize or held
     head = f"{run.name}: {shape.parameters / 1e9:.3f}e9 weights in {base}, products in {products}"
     unsharded = launcher.whole(run.optim, lora=run.model.lora is not None) is not None
@@ -59,13 +41,14 @@ def describe(
             name = "1 process" if count == 1 else f"{count} {kind}"
             columns[name] = memory(shape, run, device=device, gpus=count, sharding=kind)
     rows = [
-        [name, *(f"{getattr(m, part) / GB:.2f}" for m in columns.values())]
+        {"part": name, **{of: round(getattr(m, part) / GB, 2) for of, m in columns.items()}}
         for name, part in ROWS
         if any(getattr(m, part) for m in columns.values())
     ]
-    head += f"; {number:,} {'of them' if run.model.lora is None else 'more'} are trained"
-    peaks = "Memory of a process at the longest triplet, GB (1e9 bytes), computed:\n"
-    peaks += table(["", *columns], rows)
+    head += f"; {shape.trained(run.model.lora):,} "
+    head += f"{'of them' if run.model.lora is None else 'more'} are trained"
+    title = "Memory of a process at the longest triplet, GB (1e9 bytes), computed:"
+    peaks = table(title, rows)
     time = "Hours: nothing is assumed of a CPU's speed; --flops F does"
     if machine is not None:
         time = _hours(shape, run, machine)
@@ -107,7 +90,8 @@ def main(arguments: Sequence[str]) -> None:
 
 def _disk(shape: Shape, run: Run) -> str:
     pairs, count = run.data.size or PAIRS, run.selfplay.iterations
-    one = disk.sizes(run, parameters=trained(shape, run), train=pairs, heldout=run.data.heldout)
+    number = shape.trained(run.model.lora)
+    one = disk.sizes(run, parameters=number, train=pairs, heldout=run.data.heldout)
     at_most = one.of_run(count, checkpoints=count)
     least = one.of_run(count, checkpoints=1)
     return (
@@ -129,11 +113,12 @@ def _hours(shape: Shape, run: Run, machine: Machine) -> str:
         in_all = [a + b for a, b in zip(in_all, cells[-1], strict=True)]
         if t < 2:
             name = f"iteration {t}" + (", with y0" if t == 0 else " and later, each")
-            rows.append([name, *(f"{a / 3600:.1f} / {b / 3600:.1f}" for a, b in cells)])
-    head = (
+            times = [f"{a / 3600:.1f} / {b / 3600:.1f}" for a, b in cells]
+            rows.append({"part": name, **dict(zip((*STAGES, "all"), times, strict=True))})
+    title = (
         "Hours on one GPU for prompts and responses as in docs/reproduce.md (short / long), an "
         f"estimate\nat {machine.flops / 1e12:g} TFLOP/s, allow a factor of two; N processes take "
-        "1/N at best:\n"
+        "1/N at best:"
     )
-    last = ["in all", "", "", "", f"{in_all[0] / 3600:.1f} / {in_all[1] / 3600:.1f}"]
-    return head + table(["", *hours.STAGES, "all"], [*rows, last])
+    last = {"part": "in all", "all": f"{in_all[0] / 3600:.1f} / {in_all[1] / 3600:.1f}"}
+    return table(title, [*rows, last])

@@ -1,17 +1,19 @@
 """What a sweep is about to do, and what came of it: read from the folders of its runs.
 
 No counters and no torch: a point is done when its files are there, so a sweep that was killed goes
-on, and one that is complete says so at once. Which iterations are equal by definition,
-`Run.history` says; selfplay links them, here they are counted.
+on, and one that is complete says so at once. Which iterations are equal by definition
+`config.identity.history` decides; selfplay links them, here they are counted.
 """
 
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tspin.cli.arguments import key
 from tspin.config.identity import IDENTITY_FREE
@@ -135,34 +137,23 @@ class Plan:
         """One row per point: what it differs by, how far it is, what it shares with whom."""
         numbers = {item.name: item.number for item in self.items}
         rows = []
-        for item, differs in zip(self.items, self._differences(), strict=True):
-            shared = [
-                f"{step.t} from {numbers.get(step.source, step.source)}"
-                for step in item.steps
-                if step.source is not None
-            ]
-            rows.append(
-                {"point": item.number, **differs}
-                | {
-                    "state": _state(item),
-                    "iterations": f"{sum(step.done for step in item.steps)} of {len(item.steps)}",
-                }
-                | {"shared": ", ".join(shared) or None}
-            )
+        for item, row in zip(self.items, self._differences(), strict=True):
+            shared = [s for s in item.steps if s.source is not None]
+            sources = [f"{s.t} from {numbers.get(s.source or '', s.source)}" for s in shared]
+            row["state"] = _state(item)
+            row["iterations"] = f"{sum(step.done for step in item.steps)} of {len(item.steps)}"
+            rows.append(row | {"shared": ", ".join(sources) or None})
         return table("Points", rows, first=("point",))
 
     def summary(self, failed: Mapping[str, str]) -> str:
         """The table at the end and what sharing saved. failed: name of a run -> why, in one line"""
         rows = []
-        for item, differs in zip(self.items, self._differences(), strict=True):
+        for item, row in zip(self.items, self._differences(), strict=True):
             own = [step.seconds for step in item.steps if step.source is None]
-            rows.append(
-                {"point": item.number, **differs}
-                | {"state": "failed" if item.name in failed else _state(item)}
-                | _worth(item.point.folder.iteration(item.point.iterations[-1]))
-                | {"minutes": round(sum(filter(None, own)) / 60, 2)}
-                | {"why": failed.get(item.name)}
-            )
+            row["state"] = "failed" if item.name in failed else _state(item)
+            row |= _worth(item.point.folder.iteration(item.point.iterations[-1]))
+            row["minutes"] = round(sum(filter(None, own)) / 60, 2)
+            rows.append(row | {"why": failed.get(item.name)})
         return f"{table(self.name, rows, first=('point',))}\n\n{self.saving()}"
 
     def saving(self) -> str:
@@ -177,21 +168,19 @@ class Plan:
             f"{_count(len(protos) - len({*protos}), 'set')} of y0"
         )
 
-    def _differences(self) -> list[dict[str, str]]:
-        """Per point the overrides in which the points differ; of a single point its name."""
+    def _differences(self) -> list[dict[str, Any]]:
+        """Rows: number and overrides in which the points differ; of a single point its name."""
         if len(self.items) == 1:
-            return [{"run": self.items[0].name}]
+            return [{"point": 1, "run": self.items[0].name}]
         points = [{key(w): w.split("=", 1)[1] for w in item.point.words} for item in self.items]
-        keys = list(dict.fromkeys(k for values in points for k in values))
-        keys = [
-            k for k in keys if len({values.get(k) for values in points}) > 1 and k != ITERATIONS
+        keys = {k: k.rsplit(".", 1)[-1] for values in points for k in values if k != ITERATIONS}
+        keys = {k: word for k, word in keys.items() if len({p.get(k) for p in points}) > 1}
+        last = Counter(keys.values())
+        short = {k: w if last[w] == 1 and w not in COLUMNS else k for k, w in keys.items()}
+        return [
+            {"point": number, **{short[k]: values[k] for k in keys if k in values}}
+            for number, values in enumerate(points, 1)
         ]
-        last = [k.rsplit(".", 1)[-1] for k in keys]
-        short = {
-            k: word if last.count(word) == 1 and word not in COLUMNS else k
-            for k, word in zip(keys, last, strict=True)
-        }
-        return [{short[k]: values[k] for k in keys if k in values} for values in points]
 
 
 def plan(name: str, points: Sequence[Point]) -> Plan:
@@ -257,16 +246,13 @@ def _lacks_benchmarks(point: Point) -> bool:
         return True
 
 
-def _worth(out: Iteration) -> dict[str, float]:
+def _worth(out: Iteration) -> dict[str, float | None]:
     """The average of the benchmarks and the held-out accuracy, as far as they are there."""
     if not out.evaluation.exists():
         return {}
     facts = read_json(out.evaluation)
-    numbers = {
-        "average": facts.get("average", {}).get("value"),
-        "accuracy": facts.get("heldout", {}).get("exact_match,greedy", {}).get("value"),
-    }
-    return {name: value for name, value in numbers.items() if value is not None}
+    accuracy = facts.get("heldout", {}).get("exact_match,greedy", {})
+    return {"average": facts.get("average", {}).get("value"), "accuracy": accuracy.get("value")}
 
 
 # --- saying --------------------------------------------------------------------------------------

@@ -65,13 +65,15 @@ def history(run: Run, t: int) -> list[dict[str, Any]]:
     """What decides iterations 0..t, beside the initial weights and the pairs themselves.
 
     Runs that began alike and have equal histories leave the same iteration, bit for bit: so
-    tspin and wo_ha at iteration 0, or two values of a beta that is 0 there.
+    tspin and wo_ha at iteration 0, or two values of a beta that is 0 there. This alone decides what
+    is shared: a plan compares it as it is (runs.point), a run with the digests of its beginning
+    (runs.sharing.iteration_key).
     """
-    said_below = ("name", "loss.", "coef.", "optim.lr", "selfplay.iterations")
+    by_iteration = ("name", "loss.", "coef.", "optim.lr", "selfplay.iterations")
     common = {
         key: value
         for key, value in flatten(dump(run)).items()
-        if not key.startswith((*said_below, *IDENTITY_FREE))
+        if not key.startswith((*by_iteration, *IDENTITY_FREE))
         and not (key in ADDED and value == ADDED[key])
     }
     return [
@@ -86,8 +88,8 @@ def run_name(tree: dict[str, Any], default: dict[str, Any]) -> str:
     tree     plain values of the run, as dump gives them
     default  the same with nothing chosen but model, loss, data and seed
     """
-    usual, left_out = said_once(flatten(default)), ("name", "seed", *IDENTITY_FREE)
-    values = {k: v for k, v in said_once(flatten(tree)).items() if not k.startswith(left_out)}
+    usual, left_out = without_copies(flatten(default)), ("name", "seed", *IDENTITY_FREE)
+    values = {k: v for k, v in without_copies(flatten(tree)).items() if not k.startswith(left_out)}
     last = Counter(key.rsplit(".", 1)[-1] for key in (*values, "seed"))
     differs = []
     for key, value in sorted(values.items()):
@@ -101,8 +103,8 @@ def run_name(tree: dict[str, Any], default: dict[str, Any]) -> str:
     return "-".join([*names, f"s{tree['seed']}", *differs])
 
 
-def said_once(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Flattened values, without the coefficients of the loss that the group coef says already."""
+def without_copies(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Flattened values, without the coefficients of the loss that are those of the group coef."""
     coef = {key[5:]: value for key, value in values.items() if key.startswith("coef.")}
     return {
         key: value

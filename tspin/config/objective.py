@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeGuard, get_type_hints
@@ -81,28 +80,21 @@ def built_in() -> list[type[Objective]]:
     return [value for value in vars(objectives).values() if _is_objective(value)]
 
 
-@dataclass(frozen=True)
-class Coefficient:
-    """A field of an objective: how its values are read, and what they may be."""
-
-    type: TypeAdapter[Any]
-    ranges: tuple[Range, ...]
-
-
 @cache
-def coefficients(target: str) -> dict[str, Coefficient]:
-    """By name, in the order of the class. ValueError for a type that cannot be read."""
-    kind = objective_class(target)
+def coefficients(target: str) -> dict[str, tuple[TypeAdapter[Any], list[Range]]]:
+    """Field of the class -> how its values are read, and what they may be; in its order.
+
+    ValueError for a type that cannot be read.
+    """
+    kind, finite = objective_class(target), ConfigDict(allow_inf_nan=False)
     try:
         hints = get_type_hints(kind, include_extras=True)
+        own = {name: hints[name] for name in kind.coefficients()}
+        marks = {name: getattr(hint, "__metadata__", ()) for name, hint in own.items()}
         return {
-            name: Coefficient(
-                TypeAdapter(hints[name], config=ConfigDict(allow_inf_nan=False)),
-                tuple(m for m in getattr(hints[name], "__metadata__", ())
-                      if isinstance(m, Range)),
-            )
-            for name in kind.coefficients()
-        }  # fmt: skip
+            name: (TypeAdapter(hint, config=finite), [m for m in marks[name] if type(m) is Range])
+            for name, hint in own.items()
+        }
     except Exception as error:  # whatever an annotation of the user's raises
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ValueError(f"loss.{TARGET}={target}: the types of its fields ({reason})") from error
@@ -129,13 +121,13 @@ def read(
     for name in given.keys() - known.keys():
         what = f"coefficient loss.{name} of {target}"
         wrong[f"loss.{name}"] = unknown(what, name, known)
-    for name, coefficient in known.items():
+    for name, (reader, _) in known.items():
         if name not in given:
             wrong[f"loss.{name}"] = f"loss.{name} is not set, a coefficient of {target}"
             continue
         value = given[name]
         try:
-            converted = [coefficient.type.validate_python(item) for item in values(value)]
+            converted = [reader.validate_python(item) for item in values(value)]
         except ValidationError as error:
             key = key_of(name, value, coef)
             first = error.errors()[0]
@@ -143,12 +135,3 @@ def read(
             continue
         typed[name] = converted if isinstance(value, list) else converted[0]
     return typed, wrong
-
-
-def ranges(
-    target: str, given: Mapping[str, Any], coef: Mapping[str, Any]
-) -> Iterator[tuple[str, Any, Range]]:
-    """(key, value, range) of each coefficient whose class says what it may be."""
-    for name, coefficient in coefficients(target).items():
-        for allowed in coefficient.ranges:
-            yield key_of(name, given[name], coef), given[name], allowed

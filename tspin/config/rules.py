@@ -32,6 +32,7 @@ def problems(run: Run) -> Iterator[str]:
     yield from _lengths(run)
     yield from _schedules(run)
     yield from _objective(run)
+    yield from _history(run)
     yield from _training(run)
     yield from _vllm(run)
     yield from _name(run)
@@ -54,21 +55,23 @@ def _schedules(run: Run) -> Iterator[str]:
         ("coef.lambda", run.coef.lam, ABOVE_0),
         ("optim.lr", run.optim.lr, ABOVE_0),
     ]
-    coef = {"alpha": run.coef.alpha, "beta": run.coef.beta, "lambda": run.coef.lam}
-    schedules += objective.ranges(run.loss.target, run.loss.coefficients, coef)
+    for name, (_, ranges) in objective.coefficients(run.loss.target).items():
+        value = run.loss.coefficients[name]
+        schedules += [(_key(run, name), value, allowed) for allowed in ranges]
     for key, schedule, allowed in schedules:
         if not values(schedule) or not all(map(allowed.holds, values(schedule))):
             yield f"{key}={schedule} must be {allowed.words}, one value or one per iteration"
-    if isinstance(run.coef.beta, list) and len(run.coef.beta) > 1 and run.coef.beta[0]:
-        yield (
-            f"coef.beta={run.coef.beta} must begin with 0: at iteration 0 the synthetic "
-            "response is the proto-synthetic one and the historical term has no gradient"
-        )
     if (run.optim.schedule_epochs or run.optim.epochs) < run.optim.epochs:
         yield (
             f"optim.schedule_epochs={run.optim.schedule_epochs} is below optim.epochs="
             f"{run.optim.epochs}: the learning rate would be 0 for the rest"
         )
+
+
+def _key(run: Run, name: str) -> str:
+    """What sets a coefficient of the loss."""
+    coef = {"alpha": run.coef.alpha, "beta": run.coef.beta, "lambda": run.coef.lam}
+    return objective.key_of(name, run.loss.coefficients[name], coef)
 
 
 def _objective(run: Run) -> Iterator[str]:
@@ -82,6 +85,21 @@ def _objective(run: Run) -> Iterator[str]:
         if not roles or not {*roles} <= {*ROLES}:
             yield f"{run.loss.target} has roles={roles!r}: they must be some of {', '.join(ROLES)}"
             return
+
+
+def _history(run: Run) -> Iterator[str]:
+    """A weight of the historical term that changes begins with 0, whichever key sets it."""
+    betas = {"coef.beta": run.coef.beta}
+    own = run.loss.coefficients.get("beta")
+    iterations = range(run.selfplay.iterations)
+    if isinstance(own, list) and any("proto" in run.loss_at(t).roles for t in iterations):
+        betas[_key(run, "beta")] = own
+    for key, beta in betas.items():
+        if isinstance(beta, list) and len(beta) > 1 and beta[0]:
+            yield (
+                f"{key}={beta} must begin with 0: at iteration 0 the synthetic "
+                "response is the proto-synthetic one and the historical term has no gradient"
+            )
 
 
 def _training(run: Run) -> Iterator[str]:

@@ -13,32 +13,15 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NoReturn, Protocol
 
+from tspin.distributed.world import LAST_WORDS, OtherRankFailed, World, end_in_silence
 from tspin.tools.signals import REQUEUE, Preempted
 
 log = logging.getLogger("tspin")
-LAST_WORDS = 3.0  # seconds in which the process that failed first says why; a launcher kills it
-
-
-class Processes(Protocol):
-    """Those that run side by side (world.World), seen from one of them."""
-
-    @property
-    def rank(self) -> int: ...
-    @property
-    def size(self) -> int: ...
-    @property
-    def is_main(self) -> bool: ...
-    def count(self, name: str) -> int: ...
-
-
-class OtherRankFailed(SystemExit):
-    """The run stops here because another process failed, and says so."""
 
 
 @contextmanager
-def stopping_together(world: Processes) -> Iterator[None]:
+def stopping_together(world: World) -> Iterator[None]:
     """Around all that processes do together: one fails, all stop, one of them says why."""
     if world.size == 1:
         yield
@@ -69,13 +52,7 @@ def stopping_together(world: Processes) -> Iterator[None]:
         raise
 
 
-def end_in_silence() -> NoReturn:
-    """Ends this process once the one that failed first has had its time to say why."""
-    time.sleep(LAST_WORDS)
-    raise OtherRankFailed(1) from None
-
-
-def _is_first(world: Processes) -> bool:
+def _is_first(world: World) -> bool:
     try:
         return world.count("failed") == 1
     except RuntimeError:  # the store has gone with the process that held it

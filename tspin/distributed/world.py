@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,10 +18,9 @@ from datetime import timedelta
 from functools import cache
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, Protocol, TypeVar
 
 from tspin.config.run import ComputeConfig, OptimConfig
-from tspin.distributed.failure import OtherRankFailed, end_in_silence
 from tspin.distributed.launcher import Parallel, check_devices, chosen, launched
 from tspin.tools.files import atomic, owner
 
@@ -33,6 +33,11 @@ P = ParamSpec("P")
 COLLECTIVE = timedelta(minutes=30)
 # The others wait on the main process for as long as benchmarks, or another run's lock, may take.
 MAIN_AT_MOST = timedelta(days=30)
+LAST_WORDS = 3.0  # seconds in which the process that failed first says why; a launcher kills it
+
+
+class OtherRankFailed(SystemExit):
+    """The run stops here because another process failed, and says so."""
 
 
 class Artifact(Protocol):
@@ -201,6 +206,12 @@ def join(compute: ComputeConfig, optim: OptimConfig, *, lora: bool) -> World:
         state = PartialState(cpu=on_cpu, timeout=COLLECTIVE)
         atexit.register(state.destroy_process_group)
     return World(rank, size, parallel, _control_group())
+
+
+def end_in_silence() -> NoReturn:
+    """Ends this process once the one that failed first has had its time to say why."""
+    time.sleep(LAST_WORDS)
+    raise OtherRankFailed(1) from None
 
 
 _shares = count()  # the same on all processes, which share in the same order

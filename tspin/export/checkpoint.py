@@ -10,15 +10,16 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from tspin.cli.options import KeyParser
 from tspin.config.run import Run
 from tspin.data.tokens import Renderer
 from tspin.export import card, chat_template, opening
 from tspin.export.opening import Source
-from tspin.policy import policy
+
+if TYPE_CHECKING:
+    import torch
 
 LOADING = ("is_local", "local_files_only")  # how a tokenizer was loaded here, nothing of its own
 
@@ -44,6 +45,8 @@ def parser() -> KeyParser:
 
 def main(arguments: Sequence[str]) -> None:
     options = parser().read(arguments)
+    import torch  # here: --help needs none
+
     dtype = None if options["dtype"] == "same" else getattr(torch, options["dtype"])
     with opening.opened(options, "model") as (source, folder):
         export(source, folder, dtype=dtype)
@@ -54,6 +57,8 @@ def export(source: Source, target: Path, *, dtype: torch.dtype | None = None) ->
 
     dtype  of the weights; None: as they are, and float32 for merged adapters
     """
+    from tspin.policy import policy
+
     weights = source.weights(source.out)
     policy.write(weights, target, dtype)
     renderer = source.renderer(weights)

@@ -59,12 +59,12 @@ def pretraining_pairs(n: int, seed: int) -> list[tuple[str, str]]:
     rng = random.Random(f"pretraining/{seed}")
     pairs = open_task.pairs("pretrain", n, seed)
     requests = [open_task.parse(prompt) for prompt, _ in pairs]
-    asked = {noun: [r for r in requests if r and r.noun == noun] for noun in open_task.ITEM}
+    by_noun = {noun: [r for r in requests if r and r.noun == noun] for noun in open_task.ITEM}
     corpus = []
     for (prompt, answer), request in zip(pairs, requests, strict=True):
         assert request is not None, prompt
         if rng.random() >= RIGHT:
-            heard = overheard(request, asked[request.noun], rng)
+            heard = overheard(request, by_noun[request.noun], rng)
             answer = open_task.teach(replace(request, constraints=heard), seed)
         corpus.append((prompt, answer))
     rng.shuffle(corpus)
@@ -80,10 +80,10 @@ def overheard(
     answers were to other prompts, base, weak and main satisfied 5, 10 and 25% of the prompts; with
     this, all else equal, 12, 16 and 28%.
     """
-    asked = request.constraints
-    parts = [part for num in range(len(asked)) for part in itertools.combinations(asked, num)]
+    own = request.constraints
+    parts = [part for num in range(len(own)) for part in itertools.combinations(own, num)]
     heard = rng.choice(parts)
-    return heard if open_task.is_asked(request.noun, heard) else rng.choice(others).constraints
+    return heard if open_task.is_set(request.noun, heard) else rng.choice(others).constraints
 
 
 def fingerprint() -> str:

@@ -37,7 +37,7 @@ MAX_CONSTRAINTS = 3  # of a prompt for words
 FLAT = 20
 
 WORDINGS = ("Give", "Write down")
-ASKED = {
+COUNTED = {
     ("word", 1): "a word",
     ("word", 2): "two words",
     ("word", 3): "three words",
@@ -67,9 +67,8 @@ class Request:
 
     def prompt(self) -> str:
         """The instruction."""
-        asked = ASKED[self.noun, self.count]
-        ending = STYLES[self.noun][self.style]
-        return f"{self.wording} {asked} {', '.join(self.constraints)}.{ending}"
+        counted, ending = COUNTED[self.noun, self.count], STYLES[self.noun][self.style]
+        return f"{self.wording} {counted} {', '.join(self.constraints)}.{ending}"
 
     def response(self, items: Sequence[str]) -> str:
         """The answer that lists these words or this number."""
@@ -79,9 +78,9 @@ class Request:
     def items(self, response: str) -> list[str] | None:
         """The inverse: the words or the number of a right answer; None if it is not right."""
         items = response.lower().removesuffix(".").split(" ")
-        as_asked = self.response(items) == response and len(items) == self.count
+        as_listed = self.response(items) == response and len(items) == self.count
         different = len(set(items)) == len(items)
-        return items if as_asked and different and all(map(self._meets, items)) else None
+        return items if as_listed and different and all(map(self._meets, items)) else None
 
     def _meets(self, item: str) -> bool:
         """Whether an item is what the noun says and meets every constraint."""
@@ -101,7 +100,7 @@ def pairs(split: str, n: int, seed: int) -> list[tuple[str, str]]:
 
     Raises ValueError for an unknown split, a negative n, or more pairs than the split holds.
     """
-    splits.check_asked("micro_open", split, n, num_available)
+    splits.check_available("micro_open", split, n, num_available)
     requests = itertools.islice(_listed(split, seed), n)
     return [(request.prompt(), teach(request, seed)) for request in requests]
 
@@ -137,11 +136,11 @@ def parse(prompt: str) -> Request | None:
     match = _pattern().fullmatch(prompt)
     if match is None:
         return None
-    wording, asked, said, ending = match.groups()
-    noun, count = next(key for key, words in ASKED.items() if words == asked)
+    wording, counted, listed, ending = match.groups()
+    noun, count = next(key for key, words in COUNTED.items() if words == counted)
     style = next((style for style, words in STYLES[noun].items() if words == ending), None)
-    constraints = tuple(said.split(", "))
-    if style is None or not is_asked(noun, constraints):
+    constraints = tuple(listed.split(", "))
+    if style is None or not is_set(noun, constraints):
         return None
     return Request(noun, count, constraints, style, wording)
 
@@ -159,14 +158,14 @@ def teach(request: Request, seed: int) -> str:
     return request.response(items)
 
 
-def is_asked(noun: str, constraints: tuple[str, ...]) -> bool:
+def is_set(noun: str, constraints: tuple[str, ...]) -> bool:
     """Whether these constraints, in this order, are a set that prompts name."""
     return constraints in _sets(noun)
 
 
 def forms() -> list[str]:
     """Parts of prompts that together hold every word of them, each behind a space but the first."""
-    heads = [f"{wording} {asked}" for wording in WORDINGS for asked in ASKED.values()]
+    heads = [f"{wording} {counted}" for wording in WORDINGS for counted in COUNTED.values()]
     phrases = [phrase for noun in ITEM for kind in _kinds(noun) for phrase in kind]
     endings = [ending for of in STYLES.values() for ending in of.values()]
     return [*heads, *(" " + re.sub('"."', "", phrase) for phrase in phrases), *endings]
@@ -203,7 +202,7 @@ def _pools(split: str) -> tuple[list[Request], ...]:
     """All that a split can ask: for words with 1, 2, ... constraints, and last for numbers."""
     pools: tuple[list[Request], ...] = tuple([] for _ in range(MAX_CONSTRAINTS + 1))
     for noun in ITEM:
-        counts = [count for of, count in ASKED if of == noun]
+        counts = [count for of, count in COUNTED if of == noun]
         for constraints in _sets(noun):
             if splits.split_of(", ".join(constraints)) == split:
                 pool = pools[-1 if noun == "number" else len(constraints) - 1]
@@ -308,9 +307,9 @@ def _items(noun: str) -> list[str]:
 
 @cache
 def _pattern() -> re.Pattern[str]:
-    """A prompt; its groups are the wording, what is asked, the constraints, the style's ending."""
+    """A prompt; its groups are the wording, noun and count, the constraints, the style's ending."""
     endings = {ending for of in STYLES.values() for ending in of.values()}
-    wording, asked, ending = (
-        "|".join(map(re.escape, choices)) for choices in (WORDINGS, ASKED.values(), endings)
+    wording, counted, ending = (
+        "|".join(map(re.escape, choices)) for choices in (WORDINGS, COUNTED.values(), endings)
     )
-    return re.compile(rf"({wording}) ({asked}) ([^.]+)\.({ending})")
+    return re.compile(rf"({wording}) ({counted}) ([^.]+)\.({ending})")

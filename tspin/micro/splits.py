@@ -21,14 +21,14 @@ def split_of(text: str) -> str:
     raise AssertionError("SPLITS must sum to 100")
 
 
-def check_asked(task: str, split: str, n: int, num_available: Callable[[str], int]) -> None:
+def check_available(task: str, split: str, n: int, num_available: Callable[[str], int]) -> None:
     """Raise ValueError for an unknown split, a negative n, or more pairs than the split holds."""
     if split not in SPLITS:
         raise ValueError(f"no {task} split {split!r}: choose one of {', '.join(SPLITS)}")
     available = num_available(split)
     if not 0 <= n <= available:
         raise ValueError(
-            f"n={n} pairs asked of the {task} split {split!r}, which holds 0 to {available}; "
+            f"n={n} pairs of the {task} split {split!r}, which holds 0 to {available}; "
             f"ask for fewer or use a larger split: "
             + ", ".join(f"{name} {num_available(name)}" for name in SPLITS)
         )

@@ -19,7 +19,7 @@ import random
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 from tspin.micro import splits
@@ -115,13 +115,13 @@ def pairs(split: str, n: int, seed: int) -> list[tuple[str, str]]:
 
     Raises ValueError for an unknown split, a negative n, or more pairs than the split holds.
     """
-    splits.check_asked("micro", split, n, num_available)
+    splits.check_available("micro", split, n, num_available)
     return list(itertools.islice(_pairs(split, seed), n))
 
 
 def num_available(split: str) -> int:
     """The number of pairs a split holds: every family once on as many contents as all can have."""
-    return len(FAMILIES) * min(len(_contents(family.kind, split)) for family in FAMILIES)
+    return len(FAMILIES) * min(len(_contents(family.kind)[split]) for family in FAMILIES)
 
 
 def check(prompt: str, response: str) -> bool | None:
@@ -129,8 +129,7 @@ def check(prompt: str, response: str) -> bool | None:
 
     The answer is recomputed from the text of the prompt alone.
     """
-    parsed = parse(prompt)
-    if parsed is None:
+    if (parsed := parse(prompt)) is None:
         return None
     family, content = parsed
     return response.strip() == family.answer(content)
@@ -176,7 +175,7 @@ def _shuffled(family: Family, split: str, seed: int) -> Iterator[Content]:
         return int(rng.random() * n)  # the one method whose stream Python promises to keep
 
     by_length: dict[int, list[Content]] = {}
-    for content in _contents(family.kind, split):
+    for content in _contents(family.kind)[split]:
         by_length.setdefault(len(content), []).append(content)  # sets of numbers: one length, 3
     pools = list(by_length.values())
     while pools:
@@ -192,20 +191,14 @@ def _shuffled(family: Family, split: str, seed: int) -> Iterator[Content]:
             yield tuple(sorted(content, key=lambda _: rng.random()))
 
 
-@lru_cache
-def _contents(kind: str, split: str) -> tuple[Content, ...]:
-    """All contents of a kind in a split, in a fixed order."""
-    return _by_split(kind)[split]
-
-
-@lru_cache
-def _by_split(kind: str) -> dict[str, tuple[Content, ...]]:
-    """All contents of a kind, hashed once (a third of a second), by split."""
-    contents_of: dict[str, list[Content]] = {split: [] for split in splits.SPLITS}
+@cache
+def _contents(kind: str) -> dict[str, list[Content]]:
+    """Split -> its contents of a kind, in a fixed order; hashed once, a third of a second."""
+    by_split: dict[str, list[Content]] = {split: [] for split in splits.SPLITS}
     every: Iterable[Content] = _words() if kind == "word" else itertools.combinations(NUMBERS, 3)
     for content in every:
-        contents_of[split_of(content)].append(content)
-    return {split: tuple(contents) for split, contents in contents_of.items()}
+        by_split[split_of(content)].append(content)
+    return by_split
 
 
 def _words() -> Iterator[str]:
@@ -221,7 +214,7 @@ def forms() -> list[str]:
     return [form for family in FAMILIES for form in family.forms]
 
 
-@lru_cache
+@cache
 def _patterns() -> tuple[tuple[Family, re.Pattern], ...]:
     """One pattern per wording; its groups are the content."""
     slots = {"word": f"([a-z]{{{LENGTHS[0]},{LENGTHS[-1]}}})", "numbers": "([1-9][0-9])"}

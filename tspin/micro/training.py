@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import random
@@ -20,9 +19,10 @@ from transformers import (
     LlamaForCausalLM,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from tspin.micro import tokenizer
-from tspin.tools.files import atomic
+from tspin.tools.files import atomic, file_digest
 from tspin.tools.terminal import progress
 
 log = logging.getLogger("tspin")
@@ -183,7 +183,7 @@ def collate(examples: list[Example]) -> tuple[torch.Tensor, torch.Tensor]:
     return ids, targets
 
 
-def save(model: LlamaForCausalLM, tok: PreTrainedTokenizerBase, path: Path) -> Path:
+def save(model: LlamaForCausalLM, tok: PreTrainedTokenizerBase, path: Path) -> None:
     """Write a complete transformers folder with float16 weights; the model itself stays float32."""
     rounded = LlamaForCausalLM(model.config).half()
     rounded.load_state_dict(model.state_dict())
@@ -194,7 +194,6 @@ def save(model: LlamaForCausalLM, tok: PreTrainedTokenizerBase, path: Path) -> P
     with atomic(path) as temporary:
         rounded.save_pretrained(temporary)
         tok.save_pretrained(temporary)
-    return path
 
 
 def load(path: Path) -> LlamaForCausalLM:
@@ -274,4 +273,4 @@ def share_right(
 
 def digest(path: Path) -> str:
     """The sha256 of a folder's weights."""
-    return hashlib.sha256((path / "model.safetensors").read_bytes()).hexdigest()
+    return file_digest(path / SAFE_WEIGHTS_NAME)

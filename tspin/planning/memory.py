@@ -66,7 +66,7 @@ def memory(
     """
     held, products = dtypes(run, device)
     lora, own = run.model.lora, weights_dtype(run)
-    trained = shape.parameters if lora is None else shape.adapters(lora)
+    trained = shape.trained(lora)
     weights = float(shape.parameters * BYTES[held])
     if lora is not None:
         weights += trained * BYTES[own]

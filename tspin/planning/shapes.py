@@ -16,7 +16,6 @@ from tspin import micro
 from tspin.config.run import LoraConfig, ModelConfig
 
 TYPES = ("llama", "mistral", "qwen2", "qwen3")
-Matrices = dict[str, tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Shape:
     norms: int = 0
 
     @property
-    def matrices(self) -> Matrices:
+    def matrices(self) -> dict[str, tuple[int, int]]:
         """(inputs, outputs) of a layer's linear maps, by the names that LoRA targets."""
         query, key = self.heads * self.head_dim, self.kv_heads * self.head_dim
         return {
@@ -65,6 +64,10 @@ class Shape:
     def parameters(self) -> int:
         small = self.layers * (self.biases + self.norms) + self.hidden
         return self.linear + small + self.head * (1 if self.tied else 2)
+
+    def trained(self, lora: LoraConfig | None) -> int:
+        """Weights that are trained."""
+        return self.parameters if lora is None else self.adapters(lora)
 
     def adapters(self, lora: LoraConfig) -> int:
         """Weights of LoRA's matrices. ValueError for a target that no layer has."""

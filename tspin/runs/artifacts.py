@@ -19,7 +19,7 @@ import pyarrow as pa
 import yaml
 
 from tspin.config import older
-from tspin.config.identity import said_once
+from tspin.config.identity import without_copies
 from tspin.config.run import SHARED
 from tspin.tools.files import (
     damaged,
@@ -34,7 +34,10 @@ from tspin.tools.files import (
 )
 from tspin.tools.parquet import each_row, read_rows
 
-CHECKPOINT, TRAIN_STATE = "checkpoint", "train_state"  # folders of an iteration
+# Folders of an iteration. The files of a checkpoint have transformers' names: config.json,
+# model.safetensors (SAFE_WEIGHTS_NAME; above 5 GB parts and an index of them), the tokenizer's;
+# or peft's, where adapters are trained (policy.adapters); tools.files.SUMS stands beside them.
+CHECKPOINT, TRAIN_STATE = "checkpoint", "train_state"
 TRACKER = "wandb"  # folder of the tracker in a run
 MIRROR = "mirror.json"  # what a copy of a run folder holds
 
@@ -250,10 +253,10 @@ class RunDir:
         with whole(self.config):
             try:
                 tree = yaml.safe_load(self.config.read_text(encoding="utf-8"))
-                old = said_once(flatten(older.current(tree)))
+                old = without_copies(flatten(older.current(tree)))
             except (yaml.YAMLError, AttributeError) as error:
                 raise ValueError(str(error)) from None
-        new = said_once(flatten(config))
+        new = without_copies(flatten(config))
         differs = [
             f"{key} (there {old.get(key, 'absent')!r}, here {new.get(key, 'absent')!r})"
             for key in sorted(old.keys() | new.keys())

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 from tspin.runs.artifacts import RunDir
 from tspin.tools import activity
@@ -74,22 +74,13 @@ def beating(folder: RunDir) -> Iterator[None]:
         nonlocal last
         last, now = time.monotonic(), time.time()
         stage, waiting, new = activity.current()
-        _write(
-            folder,
-            Beat(
-                stage=None if stage is None else stage.stage,
-                done=0 if stage is None else stage.done,
-                total=0 if stage is None else stage.total,
-                unit="" if stage is None else stage.unit,
-                rate=None if stage is None else stage.rate,
-                waiting=waiting,
-                moved=began if stage is None else now - (last - stage.moved),
-                time=now,
-                ended=ended,
-                why=why,
-                warnings=new | warnings,
-            ),
-        )
+        work: dict[str, Any] = {"stage": None, "done": 0, "total": 0, "unit": "", "rate": None}
+        moved = began
+        if stage is not None:
+            work = {name: getattr(stage, name) for name in work}
+            moved = now - (last - stage.moved)
+        own: dict[str, Any] = {"moved": moved, "time": now, "ended": ended, "why": why}
+        _write(folder, Beat(**work, waiting=waiting, **own, warnings=new | warnings))
 
     def listen(at_once: bool) -> None:
         if at_once or time.monotonic() - last >= EVERY:

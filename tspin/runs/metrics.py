@@ -6,13 +6,14 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from tspin.tools.files import room_for, whole, write_text
 
 
-class StepLog:
+class StepLog(AbstractContextManager["StepLog"]):
     """metrics.jsonl of one iteration: one JSON object per optimiser step, in order.
 
     path         the file; its folder is made if it is not there.
@@ -46,15 +47,9 @@ class StepLog:
         """Force the rows to disk; called before a training state that counts on them is saved."""
         os.fsync(self._file.fileno())
 
-    def close(self) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         with room_for(self._path):  # what a full disk did not take is tried once more
             self._file.close()
-
-    def __enter__(self) -> StepLog:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
 
     @staticmethod
     def read(path: Path) -> list[dict[str, Any]]:

@@ -36,6 +36,19 @@ class Request:
 Batches = Iterable[tuple[int, Sequence[Request]]]  # each with a key of its own
 
 
+@dataclass(frozen=True)
+class Draws:
+    """The responses of the policy that samples for iteration t, as `seed` decides them."""
+
+    decoding: DecodingConfig
+    seed: int
+    t: int
+
+    def seed_of(self, prompt_id: str, *, draw: int = 0) -> int:
+        """Of a prompt's response. draw: further ones for further responses"""
+        return sample_seed(self.seed, self.t, prompt_id, draw=draw)
+
+
 class Engine(Protocol):
     """What responses come from."""
 

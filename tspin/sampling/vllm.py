@@ -124,7 +124,10 @@ class VLLM:
                     done(event["done"])
                 else:
                     left -= 1
-                    yield event["key"], self._checked(event["responses"], how)
+                    stop = self.renderer.stop_ids
+                    for ids in event["responses"]:
+                        check_response(ids, stop=stop, max_new_tokens=how.max_new_tokens)
+                    yield event["key"], event["responses"]
 
     def _request(
         self, batches: Mapping[int, Sequence[Request]], how: DecodingConfig
@@ -157,11 +160,6 @@ class VLLM:
                 "detokenize": False,
             },
         }
-
-    def _checked(self, responses: list[list[int]], how: DecodingConfig) -> list[list[int]]:
-        for ids in responses:
-            check_response(ids, stop=self.renderer.stop_ids, max_new_tokens=how.max_new_tokens)
-        return responses
 
     def _end(self) -> str:
         lines = self.log.read_text(encoding="utf-8", errors="replace").split("\n")
@@ -205,16 +203,15 @@ def _feed(
                 key = todo.get_nowait()
             except queue.Empty:
                 return child.send(None)
-            child.send(_batch(batches[key]))
+            requests = batches[key]
+            child.send(
+                {
+                    "prompts": [list(request.prompt) for request in requests],
+                    "seeds": [request.seed for request in requests],
+                    "temperatures": [0.0 if r.seed is None else r.temperature for r in requests],
+                }
+            )
     events.put({"failed": child.death("vLLM's process") or "vLLM's process ended early"})
-
-
-def _batch(requests: Sequence[Request]) -> dict[str, Any]:
-    return {
-        "prompts": [list(request.prompt) for request in requests],
-        "seeds": [request.seed for request in requests],
-        "temperatures": [0.0 if r.seed is None else r.temperature for r in requests],
-    }
 
 
 def _python(how: DecodingConfig) -> str:

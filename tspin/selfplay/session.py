@@ -23,7 +23,7 @@ from tspin.policy.policy import Policies
 from tspin.runs import benchmarks, evaluation, sharing
 from tspin.runs.artifacts import Iteration, Responses, RunDir
 from tspin.sampling import engines
-from tspin.sampling.draws import Draws
+from tspin.sampling.requests import Draws
 from tspin.selfplay.disk_space import DiskSpace
 from tspin.selfplay.inputs import Inputs
 from tspin.stages import benchmark

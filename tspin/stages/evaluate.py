@@ -15,8 +15,7 @@ from tspin.config.run import DataConfig, DecodingConfig
 from tspin.data.annotated import Canonical, Check
 from tspin.distributed.world import ALONE, World
 from tspin.runs.artifacts import ANSWERS
-from tspin.sampling.draws import Draws
-from tspin.sampling.requests import Engine, Request, parts, response_row
+from tspin.sampling.requests import Draws, Engine, Request, parts, response_row
 from tspin.tools.parquet import write_rows
 from tspin.tools.terminal import progress
 

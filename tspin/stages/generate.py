@@ -15,8 +15,7 @@ from typing import Any
 
 from tspin.distributed.world import ALONE, World
 from tspin.runs.artifacts import RESPONSES, Responses
-from tspin.sampling.draws import Draws
-from tspin.sampling.requests import Engine, Request, parts, response_row
+from tspin.sampling.requests import Draws, Engine, Request, parts, response_row
 from tspin.tools import signals
 from tspin.tools.files import write_json
 from tspin.tools.parquet import write_rows

@@ -22,6 +22,7 @@ from tspin.tools import signals
 from tspin.tools.files import remove
 from tspin.tools.terminal import progress
 from tspin.tracking.wandb import Tracker
+from tspin.training import shards
 from tspin.training.cut import Cut
 from tspin.training.optimizer import Optimizer, build_optimizer
 from tspin.training.parallel import strategy_of
@@ -113,12 +114,10 @@ def _batches(
     triplets: Sequence[Triplet], recipe: Recipe, first: int, per_epoch: int
 ) -> Iterator[tuple[int, list[Triplet]]]:
     """The steps from `first` on, each with its batch."""
-    batches: list[list[Triplet]] = []
-    for step in range(first, recipe.optim.epochs * per_epoch):
-        number, place = divmod(step, per_epoch)
-        if not batches or place == 0:
-            batches = _epoch(triplets, recipe, number)
-        yield step, batches[place]
+    for number in range(first // per_epoch, recipe.optim.epochs):
+        for step, batch in enumerate(_epoch(triplets, recipe, number), number * per_epoch):
+            if step >= first:
+                yield step, batch
 
 
 def _agree(world: World, due: bool, stop: bool) -> tuple[bool, bool]:
@@ -133,8 +132,6 @@ def _save(
 ) -> None:
     """Saves the state of training, then removes older ones."""
     if world.shards:
-        from tspin.training import shards
-
         shards.save_state(out.train_shards(next_step), state(policy, optimizer), next_step, world)
     else:
         world.main(save_state, out.train_state, policy, optimizer, next_step)
@@ -163,6 +160,4 @@ def _resume(out: Iteration, policy: Policy, optimizer: Optimizer, world: World) 
         return 0
     if path == out.train_state:
         return load_state(path, policy, optimizer, shards=world.shards)
-    from tspin.training import shards
-
     return shards.load_state(path, policy, optimizer, world)

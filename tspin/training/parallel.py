@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from tspin.distributed.world import ALONE, World
 from tspin.logprobs.fused_head import LossFunction
 from tspin.objectives import Role
 from tspin.policy.policy import Policy
+from tspin.tools.log import first_line
 from tspin.training import shards
 
 
@@ -46,30 +47,10 @@ class MicroBatch:
         return total * 0.0 if self.number is None else total / self.num_examples
 
 
-class Strategy(Protocol):
-    """How a policy is trained by the processes of a world."""
-
-    world: World
-
-    def backward(
-        self, micro_batch: MicroBatch, roles: tuple[Role, ...], loss_function: LossFunction
-    ) -> None:
-        """Adds the gradient of its share of the batch's mean loss; on all processes together.
-
-        Raises OutOfMemoryError on all of them or, where they can no longer agree, ValueError.
-        """
-
-    def clip(self, limit: float | None) -> float:
-        """Scales the gradient down to a norm of `limit`. -> its norm before, in float32 at least"""
-
-    def save(self, folder: Path) -> None:
-        """The policy as a plain transformers folder."""
-
-
-def strategy_of(policy: Policy, world: World) -> Strategy:
+def strategy_of(policy: Policy, world: World) -> "Strategy":
     """Before the optimiser is built: FSDP2 puts shards in the place of the model's weights."""
     if world.size == 1:
-        return SingleProcess(policy, world)
+        return Strategy(policy)
     return Sharded(policy, world) if world.shards else Replicated(policy, world)
 
 
@@ -89,19 +70,24 @@ def deal(micro_batches: Sequence[Sequence[Triplet]], world: World) -> Iterator[M
             yield MicroBatch(None, micro_batches[-1], num_examples, is_last)
 
 
-class SingleProcess:
-    """Strategy of one process, which has the whole gradient."""
+class Strategy:
+    """How a policy is trained by the processes of a world; here by one, which needs no other."""
 
     def __init__(self, policy: Policy, world: World = ALONE) -> None:
         self.policy, self.world = policy, world
+        self._forward: Any = _Forward(policy)
 
     def backward(
         self, micro_batch: MicroBatch, roles: tuple[Role, ...], loss_function: LossFunction
     ) -> None:
-        total = self.policy.loss_sum(micro_batch.triplets, roles, loss_function)
-        micro_batch.share(total).backward()
+        """Adds the gradient of its share of the batch's mean loss; on all processes together.
+
+        Raises OutOfMemoryError on all of them or, where they can no longer agree, ValueError.
+        """
+        self._forward(micro_batch, roles, loss_function).backward()
 
     def clip(self, limit: float | None) -> float:
+        """Scales the gradient down to a norm of `limit`. -> its norm before, in float32 at least"""
         parameters = list(self.policy.model.parameters())
         gradients = [p.grad for p in parameters if p.grad is not None]
         norm = torch.linalg.vector_norm(torch.stack([_norm(g) for g in gradients]))
@@ -110,10 +96,11 @@ class SingleProcess:
         return float(norm)
 
     def save(self, folder: Path) -> None:
+        """The policy as a plain transformers folder."""
         self.world.main(self.policy.save, folder)
 
 
-class Replicated(SingleProcess):
+class Replicated(Strategy):
     """A whole copy of the weights in every process (DDP), the same to the last bit."""
 
     def __init__(self, policy: Policy, world: World) -> None:
@@ -163,7 +150,7 @@ def _replicated(policy: Policy) -> nn.parallel.DistributedDataParallel:
     return replica
 
 
-class Sharded:
+class Sharded(Strategy):
     """A part of weights, gradients and state in every process (FSDP2), layer by layer whole.
 
     Gradients are summed in every pass: to wait for the last would hold the whole gradient.
@@ -173,7 +160,7 @@ class Sharded:
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import FSDPModule, fully_shard
 
-        self.policy, self.world = policy, world
+        super().__init__(policy, world)
         kinds = set(policy.model._no_split_modules or ())
         layers = [m for m in policy.model.modules() if type(m).__name__ in kinds]
         if not layers:
@@ -187,7 +174,6 @@ class Sharded:
             fully_shard(layer, mesh=mesh)
         # The root holds embedding, norm and head: whole from the first layer to the last, where
         # the fused head reads its weight.
-        self._forward = _Forward(policy)
         fully_shard(self._forward, mesh=mesh)
         for module in self._forward.modules():
             if isinstance(module, FSDPModule):
@@ -198,7 +184,7 @@ class Sharded:
         self, micro_batch: MicroBatch, roles: tuple[Role, ...], loss_function: LossFunction
     ) -> None:
         with _no_way_back():
-            self._forward(micro_batch, roles, loss_function).backward()
+            super().backward(micro_batch, roles, loss_function)
 
     def clip(self, limit: float | None) -> float:
         gradients = [
@@ -246,7 +232,7 @@ def _no_way_back() -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise ValueError(
-            f"{str(error).split('.', 1)[0]}, while all processes were summing gradients: give the "
+            f"{first_line(error)}, while all processes were summing gradients: give the "
             "run a name of its own (name=...) with a smaller compute.micro_batch or "
             "compute.max_tokens, or compute.gradient_checkpointing=true"
         ) from error

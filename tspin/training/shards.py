@@ -17,6 +17,7 @@ import torch.distributed.checkpoint as dcp
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from tspin.distributed.world import World
 from tspin.policy.policy import Policy
@@ -49,7 +50,7 @@ def save_checkpoint(policy: Policy, world: World, folder: Path) -> None:
         tensors,
         get_storage_size=lambda tensor: tensor.numel() * tensor.element_size(),
         get_storage_id=lambda tensor: None,
-        filename_pattern=f"{_WEIGHTS}{{suffix}}.safetensors",
+        filename_pattern=SAFE_WEIGHTS_NAME.replace(".", "{suffix}."),
         max_shard_size=FILE_SIZE,
     )
     files = {name: i % world.size for i, name in enumerate(sorted(cut.filename_to_tensors))}
@@ -69,8 +70,7 @@ def save_checkpoint(policy: Policy, world: World, folder: Path) -> None:
             _describe(policy, temporary)
             if cut.is_sharded:
                 index = {"metadata": cut.metadata, "weight_map": cut.tensor_to_filename}
-                text = json.dumps(index, indent=2)
-                (temporary / f"{_WEIGHTS}.safetensors.index.json").write_text(text)
+                (temporary / SAFE_WEIGHTS_INDEX_NAME).write_text(json.dumps(index, indent=2))
         world.barrier()
         if world.is_main:
             write_sums(temporary)
@@ -119,9 +119,6 @@ def load_state(path: Path, policy: Policy, optimizer: Optimizer, world: World) -
     next_step = int(tensors.pop(STEP))
     restore(policy, optimizer, tensors.items())
     return next_step
-
-
-_WEIGHTS = "model"  # what transformers calls the files
 
 
 def _stored(policy: Policy) -> dict[str, Tensor]:

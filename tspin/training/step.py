@@ -18,6 +18,7 @@ from torch import Tensor
 from tspin.data.triplets import Triplet, num_tokens
 from tspin.distributed.world import World
 from tspin.objectives import Logps, Metrics, mean_metrics
+from tspin.tools.log import first_line
 from tspin.training.cut import Cut
 from tspin.training.optimizer import Optimizer
 from tspin.training.parallel import Strategy, deal
@@ -42,7 +43,21 @@ def gradient_step(
     where     what people call the step
     Raises FloatingPointError at a loss or gradient that is not finite, before it is applied.
     """
-    parts, cut = _accumulate_in_memory(strategy, optimizer, batch, recipe, cut, where)
+    while True:
+        optimizer.zero_grad()
+        try:
+            parts = accumulate(strategy, batch, recipe, cut)
+            break
+        except torch.OutOfMemoryError as error:
+            smaller = cut.halved(batch, recipe.loss.roles)
+            if smaller is None:
+                raise
+            reason = first_line(error)
+        # Outside of `except`: the traceback holds on to the tensors that did not fit.
+        log.warning("%s: %s; from here on %s, the gradient is the same", where, reason, smaller)
+        cut = smaller
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
     loss = float(torch.cat([losses for losses, _ in parts]).double().mean())
     grad_norm = strategy.clip(recipe.optim.max_grad_norm)
     if not (math.isfinite(loss) and math.isfinite(grad_norm)):
@@ -91,31 +106,6 @@ def _per_token(logps: Logps, triplets: Sequence[Triplet]) -> Metrics:
         value = logps[role].detach()
         metrics[f"logps_per_token/{role}"] = value / torch.tensor(lengths, device=value.device)
     return metrics
-
-
-def _accumulate_in_memory(
-    strategy: Strategy,
-    optimizer: Optimizer,
-    batch: Sequence[Triplet],
-    recipe: Recipe,
-    cut: Cut,
-    where: str,
-) -> tuple[list[Part], Cut]:
-    """`accumulate`, with a cut that is halved until it fits. -> its result; that cut"""
-    while True:
-        optimizer.zero_grad()
-        try:
-            return accumulate(strategy, batch, recipe, cut), cut
-        except torch.OutOfMemoryError as error:
-            smaller = cut.halved(batch, recipe.loss.roles)
-            if smaller is None:
-                raise
-            reason = str(error).split(".", 1)[0]
-        # Outside of `except`: the traceback holds on to the tensors that did not fit.
-        log.warning("%s: %s; from here on %s, the gradient is the same", where, reason, smaller)
-        cut = smaller
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
 
 
 def _gather(mine: dict[int, list[Part]], world: World) -> dict[int, list[Part]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+from torch.utils.benchmark import Timer
 
 from tspin.data.triplets import Triplet, num_padding, num_tokens, num_useful
 from tspin.objectives import Role
@@ -54,29 +54,27 @@ class Speed:
 class _Work:
     """The arithmetic that a step cannot do without, by the shape of its model.
 
-    layers   weights of the layers' matrices; of a mixture of experts, of what is not the experts'
-    head     weights of the last projection
+    A weight that is trained takes 6 operations, 2 in the forward pass and 4 in the backward pass;
+    one that is not takes 2 and 2.
+
+    layers   operations a token of the layers' matrices; of a mixture of experts, of what is not
+             the experts'
+    head     operations a token of the last projection
     queries  numbers in the queries of a token, all layers together
-    frozen   of `layers` and of `head`, what is not trained
     """
 
     layers: int
     head: int
     queries: int
-    frozen: tuple[int, int] = (0, 0)
 
     def flops(self, triplets: Sequence[Triplet], roles: Sequence[Role]) -> float:
-        """Of one forward pass, times 3: the backward pass takes two products for each of it, but
-        for a weight that is not trained one.
-
-        2 for each weight of the layers and useful token, 2 for each of the head and response
-        token, 4 for each number of a query and key that it sees; nothing computed twice.
+        """The layers for each useful token, the head for each response token, and 12 for each
+        number of a query and key that it sees; nothing computed twice.
         """
         responses = sum(len(t.responses[role]) for t in triplets for role in roles)
         pairs = sum(_pairs(t, roles) for t in triplets)
-        forward = self.layers * num_useful(triplets, roles) + self.head * responses
-        spared = self.frozen[0] * num_useful(triplets, roles) + self.frozen[1] * responses
-        return 3.0 * (2 * forward + 4 * self.queries * pairs) - 2 * spared
+        products = self.layers * num_useful(triplets, roles) + self.head * responses
+        return products + 12 * self.queries * pairs
 
 
 def _work(model: PreTrainedModel) -> _Work | None:
@@ -89,21 +87,15 @@ def _work(model: PreTrainedModel) -> _Work | None:
     left_out = {*looked_up, id(head.weight)}
     layers = [p for p in model.parameters() if p.ndim == 2 and id(p) not in left_out]
     size = getattr(shape, "head_dim", None) or shape.hidden_size // heads
-    return _Work(
-        sum(map(_numel, layers)),
-        _numel(head.weight),
-        shape.num_hidden_layers * heads * size,
-        (
-            sum(_numel(p) for p in layers if not p.requires_grad),
-            0 if head.weight.requires_grad else _numel(head.weight),
-        ),
-    )
+    queries = shape.num_hidden_layers * heads * size
+    return _Work(sum(map(_operations, layers)), _operations(head.weight), queries)
 
 
-def _numel(weight: nn.Parameter) -> int:
-    """Its numbers; those of a 4-bit weight are packed by two."""
+def _operations(weight: nn.Parameter) -> int:
+    """That it takes a token; the numbers of a 4-bit weight are packed by two."""
     packed = getattr(weight, "quant_state", None)
-    return weight.numel() if packed is None else math.prod(packed.shape)
+    numbers = weight.numel() if packed is None else math.prod(packed.shape)
+    return numbers * (6 if weight.requires_grad else 4)
 
 
 def _pairs(triplet: Triplet, roles: Sequence[Role]) -> float:
@@ -121,16 +113,5 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     size = SIZE[device.type]
     generator = torch.Generator(device).manual_seed(0)  # nobody else's random numbers are used up
     a = torch.randn(size, size, generator=generator, dtype=torch.float32, device=device).to(dtype)
-    rates = []
-    for _ in range(4):
-        _wait(device)
-        started = time.perf_counter()
-        a @ a
-        _wait(device)
-        rates.append(2 * size**3 / (time.perf_counter() - started))
-    return max(rates)  # the first warms up, and others may be disturbed
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    timer = Timer("a @ a", globals={"a": a}, num_threads=torch.get_num_threads())
+    return 2 * size**3 / min(timer.timeit(1).mean for _ in range(3))  # some may be disturbed
