@@ -40,7 +40,6 @@ from analysis.figures import grids
 from analysis.figures.comparison import Side
 from analysis.figures.pieces import Column, Table
 from analysis.reading import measures, missing, stats
-from analysis.reading.measures import Measure
 from analysis.reading.methods import Run
 from analysis.reading.regimes import Regime, regimes
 from analysis.reading.runs import BASE, Runs
@@ -129,33 +128,29 @@ def _every_iteration_gains(regime: Regime) -> list[Part]:
     main, done = main_of(regime, side), _common(side)
     if main is None or len(done) < 2:
         return [nothing("T-SPIN", "fewer than two finished iterations, or nothing measured")]
-    label = side[0].label
     parts = []
     for t in done:
         before = BASE if t == 0 else t - 1
         named = "the initial policy" if t == 0 else f"iteration {before}"
-        gain = gain_of(regime.runs, Side(label, side, t), Side(label, side, before), main)
-        parts.append(above(f"{label}, iteration {t} over {named}", gain, main))
+        gain = gain_of(regime.runs, Side(side, t), Side(side, before), main)
+        parts.append(above(f"{side[0].label}, iteration {t} over {named}", gain, main))
     return parts
 
 
 def _steadier(regime: Regime) -> list[Part]:
     """The largest drop between consecutive iterations, SPIN's minus T-SPIN's, seed by seed."""
-    sides = {loss: regime.side(loss) for loss in ("tspin", "spin")}
-    members = [run for side in sides.values() for run in side]
+    sides = [regime.side(loss) for loss in ("spin", "tspin")]
+    members = list(itertools.chain(*sides))
     main, done = main_of(regime, members), _common(members)
-    if main is None or len(done) < 2 or not all(sides.values()):
+    if main is None or len(done) < 2 or not all(sides):
         return [nothing("largest drop", "no two common iterations of T-SPIN and SPIN")]
-    values = measures.values(regime.runs, [main])
-    drops = {}
-    for loss, side in sides.items():
-        series = {run.seed: _series(values, run, [BASE, *done]) for run in side}
-        whole = {seed: numbers for seed, numbers in series.items() if len(numbers) == len(done) + 1}
-        drops[loss] = {seed: _largest_drop(numbers, main) for seed, numbers in whole.items()}
-    over = stats.paired(drops["spin"], drops["tspin"])
-    both = [stats.mean_interval(list(drops[loss].values())).mean for loss in ("spin", "tspin")]
-    what = f"largest drop between iterations: SPIN {both[0]:.2f}, T-SPIN {both[1]:.2f}; difference"
-    return [above(what, over, main)]
+    values = measures.values(regime.runs, [main]).pivot(index="run", columns="iteration")["value"]
+    changes = values.reindex(columns=[BASE, *done]).dropna().diff(axis="columns")
+    largest = (-main.better * changes).max(axis="columns").clip(lower=0)
+    spin, tspin = [{r.seed: largest[r.name] for r in side if r.name in largest} for side in sides]
+    means = [stats.mean_interval([*drops.values()]).mean for drops in (spin, tspin)]
+    what = "largest drop between iterations: SPIN {:.2f}, T-SPIN {:.2f}; difference".format(*means)
+    return [above(what, stats.paired(spin, tspin), main)]
 
 
 def _history_helps(regime: Regime) -> list[Part]:
@@ -180,9 +175,9 @@ def _quarter_of_the_data(regime: Regime) -> list[Part]:
     main = main_of(regime, [*sft, *tspin])
     if main is None:
         return [nothing(what, "nothing measured in both")]
-    sides = Side(tspin[0].label, tspin, FIGURE3), Side(sft[0].label, sft, 0)
+    gain = gain_of(regime.runs, Side(tspin, FIGURE3), Side(sft, 0), main)
     what = f"T-SPIN on {quarter:.0f} pairs, iteration {FIGURE3}, over SFT on {whole:.0f}, first "
-    return [at_least(f"{what}iteration", gain_of(regime.runs, *sides, main), main, MARGIN)]
+    return [at_least(f"{what}iteration", gain, main, MARGIN)]
 
 
 def _misaligned(regime: Regime) -> list[Part]:
@@ -210,17 +205,16 @@ def _robust(regime: Regime) -> list[Part]:
     if main is None or not usual:
         return [nothing(what, "no run, or nothing measured")]
 
-    places = {run.name: tuple(run.coefficient(key, FIGURE3) for key in ("alpha", "beta"))
-              for run in chosen}  # fmt: skip
+    def point(run: Run) -> tuple[float, ...]:
+        return tuple(run.coefficient(key, FIGURE3) for key in ("alpha", "beta"))
+
     points: dict[tuple[float, ...], list[Run]] = {}
     for run in chosen:
-        points.setdefault(places[run.name], []).append(run)
-    own = places[usual[0].name]
-    base = Side(usual[0].label, usual, FIGURE3)
-    parts = []
+        points.setdefault(point(run), []).append(run)
+    own, parts = point(usual[0]), []
     for at, side in sorted(points.items()):
         if at != own:
-            gain = gain_of(regime.runs, Side(side[0].label, side, FIGURE3), base, main)
+            gain = gain_of(regime.runs, Side(side, FIGURE3), Side(usual, FIGURE3), main)
             over = f"over alpha={own[0]:g}, beta={own[1]:g}, iteration {FIGURE3}"
             parts.append(at_least(f"alpha={at[0]:g}, beta={at[1]:g} {over}", gain, main, ROBUST))
     grid = {*itertools.product(grids.GRID, grids.GRID)}
@@ -334,17 +328,6 @@ def _judged_on(parts: Sequence[Part]) -> str:
 
 
 # --- runs ----------------------------------------------------------------------------------------
-
-
-def _largest_drop(values: Sequence[float], measure: Measure) -> float:
-    changes = [b - a for a, b in itertools.pairwise(values)]
-    return max([0.0, *(-measure.better * change for change in changes)])
-
-
-def _series(values: pd.DataFrame, run: Run, iterations: Sequence[int]) -> list[float]:
-    """Values of a run, in the order of the iterations, without what was not measured."""
-    own = values[values["run"] == run.name].set_index("iteration")["value"]
-    return [float(own[t]) for t in iterations if t in own.index]
 
 
 def _common(members: Sequence[Run]) -> list[int]:

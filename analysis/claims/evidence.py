@@ -63,9 +63,8 @@ def gain_of(runs: Runs, a: Side, b: Side, measure: Measure) -> Interval:
     """How much better A is than B: over seeds and prompts where a program checked the answers, else
     over seeds."""
     kind, _, decoding = measure.key.partition(",")
-    if kind == "exact_match" and {run.seed for run in a.runs} & {run.seed for run in b.runs}:
-        right = measure.factor * comparison.differences(runs, a, b, decoding)
-        over = stats.bootstrap(right)
+    if kind == "exact_match":
+        over = stats.bootstrap(measure.factor * comparison.differences(runs, a, b, decoding))
         if not math.isnan(over.mean):
             return over
     return comparison.seed_by_seed(runs, a, b, measure).turned(measure.better)
@@ -79,12 +78,11 @@ def at_end(regime: Regime, a: str, b: str, *, margin: float | None = None) -> li
         absent = [loss for loss, side in zip((a, b), sides, strict=True) if not side]
         why = f"no run with loss={', '.join(absent)}" if absent else "nothing measured"
         return [nothing(f"loss={a} over loss={b}", why)]
-    labels = [side[0].label for side in sides]
-    what = f"{labels[0]} over {labels[1]}"
+    what = " over ".join(side[0].label for side in sides)
     ends = comparison.ends(*sides)
     if ends is None:
         return [nothing(what, "no common finished iteration")]
-    pair = Side(labels[0], sides[0], ends[0]), Side(labels[1], sides[1], ends[1])
+    pair = Side(sides[0], ends[0]), Side(sides[1], ends[1])
     gain = gain_of(regime.runs, *pair, main)
     what = f"{what}, after iteration {comparison.when(*pair)}"
     return [above(what, gain, main) if margin is None else at_least(what, gain, main, margin)]
@@ -139,4 +137,4 @@ def main_of(regime: Regime, members: Sequence[Run]) -> Measure | None:
     """The main number of some runs; None where there is none, or no better and worse."""
     names = {run.name for run in members}
     main = measures.main_of(regime.runs.where(lambda run: run.name in names))
-    return main if main and main.better else None
+    return main if main.better else None

@@ -55,11 +55,14 @@ def build(runs: Runs, name: str = "comparison", *, iteration: int | None = None)
 
 @dataclass(frozen=True)
 class Side:
-    """A method after iteration t."""
+    """The runs of a method, one at least, after iteration t."""
 
-    label: str
     runs: Sequence[Run]
     t: int
+
+    @property
+    def label(self) -> str:
+        return self.runs[0].label
 
 
 def differences(runs: Runs, a: Side, b: Side, decoding: str) -> np.ndarray:
@@ -80,7 +83,7 @@ def compare(runs: Runs, iteration: int | None = None) -> pd.DataFrame:
     for b, a in itertools.combinations(style.in_order(members), 2):
         last = ends(members[a], members[b]) if iteration is None else (iteration, iteration)
         if last:
-            rows += _pair(runs, Side(a, members[a], last[0]), Side(b, members[b], last[1]))
+            rows += _pair(runs, Side(members[a], last[0]), Side(members[b], last[1]))
     frame = pd.DataFrame(rows, columns=FRAME)
     for _, of_measure in frame.groupby("measure"):
         frame.loc[of_measure.index, "p"] = stats.holm(of_measure["p_alone"].tolist())
@@ -104,7 +107,7 @@ def _of_regime(regime: Regime, name: str, iteration: int | None) -> list[Piece]:
         "pairs, effect size; and the difference with its interval over seeds alone. The verdict "
         "names the better one."
     )
-    table = Table(name, caption, COLUMNS, frame.drop(columns="better"), "measure", tuple(lines))
+    table = Table(name, caption, COLUMNS, frame.drop(columns="better"), "measure", lines)
     caption = against + "difference with its 95% interval over seeds and, where known, prompts."
     data = frame.dropna(subset=["difference"])[["measure", "a", "b", *DIFFERENCE]]
     drawn = _forest(data, measures.columns(runs))
@@ -147,14 +150,13 @@ def ends(a: Sequence[Run], b: Sequence[Run]) -> tuple[int, int] | None:
 
 
 def _pair(runs: Runs, a: Side, b: Side) -> list[dict[str, object]]:
-    main = measures.main_of(runs)
     checked = _decodings(runs, a) & _decodings(runs, b)
-    rows = [
-        _row(runs, a, b, measures.HELDOUT[f"exact_match,{decoding}"],
-             stats.bootstrap(100 * differences(runs, a, b, decoding)))
-        for decoding in ("greedy", "sampled", "cool") if decoding in checked
-    ]  # fmt: skip
-    if main and not (rows and main.key in measures.HELDOUT):
+    rows = []
+    for decoding in (name for name in ("greedy", "sampled", "cool") if name in checked):
+        over = stats.bootstrap(100 * differences(runs, a, b, decoding))
+        rows.append(_row(runs, a, b, measures.HELDOUT[f"exact_match,{decoding}"], over))
+    main = measures.main_of(runs)
+    if main.key and not (rows and main.key in measures.HELDOUT):
         rows.append(_row(runs, a, b, main))
     return rows
 

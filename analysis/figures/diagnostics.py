@@ -1,34 +1,31 @@
 """What the paper does not show: what is left of each pair's gradient and how much of it the
-historical term has, alignment of reward and likelihood over iterations, and whether the reward
-margin follows quality."""
+historical term has, and alignment of reward and likelihood over iterations."""
 
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 
 from analysis.figures import dynamics, style
-from analysis.figures.pieces import HIGH, LOW, Column, Drawing, Piece, Table, of_each
-from analysis.reading import measures, missing
+from analysis.figures.pieces import Drawing, Piece, of_each
+from analysis.reading import missing
 from analysis.reading.methods import Setting
-from analysis.reading.runs import BASE, Runs
-from analysis.reading.stats import bands, correlation, mean_interval
+from analysis.reading.runs import Runs
+from analysis.reading.stats import bands
 from tspin.objectives.contingency import CELLS
 
-NAMES = ("weights", "contingency", "correlation")
+NAMES = ("weights", "contingency")
 PAIRS = ("spin", "tspin", "tspin_ref", "wo_ha")  # the paper's objectives that compare responses
 WEIGHTS = ["weights/current", "weights/historical"]
 SHARE = "share"
-MARGINS = [measures.HELDOUT[key] for key in ("logp_margin", "margin")]
 
 
 def build(runs: Runs, name: str) -> list[Piece]:
-    make = {"weights": _weights, "contingency": _contingency, "correlation": _correlation}[name]
+    make = {"weights": _weights, "contingency": _contingency}[name]
     compared = runs.where(lambda run: run.is_main and run.loss != "sft")  # which has no pair
-    return of_each(runs.settings(), name, lambda at, named: make(compared.of(at), at, named))
+    return of_each(runs.settings(), name, lambda at, named: [make(compared.of(at), at, named)])
 
 
-def _weights(runs: Runs, setting: Setting, name: str) -> list[Piece]:
+def _weights(runs: Runs, setting: Setting, name: str) -> Drawing:
     """sigma(-scale u) of both terms, and beta w_h / (w_c + beta w_h)."""
     iterations = sorted({t for run in runs for t in run.folder.iterations()})
     index = ["label", "seed", "iteration", "progress"]
@@ -59,10 +56,10 @@ def _weights(runs: Runs, setting: Setting, name: str) -> list[Piece]:
         "of coefficients, not of norms. Mean and 95% interval over seeds."
     )
     lines = missing.objectives(runs, PAIRS, "table2", setting)
-    return [Drawing(name, caption, drawn, data, tuple(lines))]
+    return Drawing(name, caption, drawn, data, lines)
 
 
-def _contingency(runs: Runs, setting: Setting, name: str) -> list[Piece]:
+def _contingency(runs: Runs, setting: Setting, name: str) -> Drawing:
     """Figure 3's table over iterations."""
     table = runs.contingency
     table = table.assign(misaligned=table["reward_only"] + table["logp_only"])
@@ -89,60 +86,4 @@ def _contingency(runs: Runs, setting: Setting, name: str) -> list[Piece]:
         "95% interval over seeds."
     )
     lines = missing.objectives(runs, PAIRS, "table2", setting) + missing.iterations(runs)
-    return [Drawing(name, caption, drawn, data, tuple(lines))]
-
-
-def _correlation(runs: Runs, setting: Setting, name: str) -> list[Piece]:
-    """Margins against the main number: a point per run and iteration, r within each run."""
-    main = measures.main_of(runs)
-    shown = [*MARGINS, *([main] if main else [])]
-    values = measures.values(runs, shown)
-    values = values[values["iteration"] != BASE]
-    wide = values.pivot_table("value", ["label", "seed", "run", "iteration"], "key")
-    data = wide.reindex(columns=[measure.key for measure in shown]).reset_index()
-    drawn = style.figure(1, len(MARGINS))
-    for axes, measure in zip(drawn.axes, MARGINS, strict=True):
-        if main is None or data[measure.key].isna().all():
-            style.blank(axes, f"no {measure.title}")
-            continue
-        for label in style.in_order(runs.labels()):
-            of = data[data["label"] == label]
-            axes.scatter(
-                of[measure.key], of[main.key], s=14, label=label, color=style.colour(label),
-                marker=style.marker(label),
-            )  # fmt: skip
-        axes.set(xlabel=f"held-out {measure.axis}", ylabel=main.axis)
-    style.legend(drawn)
-    title = main.title if main else "quality"
-    caption = (
-        f"Held-out margins of annotated over synthetic against {title}, {setting}: a point per "
-        "run and iteration. Rewards of different objectives have different scales."
-    )
-    lines = tuple(missing.iterations(runs))
-    if data.empty:
-        lines += (f"no evaluated run: {missing.command('table1', setting)}",)
-    table = Table(
-        f"{name}-table",
-        f"Pearson's r of margin and {title} over the iterations of a run, {setting}: mean and 95% "
-        "interval over seeds. Iterations follow one another: it describes, and proves no cause.",
-        (Column("label", "method"), Column("seeds", "seeds"),
-         *(Column(measure.key, f"r with {measure.title}", 2, signed=True) for measure in MARGINS)),
-        _by_method(data, main.key if main else None),
-        missing=lines,
-    )  # fmt: skip
-    return [Drawing(name, caption, drawn, data, lines), table]
-
-
-def _by_method(data: pd.DataFrame, quality: str | None) -> pd.DataFrame:
-    """Of every method: seeds, and r of both margins with its interval."""
-    rows = []
-    for label in style.in_order(data["label"]):
-        of = data[data["label"] == label]
-        row: dict[str, object] = {"label": label, "seeds": of["seed"].nunique()}
-        for key in (measure.key for measure in MARGINS):
-            by_run = of.groupby("run") if quality else ()
-            over = mean_interval([correlation(run[key], run[quality]) for _, run in by_run])
-            row |= {key: over.mean, key + LOW: over.low, key + HIGH: over.high}
-        rows.append(row)
-    keys = [measure.key + end for measure in MARGINS for end in ("", LOW, HIGH)]
-    return pd.DataFrame(rows, columns=["label", "seeds", *keys])
+    return Drawing(name, caption, drawn, data, lines)

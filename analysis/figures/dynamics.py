@@ -96,7 +96,7 @@ def _figure3(runs: Runs, setting: Setting, name: str, t: int) -> Drawing:
         f"{setting}. Mean and 95% interval over seeds."
     )
     lines = missing.objectives(runs, LOSSES, "figure3", setting) + missing.iterations(runs, [t])
-    return Drawing(name, caption, drawn, data, tuple(lines))
+    return Drawing(name, caption, drawn, data, lines)
 
 
 def _figure7(runs: Runs, setting: Setting, name: str, last: int) -> Drawing:
@@ -130,7 +130,7 @@ def _figure7(runs: Runs, setting: Setting, name: str, last: int) -> Drawing:
     )
     lines = missing.objectives(runs, LOSSES, "figure7", setting)
     lines += missing.iterations(runs, list(iterations))
-    return Drawing(name, caption, drawn, data, tuple(lines))
+    return Drawing(name, caption, drawn, data, lines)
 
 
 def _roles(axes: Axes, data: pd.DataFrame, kind: str) -> None:

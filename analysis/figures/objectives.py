@@ -30,6 +30,6 @@ def _of_regime(regime: Regime, name: str) -> list[Piece]:
     drawn, data = results.panels(values, shown[:PANELS])
     columns, frame = results.columns(shown), results.rows(values, shown, chosen.pairs())
     return [
-        Drawing(name, caption, drawn, data, tuple(lines)),
-        Table(f"{name}-table", caption, columns, frame, "label", tuple(lines)),
+        Drawing(name, caption, drawn, data, lines),
+        Table(f"{name}-table", caption, columns, frame, "label", lines),
     ]

@@ -42,7 +42,7 @@ class Table:
     columns: tuple[Column, ...]
     frame: pd.DataFrame
     group: str | None = None  # rows that share this column stand together
-    missing: tuple[str, ...] = ()  # what is not there, and the command that makes it
+    missing: Sequence[str] = ()  # what is not there, and the command that makes it
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Drawing:
     caption: str
     figure: Figure
     data: pd.DataFrame
-    missing: tuple[str, ...] = ()
+    missing: Sequence[str] = ()
 
 
 Piece = Table | Drawing
@@ -82,19 +82,19 @@ def write(
 
     images  name of a drawing -> format -> its bytes, see render.images
     """
-    files: dict[Path, bytes] = {}
+    files = []
     for piece in pieces:
+        contents: dict[str, str | bytes]
         if isinstance(piece, Table):
-            texts = {"csv": csv(piece.frame), "md": markdown(piece), "tex": latex(piece)}
-            contents = {ending: text.encode() for ending, text in texts.items()}
+            contents = {"csv": csv(piece.frame), "md": markdown(piece), "tex": latex(piece)}
         else:
-            contents = {"csv": csv(piece.data).encode()}
-            contents |= {ending: images[piece.name][ending] for ending in ("pdf", "png")}
-        files |= {out / f"{piece.name}.{ending}": content for ending, content in contents.items()}
-    for file, content in files.items():
-        with atomic(file) as path:
-            path.write_bytes(content)
-    return list(files)
+            pdf, png = (images[piece.name][ending] for ending in ("pdf", "png"))
+            contents = {"csv": csv(piece.data), "pdf": pdf, "png": png}
+        for ending, content in contents.items():
+            files.append(out / f"{piece.name}.{ending}")
+            with atomic(files[-1]) as path:
+                path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return files
 
 
 def csv(frame: pd.DataFrame) -> str:
@@ -136,8 +136,7 @@ def cells(table: Table) -> list[list[tuple[str, bool]]]:
     best = {c.key: _best(table.frame[c.key], c) for c in table.columns if c.better}
 
     def is_best(value: Any, column: Column) -> bool:  # as printed: what reads the same is equal
-        text = best.get(column.key)
-        return text is not None and not pd.isna(value) and text == f"{value:.{column.digits}f}"
+        return column.key in best and best[column.key] == f"{value:.{column.digits}f}"
 
     return [
         [(_text(row, column), is_best(row[column.key], column)) for column in table.columns]
@@ -154,10 +153,8 @@ def escape(text: str) -> str:
 
 def _best(values: pd.Series, column: Column) -> str | None:
     present = values.dropna()
-    if len(present) < 2:
-        return None
     best = present.max() if column.better > 0 else present.min()
-    return f"{best:.{column.digits}f}"
+    return f"{best:.{column.digits}f}" if len(present) > 1 else None
 
 
 def _text(row: dict[str, Any], column: Column) -> str:

@@ -53,7 +53,7 @@ def _table(runs: Runs, setting: Setting, name: str, prompt: str | None) -> Table
         labels = ", ".join(run.label for run in chosen)
         lines.append(f"no prompt{which} in the samples of all of: {labels}")
     frame = pd.DataFrame(rows, columns=[column.key for column in COLUMNS])
-    return Table(name, f"{caption}.", COLUMNS, frame, "label", tuple(lines))
+    return Table(name, f"{caption}.", COLUMNS, frame, "label", lines)
 
 
 def _of_run(runs: Runs, run: Run, prompt: str) -> list[dict[str, object]]:

@@ -29,7 +29,7 @@ def build(
     if configured.exists():
         tasks = yaml.safe_load(configured.read_text(encoding="utf-8"))["tasks"]
     numbers = runs.evaluation
-    had = numbers[numbers["part"] == "benchmark"].drop_duplicates("task").set_index("task")
+    had = numbers[numbers["part"] == "benchmark"].drop_duplicates("key").set_index("key")
     rows, lines, way = [], [], missing.command("table1", None, "evals=paper")
     for task in dict.fromkeys([*tasks, *had.index]):
         of_conf, of_runs = tasks.get(task, {}), had.loc[task] if task in had.index else {}
@@ -42,7 +42,7 @@ def build(
         lines = [f"no benchmark configured or run: {way}"]
     frame = pd.DataFrame(rows, columns=[column.key for column in COLUMNS], dtype=object)
     caption = "Benchmarks, as configured and as these runs had them."
-    pieces: list[Piece] = [Table(name, caption, COLUMNS, frame, missing=tuple(lines))]
+    pieces: list[Piece] = [Table(name, caption, COLUMNS, frame, missing=lines)]
     if with_paper:
         caption = f"Benchmarks, as the paper prints them ({paper.SOURCE})."
         columns = (*COLUMNS[:4], Column("note", "note"))

@@ -124,11 +124,6 @@ def holm(p: Sequence[float]) -> list[float]:
     return corrected.cummax().clip(upper=1.0).sort_index().tolist()
 
 
-def correlation(x: pd.Series, y: pd.Series) -> float:
-    """Pearson's r; NaN below three points or where one of them does not vary."""
-    return float(x.corr(y, min_periods=3))
-
-
 @lru_cache(maxsize=4)  # every pair of methods asks for the same
 def _weights(n: int, resamples: int, seed: int) -> np.ndarray:
     """(resamples, n) weights of mean 1; one unit is not resampled."""

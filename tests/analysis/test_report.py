@@ -137,11 +137,8 @@ def test_responses_side_by_side(pieces):
 def test_a_beats_b():
     """T-SPIN has 26 of 50 right where SPIN has 24: the two prompts between them differ."""
     runs = Runs.read(FOLDERS).of(MICRO)
-    side = {
-        label: Side(label, [run for run in runs if run.label == label], 1)
-        for label in ("SPIN", "T-SPIN")
-    }
-    found = differences(runs, side["T-SPIN"], side["SPIN"], "greedy")
+    tspin, spin = (Side(runs.by_label()[label], 1) for label in ("T-SPIN", "SPIN"))
+    found = differences(runs, tspin, spin, "greedy")
     assert found.shape == (2, 50) and found.sum(axis=1).tolist() == [2, 2]
 
 
@@ -153,11 +150,9 @@ def test_draws_of_a_prompt_count_as_one(tmp_path):
     rows = read_rows(answers)
     second = [row | {"draw": 1, "correct": False} for row in rows]
     write_rows(answers, [row | {"draw": 0} for row in rows] + second, ANSWERS)
-    tspin, spin = (
-        Side(label, [run for run in Runs.read(tmp_path) if run.label == label], 1)
-        for label in ("T-SPIN", "SPIN")
-    )
-    found = differences(Runs.read(tmp_path), tspin, spin, "greedy")
+    runs = Runs.read(tmp_path)
+    tspin, spin = (Side(runs.by_label()[label], 1) for label in ("T-SPIN", "SPIN"))
+    found = differences(runs, tspin, spin, "greedy")
     assert found.shape == (1, 50) and found.sum() == 26 / 2 - 24
 
 
@@ -263,17 +258,6 @@ def test_methods_of_different_length_are_compared_at_their_ends(tmp_path):
     table, _ = catalogue.build(Runs.read(tmp_path), ["comparison"])
     row = table.frame.iloc[0]
     assert (row["iteration"], row["difference"]) == ("1, 0", pytest.approx(2))
-
-
-def test_margin_follows_accuracy(tmp_path):
-    """Both rise by a constant an iteration: r = 1 in every run."""
-    for seed in (0, 1):
-        write_run(tmp_path, "tspin", seed=seed, iterations=3)
-    drawing, table = catalogue.build(Runs.read(tmp_path), ["correlation"])
-    row = table.frame.iloc[0]
-    assert row[["margin", "margin:low", "margin:high"]].tolist() == pytest.approx([1, 1, 1])
-    points = drawing.figure.axes[1].collections[0].get_offsets()
-    assert sorted(map(tuple, points.tolist()))[0] == pytest.approx((1.0, 46.0))
 
 
 # --- figures -------------------------------------------------------------------------------------
