@@ -6,7 +6,7 @@ Differences are turned so that more is better; their intervals are of 95%.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from analysis.figures import comparison
@@ -19,7 +19,6 @@ from analysis.reading.regimes import Regime
 from analysis.reading.runs import Runs
 from analysis.reading.stats import Interval
 
-HALF = (40.0, 60.0)  # percent: "about half"
 POINTS = "points"
 
 
@@ -77,11 +76,11 @@ def at_end(regime: Regime, a: str, b: str, *, margin: float | None = None) -> li
     if not all(sides) or main is None:
         absent = [loss for loss, side in zip((a, b), sides, strict=True) if not side]
         why = f"no run with loss={', '.join(absent)}" if absent else "nothing measured"
-        return [nothing(f"loss={a} over loss={b}", why)]
+        return [Part(f"loss={a} over loss={b}", reading=why)]
     what = " over ".join(side[0].label for side in sides)
     ends = comparison.ends(*sides)
     if ends is None:
-        return [nothing(what, "no common finished iteration")]
+        return [Part(what, reading="no common finished iteration")]
     pair = Side(sides[0], ends[0]), Side(sides[1], ends[1])
     gain = gain_of(regime.runs, *pair, main)
     what = f"{what}, after iteration {comparison.when(*pair)}"
@@ -105,13 +104,13 @@ def above(what: str, gain: Interval, measure: Measure, line: float = 0.0) -> Par
 def at_least(what: str, gain: Interval, measure: Measure, margin: float) -> Part:
     """Holds where the interval is above -margin."""
     if measure.unit != "%":
-        return nothing(what, f"the margin is in points of a share; {measure.title} is none")
+        return Part(what, reading=f"the margin is in points of a share; {measure.title} is none")
     return above(what, gain, measure, -margin)
 
 
-def about_half(what: str, share: Interval) -> Part:
-    """Holds where the interval lies within HALF."""
-    low, high = HALF
+def about_half(what: str, share: Interval, half: tuple[float, float]) -> Part:
+    """Holds where the interval lies within these limits, in percent."""
+    low, high = half
     limits = f"{low:g} to {high:g}%"
     if share.n < ENOUGH:
         return Part(what, share, "%", None, _few(share.n))
@@ -129,11 +128,7 @@ def _few(num_seeds: int) -> str:
     return f"fewer than {ENOUGH} seeds" if num_seeds else "not measured in both"
 
 
-def nothing(what: str, why: str) -> Part:
-    return Part(what, reading=why)
-
-
-def main_of(regime: Regime, members: Sequence[Run]) -> Measure | None:
+def main_of(regime: Regime, members: Iterable[Run]) -> Measure | None:
     """The main number of some runs; None where there is none, or no better and worse."""
     names = {run.name for run in members}
     main = measures.main_of(regime.runs.where(lambda run: run.name in names))

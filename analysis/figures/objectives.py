@@ -16,7 +16,7 @@ PANELS = 3
 
 def build(runs: Runs, name: str = "objectives") -> list[Piece]:
     """A figure and a table for every regime."""
-    return of_each([regime for regime in regimes(runs) if len(regime.members)], name, _of_regime)
+    return of_each(regimes(runs), name, _of_regime)
 
 
 def _of_regime(regime: Regime, name: str) -> list[Piece]:

@@ -75,14 +75,8 @@ def of_settings(
     return of_each(runs.settings(), name, lambda part, named: make(runs.of(part), part, named))
 
 
-def write(
-    pieces: Iterable[Piece], images: Mapping[str, Mapping[str, bytes]], out: Path
-) -> list[Path]:
-    """Saves the pieces in the folder `out`. -> the files
-
-    images  name of a drawing -> format -> its bytes, see render.images
-    """
-    files = []
+def write(pieces: Iterable[Piece], images: Mapping[str, Mapping[str, bytes]], out: Path) -> None:
+    """Saves the pieces in the folder `out`; images: of each drawing by format, see render.images"""
     for piece in pieces:
         contents: dict[str, str | bytes]
         if isinstance(piece, Table):
@@ -91,10 +85,8 @@ def write(
             pdf, png = (images[piece.name][ending] for ending in ("pdf", "png"))
             contents = {"csv": csv(piece.data), "pdf": pdf, "png": png}
         for ending, content in contents.items():
-            files.append(out / f"{piece.name}.{ending}")
-            with atomic(files[-1]) as path:
+            with atomic(out / f"{piece.name}.{ending}") as path:
                 path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return files
 
 
 def csv(frame: pd.DataFrame) -> str:

@@ -14,12 +14,9 @@ NAMES = ("table5",)
 LOSSES = ("spin", "tspin")
 DATA = "data"  # the label of the annotated response
 COLUMNS = (
-    Column("label", "method"),
-    Column("what", "response"),
-    Column("response", "text"),
-    Column("logp", "log-likelihood (nats)", 2),
-    Column("reward", "reward (nats)", 2),
-)
+    Column("label", "method"), Column("what", "response"), Column("response", "text"),
+    Column("logp", "log-likelihood (nats)", 2), Column("reward", "reward (nats)", 2),
+)  # fmt: skip
 
 
 def build(runs: Runs, name: str = "table5", *, prompt: str | None = None) -> list[Piece]:

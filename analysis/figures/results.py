@@ -73,7 +73,7 @@ def build(runs: Runs, name: str, *, with_paper: bool = False) -> list[Piece]:
     pieces = of_settings(covered, name, lambda of, at, named: [_of_setting(of, at, named, plan)])
     if not len(covered):
         lines = [f"no run of it: {missing.command(plan.sweep, None, 'model=mistral')}"]
-        pieces.append(_piece(name, plan, plan.what, pd.DataFrame(), [], lines, {}))
+        pieces.append(_piece(name, plan, plan.what, measures.values(covered, []), [], lines, {}))
     if with_paper:
         pieces.append(_of_paper(plan, name))
     return pieces
@@ -175,8 +175,6 @@ def _piece(
     lines: list[str],
     pairs: Mapping[str, float],
 ) -> Piece:
-    if values.empty:
-        values = pd.DataFrame(columns=["label", "seed", "run", "iteration", "key", "value"])
     several = values.groupby(["label", "iteration", "key"])["seed"].nunique().max() > 1
     caption += ". Mean and 95% interval over seeds." if several else "."
     if plan.panels:
@@ -194,7 +192,7 @@ def _chosen(shown: Sequence[Measure], wanted: Sequence[str]) -> list[Measure]:
     main = measures.main_number(shown)
     if of_paper or len(wanted) > 1 and main.key != AVERAGE:
         return of_paper or list(shown[:3])
-    return [main]
+    return [main][: len(shown)]
 
 
 def _changes(values: pd.DataFrame) -> pd.DataFrame:

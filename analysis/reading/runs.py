@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 import yaml
@@ -28,6 +28,7 @@ BASE = -1  # the "iteration" of the initial policy; theta_t+1, what iteration t 
 PARTS = ("heldout", "benchmarks", "average", "harness")  # what an evaluation consists of
 REQUIRED = ("name", "seed", "model.name", "data.name", "loss.name", "loss.label")
 FAST_YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml where it was built in
+T = TypeVar("T")
 OF_RUN = ["label", "seed", "run", "iteration"]
 OF_BENCHMARK = ["n", "num_fewshot", "version"]
 
@@ -78,10 +79,16 @@ class Runs:
         return self.where(lambda run: run.setting == setting)
 
     def labels(self) -> list[str]:
-        return list(dict.fromkeys(run.label for run in self.runs))
+        return list(self.by_label())
+
+    def grouped(self, key: Callable[[Run], T]) -> dict[T, list[Run]]:
+        groups: dict[T, list[Run]] = {}
+        for run in self:
+            groups.setdefault(key(run), []).append(run)
+        return groups
 
     def by_label(self) -> dict[str, list[Run]]:
-        return {label: [run for run in self if run.label == label] for label in self.labels()}
+        return self.grouped(lambda run: run.label)
 
     def __iter__(self) -> Iterator[Run]:
         return iter(self.runs)
