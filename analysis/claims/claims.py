@@ -25,7 +25,7 @@ from functools import partial
 
 import pandas as pd
 
-from analysis.claims.evidence import Part, about_half, above, at_end, at_least, gain_of, main_of
+from analysis.claims.evidence import Part, about_half, above, at_end, gain_of, main_of
 from analysis.figures import grids
 from analysis.figures.comparison import Side
 from analysis.figures.pieces import Column, Table
@@ -177,7 +177,7 @@ def _quarter_of_the_data(regime: Regime) -> list[Part]:
         return [Part(what, reading="nothing measured in both")]
     gain = gain_of(regime.runs, Side(tspin, FIGURE3), Side(sft, 0), main)
     what = f"T-SPIN on {quarter:.0f} pairs, iteration {FIGURE3}, over SFT on {whole:.0f}, first "
-    return [at_least(f"{what}iteration", gain, main, MARGIN)]
+    return [above(f"{what}iteration", gain, main, MARGIN)]
 
 
 def _misaligned(regime: Regime) -> list[Part]:
@@ -214,7 +214,7 @@ def _robust(regime: Regime) -> list[Part]:
         if at != own:
             gain = gain_of(regime.runs, Side(side, FIGURE3), Side(usual, FIGURE3), main)
             over = f"over alpha={own[0]:g}, beta={own[1]:g}, iteration {FIGURE3}"
-            parts.append(at_least(f"alpha={at[0]:g}, beta={at[1]:g} {over}", gain, main, ROBUST))
+            parts.append(above(f"alpha={at[0]:g}, beta={at[1]:g} {over}", gain, main, ROBUST))
     grid = {*itertools.product(grids.GRID, grids.GRID)}
     if lacking := grid - points.keys():
         parts.append(Part(what, reading=f"{len(lacking)} of the {len(grid)} points were not run"))

@@ -19,8 +19,6 @@ from analysis.reading.regimes import Regime
 from analysis.reading.runs import Runs
 from analysis.reading.stats import Interval
 
-POINTS = "points"
-
 
 @dataclass(frozen=True)
 class Part:
@@ -69,8 +67,8 @@ def gain_of(runs: Runs, a: Side, b: Side, measure: Measure) -> Interval:
     return comparison.seed_by_seed(runs, a, b, measure).turned(measure.better)
 
 
-def at_end(regime: Regime, a: str, b: str, *, margin: float | None = None) -> list[Part]:
-    """Objective a over objective b where `comparison` compares them; at least, with a margin."""
+def at_end(regime: Regime, a: str, b: str, *, margin: float = 0.0) -> list[Part]:
+    """Objective a over objective b where `comparison` compares them; see `above`."""
     sides = [regime.side(a), regime.side(b)]
     main = main_of(regime, [*sides[0], *sides[1]])
     if not all(sides) or main is None:
@@ -84,12 +82,16 @@ def at_end(regime: Regime, a: str, b: str, *, margin: float | None = None) -> li
     pair = Side(sides[0], ends[0]), Side(sides[1], ends[1])
     gain = gain_of(regime.runs, *pair, main)
     what = f"{what}, after iteration {comparison.when(*pair)}"
-    return [above(what, gain, main) if margin is None else at_least(what, gain, main, margin)]
+    return [above(what, gain, main, margin)]
 
 
-def above(what: str, gain: Interval, measure: Measure, line: float = 0.0) -> Part:
-    """Holds where the interval is above the line."""
-    unit = POINTS if measure.unit == "%" else measure.unit
+def above(what: str, gain: Interval, measure: Measure, margin: float = 0.0) -> Part:
+    """Holds where the interval is above 0, or above -margin, in points of a share."""
+    if margin and measure.unit != "%":
+        why = f"the margin is in points of a share; {measure.title} is none"
+        return Part(what, reading=why)
+    line = 0.0 - margin  # no -0.0
+    unit = "points" if measure.unit == "%" else measure.unit
     if gain.n < ENOUGH or math.isnan(gain.low):
         return Part(what, gain, unit, None, _few(gain.n), measure)
     if gain.low > line:
@@ -99,13 +101,6 @@ def above(what: str, gain: Interval, measure: Measure, line: float = 0.0) -> Par
     else:
         reading = f"not shown: the interval reaches over {line:g}"
     return Part(what, gain, unit, gain.low > line, reading, measure)
-
-
-def at_least(what: str, gain: Interval, measure: Measure, margin: float) -> Part:
-    """Holds where the interval is above -margin."""
-    if measure.unit != "%":
-        return Part(what, reading=f"the margin is in points of a share; {measure.title} is none")
-    return above(what, gain, measure, -margin)
 
 
 def about_half(what: str, share: Interval, half: tuple[float, float]) -> Part:

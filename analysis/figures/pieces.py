@@ -18,7 +18,6 @@ from analysis.reading.runs import Runs
 from tspin.tools.files import atomic
 
 LOW, HIGH = ":low", ":high"  # suffixes of the columns of an interval
-NOTHING = "-"
 
 
 @dataclass(frozen=True)
@@ -152,7 +151,7 @@ def _best(values: pd.Series, column: Column) -> str | None:
 def _text(row: dict[str, Any], column: Column) -> str:
     value = row[column.key]
     if pd.isna(value):
-        return NOTHING
+        return "-"
     if column.digits is None:
         whole = isinstance(value, float) and value == int(value)
         return str(int(value)) if whole else str(value)
@@ -161,12 +160,3 @@ def _text(row: dict[str, Any], column: Column) -> str:
     text = f"{value:{'+' if column.signed else ''}.{column.digits}f}"
     high = row.get(column.key + HIGH)
     return text if pd.isna(high) else f"{text} +- {high - value:.{column.digits}f}"
-
-
-def spread(frame: pd.DataFrame, keys: Sequence[str], column: str) -> pd.DataFrame:
-    """Bands (mean, low, high) in rows of keys x `column` -> one row per keys, the columns of
-    intervals (KEY, KEY:low, KEY:high) side by side."""
-    wide = frame.pivot(index=list(keys), columns=column, values=["mean", "low", "high"])
-    suffixes = {"mean": "", "low": LOW, "high": HIGH}
-    wide.columns = [f"{name}{suffixes[part]}" for part, name in wide.columns]
-    return wide.reset_index()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from analysis.figures import style
-from analysis.figures.pieces import HIGH, LOW, Column, Drawing, Piece, Table, of_settings, spread
+from analysis.figures.pieces import HIGH, LOW, Column, Drawing, Piece, Table, of_settings
 from analysis.reading import measures, missing, paper
 from analysis.reading.measures import AVERAGE, Measure
 from analysis.reading.methods import Run, Setting
@@ -93,9 +93,11 @@ def rows(
     every = pd.concat([start.assign(label=START), after], ignore_index=True)
     changes = _changes(values[values["key"] == main.key])
     banded = bands(pd.concat([every, changes], ignore_index=True), ["label", "iteration", "key"])
-    keys = [key + end for key in (*(m.key for m in shown), DELTA) for end in ("", LOW, HIGH)]
-    wide = spread(banded, ["label", "iteration"], "key")
-    wide = wide.reindex(columns=["label", "iteration", *keys])
+    ends = {"mean": "", "low": LOW, "high": HIGH}
+    keys = [key + end for key in (*(m.key for m in shown), DELTA) for end in ends.values()]
+    wide = banded.pivot(index=["label", "iteration"], columns="key", values=[*ends])
+    wide.columns = [key + ends[part] for part, key in wide.columns]
+    wide = wide.reindex(columns=keys).reset_index()
     seeds = every.groupby(["label", "iteration"])["seed"].nunique().rename("seeds").reset_index()
     order = {label: i for i, label in enumerate([START, *style.in_order(after["label"])])}
     wide = wide.merge(seeds).sort_values(
@@ -163,7 +165,8 @@ def _of_paper(plan: Plan, name: str) -> Piece:
     if notes := paper.notes(plan.table):
         caption += "; marked: " + "; ".join(notes)
     pairs = {label: paper.PAIRS.get(label, paper.USUAL_PAIRS) for label in values["label"]}
-    return _piece(f"{name}-paper", plan, caption, values, paper.measures(), [], pairs)
+    shown = [*map(measures.benchmark, measures.TASKS), measures.percent(AVERAGE, "Avg")]
+    return _piece(f"{name}-paper", plan, caption, values, shown, [], pairs)
 
 
 def _piece(
