@@ -14,10 +14,10 @@ COMMANDS = {"dashboard": "analysis.wandb.dashboard", "wandb_sync": "analysis.wan
 
 
 def main(arguments: Sequence[str]) -> None:
-    if not arguments or arguments[0] == "--help":
+    name, *rest = arguments or ["--help"]
+    if name == "--help":
         sys.stdout.write(usage())
         return
-    name, *rest = arguments
     if name in COMMANDS:
         importlib.import_module(COMMANDS[name]).main(rest)
         return
@@ -33,16 +33,11 @@ def main(arguments: Sequence[str]) -> None:
 def usage() -> str:
     from analysis.report import catalogue, report
 
-    lines = [f"{__doc__}\n", f"  {report.ALL:<12} {_first_line(report)}"]
-    lines += [f"  {name:<12} {_first_line(importlib.import_module(module))}"
-              for name, module in COMMANDS.items()]  # fmt: skip
-    named = ", ".join(catalogue.NAMES)
-    return "\n".join([*lines, f"\nOr one of {named}.",
-                      "python -m analysis COMMAND --help says more.\n"])  # fmt: skip
-
-
-def _first_line(module: object) -> str:
-    return (module.__doc__ or "").splitlines()[0]
+    commands = {report.ALL: report.__name__} | COMMANDS
+    docs = {name: str(importlib.import_module(commands[name]).__doc__) for name in commands}
+    lines = "".join(f"  {name:<12} {doc.splitlines()[0]}\n" for name, doc in docs.items())
+    figures = f"Or one of {', '.join(catalogue.NAMES)}."
+    return f"{__doc__}\n\n{lines}\n{figures}\npython -m analysis COMMAND --help says more.\n"
 
 
 if __name__ == "__main__":

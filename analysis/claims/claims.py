@@ -25,29 +25,19 @@ from functools import partial
 
 import pandas as pd
 
-from analysis.claims.evidence import (
-    HALF,
-    Part,
-    about_half,
-    above,
-    at_end,
-    at_least,
-    gain_of,
-    main_of,
-    nothing,
-)
+from analysis.claims.evidence import Part, about_half, above, at_end, gain_of, main_of
 from analysis.figures import grids
 from analysis.figures.comparison import Side
 from analysis.figures.pieces import Column, Table
 from analysis.reading import measures, missing, stats
-from analysis.reading.measures import Measure
-from analysis.reading.methods import Run
+from analysis.reading.methods import Run, finished
 from analysis.reading.regimes import Regime, regimes
 from analysis.reading.runs import BASE, Runs
 
 log = logging.getLogger("tspin")
 
 SUPPORTED, NOT_SUPPORTED, NOT_ENOUGH = "supported", "not supported", "not enough data"
+HALF = (40.0, 60.0)  # percent: "about half"
 MARGIN = 1.0  # points of a share: what "at least" and "matches" forgive; ours, the paper has none
 ROBUST = 2.0  # points that a grid point may lie below the default
 FIGURE3 = 1  # the iteration that the paper's Figures 3, 4a and 4c show
@@ -72,28 +62,36 @@ class Finding:
 
     regime: Regime
     verdict: str
-    judged_on: str  # what stands for quality; "" where nothing has to
-    parts: tuple[Part, ...]
+    parts: Sequence[Part]
     way_out: str  # the command that makes what is missing
+
+    @property
+    def judged_on(self) -> str:
+        """What stands for quality here, where that is not what the paper averages; "": nothing."""
+        measure = next((part.measure for part in self.parts if part.measure), None)
+        if measure is None:
+            return ""
+        if measure.key == measures.AVERAGE:
+            return "judged on the average of the benchmarks that were run"
+        of = ", of held-out prompts," if measure.key in measures.HELDOUT else " alone,"
+        return f"judged on {measure.title}{of} where the paper averages ten benchmarks"
 
 
 @dataclass(frozen=True)
 class Judged:
     claim: Claim
-    findings: tuple[Finding, ...]
+    findings: Sequence[Finding]
 
 
 def judge(runs: Runs) -> list[Judged]:
     """Every claim in every regime of test prompts, those of validation being for choosing. A claim
     that cannot be judged is a problem."""
-    judged = [regime for regime in regimes(runs) if regime.setting.split == "test"]
+    tested = [regime for regime in regimes(runs) if regime.setting.split == "test"]
+    usual = [regime for regime in tested if not regime.variant]
     return [
-        Judged(claim, tuple(
-            _find(claim, regime) for regime in judged
-            if not (claim.of_variants and regime.variant)
-        ))
+        Judged(claim, [_find(claim, it) for it in (usual if claim.of_variants else tested)])
         for claim in CLAIMS
-    ]  # fmt: skip
+    ]
 
 
 def verdict(parts: Sequence[Part]) -> str:
@@ -109,10 +107,10 @@ def table(judged: Sequence[Judged]) -> Table:
     columns = (Column("claim", "claim"), Column("place", "in the paper"), Column("where", "runs"),
                Column("verdict", "verdict"), Column("evidence", "evidence"))  # fmt: skip
     rows = [
-        {"claim": it.claim.statement, "place": it.claim.place, "where": str(finding.regime),
-         "verdict": finding.verdict, "evidence": "; ".join(map(str, finding.parts))}
-        for it in judged for finding in it.findings
-    ]  # fmt: skip
+        (it.claim.statement, it.claim.place, str(f.regime), f.verdict, "; ".join(map(str, f.parts)))
+        for it in judged
+        for f in it.findings
+    ]
     caption = (
         "The paper's claims and what these runs say of them: differences with 95% intervals. "
         f"'At least' and 'matches' forgive {MARGIN:g} point, 'robust' {ROBUST:g}."
@@ -126,63 +124,60 @@ def table(judged: Sequence[Judged]) -> Table:
 
 def _every_iteration_gains(regime: Regime) -> list[Part]:
     side = regime.side("tspin")
-    main, done = main_of(regime, side), _common(side)
+    main, done = main_of(regime, side), sorted(finished(side))
     if main is None or len(done) < 2:
-        return [nothing("T-SPIN", "fewer than two finished iterations, or nothing measured")]
-    label = side[0].label
+        return [Part("T-SPIN", reading="fewer than two finished iterations, or nothing measured")]
     parts = []
     for t in done:
         before = BASE if t == 0 else t - 1
         named = "the initial policy" if t == 0 else f"iteration {before}"
-        gain = gain_of(regime.runs, Side(label, side, t), Side(label, side, before), main)
-        parts.append(above(f"{label}, iteration {t} over {named}", gain, main))
+        gain = gain_of(regime.runs, Side(side, t), Side(side, before), main)
+        parts.append(above(f"{side[0].label}, iteration {t} over {named}", gain, main))
     return parts
 
 
 def _steadier(regime: Regime) -> list[Part]:
     """The largest drop between consecutive iterations, SPIN's minus T-SPIN's, seed by seed."""
-    sides = {loss: regime.side(loss) for loss in ("tspin", "spin")}
-    members = [run for side in sides.values() for run in side]
-    main, done = main_of(regime, members), _common(members)
-    if main is None or len(done) < 2 or not all(sides.values()):
-        return [nothing("largest drop", "no two common iterations of T-SPIN and SPIN")]
-    values = measures.values(regime.runs, [main])
-    drops = {}
-    for loss, side in sides.items():
-        series = {run.seed: _series(values, run, [BASE, *done]) for run in side}
-        whole = {seed: numbers for seed, numbers in series.items() if len(numbers) == len(done) + 1}
-        drops[loss] = {seed: _largest_drop(numbers, main) for seed, numbers in whole.items()}
-    over = stats.paired(drops["spin"], drops["tspin"])
-    both = [stats.mean_interval(list(drops[loss].values())).mean for loss in ("spin", "tspin")]
-    what = f"largest drop between iterations: SPIN {both[0]:.2f}, T-SPIN {both[1]:.2f}; difference"
-    return [above(what, over, main)]
+    sides = [regime.side(loss) for loss in ("spin", "tspin")]
+    members = list(itertools.chain(*sides))
+    main, done = main_of(regime, members), sorted(finished(members))
+    if main is None or len(done) < 2 or not all(sides):
+        return [Part("largest drop", reading="no two common iterations of T-SPIN and SPIN")]
+    values = measures.values(regime.runs, [main]).pivot(index="run", columns="iteration")["value"]
+    changes = values.reindex(columns=[BASE, *done]).dropna().diff(axis="columns")
+    largest = (-main.better * changes).max(axis="columns").clip(lower=0)
+    spin, tspin = [{r.seed: largest[r.name] for r in side if r.name in largest} for side in sides]
+    means = [stats.mean_interval([*drops.values()]).mean for drops in (spin, tspin)]
+    what = "largest drop between iterations: SPIN {:.2f}, T-SPIN {:.2f}; difference".format(*means)
+    return [above(what, stats.paired(spin, tspin), main)]
 
 
 def _history_helps(regime: Regime) -> list[Part]:
     sides = [regime.side(loss) for loss in ("tspin", "wo_ha")]
     other = ", ".join(_differences(sides[0][0], sides[1][0])) if all(sides) else ""
     if other:
-        return [nothing("T-SPIN over w/o H-A", f"their settings differ: {other}")]
+        return [Part("T-SPIN over w/o H-A", reading=f"their settings differ: {other}")]
     return at_end(regime, "tspin", "wo_ha")
 
 
 def _quarter_of_the_data(regime: Regime) -> list[Part]:
     what = "T-SPIN on a quarter of the pairs over SFT on all"
-    by_size: dict[str, dict[float, list[Run]]] = {"sft": {}, "tspin": {}}
-    for run in regime.runs:
-        if run.loss in by_size and run.differs_only_in("data.size"):
-            by_size[run.loss].setdefault(regime.runs.num_pairs(run), []).append(run)
-    whole = max((size for size in by_size["sft"] if size > 0), default=math.nan)
-    quarter = next((size for size in by_size["tspin"] if _near(4 * size, whole)), None)
-    if quarter is None:
-        return [nothing(what, "no runs with one number of pairs a quarter of the other's")]
-    sft, tspin = by_size["sft"][whole], by_size["tspin"][quarter]
+    sized = regime.runs.where(lambda run: run.differs_only_in("data.size"))
+    by_size = sized.grouped(lambda run: (run.loss, sized.num_pairs(run)))
+    whole = max((size for loss, size in by_size if loss == "sft" and size > 0), default=math.nan)
+    # within 2%: rows that could not be used are left out of the count
+    quarters = [size for loss, size in by_size if loss == "tspin"
+                if math.isclose(4 * size, whole, rel_tol=0.02)]  # fmt: skip
+    if not quarters:
+        return [Part(what, reading="no runs with one number of pairs a quarter of the other's")]
+    quarter = quarters[0]
+    sft, tspin = by_size["sft", whole], by_size["tspin", quarter]
     main = main_of(regime, [*sft, *tspin])
     if main is None:
-        return [nothing(what, "nothing measured in both")]
-    sides = Side(tspin[0].label, tspin, FIGURE3), Side(sft[0].label, sft, 0)
+        return [Part(what, reading="nothing measured in both")]
+    gain = gain_of(regime.runs, Side(tspin, FIGURE3), Side(sft, 0), main)
     what = f"T-SPIN on {quarter:.0f} pairs, iteration {FIGURE3}, over SFT on {whole:.0f}, first "
-    return [at_least(f"{what}iteration", gain_of(regime.runs, *sides, main), main, MARGIN)]
+    return [above(f"{what}iteration", gain, main, MARGIN)]
 
 
 def _misaligned(regime: Regime) -> list[Part]:
@@ -192,40 +187,37 @@ def _misaligned(regime: Regime) -> list[Part]:
     at = frame[(frame["iteration"] == FIGURE3) & frame["run"].isin([run.name for run in spin])]
     share = stats.mean_interval((100 * at["reward_only"].astype(float)).to_numpy())
     what = f"SPIN, iteration {FIGURE3}: training rows with the higher reward but not likelihood"
-    parts = [about_half(what, share)]
+    parts = [about_half(what, share, HALF)]
     of = frame[frame["run"].isin([run.name for run in tspin])]
     worst = float((100 * (of["reward_only"] + of["logp_only"]).astype(float)).max())
     what = f"T-SPIN: most misaligned rows in any of {len(of)} tables"
     if math.isnan(worst):
-        return [*parts, nothing(what, "no table")]
+        return [*parts, Part(what, reading="no table")]
     over = replace(stats.mean_interval([worst]), n=len({run.seed for run in tspin}))
     return [*parts, Part(what, over, "%", worst == 0, "never" if worst == 0 else "happens")]
 
 
 def _robust(regime: Regime) -> list[Part]:
-    chosen = [run for run in regime.runs if grids.of_grid(run)]
+    chosen = regime.runs.where(grids.of_grid)
     usual = regime.side("tspin")
     main = main_of(regime, chosen)
     what = "T-SPIN over alpha and beta"
     if main is None or not usual:
-        return [nothing(what, "no run, or nothing measured")]
+        return [Part(what, reading="no run, or nothing measured")]
 
-    places = {run.name: tuple(run.coefficient(key, FIGURE3) for key in ("alpha", "beta"))
-              for run in chosen}  # fmt: skip
-    points: dict[tuple[float, ...], list[Run]] = {}
-    for run in chosen:
-        points.setdefault(places[run.name], []).append(run)
-    own = places[usual[0].name]
-    base = Side(usual[0].label, usual, FIGURE3)
-    parts = []
+    def point(run: Run) -> tuple[float, ...]:
+        return tuple(run.coefficient(key, FIGURE3) for key in ("alpha", "beta"))
+
+    points = chosen.grouped(point)
+    own, parts = point(usual[0]), []
     for at, side in sorted(points.items()):
         if at != own:
-            gain = gain_of(regime.runs, Side(side[0].label, side, FIGURE3), base, main)
+            gain = gain_of(regime.runs, Side(side, FIGURE3), Side(usual, FIGURE3), main)
             over = f"over alpha={own[0]:g}, beta={own[1]:g}, iteration {FIGURE3}"
-            parts.append(at_least(f"alpha={at[0]:g}, beta={at[1]:g} {over}", gain, main, ROBUST))
+            parts.append(above(f"alpha={at[0]:g}, beta={at[1]:g} {over}", gain, main, ROBUST))
     grid = {*itertools.product(grids.GRID, grids.GRID)}
     if lacking := grid - points.keys():
-        parts.append(nothing(what, f"{len(lacking)} of the {len(grid)} points were not run"))
+        parts.append(Part(what, reading=f"{len(lacking)} of the {len(grid)} points were not run"))
     return parts
 
 
@@ -234,7 +226,7 @@ def _above_sft(regime: Regime) -> list[Part]:
     counts = [regime.runs.num_pairs(side[0]) for side in sides]
     if len({*counts}) > 1:
         why = f"they learned from different numbers of pairs, {counts[0]:g} and {counts[1]:g}"
-        return [nothing("T-SPIN over SFT", why)]
+        return [Part("T-SPIN over SFT", reading=why)]
     return at_end(regime, "tspin", "sft")
 
 
@@ -313,44 +305,13 @@ def _find(claim: Claim, regime: Regime) -> Finding:
         log.debug("%s", claim.key, exc_info=True)
         why = f"could not be judged ({type(error).__name__}: {error})"
         regime.runs.problems.append(f"claim {claim.key}: {why}")
-        parts = [nothing("no evidence", "it could not be judged; see the problems")]
+        parts = [Part("no evidence", reading="it could not be judged; see the problems")]
     result, way_out = verdict(parts), ""
     if result == NOT_ENOUGH:
         of_mistral = claim.sweep == "table1" and "mistral" in regime.setting.model
         sweep = "table4" if of_mistral else claim.sweep
         way_out = missing.command(sweep, regime.setting, "seed=0,1,2", *regime.overrides)
-    return Finding(regime, result, _judged_on(parts), tuple(parts), way_out)
-
-
-def _judged_on(parts: Sequence[Part]) -> str:
-    """What stands for quality here, where that is not what the paper averages."""
-    measure = next((part.measure for part in parts if part.measure), None)
-    if measure is None:
-        return ""
-    if measure.key == measures.AVERAGE:
-        return "judged on the average of the benchmarks that were run"
-    of = ", of held-out prompts," if measure.key in measures.HELDOUT else " alone,"
-    return f"judged on {measure.title}{of} where the paper averages ten benchmarks"
-
-
-# --- runs ----------------------------------------------------------------------------------------
-
-
-def _largest_drop(values: Sequence[float], measure: Measure) -> float:
-    changes = [b - a for a, b in itertools.pairwise(values)]
-    return max([0.0, *(-measure.better * change for change in changes)])
-
-
-def _series(values: pd.DataFrame, run: Run, iterations: Sequence[int]) -> list[float]:
-    """Values of a run, in the order of the iterations, without what was not measured."""
-    own = values[values["run"] == run.name].set_index("iteration")["value"]
-    return [float(own[t]) for t in iterations if t in own.index]
-
-
-def _common(members: Sequence[Run]) -> list[int]:
-    """Iterations that all have finished."""
-    done = [set(run.folder.iterations()) for run in members]
-    return sorted(set.intersection(*done)) if done else []
+    return Finding(regime, result, parts, way_out)
 
 
 def _differences(a: Run, b: Run) -> Iterator[str]:
@@ -360,8 +321,3 @@ def _differences(a: Run, b: Run) -> Iterator[str]:
         of_one = key.startswith("coef.") and not (key in a.method and key in b.method)
         if one != other and not of_one and key not in ("loss.link", "data.seed"):
             yield f"{key} {one} and {other}"
-
-
-def _near(a: float, b: float) -> bool:
-    """Within 2%: rows that could not be used are left out of the count."""
-    return math.isclose(a, b, rel_tol=0.02)

@@ -6,7 +6,7 @@ Differences are turned so that more is better; their intervals are of 95%.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from analysis.figures import comparison
@@ -18,9 +18,6 @@ from analysis.reading.missing import ENOUGH
 from analysis.reading.regimes import Regime
 from analysis.reading.runs import Runs
 from analysis.reading.stats import Interval
-
-HALF = (40.0, 60.0)  # percent: "about half"
-POINTS = "points"
 
 
 @dataclass(frozen=True)
@@ -63,36 +60,38 @@ def gain_of(runs: Runs, a: Side, b: Side, measure: Measure) -> Interval:
     """How much better A is than B: over seeds and prompts where a program checked the answers, else
     over seeds."""
     kind, _, decoding = measure.key.partition(",")
-    if kind == "exact_match" and {run.seed for run in a.runs} & {run.seed for run in b.runs}:
-        right = measure.factor * comparison.differences(runs, a, b, decoding)
-        over = stats.bootstrap(right)
+    if kind == "exact_match":
+        over = stats.bootstrap(measure.factor * comparison.differences(runs, a, b, decoding))
         if not math.isnan(over.mean):
             return over
     return comparison.seed_by_seed(runs, a, b, measure).turned(measure.better)
 
 
-def at_end(regime: Regime, a: str, b: str, *, margin: float | None = None) -> list[Part]:
-    """Objective a over objective b where `comparison` compares them; at least, with a margin."""
+def at_end(regime: Regime, a: str, b: str, *, margin: float = 0.0) -> list[Part]:
+    """Objective a over objective b where `comparison` compares them; see `above`."""
     sides = [regime.side(a), regime.side(b)]
     main = main_of(regime, [*sides[0], *sides[1]])
     if not all(sides) or main is None:
         absent = [loss for loss, side in zip((a, b), sides, strict=True) if not side]
         why = f"no run with loss={', '.join(absent)}" if absent else "nothing measured"
-        return [nothing(f"loss={a} over loss={b}", why)]
-    labels = [side[0].label for side in sides]
-    what = f"{labels[0]} over {labels[1]}"
+        return [Part(f"loss={a} over loss={b}", reading=why)]
+    what = " over ".join(side[0].label for side in sides)
     ends = comparison.ends(*sides)
     if ends is None:
-        return [nothing(what, "no common finished iteration")]
-    pair = Side(labels[0], sides[0], ends[0]), Side(labels[1], sides[1], ends[1])
+        return [Part(what, reading="no common finished iteration")]
+    pair = Side(sides[0], ends[0]), Side(sides[1], ends[1])
     gain = gain_of(regime.runs, *pair, main)
     what = f"{what}, after iteration {comparison.when(*pair)}"
-    return [above(what, gain, main) if margin is None else at_least(what, gain, main, margin)]
+    return [above(what, gain, main, margin)]
 
 
-def above(what: str, gain: Interval, measure: Measure, line: float = 0.0) -> Part:
-    """Holds where the interval is above the line."""
-    unit = POINTS if measure.unit == "%" else measure.unit
+def above(what: str, gain: Interval, measure: Measure, margin: float = 0.0) -> Part:
+    """Holds where the interval is above 0, or above -margin, in points of a share."""
+    if margin and measure.unit != "%":
+        why = f"the margin is in points of a share; {measure.title} is none"
+        return Part(what, reading=why)
+    line = 0.0 - margin  # no -0.0
+    unit = "points" if measure.unit == "%" else measure.unit
     if gain.n < ENOUGH or math.isnan(gain.low):
         return Part(what, gain, unit, None, _few(gain.n), measure)
     if gain.low > line:
@@ -104,16 +103,9 @@ def above(what: str, gain: Interval, measure: Measure, line: float = 0.0) -> Par
     return Part(what, gain, unit, gain.low > line, reading, measure)
 
 
-def at_least(what: str, gain: Interval, measure: Measure, margin: float) -> Part:
-    """Holds where the interval is above -margin."""
-    if measure.unit != "%":
-        return nothing(what, f"the margin is in points of a share; {measure.title} is none")
-    return above(what, gain, measure, -margin)
-
-
-def about_half(what: str, share: Interval) -> Part:
-    """Holds where the interval lies within HALF."""
-    low, high = HALF
+def about_half(what: str, share: Interval, half: tuple[float, float]) -> Part:
+    """Holds where the interval lies within these limits, in percent."""
+    low, high = half
     limits = f"{low:g} to {high:g}%"
     if share.n < ENOUGH:
         return Part(what, share, "%", None, _few(share.n))
@@ -131,12 +123,8 @@ def _few(num_seeds: int) -> str:
     return f"fewer than {ENOUGH} seeds" if num_seeds else "not measured in both"
 
 
-def nothing(what: str, why: str) -> Part:
-    return Part(what, reading=why)
-
-
-def main_of(regime: Regime, members: Sequence[Run]) -> Measure | None:
+def main_of(regime: Regime, members: Iterable[Run]) -> Measure | None:
     """The main number of some runs; None where there is none, or no better and worse."""
     names = {run.name for run in members}
     main = measures.main_of(regime.runs.where(lambda run: run.name in names))
-    return main if main and main.better else None
+    return main if main.better else None

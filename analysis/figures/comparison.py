@@ -11,6 +11,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from analysis.figures import style
 from analysis.figures.pieces import HIGH, LOW, Column, Drawing, Piece, Table, of_each
 from analysis.reading import measures, missing, stats
 from analysis.reading.measures import Measure
-from analysis.reading.methods import Run
+from analysis.reading.methods import Run, finished
 from analysis.reading.regimes import Regime, regimes
 from analysis.reading.runs import Runs
 from analysis.reading.stats import Interval
@@ -47,19 +48,20 @@ def build(runs: Runs, name: str = "comparison", *, iteration: int | None = None)
 
     iteration  after which; None: the last of both methods of a pair
     """
-    return of_each(
-        [regime for regime in regimes(runs) if len(regime.members)], name,
-        lambda regime, named: _of_regime(regime, named, iteration),
-    )  # fmt: skip
+    make = partial(_of_regime, iteration=iteration)
+    return of_each(regimes(runs), name, make)
 
 
 @dataclass(frozen=True)
 class Side:
-    """A method after iteration t."""
+    """The runs of a method, one at least, after iteration t."""
 
-    label: str
     runs: Sequence[Run]
     t: int
+
+    @property
+    def label(self) -> str:
+        return self.runs[0].label
 
 
 def differences(runs: Runs, a: Side, b: Side, decoding: str) -> np.ndarray:
@@ -70,7 +72,7 @@ def differences(runs: Runs, a: Side, b: Side, decoding: str) -> np.ndarray:
         for run in a.runs if run.seed in others
     ]  # fmt: skip
     together = pd.concat(columns, axis=1) if columns else pd.DataFrame()
-    return together.to_numpy(dtype=float).T.reshape(len(columns), -1)
+    return together.to_numpy(dtype=float).T
 
 
 def compare(runs: Runs, iteration: int | None = None) -> pd.DataFrame:
@@ -80,7 +82,7 @@ def compare(runs: Runs, iteration: int | None = None) -> pd.DataFrame:
     for b, a in itertools.combinations(style.in_order(members), 2):
         last = ends(members[a], members[b]) if iteration is None else (iteration, iteration)
         if last:
-            rows += _pair(runs, Side(a, members[a], last[0]), Side(b, members[b], last[1]))
+            rows += _pair(runs, Side(members[a], last[0]), Side(members[b], last[1]))
     frame = pd.DataFrame(rows, columns=FRAME)
     for _, of_measure in frame.groupby("measure"):
         frame.loc[of_measure.index, "p"] = stats.holm(of_measure["p_alone"].tolist())
@@ -88,7 +90,7 @@ def compare(runs: Runs, iteration: int | None = None) -> pd.DataFrame:
     return frame
 
 
-def _of_regime(regime: Regime, name: str, iteration: int | None) -> list[Piece]:
+def _of_regime(regime: Regime, name: str, *, iteration: int | None) -> list[Piece]:
     runs, setting = regime.members, regime.setting
     frame = compare(runs, iteration)
     lines = missing.seeds(runs, "seeds", setting, *regime.overrides)
@@ -104,7 +106,7 @@ def _of_regime(regime: Regime, name: str, iteration: int | None) -> list[Piece]:
         "pairs, effect size; and the difference with its interval over seeds alone. The verdict "
         "names the better one."
     )
-    table = Table(name, caption, COLUMNS, frame.drop(columns="better"), "measure", tuple(lines))
+    table = Table(name, caption, COLUMNS, frame.drop(columns="better"), "measure", lines)
     caption = against + "difference with its 95% interval over seeds and, where known, prompts."
     data = frame.dropna(subset=["difference"])[["measure", "a", "b", *DIFFERENCE]]
     drawn = _forest(data, measures.columns(runs))
@@ -136,25 +138,23 @@ def _forest(data: pd.DataFrame, shown: Sequence[Measure]) -> style.Figure:
 
 def ends(a: Sequence[Run], b: Sequence[Run]) -> tuple[int, int] | None:
     """Where two methods are compared; None where one has finished no iteration."""
-    done = [set.intersection(*(set(run.folder.iterations()) for run in side)) for side in (a, b)]
-    if not all(done):
+    of_a, of_b = finished(a), finished(b)
+    if not (of_a and of_b):
         return None
-    planned = [{run.iterations for run in side} for side in (a, b)]
-    common = done[0] & done[1]
-    if planned[0] == planned[1] and common:
+    common = of_a & of_b
+    if common and {run.iterations for run in a} == {run.iterations for run in b}:
         return max(common), max(common)
-    return max(done[0]), max(done[1])
+    return max(of_a), max(of_b)
 
 
 def _pair(runs: Runs, a: Side, b: Side) -> list[dict[str, object]]:
-    main = measures.main_of(runs)
     checked = _decodings(runs, a) & _decodings(runs, b)
-    rows = [
-        _row(runs, a, b, measures.HELDOUT[f"exact_match,{decoding}"],
-             stats.bootstrap(100 * differences(runs, a, b, decoding)))
-        for decoding in ("greedy", "sampled", "cool") if decoding in checked
-    ]  # fmt: skip
-    if main and not (rows and main.key in measures.HELDOUT):
+    rows = []
+    for decoding in (name for name in ("greedy", "sampled", "cool") if name in checked):
+        over = stats.bootstrap(100 * differences(runs, a, b, decoding))
+        rows.append(_row(runs, a, b, measures.HELDOUT[f"exact_match,{decoding}"], over))
+    main = measures.main_of(runs)
+    if main.key and not (rows and main.key in measures.HELDOUT):
         rows.append(_row(runs, a, b, main))
     return rows
 

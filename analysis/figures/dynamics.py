@@ -1,5 +1,6 @@
 """Training dynamics: Figure 3 (rewards, log-likelihoods and the contingency table of one
-iteration) and Figure 7 (log-likelihoods and their gap over iterations).
+iteration), Figure 7 (log-likelihoods and their gap over iterations), and what the paper does not
+show: that table over all iterations.
 
 Numbers are the batch means that training recorded, averaged over twentieths of an iteration so
 that seeds meet at the same places.
@@ -21,10 +22,12 @@ from analysis.reading.runs import Runs
 from analysis.reading.stats import bands
 from tspin.objectives.contingency import CELLS
 
-NAMES = ("figure3", "figure7")
+NAMES = ("figure3", "figure7", "contingency")
 LOSSES = ("spin", "tspin")
+PAIRS = ("spin", "tspin", "tspin_ref", "wo_ha")  # the paper's objectives that compare responses
 ROLES = ("annotated", "synthetic")
 LOGPS = [f"logps/{role}" for role in ROLES]
+INDEX = ["label", "seed", "iteration", "progress"]
 BINS = 20
 GAP = "gap"
 UNIT = "nats"
@@ -35,7 +38,10 @@ def build(runs: Runs, name: str, *, iteration: int = 1, last: int = 2) -> list[P
     pictures, without numbers."""
 
     def make(part: Runs, setting: Setting, named: str) -> list[Piece]:
-        chosen = part.where(lambda run: run.is_main and run.loss in LOSSES)
+        usual = part.where(lambda run: run.is_main)
+        if name == "contingency":  # SFT has no pair
+            return [_contingency(usual.where(lambda run: run.loss != "sft"), setting, named)]
+        chosen = usual.where(lambda run: run.loss in LOSSES)
         if name == "figure3":
             return [_figure3(chosen, setting, named, iteration)]
         return [_figure7(chosen, setting, named, last)]
@@ -43,9 +49,9 @@ def build(runs: Runs, name: str, *, iteration: int = 1, last: int = 2) -> list[P
     return of_settings(runs, name, make)
 
 
-def curves(runs: Runs, iterations: Sequence[int], keys: Sequence[str]) -> pd.DataFrame:
+def _curves(runs: Runs, iterations: Sequence[int], keys: Sequence[str]) -> pd.DataFrame:
     """label, seed, iteration, progress (iterations done, e.g. 1.3), key, value: binned means."""
-    index, parts = ["label", "seed", "iteration", "progress"], []
+    parts = []
     for run in runs:
         for t in sorted({*iterations} & {*run.folder.iterations()}):
             steps = runs.steps(run, t)
@@ -53,14 +59,14 @@ def curves(runs: Runs, iterations: Sequence[int], keys: Sequence[str]) -> pd.Dat
             if recorded:
                 place = np.ceil(steps["progress"].to_numpy() * BINS).clip(1, BINS) / BINS + t
                 binned = steps[recorded].groupby(place).mean().rename_axis("progress").reset_index()
-                binned[index[:3]] = run.label, run.seed, t
+                binned[INDEX[:3]] = run.label, run.seed, t
                 parts.append(binned)
     if not parts:
-        return pd.DataFrame(columns=[*index, "key", "value"])
-    return pd.concat(parts).melt(index, var_name="key").dropna(subset=["value"])
+        return pd.DataFrame(columns=[*INDEX, "key", "value"])
+    return pd.concat(parts).melt(INDEX, var_name="key").dropna(subset=["value"])
 
 
-def broken_line(axes: Axes, line: pd.DataFrame, *, label: str, color: str) -> None:
+def _broken_line(axes: Axes, line: pd.DataFrame, *, label: str, color: str) -> None:
     """A line that breaks between iterations, where the responses change."""
     for _, part in line.groupby("iteration"):
         style.curve(axes, part, "progress", label=label, color=color)
@@ -68,7 +74,7 @@ def broken_line(axes: Axes, line: pd.DataFrame, *, label: str, color: str) -> No
 
 def _figure3(runs: Runs, setting: Setting, name: str, t: int) -> Drawing:
     keys = [f"rewards/{role}" for role in ROLES] + LOGPS
-    data = bands(curves(runs, [t], keys), ["label", "iteration", "progress", "key"])
+    data = bands(_curves(runs, [t], keys), ["label", "iteration", "progress", "key"])
     table = runs.contingency
     table = table[(table["iteration"] == t) & (table["split"] == "train")]
     labels = style.in_order(runs.labels())
@@ -96,15 +102,13 @@ def _figure3(runs: Runs, setting: Setting, name: str, t: int) -> Drawing:
         f"{setting}. Mean and 95% interval over seeds."
     )
     lines = missing.objectives(runs, LOSSES, "figure3", setting) + missing.iterations(runs, [t])
-    return Drawing(name, caption, drawn, data, tuple(lines))
+    return Drawing(name, caption, drawn, data, lines)
 
 
 def _figure7(runs: Runs, setting: Setting, name: str, last: int) -> Drawing:
     iterations = range(last + 1)
-    logps = curves(runs, iterations, LOGPS)
-    wide = logps.pivot(
-        index=["label", "seed", "iteration", "progress"], columns="key", values="value"
-    ).reindex(columns=LOGPS)
+    logps = _curves(runs, iterations, LOGPS)
+    wide = logps.pivot(index=INDEX, columns="key", values="value").reindex(columns=LOGPS)
     gap = (wide[LOGPS[0]] - wide[LOGPS[1]]).rename("value").reset_index().assign(key=GAP)
     data = bands(pd.concat([logps, gap]), ["label", "iteration", "progress", "key"])
     labels = style.in_order(runs.labels())
@@ -115,7 +119,7 @@ def _figure7(runs: Runs, setting: Setting, name: str, last: int) -> Drawing:
         _roles(axes, of_label, "logps")
         axes.set(title=label, ylabel=f"log-likelihood ({UNIT})")
         of_gap = of_label[of_label["key"] == GAP]
-        broken_line(behind, of_gap, label=label, color=style.colour(label))
+        _broken_line(behind, of_gap, label=label, color=style.colour(label))
     behind.set(title="gap log p(y) - log p(y')", ylabel=f"gap ({UNIT})")
     for axes in drawn.axes:
         axes.set_xlabel("iterations of training")
@@ -130,14 +134,39 @@ def _figure7(runs: Runs, setting: Setting, name: str, last: int) -> Drawing:
     )
     lines = missing.objectives(runs, LOSSES, "figure7", setting)
     lines += missing.iterations(runs, list(iterations))
-    return Drawing(name, caption, drawn, data, tuple(lines))
+    return Drawing(name, caption, drawn, data, lines)
+
+
+def _contingency(runs: Runs, setting: Setting, name: str) -> Drawing:
+    table = runs.contingency
+    table = table.assign(misaligned=table["reward_only"] + table["logp_only"])
+    index = ["split", "label", "iteration", "key"]
+    long = table.melt([*index[:3], "seed"], [*CELLS, "misaligned"], "key").dropna(subset=["value"])
+    data = bands(long.assign(value=100 * long["value"].astype(float)), index)
+    drawn = style.figure(2, 2)
+    splits = ("train", "training"), ("heldout", "held-out")
+    panels = [(split, of, key) for split, of in splits for key in ("misaligned", "both")]
+    for axes, (split, of, key) in zip(drawn.axes, panels, strict=True):
+        for label in style.in_order(runs.labels()):
+            line = data[(data["split"] == split) & (data["key"] == key) & (data["label"] == label)]
+            style.method(axes, line, "iteration", label)
+        axes.set(xlabel="iteration", ylabel=f"{of} prompts, {key} (%)")
+        style.whole_numbers(axes)
+    style.legend(drawn)
+    caption = (
+        "On how many prompts both reward and log-likelihood rank the annotated response above the "
+        "synthetic one, and on how many only one of them does (misaligned), after each "
+        f"iteration, {setting}; ties count as not above. Mean and 95% interval over seeds."
+    )
+    lines = missing.objectives(runs, PAIRS, "table2", setting) + missing.iterations(runs)
+    return Drawing(name, caption, drawn, data, lines)
 
 
 def _roles(axes: Axes, data: pd.DataFrame, kind: str) -> None:
     """y and y' of one method."""
     for role in ROLES:
         line = data[data["key"] == f"{kind}/{role}"]
-        broken_line(axes, line, label=style.NAMES[role], color=style.ROLES[role])
+        _broken_line(axes, line, label=style.NAMES[role], color=style.ROLES[role])
 
 
 def _cells(axes: Axes, table: pd.DataFrame, label: str) -> None:

@@ -33,10 +33,9 @@ def _figure4a(runs: Runs, setting: Setting, name: str, t: int) -> Drawing:
     """T-SPIN after iteration t; SFT after its first iteration, and after as many steps."""
     chosen = runs.where(lambda run: run.loss in LOSSES and run.differs_only_in("data.size"))
     main = measures.main_of(chosen)
-    values = measures.values(chosen, [main] if main else [])
     values = chosen.described(
-        values, size=chosen.num_pairs, objective=lambda run: run.values["loss.label"],
-        loss=lambda run: run.loss,
+        measures.values(chosen, [main]), size=chosen.num_pairs, loss=lambda run: run.loss,
+        objective=lambda run: run.values["loss.label"],
     )  # fmt: skip
     shown = (values["iteration"] == t) | ((values["loss"] == "sft") & (values["iteration"] == 0))
     data = bands(values[shown], ["objective", "loss", "iteration", "size"])
@@ -49,11 +48,11 @@ def _figure4a(runs: Runs, setting: Setting, name: str, t: int) -> Drawing:
     lines += missing.iterations(chosen.where(lambda run: run.loss != "sft"), [t])
     lines += missing.seeds(chosen, "figure4a", setting)
     caption = (
-        f"{measures.opening(main)} against the number of annotated pairs, {setting}: "
+        f"{main.opening} against the number of annotated pairs, {setting}: "
         f"T-SPIN after iteration {t}, SFT after its first iteration and after as many steps. Mean "
         "and 95% interval over seeds."
     )
-    return Drawing(name, caption, _over_sizes(data, main), data, tuple(lines))
+    return Drawing(name, caption, _over_sizes(data, main), data, lines)
 
 
 def _paper(name: str) -> Drawing:
@@ -64,9 +63,9 @@ def _paper(name: str) -> Drawing:
     return Drawing(name, caption, _over_sizes(data, measures.percent("average", "Avg")), data)
 
 
-def _over_sizes(data: pd.DataFrame, main: Measure | None) -> style.Figure:
+def _over_sizes(data: pd.DataFrame, main: Measure) -> style.Figure:
     drawn, axes = style.one_panel((4.6, 3.0), empty=data.empty)
-    if data.empty or main is None:
+    if data.empty:
         return drawn
     for (label, t), line in data.groupby(["objective", "iteration"]):
         epochs = line["epochs"].iloc[0]
@@ -90,11 +89,9 @@ def _figure4c(runs: Runs, setting: Setting, name: str, t: int) -> Drawing:
     """The main number of T-SPIN after iteration t, a cell for each alpha and beta."""
     chosen = runs.where(of_grid)
     main = measures.main_of(chosen)
-    values = measures.values(chosen, [main] if main else [])
-    values = values[values["iteration"] == t]
     values = chosen.described(
-        values, alpha=lambda run: run.coefficient("alpha", t),
-        beta=lambda run: run.coefficient("beta", t),
+        measures.values(chosen, [main]).query("iteration == @t"),
+        alpha=lambda run: run.coefficient("alpha", t), beta=lambda run: run.coefficient("beta", t),
     )  # fmt: skip
     # beta=0.1 and beta=[0,0.1] are one method; a seed of it counts once
     values = values.drop_duplicates(["alpha", "beta", "seed"])
@@ -116,17 +113,18 @@ def _figure4c(runs: Runs, setting: Setting, name: str, t: int) -> Drawing:
         lines = [f"the whole grid: {missing.command('figure4c', setting)}"]
     lines += missing.iterations(chosen, [t])
     caption = (
-        f"{measures.opening(main)} of T-SPIN after iteration {t} over alpha and beta, "
+        f"{main.opening} of T-SPIN after iteration {t} over alpha and beta, "
         f"{setting}. Mean, and half the 95% interval, over seeds; crossed out: no run."
     )
-    return Drawing(name, caption, _heat_map(mean, half, main), data, tuple(lines))
+    return Drawing(name, caption, _heat_map(mean, half, main), data, lines)
 
 
-def _heat_map(mean: pd.DataFrame, half: pd.DataFrame, main: Measure | None) -> style.Figure:
+def _heat_map(mean: pd.DataFrame, half: pd.DataFrame, main: Measure) -> style.Figure:
     """Alpha in rows, beta in columns."""
     square = mean.to_numpy(float)
-    drawn, axes = style.one_panel((4.2, 3.4), empty=bool(np.isnan(square).all()))
-    if main is None or np.isnan(square).all():
+    empty = bool(np.isnan(square).all())
+    drawn, axes = style.one_panel((4.2, 3.4), empty=empty)
+    if empty:
         return drawn
     image = axes.imshow(square, cmap=style.MAP, origin="lower", aspect="auto")
     drawn.colorbar(image, ax=axes, label=main.axis)

@@ -16,7 +16,7 @@ PANELS = 3
 
 def build(runs: Runs, name: str = "objectives") -> list[Piece]:
     """A figure and a table for every regime."""
-    return of_each([regime for regime in regimes(runs) if len(regime.members)], name, _of_regime)
+    return of_each(regimes(runs), name, _of_regime)
 
 
 def _of_regime(regime: Regime, name: str) -> list[Piece]:
@@ -30,6 +30,6 @@ def _of_regime(regime: Regime, name: str) -> list[Piece]:
     drawn, data = results.panels(values, shown[:PANELS])
     columns, frame = results.columns(shown), results.rows(values, shown, chosen.pairs())
     return [
-        Drawing(name, caption, drawn, data, tuple(lines)),
-        Table(f"{name}-table", caption, columns, frame, "label", tuple(lines)),
+        Drawing(name, caption, drawn, data, lines),
+        Table(f"{name}-table", caption, columns, frame, "label", lines),
     ]

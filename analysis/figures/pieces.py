@@ -18,7 +18,6 @@ from analysis.reading.runs import Runs
 from tspin.tools.files import atomic
 
 LOW, HIGH = ":low", ":high"  # suffixes of the columns of an interval
-NOTHING = "-"
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Table:
     columns: tuple[Column, ...]
     frame: pd.DataFrame
     group: str | None = None  # rows that share this column stand together
-    missing: tuple[str, ...] = ()  # what is not there, and the command that makes it
+    missing: Sequence[str] = ()  # what is not there, and the command that makes it
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class Drawing:
     caption: str
     figure: Figure
     data: pd.DataFrame
-    missing: tuple[str, ...] = ()
+    missing: Sequence[str] = ()
 
 
 Piece = Table | Drawing
@@ -75,26 +74,18 @@ def of_settings(
     return of_each(runs.settings(), name, lambda part, named: make(runs.of(part), part, named))
 
 
-def write(
-    pieces: Iterable[Piece], images: Mapping[str, Mapping[str, bytes]], out: Path
-) -> list[Path]:
-    """Saves the pieces in the folder `out`. -> the files
-
-    images  name of a drawing -> format -> its bytes, see render.images
-    """
-    files: dict[Path, bytes] = {}
+def write(pieces: Iterable[Piece], images: Mapping[str, Mapping[str, bytes]], out: Path) -> None:
+    """Saves the pieces in the folder `out`; images: of each drawing by format, see render.images"""
     for piece in pieces:
+        contents: dict[str, str | bytes]
         if isinstance(piece, Table):
-            texts = {"csv": csv(piece.frame), "md": markdown(piece), "tex": latex(piece)}
-            contents = {ending: text.encode() for ending, text in texts.items()}
+            contents = {"csv": csv(piece.frame), "md": markdown(piece), "tex": latex(piece)}
         else:
-            contents = {"csv": csv(piece.data).encode()}
-            contents |= {ending: images[piece.name][ending] for ending in ("pdf", "png")}
-        files |= {out / f"{piece.name}.{ending}": content for ending, content in contents.items()}
-    for file, content in files.items():
-        with atomic(file) as path:
-            path.write_bytes(content)
-    return list(files)
+            pdf, png = (images[piece.name][ending] for ending in ("pdf", "png"))
+            contents = {"csv": csv(piece.data), "pdf": pdf, "png": png}
+        for ending, content in contents.items():
+            with atomic(out / f"{piece.name}.{ending}") as path:
+                path.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def csv(frame: pd.DataFrame) -> str:
@@ -136,8 +127,7 @@ def cells(table: Table) -> list[list[tuple[str, bool]]]:
     best = {c.key: _best(table.frame[c.key], c) for c in table.columns if c.better}
 
     def is_best(value: Any, column: Column) -> bool:  # as printed: what reads the same is equal
-        text = best.get(column.key)
-        return text is not None and not pd.isna(value) and text == f"{value:.{column.digits}f}"
+        return column.key in best and best[column.key] == f"{value:.{column.digits}f}"
 
     return [
         [(_text(row, column), is_best(row[column.key], column)) for column in table.columns]
@@ -154,16 +144,14 @@ def escape(text: str) -> str:
 
 def _best(values: pd.Series, column: Column) -> str | None:
     present = values.dropna()
-    if len(present) < 2:
-        return None
     best = present.max() if column.better > 0 else present.min()
-    return f"{best:.{column.digits}f}"
+    return f"{best:.{column.digits}f}" if len(present) > 1 else None
 
 
 def _text(row: dict[str, Any], column: Column) -> str:
     value = row[column.key]
     if pd.isna(value):
-        return NOTHING
+        return "-"
     if column.digits is None:
         whole = isinstance(value, float) and value == int(value)
         return str(int(value)) if whole else str(value)
@@ -172,12 +160,3 @@ def _text(row: dict[str, Any], column: Column) -> str:
     text = f"{value:{'+' if column.signed else ''}.{column.digits}f}"
     high = row.get(column.key + HIGH)
     return text if pd.isna(high) else f"{text} +- {high - value:.{column.digits}f}"
-
-
-def spread(frame: pd.DataFrame, keys: Sequence[str], column: str) -> pd.DataFrame:
-    """Bands (mean, low, high) in rows of keys x `column` -> one row per keys, the columns of
-    intervals (KEY, KEY:low, KEY:high) side by side."""
-    wide = frame.pivot(index=list(keys), columns=column, values=["mean", "low", "high"])
-    suffixes = {"mean": "", "low": LOW, "high": HIGH}
-    wide.columns = [f"{name}{suffixes[part]}" for part, name in wide.columns]
-    return wide.reset_index()

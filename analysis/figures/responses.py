@@ -14,12 +14,9 @@ NAMES = ("table5",)
 LOSSES = ("spin", "tspin")
 DATA = "data"  # the label of the annotated response
 COLUMNS = (
-    Column("label", "method"),
-    Column("what", "response"),
-    Column("response", "text"),
-    Column("logp", "log-likelihood (nats)", 2),
-    Column("reward", "reward (nats)", 2),
-)
+    Column("label", "method"), Column("what", "response"), Column("response", "text"),
+    Column("logp", "log-likelihood (nats)", 2), Column("reward", "reward (nats)", 2),
+)  # fmt: skip
 
 
 def build(runs: Runs, name: str = "table5", *, prompt: str | None = None) -> list[Piece]:
@@ -53,7 +50,7 @@ def _table(runs: Runs, setting: Setting, name: str, prompt: str | None) -> Table
         labels = ", ".join(run.label for run in chosen)
         lines.append(f"no prompt{which} in the samples of all of: {labels}")
     frame = pd.DataFrame(rows, columns=[column.key for column in COLUMNS])
-    return Table(name, f"{caption}.", COLUMNS, frame, "label", tuple(lines))
+    return Table(name, f"{caption}.", COLUMNS, frame, "label", lines)
 
 
 def _of_run(runs: Runs, run: Run, prompt: str) -> list[dict[str, object]]:

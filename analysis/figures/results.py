@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from analysis.figures import style
-from analysis.figures.pieces import HIGH, LOW, Column, Drawing, Piece, Table, of_settings, spread
+from analysis.figures.pieces import HIGH, LOW, Column, Drawing, Piece, Table, of_settings
 from analysis.reading import measures, missing, paper
 from analysis.reading.measures import AVERAGE, Measure
 from analysis.reading.methods import Run, Setting
@@ -70,12 +70,10 @@ def build(runs: Runs, name: str, *, with_paper: bool = False) -> list[Piece]:
     """
     plan = PLANS[name]
     covered = runs.where(lambda run: plan.covers(run.setting))
-    pieces = of_settings(
-        covered, name, lambda part, at, named: [_of_setting(part, at, named, plan)]
-    )
+    pieces = of_settings(covered, name, lambda of, at, named: [_of_setting(of, at, named, plan)])
     if not len(covered):
-        lines = (f"no run of it: {missing.command(plan.sweep, None, 'model=mistral')}",)
-        pieces.append(_piece(name, plan, plan.what, pd.DataFrame(), [], lines, {}))
+        lines = [f"no run of it: {missing.command(plan.sweep, None, 'model=mistral')}"]
+        pieces.append(_piece(name, plan, plan.what, measures.values(covered, []), [], lines, {}))
     if with_paper:
         pieces.append(_of_paper(plan, name))
     return pieces
@@ -93,11 +91,13 @@ def rows(
     start = values[values["iteration"] == BASE].drop_duplicates(["seed", "key"])
     after = values[values["iteration"] != BASE]
     every = pd.concat([start.assign(label=START), after], ignore_index=True)
-    changes = _changes(values[values["key"] == main.key]) if main else every.iloc[:0]
+    changes = _changes(values[values["key"] == main.key])
     banded = bands(pd.concat([every, changes], ignore_index=True), ["label", "iteration", "key"])
-    keys = [key + end for key in (*(m.key for m in shown), DELTA) for end in ("", LOW, HIGH)]
-    wide = spread(banded, ["label", "iteration"], "key")
-    wide = wide.reindex(columns=["label", "iteration", *keys])
+    ends = {"mean": "", "low": LOW, "high": HIGH}
+    keys = [key + end for key in (*(m.key for m in shown), DELTA) for end in ends.values()]
+    wide = banded.pivot(index=["label", "iteration"], columns="key", values=[*ends])
+    wide.columns = [key + ends[part] for part, key in wide.columns]
+    wide = wide.reindex(columns=keys).reset_index()
     seeds = every.groupby(["label", "iteration"])["seed"].nunique().rename("seeds").reset_index()
     order = {label: i for i, label in enumerate([START, *style.in_order(after["label"])])}
     wide = wide.merge(seeds).sort_values(
@@ -115,7 +115,7 @@ def columns(shown: Sequence[Measure]) -> tuple[Column, ...]:
         Column("label", "method"),
         *(Column(key, key) for key in ("pairs", "iteration", "seeds")),
         *(Column(m.key, m.axis, m.digits, m.better) for m in shown),
-        *([Column(DELTA, f"change of {main.title}", main.digits, signed=True)] if main else []),
+        *([Column(DELTA, f"change of {main.title}", main.digits, signed=True)] if shown else []),
     )
 
 
@@ -154,7 +154,7 @@ def _of_setting(runs: Runs, setting: Setting, name: str, plan: Plan) -> Piece:
     lines += missing.iterations(chosen) + missing.numbers(chosen, values, shown)
     lines += missing.seeds(chosen, plan.sweep, setting)
     caption = f"{plan.what}, {setting}"
-    return _piece(name, plan, caption, values, shown, tuple(lines), chosen.pairs())
+    return _piece(name, plan, caption, values, shown, lines, chosen.pairs())
 
 
 def _of_paper(plan: Plan, name: str) -> Piece:
@@ -165,7 +165,8 @@ def _of_paper(plan: Plan, name: str) -> Piece:
     if notes := paper.notes(plan.table):
         caption += "; marked: " + "; ".join(notes)
     pairs = {label: paper.PAIRS.get(label, paper.USUAL_PAIRS) for label in values["label"]}
-    return _piece(f"{name}-paper", plan, caption, values, paper.measures(), (), pairs)
+    shown = [*map(measures.benchmark, measures.TASKS), measures.percent(AVERAGE, "Avg")]
+    return _piece(f"{name}-paper", plan, caption, values, shown, [], pairs)
 
 
 def _piece(
@@ -174,11 +175,9 @@ def _piece(
     caption: str,
     values: pd.DataFrame,
     shown: list[Measure],
-    lines: tuple[str, ...],
+    lines: list[str],
     pairs: Mapping[str, float],
 ) -> Piece:
-    if values.empty:
-        values = pd.DataFrame(columns=["label", "seed", "run", "iteration", "key", "value"])
     several = values.groupby(["label", "iteration", "key"])["seed"].nunique().max() > 1
     caption += ". Mean and 95% interval over seeds." if several else "."
     if plan.panels:
@@ -194,9 +193,9 @@ def _chosen(shown: Sequence[Measure], wanted: Sequence[str]) -> list[Measure]:
     """
     of_paper = [measure for measure in shown if measure.key in wanted]
     main = measures.main_number(shown)
-    if of_paper or not main:
-        return of_paper
-    return [main] if len(wanted) == 1 or main.key == AVERAGE else list(shown[:3])
+    if of_paper or len(wanted) > 1 and main.key != AVERAGE:
+        return of_paper or list(shown[:3])
+    return [main][: len(shown)]
 
 
 def _changes(values: pd.DataFrame) -> pd.DataFrame:

@@ -157,11 +157,3 @@ def one_panel(panel: tuple[float, float], *, empty: bool) -> tuple[Figure, Axes]
 def applied() -> AbstractContextManager[None]:
     """The settings, for a `with` around drawing and saving."""
     return mpl.rc_context(SETTINGS)
-
-
-def settle(drawn: Figure) -> None:
-    """Lays a figure out once, rather than at every save."""
-    engine = drawn.get_layout_engine()
-    if engine is not None:
-        engine.execute(drawn)
-        drawn.set_layout_engine("none")

@@ -21,15 +21,11 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def build(
-    runs: Runs, name: str = "table3", *, with_paper: bool = False, configured: Path = CONFIGURED
-) -> list[Piece]:
-    """configured: a file of conf/evals; its tasks are the rows, with others that runs had."""
-    tasks = {}
-    if configured.exists():
-        tasks = yaml.safe_load(configured.read_text(encoding="utf-8"))["tasks"]
+def build(runs: Runs, name: str = "table3", *, with_paper: bool = False) -> list[Piece]:
+    """The tasks of CONFIGURED are the rows, with others that runs had."""
+    tasks = yaml.safe_load(CONFIGURED.read_text(encoding="utf-8"))["tasks"]
     numbers = runs.evaluation
-    had = numbers[numbers["part"] == "benchmark"].drop_duplicates("task").set_index("task")
+    had = numbers[numbers["part"] == "benchmark"].drop_duplicates("key").set_index("key")
     rows, lines, way = [], [], missing.command("table1", None, "evals=paper")
     for task in dict.fromkeys([*tasks, *had.index]):
         of_conf, of_runs = tasks.get(task, {}), had.loc[task] if task in had.index else {}
@@ -38,11 +34,9 @@ def build(
         rows.append([title, task, of_conf.get("shots"), of_conf.get("metric"), *facts])
         if facts[:2] == [None, None]:
             lines.append(f"no run was evaluated on {task}: {way}")
-    if not rows:
-        lines = [f"no benchmark configured or run: {way}"]
     frame = pd.DataFrame(rows, columns=[column.key for column in COLUMNS], dtype=object)
     caption = "Benchmarks, as configured and as these runs had them."
-    pieces: list[Piece] = [Table(name, caption, COLUMNS, frame, missing=tuple(lines))]
+    pieces: list[Piece] = [Table(name, caption, COLUMNS, frame, missing=lines)]
     if with_paper:
         caption = f"Benchmarks, as the paper prints them ({paper.SOURCE})."
         columns = (*COLUMNS[:4], Column("note", "note"))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-
+import numpy as np
 import pandas as pd
 
 from analysis.figures import style
@@ -16,7 +15,7 @@ from analysis.reading.stats import bands
 
 NAMES = ("tuning",)
 KEY = "optim.lr"
-FIRST = (Column("label", "method"), Column("seeds", "seeds"))
+BY = ["objective", "lr"]
 
 
 def build(runs: Runs, name: str = "tuning") -> list[Piece]:
@@ -26,7 +25,8 @@ def build(runs: Runs, name: str = "tuning") -> list[Piece]:
         return of_settings(tuned, name, _of_setting)
     way = missing.command("tune", runs.settings()[0] if len(runs.settings()) == 1 else None)
     caption = "Learning rates, judged on validation prompts."
-    return [_table(name, caption, _empty(), [], None, (f"no run on validation prompts: {way}",))]
+    lines = [f"no run on validation prompts: {way}"]
+    return [_table(name, caption, bands(pd.DataFrame(), BY), [], measures.NOTHING, lines)]
 
 
 def _of_setting(runs: Runs, setting: Setting, name: str) -> list[Piece]:
@@ -34,22 +34,18 @@ def _of_setting(runs: Runs, setting: Setting, name: str) -> list[Piece]:
         lambda run: run.differs_only_in(KEY) and isinstance(run.values.get(KEY), float)
     )
     main = measures.main_of(chosen)
-    data = _means(chosen, main) if main else _empty()
+    data = _means(chosen, main)
     rates = sorted(set(data["lr"]))
     lines = missing.iterations(chosen)
     if len(rates) < 3:
         way = missing.command("tune", setting._replace(split="test"))  # it names the split itself
         lines.append(f"fewer than three learning rates: {way}")
     caption = (
-        f"{measures.opening(main)} after the last iteration for each learning rate, "
+        f"{main.opening} after the last iteration for each learning rate, "
         f"{setting}: mean over seeds; best, and how far it is above its better neighbour."
     )
-    table = _table(name, caption, data, rates, main, tuple(lines))
+    table = _table(name, caption, data, rates, main, lines)
     return [table, Drawing(f"{name}-figure", caption, _drawn(data, main), data)]
-
-
-def _empty() -> pd.DataFrame:
-    return pd.DataFrame(columns=["objective", "lr", "mean", "n"])
 
 
 def _means(runs: Runs, main: Measure) -> pd.DataFrame:
@@ -59,40 +55,36 @@ def _means(runs: Runs, main: Measure) -> pd.DataFrame:
         lr=lambda run: run.values[KEY], end=lambda run: run.iterations - 1,
     )  # fmt: skip
     values = values[values["iteration"] == values["end"]]
-    return bands(values, ["objective", "lr"])
+    return bands(values, BY)
 
 
 def _table(
-    name: str, caption: str, data: pd.DataFrame, rates: list[float], main: Measure | None,
-    lines: tuple[str, ...],
+    name: str, caption: str, data: pd.DataFrame, rates: list[float], main: Measure,
+    lines: list[str],
 ) -> Table:  # fmt: skip
     """A row for each objective, a column for each rate; then the best and where it lies."""
-    digits = main.digits if main else 2
     columns = (
-        *FIRST,
-        *(Column(f"{rate:g}", f"{rate:g}", digits) for rate in rates),
-        Column("best", "best"),
-        Column("above", "above its neighbour", digits, signed=True),
+        Column("label", "method"), Column("seeds", "seeds"),
+        *(Column(f"{rate:g}", f"{rate:g}", main.digits) for rate in rates),
+        Column("best", "best"), Column("above", "above its neighbour", main.digits, signed=True),
         Column("where", "in the grid"),
-    )
+    )  # fmt: skip
     rows = []
     for objective in style.in_order(data["objective"]):
         own = data[data["objective"] == objective].set_index("lr")
         means = own["mean"].reindex(rates)
-        values = means * main.better if main else means
-        best = float(values.idxmax())
-        at = rates.index(best)
-        beside = values.iloc[[i for i in (at - 1, at + 1) if 0 <= i < len(rates)]]
-        above = float(values[best] - beside.max()) if len(beside) else math.nan
-        where = "inside" if 0 < at < len(rates) - 1 else "on the edge: widen the grid"
+        values = means * main.better
+        best = values.idxmax()
+        above = values[best] - np.fmax(values.shift(1), values.shift(-1))[best]
+        where = "on the edge: widen the grid" if best in (rates[0], rates[-1]) else "inside"
         rows.append([objective, int(own["n"].max()), *means, f"{best:g}", above, where])
     frame = pd.DataFrame(rows, columns=[column.key for column in columns])
     return Table(name, caption, columns, frame, missing=lines)
 
 
-def _drawn(data: pd.DataFrame, main: Measure | None) -> style.Figure:
+def _drawn(data: pd.DataFrame, main: Measure) -> style.Figure:
     drawn, axes = style.one_panel((4.2, 3.0), empty=data.empty)
-    if data.empty or main is None:
+    if data.empty:
         return drawn
     for objective in style.in_order(data["objective"]):
         line = data[data["objective"] == objective].sort_values("lr").astype({"lr": float})

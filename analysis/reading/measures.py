@@ -44,11 +44,17 @@ class Measure:
     def axis(self) -> str:
         return f"{self.title} ({self.unit})" if self.unit else self.title
 
+    @property
+    def opening(self) -> str:
+        """How a caption about it begins."""
+        return self.axis[0].upper() + self.axis[1:]
+
 
 def percent(key: str, title: str, better: int = 1) -> Measure:
     return Measure(key, title, "%", 100.0, better=better)
 
 
+NOTHING = Measure("", "nothing")  # where no run was evaluated
 HELDOUT = {
     measure.key: measure
     for measure in (
@@ -76,47 +82,30 @@ def benchmark(task: str) -> Measure:
 def columns(runs: Runs) -> list[Measure]:
     """What a table of these runs has columns for, the average or the first one the main number."""
     numbers = runs.evaluation
-    tasks = list(numbers.loc[numbers["part"] == "benchmark", "task"].unique())
+    tasks = list(numbers.loc[numbers["part"] == "benchmark", "key"].unique())
     if tasks:
         order = [*(task for task in TASKS if task in tasks), *(t for t in tasks if t not in TASKS)]
         average = [percent(AVERAGE, "Avg")] if (numbers["part"] == AVERAGE).any() else []
         return [*map(benchmark, order), *average]
-    metrics = set(numbers.loc[numbers["part"] == "heldout", "metric"])
+    metrics = set(numbers.loc[numbers["part"] == "heldout", "key"])
     keys = OPEN_COLUMNS if OPEN in metrics else COLUMNS
     return [HELDOUT[key] for key in (keys if metrics & {*keys} else HELDOUT) if key in metrics]
 
 
-def main_number(measures: Sequence[Measure]) -> Measure | None:
+def main_number(measures: Sequence[Measure]) -> Measure:
     """The average where there is one, else the first."""
-    return next((m for m in measures if m.key == AVERAGE), measures[0] if measures else None)
+    return next((m for m in measures if m.key == AVERAGE), measures[0] if measures else NOTHING)
 
 
-def main_of(runs: Runs) -> Measure | None:
+def main_of(runs: Runs) -> Measure:
     """The main number of these runs."""
     return main_number(columns(runs))
 
 
-def opening(main: Measure | None) -> str:
-    """How a caption about the main number begins."""
-    title = main.axis if main else "nothing"
-    return title[0].upper() + title[1:]
-
-
 def values(runs: Runs, measures: list[Measure]) -> pd.DataFrame:
-    """label, seed, run, iteration, key, value (as shown), n, num_fewshot: a row per number.
-
-    A benchmark's metric is the one its average is made of, else its first.
-    """
-    numbers = runs.evaluation
+    """The rows of `runs.evaluation` for these measures, with values as they are shown; held-out
+    numbers first, averages last."""
     factors = {measure.key: measure.factor for measure in measures}
-    heldout = numbers[numbers["part"] == "heldout"].assign(key=lambda rows: rows["metric"])
-    average = numbers[numbers["part"] == AVERAGE].assign(key=AVERAGE)
-    tasks = numbers[numbers["part"] == "benchmark"].assign(key=lambda rows: rows["task"])
-    tasks = tasks.sort_values("of_average", ascending=False, kind="stable")
-    tasks = tasks.drop_duplicates(["run", "iteration", "task"])
-    parts = [part for part in (heldout, tasks, average) if len(part)]
-    if not parts:
-        return numbers.assign(key="")
-    shown = pd.concat(parts, ignore_index=True)
-    shown = shown[shown["key"].isin(factors)].reset_index(drop=True)
-    return shown.assign(value=shown["value"] * shown["key"].map(factors))
+    numbers = runs.evaluation.sort_values("part", ascending=False, kind="stable")
+    shown = numbers[numbers["key"].isin(factors)].reset_index(drop=True)
+    return shown.assign(value=shown["value"] * shown["key"].map(factors).astype(float))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -106,10 +106,11 @@ class Run:
         """At iteration t; a list's last value repeats. NaN where the objective has none."""
         return float(at(coefficients(self.values).get(name, math.nan), t))
 
-    def beta(self, t: int) -> float:
-        """Weight of the historical term: 0 at iteration 0, where it has no gradient."""
-        beta = self.coefficient("beta", t) if t else 0.0
-        return 0.0 if math.isnan(beta) else beta
+
+def finished(runs: Iterable[Run]) -> set[int]:
+    """Iterations that all of them have finished."""
+    done = [set(run.folder.iterations()) for run in runs]
+    return set.intersection(*done) if done else set()
 
 
 def labelled(runs: Sequence[Run], problem: Callable[[Path, str], None]) -> list[Run]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.reading.measures import AVERAGE, TASKS, Measure, benchmark, percent
+from analysis.reading.measures import AVERAGE, TASKS
 from analysis.reading.runs import BASE
 
 FOLDER = Path(__file__).parent / "published"
@@ -23,10 +23,6 @@ PAIRS, USUAL_PAIRS = {LABELS["SFT"]: 200_000}, 50_000
 def table(name: str) -> pd.DataFrame:
     """The transcribed rows of one table, as they are printed."""
     return pd.read_csv(FOLDER / f"{name}.csv")
-
-
-def measures() -> list[Measure]:
-    return [*map(benchmark, TASKS), percent(AVERAGE, "Avg")]
 
 
 def values(name: str) -> pd.DataFrame:

@@ -3,7 +3,6 @@ default, such as one learning rate for all objectives."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from analysis.reading.methods import Run, Setting
@@ -34,20 +33,20 @@ class Regime:
         return [run for run in self.members if run.loss == loss]
 
 
-def regimes(runs: Runs) -> Iterator[Regime]:
+def regimes(runs: Runs) -> list[Regime]:
     """Every setting by default; on test prompts also every variant that several objectives share,
     but for the number of pairs. On validation prompts variants are there to choose from."""
+    result = []
     for setting in runs.settings():
         part = runs.of(setting)
-        yield Regime(part, setting)
-        if setting.split != "test":
-            continue
+        result.append(Regime(part, setting))
         variants = part.where(lambda run: not run.differs_only_in("data.size"))
-        for name in sorted({variant(run) for run in variants}):
-            members = [run for run in variants if variant(run) == name]
-            if len({run.loss for run in members}) > 1:
+        for name, members in sorted(variants.grouped(variant).items()):
+            if setting.split == "test" and len({run.loss for run in members}) > 1:
                 words = [f"{key}={value}" for key, value in members[0].variant.items()]
-                yield Regime(part, setting, name, tuple(word.replace(" ", "") for word in words))
+                overrides = tuple(word.replace(" ", "") for word in words)
+                result.append(Regime(part, setting, name, overrides))
+    return result
 
 
 def variant(run: Run) -> str:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 import yaml
@@ -28,7 +28,9 @@ BASE = -1  # the "iteration" of the initial policy; theta_t+1, what iteration t 
 PARTS = ("heldout", "benchmarks", "average", "harness")  # what an evaluation consists of
 REQUIRED = ("name", "seed", "model.name", "data.name", "loss.name", "loss.label")
 FAST_YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml where it was built in
+T = TypeVar("T")
 OF_RUN = ["label", "seed", "run", "iteration"]
+OF_BENCHMARK = ["n", "num_fewshot", "version"]
 
 
 class Runs:
@@ -77,10 +79,16 @@ class Runs:
         return self.where(lambda run: run.setting == setting)
 
     def labels(self) -> list[str]:
-        return list(dict.fromkeys(run.label for run in self.runs))
+        return list(self.by_label())
+
+    def grouped(self, key: Callable[[Run], T]) -> dict[T, list[Run]]:
+        groups: dict[T, list[Run]] = {}
+        for run in self:
+            groups.setdefault(key(run), []).append(run)
+        return groups
 
     def by_label(self) -> dict[str, list[Run]]:
-        return {label: [run for run in self if run.label == label] for label in self.labels()}
+        return self.grouped(lambda run: run.label)
 
     def __iter__(self) -> Iterator[Run]:
         return iter(self.runs)
@@ -94,14 +102,13 @@ class Runs:
     def evaluation(self) -> pd.DataFrame:
         """One row per number of an evaluation.
 
-        label, seed, run, iteration (BASE: initial policy), part (heldout | benchmark | subtask |
-        average), task, metric, value, stderr, n, num_fewshot, version, of_average (whether the
-        average is made of it). Values as evaluations hold them: shares, nats.
+        label, seed, run, iteration (BASE: initial policy), part (heldout | benchmark | average),
+        key (held-out metric, task, "average"), value (as evaluations hold it: a share, nats), and
+        of a benchmark n, num_fewshot, version.
         """
-        columns = [*OF_RUN, "part", "task", "metric", "value", "stderr", "n", "num_fewshot"]
         rows = self._rows(lambda out: out.evaluation, _numbers, first=BASE, optional=True)
-        frame = pd.DataFrame(rows, columns=[*columns, "version", "of_average"])
-        return frame.astype({"iteration": int, "value": float, "stderr": float})
+        columns = [*OF_RUN, "part", "key", "value", *OF_BENCHMARK]
+        return pd.DataFrame(rows, columns=columns).astype({"iteration": int, "value": float})
 
     @cached_property
     def contingency(self) -> pd.DataFrame:
@@ -225,31 +232,25 @@ def _iteration(run: Run, t: int) -> Iteration:
 
 
 def _numbers(path: Path) -> list[dict[str, Any]]:
-    """The rows of one evaluation, without what says whose it is."""
+    """The rows of one evaluation, without what says whose it is.
+
+    A benchmark's metric is the one its average is made of, else its first.
+    """
     evaluation = read_json(path)
     strange = sorted(set(evaluation) - set(PARTS))
     if strange:
         layout = f"with {', '.join(strange)} where {', '.join(PARTS)} are now"
         way = "the run's own command counts it again once the file is removed"
         raise ValueError(f"an older layout, {layout}; {way}")
-
-    def row(part: str, task: str, metric: str, estimate: Mapping[str, Any]) -> dict[str, Any]:
-        numbers = {"value": estimate["value"]} | {k: estimate.get(k) for k in ("stderr", "n")}
-        return {"part": part, "task": task, "metric": metric} | numbers
-
-    rows = [row("heldout", "", metric, e) for metric, e in evaluation.get("heldout", {}).items()]
-    average = evaluation.get("average")
-    of = average["of"] if average else {}
+    heldout, average = evaluation.get("heldout", {}), evaluation.get("average")
+    rows = [{"part": "heldout", "key": key, "value": it["value"]} for key, it in heldout.items()]
     for task, facts in evaluation.get("benchmarks", {}).items():
-        subtasks = facts.get("subtasks", {}).items()
-        parts = [("benchmark", task, facts), *(("subtask", f"{task}/{n}", x) for n, x in subtasks)]
-        for part, name, one in parts:
-            shared = {key: one.get(key) for key in ("n", "num_fewshot", "version")}
-            for metric, estimate in one["metrics"].items():
-                of_average = part == "benchmark" and of.get(task) == metric
-                rows.append(row(part, name, metric, estimate) | shared | {"of_average": of_average})
+        metrics, of_average = facts["metrics"], average and average["of"].get(task)
+        for metric in [of_average] if of_average in metrics else [*metrics][:1]:
+            row = {"part": "benchmark", "key": task, "value": metrics[metric]["value"]}
+            rows.append(row | {key: facts.get(key) for key in OF_BENCHMARK})
     if average:
-        rows.append(row("average", "", "average", average))
+        rows.append({"part": "average", "key": "average", "value": average["value"]})
     return rows
 
 

@@ -79,7 +79,7 @@ def paired(a: Mapping[int, float], b: Mapping[int, float]) -> Interval:
     return mean_interval([a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())])
 
 
-def bootstrap(differences: np.ndarray, *, resamples: int = 2000, seed: int = 0) -> Interval:
+def bootstrap(differences: np.ndarray, *, resamples: int = 2000) -> Interval:
     """Paired bootstrap over seeds and prompts, both resampled.
 
     differences  (seeds, prompts) A minus B on the same prompt; NaN where one has no answer
@@ -98,8 +98,8 @@ def bootstrap(differences: np.ndarray, *, resamples: int = 2000, seed: int = 0) 
         nan = math.nan
         return Interval(nan, nan, nan, nan, nan, num_seeds, num_prompts)
     filled, ones = np.where(present, differences, 0.0), present.astype(float)
-    of_seeds = _weights(num_seeds, resamples, 2 * seed)
-    of_prompts = _weights(num_prompts, resamples, 2 * seed + 1)
+    of_seeds = _weights(num_seeds, resamples, seed=0)
+    of_prompts = _weights(num_prompts, resamples, seed=1)
     above = ((of_prompts @ filled.T) * of_seeds).sum(axis=1)
     below = ((of_prompts @ ones.T) * of_seeds).sum(axis=1)
     error = float((above[below > 0] / below[below > 0]).std(ddof=1))
@@ -122,11 +122,6 @@ def holm(p: Sequence[float]) -> list[float]:
     values = pd.Series(p, dtype=float)
     corrected = values.sort_values() * (values.count() - np.arange(len(values)))
     return corrected.cummax().clip(upper=1.0).sort_index().tolist()
-
-
-def correlation(x: pd.Series, y: pd.Series) -> float:
-    """Pearson's r; NaN below three points or where one of them does not vary."""
-    return float(x.corr(y, min_periods=3))
 
 
 @lru_cache(maxsize=4)  # every pair of methods asks for the same

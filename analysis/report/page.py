@@ -228,9 +228,7 @@ def _text(value: Any) -> str:
 
 def _heading(name: str) -> str:
     """ "Figure 4a" of "figure4a-micro-micro"; "Comparison" of "comparison"."""
-    word = name.partition("-")[0]
-    numbered = re.fullmatch(r"(table|figure)(\d+\w?)", word)
-    return f"{numbered[1].capitalize()} {numbered[2]}" if numbered else word.capitalize()
+    return re.sub(r"(\d+)", r" \1", name.partition("-")[0]).capitalize()
 
 
 def _subject(name: str) -> str:

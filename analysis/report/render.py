@@ -48,7 +48,9 @@ def images(pieces: Sequence[Piece], formats: Sequence[str] = SAVED) -> dict[str,
 
 def _images(drawing: Drawing, formats: Sequence[str]) -> Images:
     files = {}
-    style.settle(drawing.figure)
+    if engine := drawing.figure.get_layout_engine():  # laid out once, rather than at every save
+        engine.execute(drawing.figure)
+        drawing.figure.set_layout_engine("none")
     # The text of an SVG as outlines, so that it looks alike everywhere.
     with style.applied(), mpl.rc_context({"svg.hashsalt": drawing.name, "svg.fonttype": "path"}):
         for ending in formats:

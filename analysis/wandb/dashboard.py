@@ -44,10 +44,6 @@ STAGES = ("generate", "score", "train", "evaluate")
 ITERATIONS = ("iteration", "after iteration t")
 EVALUATED = ("eval/iterations", "iterations of self-play done")
 SPLITS = ("train", "heldout")
-CELL_TITLES = (  # of CELLS
-    "Higher reward and higher log-likelihood", "Higher reward, lower log-likelihood",
-    "Lower reward, higher log-likelihood", "Neither higher",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -96,8 +92,8 @@ def sections(tasks: Mapping[str, tuple[int | None, str]]) -> dict[str, list[Pane
                   "weights/current", "weights/historical"),
         ],
         "Figure 3: rewards against log-likelihoods": [
-            *(steps(title, "share of the batch", f"contingency/{cell}")
-              for cell, title in zip(CELLS, CELL_TITLES, strict=True)),
+            *(steps(f"Of y: reward {reward}, log-likelihood {logp}", "share of the batch",
+                    f"contingency/{cell}") for cell, (reward, logp) in CELLS.items()),
             steps("Equal for y and y'", "share of the batch", *(f"contingency/{t}" for t in TIES)),
             *(curves(ITERATIONS, f"contingency/{split}", f"Counts after each iteration, {split}",
                      "pairs", *CELLS) for split in SPLITS),
@@ -171,15 +167,20 @@ def workspace(panels: Mapping[str, Sequence[Panel]], **place: str) -> ws.Workspa
     except ImportError:
         way = "the dashboard needs wandb-workspaces: pip install -e '.[dashboards]'"
         raise ValueError(way) from None
+    layout = partial(ws.SectionLayoutSettings, columns=COLUMNS)
     return ws.Workspace(
         **place,
-        sections=[_section(title, members) for title, members in panels.items()],
+        sections=[
+            ws.Section(name=title, panels=[*map(_panel, members)], is_open=True,
+                       layout_settings=layout(rows=-(-len(members) // COLUMNS)))
+            for title, members in panels.items()
+        ],
         settings=ws.WorkspaceSettings(max_runs=MAX_RUNS),
         runset_settings=ws.RunsetSettings(
             groupby=[ws.Metric("JobType"), ws.Metric("Group")],
             order=[ws.Ordering(ws.Metric("Name"), ascending=True)],
         ),
-    )
+    )  # fmt: skip
 
 
 def specification(page: ws.Workspace) -> dict[str, Any]:
@@ -190,14 +191,6 @@ def specification(page: ws.Workspace) -> dict[str, Any]:
         for index, panel in enumerate(section["panels"]):
             panel["__id__"] = digest([section["name"], index])[:11]  # drawn at random there
     return spec
-
-
-def _section(title: str, panels: Sequence[Panel]) -> ws.Section:
-    import wandb_workspaces.workspaces as ws
-
-    layout = ws.SectionLayoutSettings(columns=COLUMNS, rows=-(-len(panels) // COLUMNS))
-    drawn = [_panel(panel) for panel in panels]
-    return ws.Section(name=title, panels=drawn, is_open=True, layout_settings=layout)
 
 
 def _panel(panel: Panel) -> Any:

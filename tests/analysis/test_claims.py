@@ -273,7 +273,7 @@ def test_variants_that_objectives_share_are_a_regime(tmp_path):
 def test_validation_is_for_choosing(tmp_path):
     for folder in make(tmp_path, "spin", "tspin"):
         configure(folder, "data", eval_split="validation")
-    assert all(it.findings == () for it in claims.judge(Runs.read(tmp_path)))
+    assert all(it.findings == [] for it in claims.judge(Runs.read(tmp_path)))
 
 
 def test_what_stands_for_quality_is_said(tmp_path):

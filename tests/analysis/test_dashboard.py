@@ -15,7 +15,6 @@ from support.tiny import play
 from analysis.__main__ import COMMANDS, main
 from analysis.options import command
 from analysis.wandb import dashboard
-from tspin.tools.files import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "dashboard.json"
@@ -113,7 +112,7 @@ def test_the_specification_is_the_golden_one():
 
 
 def regenerate():
-    write_json(GOLDEN, chosen())
+    GOLDEN.write_text(f"{json.dumps(chosen(), indent=2)}\n", encoding="utf-8")
 
 
 def chosen(value=None):

@@ -83,9 +83,10 @@ def test_many_drawings_are_rendered_as_one_is():
 
 
 def test_files_are_the_same_every_time(tmp_path):
-    first = write([TABLE, drawing()], render.images([drawing()]), tmp_path / "a")
-    second = write([TABLE, drawing()], render.images([drawing()]), tmp_path / "b")
-    assert sorted(path.name for path in first) == [
+    for folder in ("a", "b"):
+        write([TABLE, drawing()], render.images([drawing()]), tmp_path / folder)
+    first, second = (sorted((tmp_path / folder).iterdir()) for folder in ("a", "b"))
+    assert [path.name for path in first] == [
         "d.csv", "d.pdf", "d.png", "t.csv", "t.md", "t.tex"
     ]  # fmt: skip
     for one, other in zip(first, second, strict=True):

@@ -47,8 +47,8 @@ def test_runs_settings_and_labels():
 def test_coefficients_of_an_iteration():
     """beta = [0, 0.1]: the last value repeats; SPIN has no historical term"""
     found = Runs.read(FOLDERS).of(MICRO)
-    assert [one(found).beta(t) for t in (0, 1, 5)] == [0, 0.1, 0.1]
-    assert one(found, "SPIN").beta(1) == 0
+    assert [one(found).coefficient("beta", t) for t in (0, 1, 5)] == [0, 0.1, 0.1]
+    assert math.isnan(one(found, "SPIN").coefficient("beta", 1))
 
 
 def test_an_unused_coefficient_makes_no_variant(tmp_path):
@@ -61,10 +61,11 @@ def test_evaluation_numbers():
     """Iteration 1, seed 1: 20 + 3 x 2 + 1 of 50 right; the initial policy is iteration BASE."""
     numbers = Runs.read(FOLDERS).evaluation
     of = numbers[(numbers["run"] == "micro-tspin-micro-s1")]
-    greedy = of[of["metric"] == "exact_match,greedy"].set_index("iteration")["value"]
+    greedy = of[of["key"] == "exact_match,greedy"].set_index("iteration")["value"]
     assert greedy.to_dict() == {BASE: 21 / 50, 0: 24 / 50, 1: 27 / 50}
     tasks = numbers[numbers["part"] == "benchmark"]
-    assert tasks[tasks["of_average"]].groupby(["run", "iteration"])["task"].nunique().eq(10).all()
+    assert tasks.groupby(["run", "iteration"])["key"].agg(list).map(len).eq(10).all()
+    assert tasks["value"].max() < 0.9  # that of each task's other metric
 
 
 def test_contingency_shares():
@@ -148,7 +149,7 @@ def test_a_broken_file_costs_only_itself(tmp_path, file, damage, says):
     damage(path)
     runs = Runs.read(tmp_path)
     made = {piece.name for piece in catalogue.build(runs)}
-    assert made == {*catalogue.NAMES, "objectives-table", "comparison-figure", "correlation-table"}
+    assert made == {*catalogue.NAMES, "objectives-table", "comparison-figure"}
     assert any(line.startswith(f"{path}: ") and says in line for line in runs.problems)
 
 
@@ -221,7 +222,7 @@ def test_both_forms_of_a_configuration_are_one_method(tmp_path):
     own.config.write_text(yaml.safe_dump(tree))
     runs = Runs.read(tmp_path)
     assert runs.labels() == ["T-SPIN"] and runs.problems == []
-    assert [run.beta(1) for run in runs] == [0.1, 0.1]
+    assert [run.coefficient("beta", 1) for run in runs] == [0.1, 0.1]
 
 
 def test_an_objective_of_ones_own_is_in_every_table_and_figure_of_all(tmp_path):
@@ -239,14 +240,11 @@ def test_an_objective_of_ones_own_is_in_every_table_and_figure_of_all(tmp_path):
     assert runs.labels() == ["CPO", "CPO beta=0.5", "SFT", "SPIN", "T-SPIN"]
     pieces = {piece.name: piece for piece in catalogue.build(runs)}
     assert runs.problems == []
-    for name in ("objectives-table", "correlation-table"):
-        assert "CPO" in set(pieces[name].frame["label"])
+    assert "CPO" in set(pieces["objectives-table"].frame["label"])
     assert "CPO" in set(pieces["comparison"].frame["a"]) | set(pieces["comparison"].frame["b"])
-    for name in ("objectives", "weights", "contingency", "correlation"):
+    for name in ("objectives", "contingency"):
         labels = [axes.get_legend_handles_labels()[1] for axes in pieces[name].figure.axes]
         assert "CPO" in sum(labels, []), name
-    share = pieces["weights"].data.query("label == 'CPO' and key == 'share'")
-    assert share["mean"].tolist() == pytest.approx([1 / 11] * 4)  # beta = 0.1, as T-SPIN's
     colours = {style.colour(label) for label in ("CPO", "CPO beta=0.5")}
     assert len(colours) == 1 and not colours & {*style.COLOURS.values(), *style.ROLES.values()}
     of_claims = [part for it in claims.judge(runs) for f in it.findings for part in f.parts]

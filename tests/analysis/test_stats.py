@@ -9,7 +9,6 @@ import pytest
 from analysis.reading.stats import (
     bands,
     bootstrap,
-    correlation,
     holm,
     mean_interval,
     paired,
@@ -52,15 +51,6 @@ def test_holm():
     nan = math.nan
     assert holm([0.5, nan, 0.01, 0.02]) == pytest.approx([0.5, nan, 0.03, 0.04], nan_ok=True)
     assert holm([0.03, 0.02]) == [0.04, 0.04]  # never smaller than a smaller one's
-
-
-def test_correlation():
-    def r(x, y):
-        return correlation(pd.Series(x, dtype=float), pd.Series(y, dtype=float))
-
-    assert r([1, 2, 3], [2, 4, 6]) == pytest.approx(1)
-    assert r([1, 2, math.nan, 3], [-1, -2, 0, -3]) == pytest.approx(-1)
-    assert math.isnan(r([1, 2], [1, 2])) and math.isnan(r([1, 1, 1], [1, 2, 3]))
 
 
 def test_bootstrap_without_a_difference():
