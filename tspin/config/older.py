@@ -6,7 +6,7 @@ from typing import Any
 
 from tspin.config.objective import KEYS_OF_COEF, OURS, TARGET, built_in
 
-ADDED: dict[str, Any] = {"model.lora": None, "model.quantize": None}
+ADDED: dict[str, Any] = {"model.lora": None, "model.quantize": None, "data.rounds": "first"}
 """Keys that came after the first runs, each at the value where a run is what it was without it."""
 
 REMOVED: dict[str, Any] = {

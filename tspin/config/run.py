@@ -93,6 +93,7 @@ class DataConfig:
     heldout: int = Field(ge=0)
     seed: int
     skip_bad_rows: bool
+    rounds: Literal["first", "last", "all"]  # of a conversation: which answers are annotated
     mix_last_two: bool
     eval_split: Literal["validation", "test"]
     eval_draws: int = Field(ge=1)  # samples of each held-out prompt
