@@ -20,13 +20,13 @@ from tspin.data import annotated
 from tspin.data.tokens import TEXT_TEMPLATES, Renderer
 from tspin.export import opening
 from tspin.export.opening import Source
-from tspin.runs.artifacts import RunDir
+from tspin.runs.artifacts import HISTORY, RunDir
 from tspin.tools.files import read_json, write_text
 from tspin.tools.parquet import each_row, write_rows
 
 IDS = pa.list_(pa.int32())
 TRIPLETS = pa.schema(
-    [("id", pa.string()), ("system", pa.string()), ("prompt", pa.string())]
+    [("id", pa.string()), ("system", pa.string()), ("history", HISTORY), ("prompt", pa.string())]
     + [(role, pa.string()) for role in ("annotated", "synthetic", "proto")]
     + [(f"{part}_ids", IDS) for part in ("prompt", "annotated", "synthetic", "proto")]
 )
@@ -108,7 +108,7 @@ class Joined:
     def __init__(self, source: Source, renderer: Renderer) -> None:
         folder = source.folder
         self.prompts, self.renderer = folder.prompts, renderer
-        self.systems = _systems(source.cfg, folder, renderer)
+        self.systems = {} if _has_texts(folder) else _systems(source.cfg, folder, renderer)
         self.samples = {
             role: {row["id"]: row for row in samples.each("id", "response", "response_ids")}
             for role, samples in (("synthetic", source.out.synthetic), ("proto", folder.proto))
@@ -122,7 +122,8 @@ class Joined:
             whole = ids[-1] == self.renderer.eos_id
             row = {
                 "id": name,
-                "system": self.systems[name] if name in self.systems else None,
+                "system": prompt.get("system", self.systems.get(name)),
+                "history": prompt.get("history"),
                 "prompt": prompt["prompt"],
                 "annotated": prompt["annotated"].strip() if whole else self.renderer.text(ids),
                 "prompt_ids": prompt["prompt_ids"],
@@ -134,8 +135,14 @@ class Joined:
             yield row
 
 
+def _has_texts(folder: RunDir) -> bool:
+    """Whether the run keeps all texts of its prompts; version 0.1.0 kept no system message."""
+    first = next(each_row(folder.prompts), {})
+    return "system" in first
+
+
 def _systems(cfg: Run, folder: RunDir, renderer: Renderer) -> dict[str, str | None]:
-    """The system messages by prompt id: a run keeps them as ids alone, the source has the text."""
+    """The system messages by prompt id of a run that keeps them as ids alone, from its source."""
 
     def ids(prompt: str, system: str | None) -> list[int]:
         whole = renderer.prompt_ids(prompt, system)
@@ -160,19 +167,23 @@ def _systems(cfg: Run, folder: RunDir, renderer: Renderer) -> dict[str, str | No
 
 def _plain(row: dict[str, Any], renderer: Renderer) -> dict[str, str]:
     """Text in the run's form: prompt and response one behind the other are what was encoded."""
-    shape = TEXT_TEMPLATES[renderer.template]
-    text = shape.text.format(prompt=row["prompt"])
+    form = TEXT_TEMPLATES[renderer.template]
+    parts = [row["system"]] if row["system"] else []
+    for prompt, answer in row["history"] or ():
+        parts.append(form.text.format(prompt=prompt) + form.separator + answer)
     return {
-        "prompt": f"{row['system']}\n\n{text}" if row["system"] else text,
-        "chosen": shape.separator + row["annotated"],
-        "rejected": shape.separator + row["synthetic"],
+        "prompt": "\n\n".join([*parts, form.text.format(prompt=row["prompt"])]),
+        "chosen": form.separator + row["annotated"],
+        "rejected": form.separator + row["synthetic"],
     }
 
 
 def _messages(row: dict[str, Any]) -> dict[str, list[dict[str, str]]]:
-    system = [{"role": "system", "content": row["system"]}] if row["system"] else []
+    before = [{"role": "system", "content": row["system"]}] if row["system"] else []
+    for prompt, answer in row["history"] or ():
+        before += [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
     return {
-        "prompt": [*system, {"role": "user", "content": row["prompt"]}],
+        "prompt": [*before, {"role": "user", "content": row["prompt"]}],
         "chosen": [{"role": "assistant", "content": row["annotated"]}],
         "rejected": [{"role": "assistant", "content": row["synthetic"]}],
     }
