@@ -29,6 +29,7 @@ def prepare(run: Run, folder: RunDir, renderer: Renderer) -> None:
     num = {"train": 0, "heldout": 0}
     counts = {
         "num_skipped": source.num_skipped,
+        "num_undesirable": source.num_undesirable,
         "num_dropped": 0,
         "num_prompts_cut": 0,
         "num_responses_cut": 0,
@@ -50,6 +51,8 @@ def prepare(run: Run, folder: RunDir, renderer: Renderer) -> None:
                 yield {
                     "id": pair.id,
                     "split": split,
+                    "system": pair.system,
+                    "history": pair.history or None,
                     "prompt": pair.prompt,
                     "annotated": pair.annotated,
                     "prompt_ids": prompt_ids,
