@@ -758,6 +758,15 @@ def test_the_cache_answers_with_the_whole_default_configuration(tmp_path):
     assert len(annotated.read_pairs(path, split="train_sft").pairs) == 5
 
 
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"config_name": 1}'])
+def test_a_cache_that_was_interrupted_does_not_answer(tmp_path, content):
+    fill_cache(tmp_path / "hf_cache", {OLD: NUMBERED})
+    (info,) = (tmp_path / "hf_cache").glob("*/*/*/*/dataset_info.json")
+    info.write_text(content)
+    with pytest.raises(ValueError, match="nor in the local cache"):
+        annotated.check_reachable("HuggingFaceH4/UltraChat_200k")
+
+
 @pytest.mark.parametrize("module", ["datasets.config", "huggingface_hub.constants"])
 def test_offline_mode_counts_only_the_cache(tmp_path, monkeypatch, module):
     import datasets

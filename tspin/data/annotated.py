@@ -269,7 +269,8 @@ class _Pairs:
     def add(self, dialogue: Dialogue, rounds: Rounds) -> None:
         """The round or rounds of a conversation that become pairs; its texts are not copied."""
         system, turns = dialogue.system, dialogue.rounds
-        for i in {"first": [0], "last": [len(turns) - 1], "all": range(len(turns))}[rounds]:
+        last = len(turns) - 1
+        for i in range(last if rounds == "last" else 0, 1 if rounds == "first" else last + 1):
             prompt, annotated = turns[i]
             before = turns[:i]
             content = _digest(system, prompt, annotated, *([before] if before else []))[:16]

@@ -142,12 +142,18 @@ def _prepared(path: str, *, revision: str | None) -> Path | None:
         file.parent
         for file in root.glob(f"*/*/{commit}/dataset_info.json")
         # A folder with another name than its configuration holds only a part: some data_files
-        if json.loads(file.read_bytes()).get("config_name") == file.parts[-4]
-        and not file.parent.name.endswith(".incomplete")
+        if _config_name(file) == file.parts[-4] and not file.parent.name.endswith(".incomplete")
     ]
     if len({folder.parent.parent for folder in folders}) > 1:  # as `datasets` chooses by the hub
         folders = [folder for folder in folders if folder.parts[-3] == "default"]
     return max(folders, key=lambda folder: folder.stat().st_mtime, default=None)
+
+
+def _config_name(info: Path) -> object:
+    try:
+        return json.loads(info.read_bytes())["config_name"]
+    except (OSError, ValueError, LookupError, TypeError):  # of a download that was interrupted
+        return None
 
 
 def _cause(error: BaseException) -> str:

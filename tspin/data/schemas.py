@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Mapping
-from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -52,15 +51,18 @@ def dialogue(row: object, *, first_only: bool) -> Dialogue | None:
             system = text_or_none(cells.take(name), name)
     if cells.values.get("prompt") == opening:  # ultrachat and others repeat it there
         cells.take("prompt")
-    for name, length in (
-        ("system", len(system or "")),
-        ("prompt", len(opening)),
-        ("response", len(whole.rounds[0][1])),
-        ("conversation", sum(map(len, chain(*whole.rounds)))),
-    ):
-        if length > MAX_TEXT:
-            raise BadRow(f"{name} has {length} characters, more than the {MAX_TEXT} that count")
-    return replace(whole, system=system, unused=(*cells.unused(), *whole.unused))
+    if sum(map(len, chain(*whole.rounds))) + len(system or "") > MAX_TEXT:
+        raise BadRow(_too_long(system, whole))
+    return Dialogue(system, whole.rounds, (*cells.unused(), *whole.unused))
+
+
+def _too_long(system: str | None, whole: Dialogue) -> str:
+    """What of a row has too many characters: a text, or else all of it."""
+    parts = {"system": system or "", "prompt": whole.rounds[0][0], "response": whole.rounds[0][1]}
+    lengths = {name: len(part) for name, part in parts.items()}
+    lengths["conversation"] = sum(map(len, chain(*whole.rounds))) + lengths["system"]
+    name = next(name for name, length in lengths.items() if length > MAX_TEXT)
+    return f"{name} has {lengths[name]} characters, more than the {MAX_TEXT} that count"
 
 
 class _Cells:
@@ -169,7 +171,8 @@ def _question(cells: _Cells) -> str | None:
 def _prompt(cells: _Cells, question: str) -> str:
     """The text of the prompt, and behind it the input it is about."""
     parts: list[str | None] = [text(cells.take(question), question)]
-    parts += [text_or_none(cells.take(name), name) for name in EXTRAS if name != question]
+    extras = [name for name in EXTRAS if name in cells.values and name != question]
+    parts += [text_or_none(cells.take(name), name) for name in extras]
     return "\n\n".join(filter(None, parts))
 
 
