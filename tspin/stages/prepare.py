@@ -29,7 +29,6 @@ def prepare(run: Run, folder: RunDir, renderer: Renderer) -> None:
     num = {"train": 0, "heldout": 0}
     counts = {
         "num_skipped": source.num_skipped,
-        "num_undesirable": source.num_undesirable,
         "num_dropped": 0,
         "num_prompts_cut": 0,
         "num_responses_cut": 0,
@@ -70,4 +69,6 @@ def prepare(run: Run, folder: RunDir, renderer: Renderer) -> None:
             "; ".join(source.reasons) or "-",
         )
     facts = {"digest": source.digest, **counts, "reasons": list(source.reasons)}
+    if source.num_undesirable:  # else no part of it: older runs have none, and keys are made of it
+        facts["num_undesirable"] = source.num_undesirable
     write_json(folder.data, facts | {f"num_{split}": n for split, n in num.items()})
