@@ -59,8 +59,9 @@ MAY_IMPORT = {
 STAGES = ("prepare", "generate", "score", "train", "evaluate", "benchmark")
 NO_TORCH = (
     "__main__ cli.arguments cli.chat cli.command cli.compose cli.options cli.outcome cli.plan "
-    "cli.status cli.stored_run cli.sweep config.run data.annotated data.schemas data.sources "
-    "data.tokens distributed.failure distributed.launcher distributed.world export.card "
+    "cli.status cli.stored_run cli.sweep config.run data.annotated data.cells data.files "
+    "data.hf_datasets data.schemas data.sources data.tokens data.turns distributed.failure "
+    "distributed.launcher distributed.world export.card "
     "export.checkpoint export.pairs export.opening micro "
     "micro.open_task micro.task planning.disk runs.artifacts runs.benchmarks runs.evaluation "
     "runs.heartbeat runs.metrics runs.mirror runs.point runs.retention runs.start runs.store "
@@ -230,7 +231,7 @@ def test_analysis_reads_files_and_no_model(module):
         ("pydantic", {f"tspin.config.{name}" for name in ("run", "load", "objective")}),
         ("vllm", {"tspin.sampling.vllm_worker.__main__"}),
         ("peft", {"tspin.policy.adapters"}),
-        ("datasets", {"tspin.data.sources", "tspin.harness.__main__"}),
+        ("datasets", {"tspin.data.hf_datasets", "tspin.harness.__main__"}),
         ("fsspec", {"tspin.runs.store"}),
         ("pickle", set()),
     ],

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tspin.data import annotated, sources
+from tspin.data import annotated, files
+from tspin.data.turns import Dialogue
 
 ROOT = Path(__file__).resolve().parents[2]
 INSTRUCTIONS = ROOT.parent / "shared" / "data" / "instructions_1k.jsonl"
@@ -33,8 +34,15 @@ def texts(pairs):
 
 def make_pairs(prompts):
     """One pair for each prompt, with its place as the response."""
-    rows = [(None, prompt, str(place)) for place, prompt in enumerate(prompts)]
-    return annotated._identified(rows)
+    return identified((None, prompt, str(place)) for place, prompt in enumerate(prompts))
+
+
+def identified(rows, rounds="first"):
+    """(system, prompt, response), or (system, prompt, response, prompt, response, ...) -> pairs"""
+    pairs = annotated._Pairs()
+    for system, *turns in rows:
+        pairs.add(Dialogue(system, (*zip(turns[::2], turns[1::2], strict=True),)), rounds)
+    return pairs.pairs
 
 
 NUMBERED = [{"prompt": f"p{i}", "response": f"r{i}"} for i in range(5)]
@@ -244,7 +252,7 @@ def test_rows_are_counted_over_batches(tmp_path, monkeypatch):
     import pyarrow
     import pyarrow.parquet
 
-    monkeypatch.setattr(sources, "ROWS_PER_BATCH", 2)
+    monkeypatch.setattr(files, "ROWS_PER_BATCH", 2)
     rows = [*NUMBERED, {"prompt": " ", "response": "r"}]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "rows.parquet")
     datasets.Dataset.from_list(rows).save_to_disk(tmp_path / "saved")
@@ -316,9 +324,9 @@ BAD_ROWS = {
         {"messages": chat(("user", "x"), ("assistant", None))},
         r"turn 2 of messages \(assistant\) is empty",
     ),
-    "content in parts": (
+    "unanswered, in parts": (
         {"messages": chat(("user", [{"type": "text", "text": "x"}]))},
-        r"turn 1 of messages \(user\) is not a string but list",
+        "messages has no assistant turn",
     ),
     "unknown role": ({"messages": chat(("tool", "x"))}, "turn 1 of messages has role='tool'"),
     "list as role": (
@@ -328,18 +336,14 @@ BAD_ROWS = {
     "turn is text": ({"messages": ["x"]}, "turn 1 of messages is not an object but str"),
     "turns are text": ({"conversations": "x"}, "conversations is not a list of turns but str"),
     "number as prompt": ({"prompt": 7, "response": "y"}, "prompt is not a string but int"),
-    "chat and text": (
-        {"prompt": ROUND[:1], "completion": "y"},
-        "prompt is not a string but list",
-    ),
     "empty response": ({"prompt": "x", "response": "\u2003"}, "response is empty"),
     "input is a list": (
         {"instruction": "x", "input": [], "output": "y"},
         "input is not a string but list",
     ),
     "unknown schema": (
-        {"question": "x", "answer": "y"},
-        r"unknown schema with columns \['answer', 'question'\]; it needs messages, ",
+        {"frage": "x", "antwort": "y"},
+        r"unknown schema with columns \['antwort', 'frage'\]; it needs messages or ",
     ),
     "null response": (
         {"prompt": "x", "response": None},
@@ -353,7 +357,10 @@ BAD_ROWS = {
 BAD_LINES = {
     "broken": (b'{"prompt": ', r"broken JSON \(Expecting value at column 11\)"),
     "two objects": (b"{} {}", r"broken JSON \(Extra data at column 4\)"),
-    "not UTF-8": (b'{"prompt": "\xff", "response": "y"}', "prompt is not valid Unicode"),
+    "not UTF-8": (
+        b'{"prompt": "\xff", "response": "y"}',
+        "prompt is not UTF-8: byte 0xff at its character 1; save",
+    ),
     "deep": (b'{"prompt": ' + b"[" * 200_000, "JSON out of bounds|broken JSON"),
     "huge number": (b"1" * 5000, "JSON out of bounds"),
     "zeros": (b"\0\0\0", "broken JSON"),
@@ -483,21 +490,18 @@ def test_a_row_of_a_megabyte(tmp_path):
 
 def test_id_is_the_hash_of_the_content():
     """printf '["s","x","y"]' | sha256sum | cut -c1-16, and the same with [null,"x","y"]"""
-    pairs = annotated._identified([("s", "x", "y"), (None, "x", "y")])
+    pairs = identified([("s", "x", "y"), (None, "x", "y")])
     assert [pair.id for pair in pairs] == ["5f6d562e04c175dc", "4d734ba24ca3d685"]
 
 
 def test_repeated_rows_are_numbered_and_others_keep_their_id():
-    (alone,) = annotated._identified([(None, "x", "y")])
-    pairs = annotated._identified([(None, "a", "b"), *[(None, "x", "y")] * 3])
+    (alone,) = identified([(None, "x", "y")])
+    pairs = identified([(None, "a", "b"), *[(None, "x", "y")] * 3])
     assert [pair.id for pair in pairs[1:]] == [alone.id, f"{alone.id}-1", f"{alone.id}-2"]
 
 
 def test_ids_do_not_depend_on_where_one_text_ends():
-    assert (
-        len({pair.id for pair in annotated._identified([(None, "ab", "c"), (None, "a", "bc")])})
-        == 2
-    )
+    assert len({pair.id for pair in identified([(None, "ab", "c"), (None, "a", "bc")])}) == 2
 
 
 def test_ids_of_a_source_change_with_order_and_content(tmp_path):
@@ -610,7 +614,7 @@ def test_a_typo_is_no_such_file(tmp_path, monkeypatch, path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     for ask in (annotated.check_reachable, annotated.read_pairs):
-        with pytest.raises(ValueError, match="no such file; use a .jsonl, .json or .parquet file"):
+        with pytest.raises(ValueError, match="no such file; use a .jsonl, .json, .csv, "):
             ask(path)
 
 
@@ -620,9 +624,10 @@ def test_an_unset_path(tmp_path):
 
 
 def test_a_kind_of_file_that_is_not_read(tmp_path):
-    (tmp_path / "rows.csv").write_text("prompt,response\n")
-    with pytest.raises(ValueError, match="kind of file that is not read; use a .jsonl"):
-        annotated.check_reachable(str(tmp_path / "rows.csv"))
+    for name in ("rows.xlsx", "rows.jsonl.zst", "rows.parquet.gz"):
+        (tmp_path / name).write_text("")
+        with pytest.raises(ValueError, match="kind of file that is not read; use a .jsonl"):
+            annotated.check_reachable(str(tmp_path / name))
 
 
 def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
@@ -651,7 +656,7 @@ def test_the_hub_out_of_reach_is_one_line_with_a_way_out():
         assert str(error.value) == (
             "data.path=owner/name is no local file, and as a hub dataset it is neither in reach "
             "(ConnectionError: no network in tests) nor in the local cache; use data.path=FILE, "
-            "a .jsonl, .json or .parquet file or a datasets folder"
+            "a .jsonl, .json, .csv, .tsv or .parquet file or a datasets folder"
         )
 
 
@@ -753,6 +758,15 @@ def test_the_cache_answers_with_the_whole_default_configuration(tmp_path):
     assert len(annotated.read_pairs(path, split="train_sft").pairs) == 5
 
 
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"config_name": 1}'])
+def test_a_cache_that_was_interrupted_does_not_answer(tmp_path, content):
+    fill_cache(tmp_path / "hf_cache", {OLD: NUMBERED})
+    (info,) = (tmp_path / "hf_cache").glob("*/*/*/*/dataset_info.json")
+    info.write_text(content)
+    with pytest.raises(ValueError, match="nor in the local cache"):
+        annotated.check_reachable("HuggingFaceH4/UltraChat_200k")
+
+
 @pytest.mark.parametrize("module", ["datasets.config", "huggingface_hub.constants"])
 def test_offline_mode_counts_only_the_cache(tmp_path, monkeypatch, module):
     import datasets
@@ -801,6 +815,7 @@ def config(**options):
         "heldout": 16,
         "seed": 0,
         "skip_bad_rows": False,
+        "rounds": "first",
         "eval_split": "validation",
     }
     return SimpleNamespace(**defaults | options)
@@ -896,3 +911,73 @@ def test_importing_the_module_imports_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+# Rounds
+
+
+THREE = ("s", "x", "y", "x2", "y2", "x3", "y3")  # system, then prompt and response of each round
+
+
+def test_the_first_round_the_last_answer_or_each_answer():
+    (first,), (last,), each = (identified([THREE], rounds) for rounds in ("first", "last", "all"))
+    assert (first.prompt, first.annotated, first.history) == ("x", "y", ())
+    assert (last.prompt, last.annotated) == ("x3", "y3")
+    assert last.history == (("x", "y"), ("x2", "y2"))
+    assert each == [first, each[1], last] and each[1].history == (("x", "y"),)
+    assert {pair.system for pair in each} == {"s"}
+    assert {pair.opening for pair in each} == {"x"}
+
+
+def test_an_id_is_of_the_history_too():
+    """Without one it is what it was before there were any."""
+    (alone,), (_, later) = identified([("s", "x2", "y2")]), identified([THREE[:5]], "all")
+    assert alone.id == annotated._digest("s", "x2", "y2")[:16] != later.id
+
+
+@given(seed=st.integers(0, 5), heldout=st.integers(1, 4))
+@settings(max_examples=20, deadline=None)
+def test_a_conversation_is_never_in_both_parts(seed, heldout):
+    """Five conversations of three rounds; the later prompts are the same in all of them."""
+    rows = [(None, f"x{i}", "y", "go on", "y", "go on", "y") for i in range(5)]
+    train, judged = annotated.split_pairs(
+        identified(rows, "all"), size=None, heldout=heldout, seed=seed
+    )
+    openings = [pair.opening for pair in judged]
+    assert len(set(openings)) == len(judged) == heldout
+    assert not set(openings) & {pair.opening for pair in train}
+    assert len(train) == 3 * (5 - heldout)
+
+
+def test_rounds_are_an_option_of_the_data(tmp_path):
+    rows = [
+        {"messages": chat(("user", f"x{i}"), ("assistant", "y"), ("user", "z"), ("assistant", "w"))}
+        for i in range(4)
+    ]
+    path = write_jsonl(tmp_path / "rows.jsonl", rows)
+    options = {"path": path, "size": None, "heldout": 1}
+    num = {
+        rounds: len(annotated.load(config(rounds=rounds, **options)).train)
+        for rounds in ("first", "last", "all")
+    }
+    assert num == {"first": 3, "last": 3, "all": 6}
+
+
+def test_the_log_names_what_was_not_used_and_counts_what_has_no_response(tmp_path, caplog):
+    rows = [row | {"score": 1, "label": True} for row in NUMBERED]
+    rows[3]["note"] = "\x1b[2J"
+    rows += [{"prompt": "p", "response": "rude", "label": False}] * 2
+    path = write_jsonl(tmp_path / "rows.jsonl", rows)
+    with caplog.at_level("INFO", "tspin"):
+        loaded = annotated.load(config(path=path, size=None, heldout=0))
+    assert (len(loaded.train), loaded.num_undesirable) == (5, 2)
+    assert [record.getMessage() for record in caplog.records] == [
+        "columns not used: score, note (in 1 of 5 rows)",
+        "2 rows left out: their label is false, so that they have no annotated response",
+    ]
+
+
+def test_rows_that_are_all_undesirable_are_an_error(tmp_path):
+    path = write_jsonl(tmp_path / "rows.jsonl", [{"prompt": "p", "response": "r", "label": False}])
+    with pytest.raises(ValueError, match="has no usable row: 1 whose label is false; a row has"):
+        annotated.read_pairs(path)

@@ -12,7 +12,7 @@ from support.tiny import CHAT, chat_tokenizer, micro_tokenizer, sentencepiece_li
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from tspin.data.schemas import BadRow
+from tspin.data.cells import BadRow
 from tspin.data.templates import Conversation, Rendering
 from tspin.data.tokens import Renderer
 

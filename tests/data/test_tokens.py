@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from support.tiny import chat_tokenizer, micro_tokenizer, sentencepiece_like
 from tokenizers.processors import TemplateProcessing
 
-from tspin.data.schemas import BadRow
+from tspin.data.cells import BadRow
 from tspin.data.templates import TEXT_TEMPLATES, Conversation
 from tspin.data.tokens import Renderer
 

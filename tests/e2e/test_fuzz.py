@@ -4,6 +4,7 @@ Refused is ValueError or OSError with a text; anything else is a fault of ours. 
 makes N examples of each (the suite 25).
 """
 
+import gzip
 import json
 import math
 import os
@@ -11,6 +12,7 @@ import string
 import struct
 import tracemalloc
 from contextlib import nullcontext
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,7 @@ from tspin.cli import arguments, status
 from tspin.config import load as config
 from tspin.data import annotated as data
 from tspin.data import schemas
+from tspin.data.cells import MAX_TEXT, BadRow
 from tspin.data.templates import Conversation
 from tspin.data.tokens import Renderer
 from tspin.runs import heartbeat, point
@@ -55,7 +58,8 @@ AWKWARD = [
 ]
 text = st.text(max_size=20) | st.sampled_from(AWKWARD) | st.text(st.characters(), max_size=5)
 KEYS = ["messages", "conversations", "prompt", "response", "completion", "instruction", "input",
-        "output", "role", "content", "from", "value", "system", "user", "assistant"]  # fmt: skip
+        "output", "history", "label", "chosen", "text", "role",
+        "content", "from", "value", "system", "user", "assistant"]  # fmt: skip
 scalar = st.none() | st.booleans() | st.integers() | st.floats() | text | st.sampled_from(KEYS)
 value = st.recursive(
     scalar,
@@ -112,13 +116,25 @@ def parquet(folder, rows=ROWS):
 
 
 @fuzz
-@given(data=st.data(), suffix=st.sampled_from([".jsonl", ".json", ".parquet"]), skip=st.booleans())
-def test_files_of_rows(folder, data, suffix, skip):
+@given(
+    data=st.data(),
+    suffix=st.sampled_from([".jsonl", ".json", ".parquet", ".csv", ".tsv", ".jsonl.gz"]),
+    rounds=st.sampled_from(["first", "last", "all"]),
+    skip=st.booleans(),
+)
+def test_files_of_rows(folder, data, suffix, rounds, skip):
     file = folder / f"rows{suffix}"
-    lines = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
-    wholes = {".jsonl": lines, ".json": json.dumps(ROWS).encode(), ".parquet": parquet(folder)}
+    lines = "".join(json.dumps(row) + "\n" for row in ROWS)
+    wholes = {
+        ".jsonl": data.draw(st.sampled_from(["utf-8", "utf-16", "utf-8-sig"]).map(lines.encode)),
+        ".json": json.dumps(ROWS).encode(),
+        ".parquet": parquet(folder),
+        ".csv": b'prompt,response\n"p\n""0",r\np1,r\n',
+        ".tsv": b"prompt\tresponse\np0\tr\n",
+        ".jsonl.gz": gzip.compress(lines.encode()),
+    }
     file.write_bytes(data.draw(raw | broken(wholes[suffix])))
-    source = refused_or(_read_pairs, str(file), skip_bad_rows=skip)
+    source = refused_or(_read_pairs, str(file), skip_bad_rows=skip, rounds=rounds)
     for pair in source.pairs if source is not None else ():
         assert pair.prompt.strip() and pair.annotated.strip()
         (pair.prompt + pair.annotated).encode()
@@ -128,14 +144,16 @@ _read_pairs = data.read_pairs
 
 
 @fuzz
-@given(row=value)
-def test_rows(row):
+@given(row=value, first_only=st.booleans())
+def test_rows(row, first_only):
     try:
-        system, prompt, annotated = schemas.texts(row)
-    except schemas.BadRow as bad:
+        whole = schemas.dialogue(row, first_only=first_only)
+    except BadRow as bad:
         assert str(bad) and str(bad).isprintable()  # nothing that moves a terminal's cursor
     else:
-        assert prompt.strip() and annotated.strip() and (system is None or system.strip())
+        texts = [*chain(*whole.rounds)] if whole is not None else []
+        assert all(text.strip() for text in texts)
+        assert whole is None or whole.system is None or whole.system.strip()
 
 
 RENDERER = Renderer(micro_tokenizer(), "alpaca")
@@ -147,10 +165,12 @@ def test_texts_to_ids(prompt, system, response):
     """What schemas lets through has ids, none of them a control id."""
     row = {"system": system, "prompt": prompt, "response": response}
     try:
-        system, prompt, response = schemas.texts(row)
-    except schemas.BadRow:
+        whole = schemas.dialogue(row, first_only=True)
+    except BadRow:
         return
-    assert not RENDERER.control_ids & {*RENDERER.prompt_ids(Conversation(prompt, system))}
+    ((prompt, response),) = whole.rounds
+    ids = RENDERER.prompt_ids(Conversation(prompt, whole.system))
+    assert not RENDERER.control_ids & {*ids}
     assert not RENDERER.control_ids & {*RENDERER.response_ids(response)[:-1]}
 
 
@@ -160,6 +180,7 @@ def test_texts_to_ids(prompt, system, response):
 def rows_of(schema):
     made = {"int32": 7, "string": "text", "bool": True, "double": 0.5}
     row = {f.name: made.get(str(f.type), [1, 2, 3]) for f in schema}
+    row |= {"history": [["said", "answered"]]} if "history" in row else {}
     return [row | {"id": str(i)} for i in range(4)] + [{"id": "4"}]  # the last: nulls
 
 
@@ -395,7 +416,7 @@ def test_reading_takes_a_multiple_of_what_is_read(tmp_path, shape, suffix):
 
 def test_a_text_beyond_all_models_costs_its_row(tmp_path):
     """Encoding it would take 200 bytes of memory for each of its characters."""
-    much = "x" * (schemas.MAX_TEXT + 1)
+    much = "x" * (MAX_TEXT + 1)
     for role, row in {
         "response": {"prompt": "p", "response": much},
         "prompt": {"instruction": "p", "input": much[:-2], "output": "r"},

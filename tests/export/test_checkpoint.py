@@ -8,12 +8,14 @@ import math
 import os
 import re
 import select
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import datasets
 import huggingface_hub
+import pyarrow
 import pytest
 import torch
 import transformers
@@ -37,12 +39,13 @@ from tspin.data.templates import Conversation
 from tspin.data.tokens import Renderer
 from tspin.export import chat_template
 from tspin.export.opening import Source
-from tspin.export.pairs import Joined
+from tspin.export.pairs import Joined, _messages, _plain
 from tspin.policy.weights import fetch, weight_digest
 from tspin.runs import retention
+from tspin.runs.artifacts import PROMPTS, RunDir
 from tspin.runs.point import stored
 from tspin.tools.files import read_json
-from tspin.tools.parquet import read_rows
+from tspin.tools.parquet import read_rows, write_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 VLLM = os.environ.get("TSPIN_VLLM_PYTHON")
@@ -428,16 +431,25 @@ def test_preferences_are_the_texts_of_the_run(run, pairs):
         }
 
 
-def test_a_chat_runs_preferences_are_messages(run, monkeypatch):
-    """The ids differ from the run's, so that the system messages are read from its data again."""
-    from tspin.export.pairs import _messages
+ROW = {
+    "system": "s", "history": [["a", "b"]], "prompt": "x", "annotated": "y", "synthetic": "z"
+}  # fmt: skip
 
-    row = {"system": "s", "prompt": "x", "annotated": "y", "synthetic": "z"}
-    assert _messages(row) == {
-        "prompt": [{"role": "system", "content": "s"}, {"role": "user", "content": "x"}],
+
+def test_a_chat_runs_preferences_are_messages():
+    roles = [("system", "s"), ("user", "a"), ("assistant", "b"), ("user", "x")]
+    assert _messages(ROW) == {
+        "prompt": [{"role": role, "content": content} for role, content in roles],
         "chosen": [{"role": "assistant", "content": "y"}],
         "rejected": [{"role": "assistant", "content": "z"}],
     }
+    assert len(_messages(ROW | {"system": None, "history": None})["prompt"]) == 1
+
+
+def test_earlier_rounds_as_plain_text_have_the_form_of_the_template():
+    assert _plain(ROW, Renderer(micro_tokenizer(), "alpaca"))["prompt"] == (
+        "s\n\n### Instruction: a\n\n### Response: b\n\n### Instruction: x\n\n### Response:"
+    )
 
 
 def test_our_reader_takes_them_back(run, pairs):
@@ -452,16 +464,29 @@ def test_our_reader_takes_them_back(run, pairs):
     }
 
 
-def test_a_changed_source_is_refused_where_it_is_needed(run):
-    """System messages stand in the source alone: another one would be another prompt."""
+def test_a_run_that_kept_no_system_messages_reads_them_from_its_source(run, tmp_path):
+    """As version 0.1.0 left them; a source that is another one would be another prompt."""
     cfg = stored(run).run
     renderer = Renderer(micro_tokenizer(), cfg.model.template)
+    older = RunDir(shutil.copytree(run.path, tmp_path / "older", symlinks=True))
+    kept = pyarrow.schema([f for f in PROMPTS if f.name not in ("system", "history")])
+    rows = [{f.name: row[f.name] for f in kept} for row in read_rows(run.prompts)]
+    write_rows(older.prompts, rows, kept)
     file = run.path.parent.parent / "pairs.jsonl"
     before = file.read_text()
+
+    def systems(folder):
+        joined = Joined(Source(cfg, folder, run.iteration(1)), renderer)
+        return {
+            row["id"]: row["system"] for part in ("train", "heldout") for row in joined.rows(part)
+        }
+
+    assert systems(older) == systems(run) and "Be brief." in systems(run).values()
     file.write_text(before.replace("Be brief.", "Be long."))
     try:
         with pytest.raises(ValueError, match="has a system message"):
-            Joined(Source(cfg, run, run.iteration(1)), renderer)
+            systems(older)
+        assert "Be brief." in systems(run).values()
     finally:
         file.write_text(before)
 

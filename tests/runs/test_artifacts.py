@@ -31,7 +31,7 @@ from tspin.tools.files import (
 from tspin.tools.parquet import read_rows, write_rows
 
 ROW = {
-    "id": "a", "split": "train", "annotated": "",
+    "id": "a", "split": "train", "annotated": "", "system": None, "history": [["u", "v"]],
     "prompt": "Gr\u00fc\u00dfe, \u4f60\u597d \U0001f600\n",
     "prompt_ids": [0, 2**31 - 1], "annotated_ids": [],
 }  # fmt: skip

@@ -1,10 +1,10 @@
-"""Prompts are prepared once: the day that a template writes, rows that a template refuses."""
+"""Prompts are prepared once: what is kept of a row, a template's date, what a template refuses."""
 
 import json
 from datetime import date
 
 import pytest
-from support.tiny import CHAT, chat_tokenizer, compose
+from support.tiny import CHAT, chat_tokenizer, compose, micro_tokenizer
 
 from tspin.cli.stored_run import StoredRun
 from tspin.config.load import dump
@@ -13,7 +13,7 @@ from tspin.data.tokens import Renderer
 from tspin.runs.artifacts import RunDir
 from tspin.stages.prepare import prepare
 from tspin.tools.files import read_json, write_json
-from tspin.tools.parquet import read_rows
+from tspin.tools.parquet import each_row, read_rows
 
 DATED = "{{ strftime_now('%d %b %Y') }}\n" + CHAT
 NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('No system') }}{% endif %}"
@@ -106,3 +106,20 @@ def test_prompts_are_cut_and_counted(tmp_path):
     text = renderer(CHAT).tokenizer.decode(cut["prompt_ids"])
     assert text.startswith("<|start|>user\n") and text.endswith("199<|end|>\n<|start|>assistant\n")
     assert len(cut["prompt_ids"]) <= compose("model.max_length=200").max_prompt_length
+
+
+def test_system_messages_and_earlier_rounds_are_kept_and_undesirable_rows_counted(tmp_path):
+    turns = [("system", "s"), ("user", "x"), ("assistant", "y"), ("user", "z"), ("assistant", "w")]
+    rows = [
+        {"messages": [{"role": role, "content": content} for role, content in turns]},
+        {"prompt": "p", "response": "r", "label": False},
+    ]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run = compose("data=file", f"data.path={file}", "data.heldout=0", "data.rounds=all")
+    folder = RunDir(tmp_path)
+    prepare(run, folder, Renderer(micro_tokenizer(), "alpaca"))
+    kept = [(row["system"], row["history"], row["prompt"]) for row in each_row(folder.prompts)]
+    assert sorted(kept, key=str) == [("s", None, "x"), ("s", [["x", "y"]], "z")]
+    facts = read_json(folder.data)
+    assert (facts["num_train"], facts["num_undesirable"], facts["num_skipped"]) == (2, 1, 0)

@@ -10,6 +10,7 @@ ADDED: dict[str, Any] = {
     "model.lora": None,
     "model.quantize": None,
     "model.template_args": {},
+    "data.rounds": "first",
     "data.system": "error",
 }
 """Keys that came after the first runs, each at the value where a run is what it was without it."""

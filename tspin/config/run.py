@@ -94,6 +94,7 @@ class DataConfig:
     heldout: int = Field(ge=0)
     seed: int
     skip_bad_rows: bool
+    rounds: Literal["first", "last", "all"]  # of a conversation: which answers are annotated
     system: Literal["error", "merge", "drop"]  # where a chat template takes no system message
     mix_last_two: bool
     eval_split: Literal["validation", "test"]

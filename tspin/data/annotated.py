@@ -1,21 +1,25 @@
 """Annotated pairs (x, y) from wherever a user keeps them, and their train and held-out parts.
 
-A source is a .jsonl, .json or .parquet file, a folder of `datasets`, a hub id, or a built-in task,
-"micro" or "micro_open". Text is taken as it is: nothing is stripped, normalised or tokenized here,
-and the join with sampled responses to triplets belongs to the stages.
+A source is a file, a folder of `datasets`, a hub id, or a built-in task, "micro" or "micro_open".
+Of a conversation of several rounds the first counts, the last, or each (data.rounds). Text is taken
+as it is: nothing is stripped, normalised or tokenized here, and the join with sampled responses to
+triplets belongs to the stages.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from tspin.data import schemas, sources
+from tspin.data.cells import BadRow, printable
+from tspin.data.turns import Dialogue, Round
 
 if TYPE_CHECKING:
     from tspin.config.run import DataConfig
@@ -23,17 +27,22 @@ if TYPE_CHECKING:
 MICRO, MICRO_OPEN = "micro", "micro_open"  # data.path; a folder of that name is spelled ./micro
 BUILT_IN = (MICRO, MICRO_OPEN)
 MICRO_EVAL_SEED = 0  # every run is judged on the same prompts: seeds compare paired
+NUM_NAMES = 30  # columns not used that the log lists
 NUM_REASONS = 5  # bad rows described in full; the others are only counted
 
+log = logging.getLogger("tspin")
 
+Rounds = Literal["first", "last", "all"]
 Check = Callable[[str, str], bool | None]  # prompt, response -> right, wrong or unknown
 Canonical = Callable[[str, str], str | None]  # prompt, response -> one spelling of a right answer
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A prompt x and its annotated response y, with the system message before them if any.
+    """A prompt x and its annotated response y, with what is before them, if anything.
 
+    system: the system message
+    history: earlier rounds of the conversation, user text and assistant text
     id: 16 hex digits of the content, so it names the same pair in every file and subset; repeats
         of a row carry their occurrence, "-1", "-2".
     """
@@ -42,23 +51,33 @@ class Pair:
     prompt: str
     annotated: str
     system: str | None = None
+    history: tuple[Round, ...] = ()
+
+    @property
+    def opening(self) -> str:
+        """The first prompt of the conversation."""
+        return self.history[0][0] if self.history else self.prompt
 
 
 @dataclass(frozen=True)
 class Source:
-    """What one source held: its pairs in file order, and the bad rows that were left out.
+    """What one source held: its pairs in file order, and what was left out.
 
     reasons: the first few bad rows, "file, line 3: why"
+    num_undesirable: rows whose label says that the response is none to learn from
+    unused: columns that hold something and were not read, for people
     """
 
     pairs: list[Pair]
     num_skipped: int = 0
     reasons: tuple[str, ...] = ()
+    num_undesirable: int = 0
+    unused: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """What a run trains on and is judged on; no prompt text is in both.
+    """What a run trains on and is judged on; no text that opens a conversation is in both.
 
     digest: sha256 of the ids of train and heldout, in order.
     """
@@ -66,24 +85,41 @@ class Dataset:
     train: list[Pair]
     heldout: list[Pair]
     num_skipped: int
+    num_undesirable: int
     reasons: tuple[str, ...]
     digest: str
 
 
 def load(data: DataConfig) -> Dataset:
-    """The train and held-out pairs that the `data` section of a run asks for."""
+    """The train and held-out pairs that the `data` section of a run asks for.
+
+    The log says which columns were not used, and how many rows have no response to learn from.
+    """
     source = Source([])
     if data.path in BUILT_IN:
         train, heldout = micro_pairs(data)
     else:
         source = read_pairs(
-            data.path, split=data.split, revision=data.revision, skip_bad_rows=data.skip_bad_rows
+            data.path,
+            split=data.split,
+            revision=data.revision,
+            skip_bad_rows=data.skip_bad_rows,
+            rounds=data.rounds,
         )
         train, heldout = split_pairs(
             source.pairs, size=data.size, heldout=data.heldout, seed=data.seed
         )
+    if source.unused:
+        log.info("columns not used: %s", ", ".join(source.unused))
+    if source.num_undesirable:
+        log.warning(
+            "%d rows left out: their label is false, so that they have no annotated response",
+            source.num_undesirable,
+        )
     digest = _digest([pair.id for pair in train], [pair.id for pair in heldout])
-    return Dataset(train, heldout, source.num_skipped, source.reasons, digest)
+    return Dataset(
+        train, heldout, source.num_skipped, source.num_undesirable, source.reasons, digest
+    )
 
 
 def check_reachable(path: str, *, revision: str | None = None) -> None:
@@ -93,22 +129,29 @@ def check_reachable(path: str, *, revision: str | None = None) -> None:
 
 
 def read_pairs(
-    path: str, *, split: str = "train", revision: str | None = None, skip_bad_rows: bool = False
+    path: str,
+    *,
+    split: str = "train",
+    revision: str | None = None,
+    skip_bad_rows: bool = False,
+    rounds: Rounds = "first",
 ) -> Source:
-    """Every pair of a file, a `datasets` folder or a hub dataset "owner/name", in file order.
+    """The pairs of a file, a `datasets` folder or a hub dataset "owner/name", in file order.
 
     What exists on this machine is local; `split` chooses among the splits of a folder or a hub
-    dataset, `revision` is of the hub. A pair is the first user turn of a row and the assistant
-    turn directly after it; an empty system message is none. A row without such a pair raises
-    ValueError, or with skip_bad_rows is left out and counted.
+    dataset, `revision` is of the hub. A row is a conversation (schemas), of which `rounds` says
+    what becomes a pair: the first round; the last answer, with all before it; each answer, with
+    all before it. A row that holds no conversation raises ValueError, or with skip_bad_rows is
+    left out and counted; one whose label is false has no annotated response and is left out.
     """
-    texts: list[tuple[str | None, str, str]] = []
-    num_skipped = 0
+    pairs = _Pairs()
+    num_rows = num_skipped = num_undesirable = 0
     reasons: list[str] = []
+    unused: Counter[str] = Counter()
     for place, row in sources.rows(path, split=split, revision=revision):
         try:
-            texts.append(schemas.texts(row))
-        except schemas.BadRow as bad:
+            dialogue = schemas.dialogue(row, first_only=rounds == "first")
+        except BadRow as bad:
             reason = f"{path}, {place}: {bad}"
             if not skip_bad_rows:
                 raise ValueError(
@@ -117,10 +160,20 @@ def read_pairs(
             num_skipped += 1
             if len(reasons) < NUM_REASONS:
                 reasons.append(reason)
-    if not texts:
-        detail = f": {num_skipped} skipped, the first one {reasons[0]}" if reasons else ""
+            continue
+        if dialogue is None:
+            num_undesirable += 1
+            continue
+        num_rows += 1
+        unused.update(dialogue.unused)
+        pairs.add(dialogue, rounds)
+    if not pairs.pairs:
+        counts = [f"{num_skipped} skipped, the first one {reasons[0]}"] if reasons else []
+        counts += [f"{num_undesirable} whose label is false"] if num_undesirable else []
+        detail = f": {'; '.join(counts)}" if counts else ""
         raise ValueError(f"data.path={path} has no usable row{detail}; a row has {schemas.SCHEMAS}")
-    return Source(_identified(texts), num_skipped, tuple(reasons))
+    columns = _listed(unused, num_rows)
+    return Source(pairs.pairs, num_skipped, tuple(reasons), num_undesirable, columns)
 
 
 def split_pairs(
@@ -130,10 +183,11 @@ def split_pairs(
 
     Both are drawn by a hash of the seed and the content: the row order of the file does not
     matter, and with the same seed and heldout a larger train set begins with every smaller one.
-    Held out are prompt TEXTS, one pair each; other pairs with such a text are in neither part.
+    Held out are the TEXTS that open conversations, one pair each; other pairs of a conversation
+    that opens with such a text are in neither part.
     """
     prompts = sorted(
-        {pair.prompt for pair in pairs}, key=lambda text: _digest(seed, "heldout", text)
+        {pair.opening for pair in pairs}, key=lambda text: _digest(seed, "heldout", text)
     )
     if heldout > len(prompts):
         raise ValueError(
@@ -141,11 +195,11 @@ def split_pairs(
             f"{len(pairs)} pairs; use a smaller one"
         )
     held = set(prompts[:heldout])
-    judged: dict[str, Pair] = {}  # prompt text -> its first pair
+    judged: dict[str, Pair] = {}  # text -> its first pair
     train: list[Pair] = []
     for pair in sorted(pairs, key=lambda pair: _digest(seed, "train", pair.id)):
-        if pair.prompt in held:
-            judged.setdefault(pair.prompt, pair)
+        if pair.opening in held:
+            judged.setdefault(pair.opening, pair)
         else:
             train.append(pair)
     if not train or (size is not None and size > len(train)):
@@ -174,7 +228,10 @@ def micro_pairs(data: DataConfig) -> tuple[list[Pair], list[Pair]]:
                 f"{split!r}; use a smaller one"
             )
         rows = task.pairs(split, num, seed=seed)
-        return _identified((None, prompt, answer) for prompt, answer in rows)
+        pairs = _Pairs()
+        for prompt, answer in rows:
+            pairs.add(Dialogue(None, ((prompt, answer),)), "first")
+        return pairs.pairs
 
     return (
         first("train", data.size, data.seed, "data.size"),
@@ -202,16 +259,34 @@ def _built_in(path: str) -> ModuleType:
 # Identity
 
 
-def _identified(texts: Iterable[tuple[str | None, str, str]]) -> list[Pair]:
-    """(system, prompt, annotated) -> pairs with ids that are unique in this list."""
-    seen: Counter[str] = Counter()
-    pairs = []
-    for system, prompt, annotated in texts:
-        content = _digest(system, prompt, annotated)[:16]
-        repeat = f"-{seen[content]}" if seen[content] else ""
-        seen[content] += 1
-        pairs.append(Pair(content + repeat, prompt, annotated, system))
-    return pairs
+class _Pairs:
+    """A list of pairs with ids that are unique in it."""
+
+    def __init__(self) -> None:
+        self.pairs: list[Pair] = []
+        self._seen: Counter[str] = Counter()
+
+    def add(self, dialogue: Dialogue, rounds: Rounds) -> None:
+        """The round or rounds of a conversation that become pairs; its texts are not copied."""
+        system, turns = dialogue.system, dialogue.rounds
+        last = len(turns) - 1
+        for i in range(last if rounds == "last" else 0, 1 if rounds == "first" else last + 1):
+            prompt, annotated = turns[i]
+            before = turns[:i]
+            content = _digest(system, prompt, annotated, *([before] if before else []))[:16]
+            repeat = f"-{self._seen[content]}" if self._seen[content] else ""
+            self._seen[content] += 1
+            self.pairs.append(Pair(content + repeat, prompt, annotated, system, before))
+
+
+def _listed(unused: Counter[str], num_rows: int) -> tuple[str, ...]:
+    """The columns as a log line can show them: `score`, `system (in 3 of 90 rows)`."""
+    names = [
+        printable(name) + ("" if count == num_rows else f" (in {count} of {num_rows} rows)")
+        for name, count in unused.most_common(NUM_NAMES)
+    ]
+    more = len(unused) - len(names)
+    return (*names, f"and {more} more") if more else tuple(names)
 
 
 def _digest(*parts: object) -> str:

@@ -15,8 +15,8 @@ from functools import cached_property
 from os.path import commonprefix
 from typing import TYPE_CHECKING
 
+from tspin.data.cells import BadRow
 from tspin.data.encoding import Encoder, unused_characters
-from tspin.data.schemas import BadRow
 from tspin.data.templates import TEXT_TEMPLATES, Conversation, Rendering
 from tspin.tools.log import first_line, once
 
@@ -69,11 +69,11 @@ class ChatTemplate:
 
     def prompt_text(self, conversation: Conversation) -> str:
         """What stands before a response."""
-        return self._cut(self._around(self._taken(conversation))[0])
+        return self._cut(self._around(self.taken(conversation))[0])
 
     def prompt_ids(self, conversation: Conversation) -> list[int]:
         """Ids of what stands before a response."""
-        stand_ins, conversation, _ = self._hidden(self._taken(conversation))
+        stand_ins, conversation, _ = self._hidden(self.taken(conversation))
         return self.encoder.rendered(self._cut(self._around(conversation)[0]), stand_ins)
 
     def pair_ids(self, conversation: Conversation, answer: str) -> tuple[list[int], list[int]]:
@@ -82,7 +82,7 @@ class ChatTemplate:
         Together they are the first ids of the template's own rendering. BadRow where that cannot
         be cut in two.
         """
-        stand_ins, conversation, answer = self._hidden(self._taken(conversation), answer)
+        stand_ins, conversation, answer = self._hidden(self.taken(conversation), answer)
         before, behind = self._around(conversation)
         whole = self._text(conversation, answer)
         if not whole.startswith(before):
@@ -126,7 +126,7 @@ class ChatTemplate:
         mark = next(unused_characters())
         return mark in self._text(_HELLO, dates=dict.fromkeys(self._dates, mark))
 
-    def _taken(self, conversation: Conversation) -> Conversation:
+    def taken(self, conversation: Conversation) -> Conversation:
         """The same without a system message that the template does not take."""
         system = conversation.system
         if not system or self.takes_system:

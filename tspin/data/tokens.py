@@ -12,9 +12,9 @@ from datetime import date
 from math import ceil
 from typing import TYPE_CHECKING
 
+from tspin.data.cells import BadRow
 from tspin.data.chat import ChatTemplate
 from tspin.data.encoding import Encoder
-from tspin.data.schemas import BadRow
 from tspin.data.templates import CHAT, TEXT_TEMPLATES, Conversation, Rendering
 
 if TYPE_CHECKING:
@@ -64,6 +64,10 @@ class Renderer:
             return self
         how = replace(self.how, day=date.fromisoformat(day))
         return Renderer(self.tokenizer, how, stop_ids=self.stop_ids)
+
+    def taken(self, conversation: Conversation) -> Conversation:
+        """What of it stands in a prompt: some chat templates take no system message. BadRow"""
+        return conversation if self.chat is None else self.chat.taken(conversation)
 
     def prompt_ids(self, conversation: Conversation) -> list[int]:
         """Ids of everything before the response."""

@@ -15,7 +15,7 @@ import yaml
 from tspin.config import identity
 from tspin.config.load import dump
 from tspin.config.run import Run
-from tspin.data.sources import SUFFIXES
+from tspin.data import files
 from tspin.export.opening import Source
 from tspin.runs.artifacts import Iteration, RunDir
 from tspin.tools.files import read_json
@@ -188,4 +188,4 @@ digest `{data["digest"]}`
 def _on_hub(path: str) -> bool:
     """Whether it is OWNER/NAME and nothing of this disk."""
     named = re.fullmatch(HUB_ID, path) is not None
-    return named and Path(path).suffix not in SUFFIXES and not Path(path).exists()
+    return named and files.suffix(Path(path)) not in files.READERS and not Path(path).exists()

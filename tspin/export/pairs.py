@@ -21,13 +21,13 @@ from tspin.data.templates import TEXT_TEMPLATES, Conversation
 from tspin.data.tokens import Renderer
 from tspin.export import opening
 from tspin.export.opening import Source
-from tspin.runs.artifacts import RunDir
+from tspin.runs.artifacts import HISTORY, RunDir
 from tspin.tools.files import read_json, write_text
 from tspin.tools.parquet import each_row, write_rows
 
 IDS = pa.list_(pa.int32())
 TRIPLETS = pa.schema(
-    [("id", pa.string()), ("system", pa.string()), ("prompt", pa.string())]
+    [("id", pa.string()), ("system", pa.string()), ("history", HISTORY), ("prompt", pa.string())]
     + [(role, pa.string()) for role in ("annotated", "synthetic", "proto")]
     + [(f"{part}_ids", IDS) for part in ("prompt", "annotated", "synthetic", "proto")]
 )
@@ -109,7 +109,7 @@ class Joined:
     def __init__(self, source: Source, renderer: Renderer) -> None:
         folder = source.folder
         self.prompts, self.renderer = folder.prompts, renderer
-        self.systems = _systems(source.cfg, folder, renderer)
+        self.systems = {} if _has_texts(folder) else _systems(source.cfg, folder, renderer)
         self.samples = {
             role: {row["id"]: row for row in samples.each("id", "response", "response_ids")}
             for role, samples in (("synthetic", source.out.synthetic), ("proto", folder.proto))
@@ -123,7 +123,8 @@ class Joined:
             whole = ids[-1] == self.renderer.eos_id
             row = {
                 "id": name,
-                "system": self.systems[name] if name in self.systems else None,
+                "system": prompt.get("system", self.systems.get(name)),
+                "history": prompt.get("history"),
                 "prompt": prompt["prompt"],
                 "annotated": prompt["annotated"].strip() if whole else self.renderer.text(ids),
                 "prompt_ids": prompt["prompt_ids"],
@@ -135,23 +136,32 @@ class Joined:
             yield row
 
 
-def _systems(cfg: Run, folder: RunDir, renderer: Renderer) -> dict[str, str | None]:
-    """The system messages by prompt id: a run keeps them as ids alone, the source has the text."""
+def _has_texts(folder: RunDir) -> bool:
+    """Whether the run keeps all texts of its prompts; version 0.1.0 kept no system message."""
+    first = next(each_row(folder.prompts), {})
+    return "system" in first
 
-    def ids(prompt: str, system: str | None) -> list[int]:
-        conversation = renderer.fit(Conversation(prompt, system), max_length=cfg.max_prompt_length)
-        return renderer.prompt_ids(conversation)
+
+def _systems(cfg: Run, folder: RunDir, renderer: Renderer) -> dict[str, str | None]:
+    """The system messages by prompt id of a run that keeps them as ids alone, from its source."""
+
+    def is_of(row: dict[str, Any], system: str | None) -> bool:
+        """Whether its ids are those of its text; version 0.1.0 kept the end of a long one."""
+        kept = list(row["prompt_ids"])
+        whole = renderer.prompt_ids(Conversation(row["prompt"], system))
+        if len(kept) >= len(whole):
+            return kept == whole
+        end = kept[len(renderer.encoder.prefix) :]
+        return end == whole[len(whole) - len(end) :]
 
     prompts = each_row(folder.prompts, "id", "prompt", "prompt_ids")
-    odd = [row for row in prompts if ids(row["prompt"], None) != list(row["prompt_ids"])]
+    odd = [row for row in prompts if not is_of(row, None)]
     if not odd:
         return {}
     data = annotated.load(cfg.data)
     systems = {pair.id: pair.system for pair in (*data.train, *data.heldout)}
     for row in odd:
-        if row["id"] not in systems or ids(row["prompt"], systems[row["id"]]) != list(
-            row["prompt_ids"]
-        ):
+        if row["id"] not in systems or not is_of(row, systems[row["id"]]):
             raise ValueError(
                 f"prompt {row['id']} has a system message, which is read from data.path="
                 f"{cfg.data.path} again, and that is not what the run read; put it back"
@@ -161,19 +171,21 @@ def _systems(cfg: Run, folder: RunDir, renderer: Renderer) -> dict[str, str | No
 
 def _plain(row: dict[str, Any], renderer: Renderer) -> dict[str, str]:
     """Text in the run's form: prompt and response one behind the other are what was encoded."""
-    shape = TEXT_TEMPLATES[renderer.how.name]
-    text = shape.text.format(prompt=row["prompt"])
+    form = TEXT_TEMPLATES[renderer.how.name]
+    history = tuple((user, assistant) for user, assistant in row["history"] or ())
     return {
-        "prompt": f"{row['system']}\n\n{text}" if row["system"] else text,
-        "chosen": shape.separator + row["annotated"],
-        "rejected": shape.separator + row["synthetic"],
+        "prompt": renderer.prompt_text(Conversation(row["prompt"], row["system"], history)),
+        "chosen": form.separator + row["annotated"],
+        "rejected": form.separator + row["synthetic"],
     }
 
 
 def _messages(row: dict[str, Any]) -> dict[str, list[dict[str, str]]]:
-    system = [{"role": "system", "content": row["system"]}] if row["system"] else []
+    before = [{"role": "system", "content": row["system"]}] if row["system"] else []
+    for prompt, answer in row["history"] or ():
+        before += [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
     return {
-        "prompt": [*system, {"role": "user", "content": row["prompt"]}],
+        "prompt": [*before, {"role": "user", "content": row["prompt"]}],
         "chosen": [{"role": "assistant", "content": row["annotated"]}],
         "rejected": [{"role": "assistant", "content": row["synthetic"]}],
     }

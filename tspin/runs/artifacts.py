@@ -41,10 +41,13 @@ CHECKPOINT, TRAIN_STATE = "checkpoint", "train_state"
 TRACKER = "wandb"  # folder of the tracker in a run
 MIRROR = "mirror.json"  # what a copy of a run folder holds
 
+HISTORY = pa.list_(pa.list_(pa.string()))
 PROMPTS = pa.schema(
     [
         ("id", pa.string()),
         ("split", pa.string()),  # train | heldout
+        ("system", pa.string()),  # null without one; this column and the next came after 0.1.0
+        ("history", HISTORY),  # earlier rounds [user, assistant], or null
         ("prompt", pa.string()),
         ("annotated", pa.string()),
         ("prompt_ids", pa.list_(pa.int32())),  # what every stage conditions on

@@ -11,8 +11,7 @@ from typing import Any
 
 from tspin.config.run import Run
 from tspin.data import annotated
-from tspin.data.annotated import Pair
-from tspin.data.schemas import BadRow
+from tspin.data.cells import BadRow
 from tspin.data.templates import Conversation
 from tspin.data.tokens import Renderer
 from tspin.runs.artifacts import PROMPTS, RunDir, settled_day
@@ -33,6 +32,7 @@ def prepare(run: Run, folder: RunDir, renderer: Renderer) -> None:
     reasons = list(source.reasons)
     day = settled_day(run.runs_dir) if renderer.depends_on_day else None
     renderer = renderer.on(day)
+    most_of_prompt = run.max_prompt_length
     num = {"train": 0, "heldout": 0}
     counts = {
         "num_skipped": source.num_skipped,
@@ -45,7 +45,10 @@ def prepare(run: Run, folder: RunDir, renderer: Renderer) -> None:
         for split, pairs in (("train", source.train), ("heldout", source.heldout)):
             for pair in pairs:
                 try:
-                    encoded = _encoded(pair, renderer, max_length=run.max_prompt_length)
+                    conversation = renderer.taken(
+                        Conversation(pair.prompt, pair.system, pair.history)
+                    )
+                    encoded = _encoded(conversation, pair.annotated, renderer, most_of_prompt)
                 except BadRow as bad:
                     reason = f"{run.data.path}, the row with {pair.prompt[:60]!r}: {bad}"
                     if not run.data.skip_bad_rows:
@@ -67,7 +70,9 @@ def prepare(run: Run, folder: RunDir, renderer: Renderer) -> None:
                 yield {
                     "id": pair.id,
                     "split": split,
-                    "prompt": pair.prompt,
+                    "system": conversation.system,
+                    "history": conversation.history or None,
+                    "prompt": conversation.prompt,
                     "annotated": pair.annotated.strip(),
                     "prompt_ids": prompt_ids,
                     "annotated_ids": response_ids[:most],
@@ -85,19 +90,19 @@ def prepare(run: Run, folder: RunDir, renderer: Renderer) -> None:
         )
     facts = {"digest": source.digest, **counts, "reasons": reasons}
     facts |= {} if day is None else {"day": day}
+    if source.num_undesirable:  # else no part of it: older runs have none, and keys are made of it
+        facts["num_undesirable"] = source.num_undesirable
     write_json(folder.data, facts | {f"num_{split}": n for split, n in num.items()})
 
 
 def _encoded(
-    pair: Pair, renderer: Renderer, *, max_length: int
+    conversation: Conversation, response: str, renderer: Renderer, max_length: int
 ) -> tuple[list[int], list[int], bool]:
     """Ids of prompt and response, and whether the prompt was cut to max_length ids."""
-    conversation = Conversation(pair.prompt, pair.system)
-    prompt_ids, response_ids = renderer.pair_ids(conversation, pair.annotated)
-    excess = len(prompt_ids) - max_length
-    if excess <= 0:
+    prompt_ids, response_ids = renderer.pair_ids(conversation, response)
+    if len(prompt_ids) <= max_length:
         return prompt_ids, response_ids, False
     # An answer with a thought of its own has another prompt than `fit` measures.
     shift = len(prompt_ids) - len(renderer.prompt_ids(conversation))
-    conversation = renderer.fit(conversation, max_length=max_length - max(0, shift))
-    return *renderer.pair_ids(conversation, pair.annotated), True
+    short = renderer.fit(conversation, max_length=max_length - max(0, shift))
+    return *renderer.pair_ids(short, response), True

@@ -71,15 +71,16 @@ def _groups(path: Path, columns: Sequence[str] = ()) -> Iterator[pa.Table]:
 
 def _columns(schema: pa.Schema) -> list[list[str]]:
     """Names and types. Of a list the values' alone: how it names them changes by version."""
-    return [
-        [f.name, f"list of {f.type.value_type}" if pa.types.is_list(f.type) else str(f.type)]
-        for f in schema
-    ]
+    return [[field.name, _kind(field.type)] for field in schema]
+
+
+def _kind(kind: pa.DataType) -> str:
+    return f"list of {_kind(kind.value_type)}" if pa.types.is_list(kind) else str(kind)
 
 
 def _cells(column: pa.ChunkedArray) -> list[Any]:
     """The values of a column as Python objects, see `each_row`."""
-    if not pa.types.is_list(column.type):
+    if not (pa.types.is_list(column.type) and pa.types.is_integer(column.type.value_type)):
         return column.to_pylist()
     numbers = pc.list_flatten(column).to_numpy()
     small = not len(numbers) or 0 <= numbers.min() <= numbers.max() < 2**16
