@@ -58,8 +58,8 @@ MAY_IMPORT = {
 }
 STAGES = ("prepare", "generate", "score", "train", "evaluate", "benchmark")
 NO_TORCH = (
-    "cli.arguments cli.command cli.compose cli.options cli.outcome cli.status cli.stored_run "
-    "cli.sweep config.run data.annotated data.schemas "
+    "cli.arguments cli.command cli.compose cli.options cli.outcome cli.quoting cli.status "
+    "cli.stored_run cli.sweep config.run data.annotated data.schemas "
     "data.sources data.tokens distributed.launcher distributed.world export.opening micro "
     "micro.open_task micro.task planning.disk runs.artifacts runs.benchmarks runs.evaluation "
     "runs.heartbeat runs.metrics runs.mirror runs.point runs.retention runs.start runs.store "
@@ -224,7 +224,11 @@ def test_analysis_reads_files_and_no_model(module):
         ("itables", {"analysis.report.page"}),
         ("jinja2", {"analysis.report.page"}),
         ("lm_eval", {"tspin.harness.evaluation", "tspin.harness.tasks"}),
-        ("hydra", {"main", "hydra_plugins.tspin", "tspin.cli.command", "tspin.cli.compose"}),
+        (
+            "hydra",
+            {"main", "hydra_plugins.tspin"}
+            | {f"tspin.cli.{name}" for name in ("command", "compose", "quoting")},
+        ),
         ("omegaconf", {"main", "hydra_plugins.tspin", "tspin.cli.command", "tspin.cli.compose"}),
         ("pydantic", {f"tspin.config.{name}" for name in ("run", "load", "objective")}),
         ("vllm", {"tspin.sampling.vllm_worker.__main__"}),
