@@ -31,8 +31,8 @@ def job(cfg: DictConfig) -> None:
     """One point: a single run, or one of a multirun's."""
     hydra_cfg = HydraConfig.get()
     single = hydra_cfg.mode == RunMode.RUN
-    with outcome.of_point(single=single):
-        run = typed(cfg, hydra_cfg)
+    with outcome.of_work(single=single) as work:
+        run = work.run = typed(cfg, hydra_cfg)
         if not single:
             log.info("--- %s", run.name)
         # torch and transformers: not before the configuration is right
@@ -55,9 +55,8 @@ def main() -> None:
         command.check_processes(size)
         if command.points and (command.dry_run or command.multirun):
             plan = sweep.plan(command.name, command.points)
-    except ValueError as error:
-        log.error("error: %s", " ".join(str(error).split()))
-        sys.exit(2)
+    except Exception as error:
+        outcome.refuse(error)
     if command.dry_run:
         log.info("%s", plan.describe())
         return

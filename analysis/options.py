@@ -26,5 +26,5 @@ def command(doc: str | None, arguments: Sequence[str], **defaults: str) -> Itera
         for key, default in defaults.items():
             parser.option(key, default=default, choices=BOOLEAN if default == "false" else ())
         yield parser.read(arguments)
-    except outcome.MENDABLE as error:
-        sys.exit(outcome.exit_code(error))
+    except (Exception, KeyboardInterrupt) as error:
+        sys.exit(outcome.exit_code(error, ["analysis", *arguments]))

@@ -21,9 +21,9 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from tspin.cli import outcome
 from tspin.cli import sweep as sweeps
 from tspin.cli.folders import root
-from tspin.cli.outcome import INTERRUPTED
 from tspin.tools import signals
 
 log = logging.getLogger("tspin")
@@ -54,6 +54,10 @@ class Points(Sweeper):
 
         arguments  see `plan`
         """
+        with outcome.of_work(single=True):
+            self._sweep()
+
+    def _sweep(self) -> None:
         plan = self.plan
         todo, failed = plan.to_run(), {}
         log.info("%s\n", plan.describe() if todo else plan.line())
@@ -76,14 +80,13 @@ class Points(Sweeper):
             # Workers of joblib end with this process; other launchers' jobs are a scheduler's.
             with signals.watched(0) if self.workers_are_ours else nullcontext():
                 returns = self.launcher.launch([point.launch_words for point in points], 0)
-        except KeyboardInterrupt:  # not in a point (outcome.of_point): while other processes work
-            log.error("interrupted; the same command goes on from here")
-            sys.exit(INTERRUPTED)
-        except signals.Preempted as stopped:  # likewise
+        except signals.Preempted as stopped:  # not in a point: while other processes work
             log.error("stopped by %s; the same command goes on from here", stopped)
             sys.exit(signals.REQUEUE)
         except Exception as error:  # a worker died: the folders say how far each point is
-            log.error("error: the launcher failed", exc_info=error)
+            line = outcome.one_line(error) if outcome.is_mendable(error) else None
+            log.error("error: the launcher failed%s", f": {line}" if line else "",
+                      exc_info=None if line else error)  # fmt: skip
             now = sweeps.plan(self.plan.name, points)
             left = {point.run.name for point in now.to_run()}
             return dict.fromkeys(left, _reason(error))

@@ -59,7 +59,7 @@ MAY_IMPORT = {
 STAGES = ("prepare", "generate", "score", "train", "evaluate", "benchmark")
 NO_TORCH = (
     "__main__ cli.arguments cli.chat cli.command cli.compose cli.options cli.outcome cli.plan "
-    "cli.status cli.stored_run cli.sweep config.run data.annotated data.cells data.files "
+    "cli.quoting cli.status cli.stored_run cli.sweep config.run data.annotated data.cells data.files "
     "data.hf_datasets data.schemas data.sources data.tokens data.turns distributed.failure "
     "distributed.launcher distributed.world export.card "
     "export.checkpoint export.pairs export.opening micro "
@@ -226,7 +226,11 @@ def test_analysis_reads_files_and_no_model(module):
         ("itables", {"analysis.report.page"}),
         ("jinja2", {"analysis.report.page"}),
         ("lm_eval", {"tspin.harness.evaluation", "tspin.harness.tasks"}),
-        ("hydra", {"main", "hydra_plugins.tspin", "tspin.cli.command", "tspin.cli.compose"}),
+        (
+            "hydra",
+            {"main", "hydra_plugins.tspin"}
+            | {f"tspin.cli.{name}" for name in ("command", "compose", "quoting")},
+        ),
         ("omegaconf", {"main", "hydra_plugins.tspin", "tspin.cli.command", "tspin.cli.compose"}),
         ("pydantic", {f"tspin.config.{name}" for name in ("run", "load", "objective")}),
         ("vllm", {"tspin.sampling.vllm_worker.__main__"}),

@@ -43,8 +43,8 @@ def main(arguments: Sequence[str]) -> int:
     outcome.configure_logging()
     try:
         importlib.import_module(VERBS[verb][0]).main(rest)
-    except outcome.MENDABLE as error:
-        return outcome.exit_code(error)
+    except (Exception, KeyboardInterrupt) as error:
+        return outcome.exit_code(error, arguments)
     except SystemExit as end:  # --help of argparse
         return int(end.code or 0)
     return 0

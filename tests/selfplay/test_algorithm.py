@@ -11,11 +11,12 @@ from support.offline import of, recorded
 from support.tiny import play
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from analysis.wandb import sync
 from tspin.data.tokens import Renderer
 from tspin.policy import policy
 from tspin.policy.policy import Policy
 from tspin.runs.metrics import StepLog
-from tspin.tools.files import read_json
+from tspin.tools.files import read_json, remove
 from tspin.tools.parquet import read_rows
 
 pytestmark = pytest.mark.runs
@@ -323,19 +324,30 @@ def test_provenance_of_a_launch(runs):
     }  # fmt: skip
 
 
-def test_one_wandb_run_goes_on_under_its_id_after_a_restart(tmp_path):
-    """Offline: two folders of one id, whose steps go on over the iterations."""
+def test_offline_launches_overwrite_nothing_and_a_replay_has_it_all(tmp_path, caplog):
+    """An id each, so that `wandb sync` of both leaves both; steps go on over the iterations."""
     tracked = ["track=wandb_offline", "decoding.max_new_tokens=4"]
     folder, _ = play(tmp_path, "tspin", *tracked)
-    [first] = recorded(folder.path)
-    folder.iteration(1).done.unlink()  # as if killed before the end
-    play(tmp_path, "tspin", *tracked)
-    ids = [run["run_id"] for records in recorded(folder.path) for run in of(records, "run")]
-    assert ids == [read_json(folder.tracking)["id"]] * 2
-    steps = [row["step"] for t in (0, 1) for row in StepLog.read(folder.iteration(t).metrics)]
-    items = [row["item"] for row in of(first, "history")]
-    tracked_steps = [item["train/step"] for item in items if "train/loss" in item]
-    assert steps == [0, 1, 2, 0, 1, 2] and tracked_steps == [0, 1, 2, 3, 4, 5]
+    [whole] = recorded(folder.path)
+    remove(folder.iteration(1).path)  # as if killed behind iteration 0
+    with caplog.at_level(logging.INFO, "tspin"):
+        play(tmp_path, "tspin", *tracked)
+    tracked_steps = {
+        of(records, "run")[0]["run_id"]: train_steps(records) for records in recorded(folder.path)
+    }
+    first = read_json(folder.tracking)["id"]
+    assert tracked_steps == {first: [0, 1, 2, 3, 4, 5], f"{first}-2": [3, 4, 5]}
+    [line] = [message for message in caplog.messages if message.startswith("W&B: ")]
+    assert f"python -m analysis wandb_sync runs={folder.path};" in line
+    sync.main([f"runs={folder.path}", "mode=offline", f"out={tmp_path / 'out'}"])
+    [replayed] = recorded(tmp_path / "out")
+    assert train_steps(replayed) == train_steps(whole)
+    assert of(replayed, "run")[0]["run_id"] not in tracked_steps
+
+
+def train_steps(records):
+    items = [row["item"] for row in of(records, "history")]
+    return [item["train/step"] for item in items if "train/loss" in item]
 
 
 def test_samples_are_readable(runs):

@@ -13,6 +13,7 @@ TIMES += ("files", "sha256")  # digests, of files with seconds in them too
 OF_A_LAUNCH = ("provenance.json", "tracking.json", "stages.json", ".stages.json.tmp", ".lock")
 OF_A_LAUNCH += ("heartbeat.json", ".heartbeat.json.tmp")  # by the clock, and never read again
 OF_A_LAUNCH += (".mirror.json",)  # where a copy is
+OF_A_LAUNCH += ("errors.log",)  # what stopped a launch
 
 
 def contents(folder: Path) -> dict[str, object]:

@@ -18,6 +18,7 @@ from tspin.cli import arguments as overrides
 from tspin.cli.arguments import Overrides
 from tspin.cli.compose import VERSION, compose, parsed
 from tspin.cli.folders import CONF, SWEEPS
+from tspin.cli.quoting import as_typed, quoted_word
 from tspin.runs.point import Point, distinct
 
 OURS = "hydra/sweeper=points"
@@ -74,7 +75,10 @@ def check(arguments: Sequence[str]) -> Command:
     overrides.check(given.overrides)
     flags = [argument for argument in arguments if argument not in given.overrides]
     name, lines = overrides.sweep(given.overrides, SWEEPS)
-    lines = [overrides.tasks(line, CONF) for line in lines]
+    lines = [
+        [as_typed(override, multirun=given.multirun) for override in overrides.tasks(line, CONF)]
+        for line in lines
+    ]
     if name and not given.multirun:
         raise ValueError(f"sweep={name} makes several runs: add -m")
     of_hydra = [override for override in given.overrides if override.startswith("hydra")]
@@ -127,7 +131,8 @@ def _grid(line: Overrides, *, multirun: bool) -> Iterator[Overrides]:
             alternatives.append([text])
             continue
         if not multirun:
-            raise ValueError(f"{text} is a sweep: add -m (a list is [A,B])")
+            word = quoted_word(text)
+            raise ValueError(f"{text} is a sweep: add -m (a list is [A,B], a comma in text {word})")
         key = text.split("=", 1)[0]
         alternatives.append([f"{key}={value}" for value in override.sweep_string_iterator()])
     yield from map(list, product(*alternatives))

@@ -19,8 +19,9 @@ from tspin.objectives import Objective
 
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*$", max_length=64)]  # in paths
-Place = Annotated[str, Field(min_length=1)]
-Keyless = Annotated[str, AfterValidator(lambda url: _keyless(url))]  # in files and records
+PLACE = "place"  # note of what names a file or a folder, or where one is fetched from
+Place = Annotated[str, Field(min_length=1), PLACE]
+Keyless = Annotated[Place, AfterValidator(lambda url: _keyless(url))]  # in files and records
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Attention = Literal["auto", "shared", "separate", "plain"]
 Precision = Literal["fp32_master", "bf16_stochastic", "fp32"]
@@ -163,8 +164,8 @@ class EvalTask:
 class EvalsConfig:
     name: Name
     tasks: dict[str, EvalTask]  # of lm-eval, or of tasks_dir: a task or a group of tasks
-    data_root: str | None  # folder that mirrors the hub: OWNER/DATASET/...; None: hub or cache
-    tasks_dir: str | None  # folder of task files of one's own; without `tasks`, all of them
+    data_root: Place | None  # folder that mirrors the hub: OWNER/DATASET/...; None: hub or cache
+    tasks_dir: Place | None  # folder of task files of one's own; without `tasks`, all of them
     template: Literal["none", "run"]  # around a prompt: nothing, or the run's own model.template
     limit: int | None = Field(ge=1)  # documents per task, the first ones; None: all
     batch_size: int = Field(ge=1)
@@ -192,7 +193,7 @@ class SyncConfig:
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class SelfPlayConfig:
     iterations: int = Field(ge=1)
-    start_from: str | None  # an iteration folder of another run
+    start_from: Place | None  # an iteration folder of another run
     share: bool  # link an iteration that another run of runs_dir has made already
     keep: Literal["all", "last", "best", "evaluated"]  # checkpoints; the last one always stays
 

@@ -218,6 +218,8 @@ class RunDir:
     tracking = _Entry("tracking.json")  # id of the run in the tracker, kept over restarts
     heartbeat = _Entry("heartbeat.json")  # a sign of life of its process, no part of the run
 
+    errors = _Entry("errors.log")  # tracebacks of what stopped it, no part of the run
+
     @property
     def proto(self) -> Responses:
         """Proto-synthetic responses, linked from the folder that runs share."""

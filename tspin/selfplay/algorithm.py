@@ -35,7 +35,7 @@ from tspin.selfplay.session import Session
 from tspin.selfplay.twin import linked_or
 from tspin.stages.prepare import prepare
 from tspin.tools.files import read_json, remove
-from tspin.tracking import replay, report
+from tspin.tracking import replay, report, sessions
 from tspin.tracking.wandb import Tracker
 from tspin.training import throughput
 
@@ -153,11 +153,13 @@ def _session(
     inputs = Inputs(cfg, folder, initial)
     world.main(preflight.check_same_beginning, cfg, folder, inputs)
     world.main(_record, cfg, folder, world, command)
+    run_id, whole = world.main(sessions.begin, folder, cfg.track.wandb)
     with Tracker(
         replay.identity(folder),
         mode=cfg.track.wandb if world.is_main else "none",
         folder=folder.path,
-        run_id=world.main(report.tracking_id, folder),
+        run_id=run_id,
+        whole=whole,
     ) as tracker:
         yield Session(cfg, folder, world, policies, inputs, tracker, push)
 

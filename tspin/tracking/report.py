@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
 from heapq import nsmallest
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from tspin.objectives import ROLES
 from tspin.runs.artifacts import Iteration, RunDir
 from tspin.runs.metrics import StepLog
-from tspin.tools.files import read_json, write_json, write_jsonl
+from tspin.tools.files import read_json, write_jsonl
 from tspin.tools.parquet import each_row
 from tspin.tracking import health
 
@@ -118,10 +117,3 @@ def warnings(folder: RunDir, t: int) -> dict[str, str | None]:
         "saturation": health.saturation(steps),
         "collapse": health.collapse(start, read_json(out.contingency)["train"]["logps/annotated"]),
     }
-
-
-def tracking_id(folder: RunDir) -> str:
-    """The run's id in the tracker: drawn once, kept over restarts."""
-    if not folder.tracking.exists():
-        write_json(folder.tracking, {"id": secrets.token_hex(4)})
-    return str(read_json(folder.tracking)["id"])

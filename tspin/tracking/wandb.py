@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -75,6 +76,8 @@ class Tracker:
 
     folder  everything W&B writes stays below it, in `wandb/`.
     run_id  W&B's id of the run: the same id continues the same run after a restart.
+    whole   whether that W&B run has the run from its beginning; else the line about it names what
+            brings all of it there.
     resume  "never": an id that the server has is refused (AlreadyThere) instead of continued.
     strict  failures travel. Otherwise one warning, and W&B is off: it never stops training.
     """
@@ -86,12 +89,13 @@ class Tracker:
         mode: Literal["online", "offline", "none"],
         folder: Path,
         run_id: str,
+        whole: bool = True,
         resume: Literal["allow", "never"] = "allow",
         strict: bool = False,
     ):
         self._identity, self._mode = identity, mode
         self._folder, self._id = folder.absolute(), run_id
-        self._resume, self._strict = resume, strict
+        self._whole, self._resume, self._strict = whole, resume, strict
         self._run: Any = None
         self._live = False  # whether W&B still gets what is logged
         self._failed = False
@@ -221,8 +225,21 @@ class Tracker:
             self._run.define_metric(axis)
             for group in groups:
                 self._run.define_metric(f"{group}/*", step_metric=axis)
-        where = Path(self._run.dir).parent
-        log.info("W&B: %s", self._run.url if online else f"offline; to upload: wandb sync {where}")
+        log.info("W&B: %s", self._where(online=online))
+
+    def _where(self, *, online: bool) -> str:
+        """The address of the W&B run, or the commands that bring it to the server."""
+        sync = f"wandb sync {shlex.quote(str(Path(self._run.dir).parent))}"
+        replay = f"python -m analysis wandb_sync runs={shlex.quote(str(self._folder))}"
+        match online, self._whole:
+            case True, True:
+                return str(self._run.url)
+            case True, False:
+                return f"{self._run.url} from here on; all of the run, once it is done: {replay}"
+            case False, True:
+                return f"offline; to upload: {sync}"
+            case _:
+                return f"offline; all of the run, once it is done: {replay}; from here on: {sync}"
 
     def _log(self, values: dict[str, Any]) -> None:
         if self._live:
