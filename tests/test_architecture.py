@@ -75,8 +75,11 @@ def parsed(path):
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
-def walk(tree, *, types=False):
-    """Every node; those under `if TYPE_CHECKING` only with types=True, and then only those."""
+@cache
+def imports_of(module, *, types):
+    """The import statements; those under `if TYPE_CHECKING` only with types=True, and then only
+    those."""
+    tree = parsed(SOURCES[module])
     guarded = {
         id(inner)
         for node in ast.walk(tree)
@@ -84,12 +87,16 @@ def walk(tree, *, types=False):
         for part in node.body
         for inner in ast.walk(part)
     }
-    return [node for node in ast.walk(tree) if (id(node) in guarded) == types]
+    return [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom) and (id(node) in guarded) == types
+    ]
 
 
 def imports(module, *, types=False):
     """(module, name or None) of every import, at the top and inside functions."""
-    for node in walk(parsed(SOURCES[module]), types=types):
+    for node in imports_of(module, types=types):
         if isinstance(node, ast.Import):
             yield from ((alias.name, None) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
