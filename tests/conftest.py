@@ -1,5 +1,6 @@
 """What every test begins with, whatever ran before it in the same process."""
 
+import gc
 import logging
 import os
 import sys
@@ -14,7 +15,7 @@ from support.forker import Forker
 
 settings.register_profile("tspin", deadline=None)  # a busy machine is no failure
 settings.load_profile("tspin")
-BY_FIXTURE = {"forker": "process", "browser": "browser"}
+BY_FIXTURE = {"forker": "process", "stand_in": "process", "browser": "browser"}
 LONG = ("process", "runs", "browser", "slow")
 
 
@@ -33,6 +34,13 @@ def pytest_collection_modifyitems(items):
             item.add_marker(BY_FIXTURE[fixture])
         long[item.path] += any(item.get_closest_marker(mark) for mark in LONG)
     items.sort(key=lambda item: -long[item.path])
+
+
+def pytest_collection_finish():
+    """Libraries and tests are here to stay. A run collects garbage whenever it lets a policy go,
+    which would pass over all of them each time: a quarter of a small run."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -257,6 +257,7 @@ def test_another_run_trains_again_what_it_needs_and_links_what_it_does_not(
     assert there(folder) == [2]  # links are each run's own
 
 
+@pytest.mark.runs
 def test_beginning_from_what_is_gone_says_why(kept):
     folder, _ = kept
     start = f"selfplay.start_from={folder.iteration(0).path}"
