@@ -1,7 +1,9 @@
 """What every test begins with, whatever ran before it in the same process."""
 
+import gc
 import logging
 import os
+import shutil
 import sys
 from collections import Counter
 
@@ -14,7 +16,7 @@ from support.forker import Forker
 
 settings.register_profile("tspin", deadline=None)  # a busy machine is no failure
 settings.load_profile("tspin")
-BY_FIXTURE = {"forker": "process", "browser": "browser"}
+BY_FIXTURE = {"forker": "process", "stand_in": "process", "browser": "browser", "finished": "runs"}
 LONG = ("process", "runs", "browser", "slow")
 
 
@@ -35,6 +37,13 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: -long[item.path])
 
 
+def pytest_collection_finish():
+    """Libraries and tests are here to stay. A run collects garbage whenever it lets a policy go,
+    which would pass over all of them each time: a quarter of a small run."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def forker(tmp_path_factory):
     """Starts `python` in milliseconds: support/forker.py."""
@@ -43,6 +52,21 @@ def forker(tmp_path_factory):
     forker = Forker(tmp_path_factory.mktemp("forker"))
     yield forker
     forker.close()
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """The folder of a finished run of T-SPIN, alone in its runs_dir: to look at. One a worker."""
+    from support.tiny import play
+
+    return play(tmp_path_factory.mktemp("finished"), "tspin")[0]
+
+
+@pytest.fixture
+def finished_copy(finished, tmp_path):
+    """A copy of it in tmp_path, with what it shares: to go on from, or to change."""
+    shutil.copytree(finished.path.parent, tmp_path, dirs_exist_ok=True)
+    return type(finished)(tmp_path / finished.path.name)
 
 
 @pytest.fixture(autouse=True)

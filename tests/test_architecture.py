@@ -59,10 +59,10 @@ MAY_IMPORT = {
 STAGES = ("prepare", "generate", "score", "train", "evaluate", "benchmark")
 NO_TORCH = (
     "__main__ cli.arguments cli.chat cli.command cli.compose cli.options cli.outcome cli.plan "
-    "cli.quoting cli.status cli.stored_run cli.sweep config.run data.annotated data.cells data.files "
-    "data.hf_datasets data.schemas data.sources data.tokens data.turns distributed.failure "
-    "distributed.launcher distributed.world export.card "
-    "export.checkpoint export.pairs export.opening micro "
+    "cli.quoting cli.status cli.stored_run cli.sweep config.run data.annotated data.cells "
+    "data.files data.hf_datasets data.schemas data.sources data.templates data.tokens data.turns "
+    "distributed.failure distributed.launcher distributed.world export.card export.checkpoint "
+    "export.pairs export.opening micro "
     "micro.open_task micro.task planning.disk runs.artifacts runs.benchmarks runs.evaluation "
     "runs.heartbeat runs.metrics runs.mirror runs.point runs.retention runs.start runs.store "
     "sampling.requests sampling.vllm sampling.vllm_worker.__main__ "
@@ -77,8 +77,11 @@ def parsed(path):
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
-def walk(tree, *, types=False):
-    """Every node; those under `if TYPE_CHECKING` only with types=True, and then only those."""
+@cache
+def imports_of(module, *, types):
+    """The import statements; those under `if TYPE_CHECKING` only with types=True, and then only
+    those."""
+    tree = parsed(SOURCES[module])
     guarded = {
         id(inner)
         for node in ast.walk(tree)
@@ -86,12 +89,16 @@ def walk(tree, *, types=False):
         for part in node.body
         for inner in ast.walk(part)
     }
-    return [node for node in ast.walk(tree) if (id(node) in guarded) == types]
+    return [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom) and (id(node) in guarded) == types
+    ]
 
 
 def imports(module, *, types=False):
     """(module, name or None) of every import, at the top and inside functions."""
-    for node in walk(parsed(SOURCES[module]), types=types):
+    for node in imports_of(module, types=types):
         if isinstance(node, ast.Import):
             yield from ((alias.name, None) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

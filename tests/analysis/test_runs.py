@@ -125,32 +125,38 @@ def no_loss(path):
     path.write_text(yaml.safe_dump({"name": "x", "seed": 0, "model": {"name": "micro"}}))
 
 
-@pytest.mark.parametrize(
-    "file, damage, says",
-    [
-        ("answers", cut, "cannot be read"),
-        ("scores", cut, "cannot be read"),
-        ("metrics", not_a_number, "not finite in 1 of 4 steps, first at step 2"),
-        ("metrics", half_a_line, "line 4 is no whole line"),
-        ("evaluation", older_evaluation, "older layout, with micro"),
-        ("evaluation", cut, "cannot be read"),
-        ("contingency", older_contingency, "cannot be read"),
-        ("contingency", lambda path: path.unlink(), "is not there"),
-        ("samples", half_a_line, "line 2 is no whole line"),
-        ("config", no_loss, "has no 'data.name'; it is of an older layout"),
-        ("config", lambda path: path.write_text("a: [b"), "cannot be read"),
-    ],
-)
-def test_a_broken_file_costs_only_itself(tmp_path, file, damage, says):
-    """The message begins with the file; every piece is still made."""
+BROKEN = [  # seed, file, what happens to it
+    (0, "scores", cut, "cannot be read"),  # scores and samples are read of the first seed
+    (0, "samples", half_a_line, "line 2 is no whole line"),
+    (0, "metrics", not_a_number, "not finite in 1 of 4 steps, first at step 2"),
+    (0, "contingency", older_contingency, "cannot be read"),
+    (1, "answers", cut, "cannot be read"),
+    (1, "metrics", half_a_line, "line 4 is no whole line"),
+    (1, "evaluation", older_evaluation, "older layout, with micro"),
+    (1, "contingency", lambda path: path.unlink(), "is not there"),
+    (2, "evaluation", cut, "cannot be read"),
+    (3, "config", no_loss, "has no 'data.name'; it is of an older layout"),
+    (4, "config", lambda path: path.write_text("a: [b"), "cannot be read"),
+]
+
+
+def test_a_broken_file_costs_only_itself(tmp_path):
+    """One message for each, which begins with the file; every piece is still made."""
     write_run(tmp_path, "spin")
-    folder = write_run(tmp_path, "tspin", scores=True)
-    path = folder.config if file == "config" else getattr(folder.iteration(1), file)
-    damage(path)
+    folders = [write_run(tmp_path, "tspin", seed=seed, scores=True) for seed in range(5)]
+    expected = {}
+    for seed, file, damage, says in BROKEN:
+        folder = folders[seed]
+        path = folder.config if file == "config" else getattr(folder.iteration(1), file)
+        damage(path)
+        expected[path] = says
     runs = Runs.read(tmp_path)
-    made = {piece.name for piece in catalogue.build(runs)}
-    assert made == {*catalogue.NAMES, "objectives-table", "comparison-figure"}
-    assert any(line.startswith(f"{path}: ") and says in line for line in runs.problems)
+    built = {piece.name for piece in catalogue.build(runs)}
+    assert built == {*catalogue.NAMES, "objectives-table", "comparison-figure"}
+    problems = {path: [p for p in runs.problems if p.startswith(f"{path}: ")] for path in expected}
+    assert {path: len(lines) for path, lines in problems.items()} == dict.fromkeys(expected, 1)
+    assert all(says in problems[path][0] for path, says in expected.items())
+    assert len(runs) == 4 and len(runs.problems) == len(BROKEN)
 
 
 def test_an_unfinished_iteration_is_named_with_the_command_that_goes_on(runs):

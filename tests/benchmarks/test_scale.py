@@ -79,6 +79,7 @@ def listed(triplet):
 # --- the join ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_joined_row_takes_few_bytes(folder):
     cfg = compose("loss=tspin")
     tracemalloc.start()

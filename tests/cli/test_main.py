@@ -309,6 +309,7 @@ def test_help_lists_the_groups_and_options_that_exist(cli, capsys):
     assert sweeps == sorted(path.stem for path in SWEEPS.glob("*.yaml"))
 
 
+@pytest.mark.process
 def test_help_lists_what_is_added_to_conf_and_sweeps(tmp_path):
     """A checkout with an option, a group and a sweep more; nothing of the help names them."""
     for name in ("main.py", "conf", "sweeps", "tspin", "hydra_plugins"):

@@ -188,6 +188,7 @@ MODELS = {  # of the table of docs/memory.md: a name, and the overrides that cho
 }
 
 
+@pytest.mark.slow
 def test_the_table_of_a_24_gb_card_is_what_memory_says():
     text = (ROOT / "docs" / "memory.md").read_text(encoding="utf-8")
     rows = [

@@ -230,6 +230,7 @@ def test_hundreds_of_runs_take_less_than_two_seconds(tmp_path):
 # --- heartbeats ----------------------------------------------------------------------------------
 
 
+@pytest.mark.runs
 def test_a_run_in_the_middle_of_training(tmp_path, monkeypatch):
     """Looked at from within; and what it says of itself in the end."""
     seen = []
@@ -292,7 +293,7 @@ def test_it_beats_as_the_work_moves_and_never_stops_a_run(tmp_path, monkeypatch)
 
 
 KILLED = """
-import sys, time
+import signal, sys
 from pathlib import Path
 from tspin.runs import heartbeat
 from tspin.runs.artifacts import RunDir, run_dirs
@@ -306,7 +307,7 @@ with owner(run), heartbeat.beating(RunDir(run)):
             pass
         sys.stdout.write("free\\n")
         sys.stdout.flush()
-        time.sleep(600)
+        signal.pause()
 """
 
 

@@ -71,6 +71,7 @@ def test_every_sweep_composes_with_either_model(name, model):
     assert all(point.run.track.tags == [name] for point in found)
 
 
+@pytest.mark.slow
 def test_the_paper_is_all_of_its_sweeps():
     """By hand on one model: table1 3 (table4 is it again); w/o H-A of table2; figure3 2; figure4a
     4 more (T-SPIN on 50k is figure3's, SFT on 200k table1's); T-SPIN_ref of figure4b; alpha x beta
@@ -116,6 +117,7 @@ def test_what_the_points_are():
     assert sized == [*tspin, *(("sft", size, 1) for size in (50_000, 100_000, 200_000))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["micro", "micro_open_weak"])
 def test_sizes_on_built_in_tasks_keep_the_papers_proportions(model):
     """512 pairs stand for 50k: 14k of 50k is 143 of 512."""
@@ -135,6 +137,7 @@ def test_the_largest_size_is_there_on_built_in_tasks(model):
     assert (len(found.train), len(found.heldout)) == (2048, 800)
 
 
+@pytest.mark.slow
 def test_table4_is_table1_from_mistral():
     assert {point.run.model.name for point in points("sweep=table4")} == {"mistral"}
     for model in ("micro", "mistral"):

@@ -454,6 +454,7 @@ def numbers_of(changed):
 
 @settings(deadline=None, max_examples=300)
 @given(changes, changes)
+@pytest.mark.slow
 def test_different_configurations_never_share_a_name(one, other):
     assert (name_of(one) == name_of(other)) == (numbers_of(one) == numbers_of(other))
 

@@ -97,6 +97,7 @@ def test_trls_trainer_takes_the_loss(tmp_path):
     assert second < first
 
 
+@pytest.mark.runs
 def test_a_run_from_typed_words(tmp_path):
     small = [*SMALL, "data.size=8", "data.heldout=0", "selfplay.iterations=1"]
     words = ["loss=sft", "track=none", "track.diagnostics=false", f"runs_dir={tmp_path}", *small]

@@ -69,8 +69,10 @@ def test_the_initial_policy_is_benchmarked_once_for_all_seeds_and_objectives(tmp
     assert labels(asked).count("base") == 1
 
 
-def test_a_finished_run_is_benchmarked_without_being_trained_again(tmp_path, asked, monkeypatch):
-    folder, _ = play(tmp_path, "tspin")
+def test_a_finished_run_is_benchmarked_without_being_trained_again(
+    finished_copy, tmp_path, asked, monkeypatch
+):
+    folder = finished_copy
     held_out = read_json(folder.iteration(1).evaluation)["heldout"]
     monkeypatch.setattr(
         "tspin.selfplay.session.train", lambda *a, **k: pytest.fail("trained again")

@@ -374,8 +374,7 @@ def test_samples_that_two_runs_share_are_made_once(fate, whole, forker, runs):
     (part,) = (runs / "proto").glob("*/part-*")
     made = part.stat().st_ino
     second = forker.start(runs, "loss=spin")
-    until(lambda: (runs / "run/tracking.json").exists())
-    time.sleep(0.5)
+    until(lambda: "waiting for" in second.text)
     assert len(list((runs / "proto").glob("*/part-*"))) == 1  # it waits
     first.signal(fate)
     assert first.wait() == (0 if fate == signal.SIGCONT else -signal.SIGKILL)

@@ -315,6 +315,7 @@ def test_every_word_of_a_prompt_is_a_piece_and_all_text_round_trips(tok):
 # The build
 
 
+@pytest.mark.slow
 def test_pretraining_answers_have_the_form_and_mostly_overlook_something():
     """A quarter is right by design; what was overlooked may be met by chance: `without "q"`."""
     corpus = open_build.pretraining_pairs(4_000, 0)

@@ -125,8 +125,8 @@ def test_no_room_to_train_is_said_before_training(tmp_path, monkeypatch):
     assert play(tmp_path, "tspin")[0].iterations() == [0, 1]
 
 
-def test_the_way_out_names_what_earlier_checkpoints_hold(tmp_path, monkeypatch):
-    play(tmp_path, "tspin", "selfplay.iterations=2", name="two")
+def test_the_way_out_names_what_earlier_checkpoints_hold(finished_copy, tmp_path, monkeypatch):
+    """Of the two iterations that it links from the run beside it."""
     full(monkeypatch, 4_000_000)
     options = ["selfplay.iterations=3", "data.size=24"]
     with pytest.raises(OSError, match=r"selfplay.keep=last \(removes 1.\d* MB of earlier"):

@@ -163,6 +163,7 @@ def test_the_digest_is_of_the_weights_alone(tmp_path):
     assert weight_digest(tmp_path / "a") != weight_digest(tmp_path / "c")
 
 
+@pytest.mark.slow
 def test_a_policy_is_loaded_once_and_never_two_are_held(tmp_path):
     read = []
     policies = Policies(lambda folder: read.append(folder) or object())

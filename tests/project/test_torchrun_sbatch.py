@@ -49,10 +49,10 @@ def test_the_batch_file_requeues_what_slurm_would_not(number, code, requeued, tm
     words = tmp_path / "words"
     run = (
         f"#!{sys.executable}\n"
-        "import signal, sys, time\n"
+        "import signal, sys\n"
         f"signal.signal(signal.SIGTERM, lambda *_: sys.exit({code}))\n"
         f"print(*sys.argv, file=open({str(words)!r}, 'w'), flush=True)\n"
-        f"time.sleep({0 if number is None else 600}); sys.exit({code})\n"
+        f"{'' if number is None else 'signal.pause(); '}sys.exit({code})\n"
     )
     batch = start(tmp_path, run)
     try:

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -348,8 +347,8 @@ def test_another_configuration_is_refused_with_both_values(tmp_path, other, mess
 # --- owner -----------------------------------------------------------------------------------
 
 HOLD = (
-    "import sys, time; from pathlib import Path; from tspin.tools.files import owner\n"
-    "with owner(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
+    "import signal, sys; from pathlib import Path; from tspin.tools.files import owner\n"
+    "with owner(Path(sys.argv[1])): print('held', flush=True); signal.pause()"
 )
 
 
@@ -379,10 +378,12 @@ def test_a_folder_in_use_is_refused_at_once_and_free_when_its_owner_dies(tmp_pat
 
 
 def _append(folder: Path) -> None:
-    with owner(folder, wait=True):
-        text = (folder / "log").read_text()
-        time.sleep(0.05)
-        (folder / "log").write_text(text + "x")
+    for _ in range(20):
+        with owner(folder, wait=True):
+            (folder / "inside").touch(exist_ok=False)  # fails where another is inside too
+            text = (folder / "log").read_text()
+            (folder / "log").write_text(text + "x")
+            (folder / "inside").unlink()
 
 
 def test_those_who_wait_come_one_after_the_other(tmp_path):
@@ -395,7 +396,8 @@ def test_those_who_wait_come_one_after_the_other(tmp_path):
         process.start()
     for process in processes:
         process.join()
-    assert (tmp_path / "log").read_text() == "xxxx"
+    assert [process.exitcode for process in processes] == [0] * 4
+    assert (tmp_path / "log").read_text() == "x" * 80
 
 
 def test_a_file_system_without_flock_is_refused(tmp_path, monkeypatch):

@@ -208,8 +208,10 @@ def test_the_numbers_are_those_of_a_run_that_keeps_all(kept, tmp_path):
 
 
 @pytest.mark.runs
-def test_a_complete_run_stays_complete_and_may_be_told_to_keep_less(tmp_path, caplog, monkeypatch):
-    folder, _ = play(tmp_path, "tspin")
+def test_a_complete_run_stays_complete_and_may_be_told_to_keep_less(
+    finished_copy, tmp_path, caplog, monkeypatch
+):
+    folder = finished_copy
     seen = trained(monkeypatch)
     with caplog.at_level(logging.INFO, logger="tspin"):
         play(tmp_path, "tspin", "selfplay.keep=last")
@@ -257,6 +259,7 @@ def test_another_run_trains_again_what_it_needs_and_links_what_it_does_not(
     assert there(folder) == [2]  # links are each run's own
 
 
+@pytest.mark.runs
 def test_beginning_from_what_is_gone_says_why(kept):
     folder, _ = kept
     start = f"selfplay.start_from={folder.iteration(0).path}"

@@ -1,12 +1,13 @@
 """Iterations that are equal by definition are made once, and linked: nothing else is."""
 
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
 from support.tiny import play
 
-from tspin.runs.artifacts import Responses
+from tspin.runs.artifacts import Responses, RunDir
 from tspin.tools.files import read_json
 
 pytestmark = pytest.mark.runs
@@ -19,9 +20,11 @@ def names(folder):
 
 
 @pytest.fixture(scope="module")
-def leader(tmp_path_factory):
-    """A finished run of T-SPIN."""
-    return play(tmp_path_factory.mktemp("runs"), "tspin")[0]
+def leader(finished, tmp_path_factory):
+    """A finished run of T-SPIN, whose runs_dir others join."""
+    runs = tmp_path_factory.mktemp("runs")
+    shutil.copytree(finished.path.parent, runs, dirs_exist_ok=True)
+    return RunDir(runs / finished.path.name)
 
 
 def trained(monkeypatch):
@@ -104,10 +107,8 @@ def test_a_link_of_a_link_names_the_run_that_trained(leader):
     assert read_json(again.iteration(0).done)["from"] == "tspin/iter_0"
 
 
-def test_a_run_stands_alone_when_the_one_it_links_is_gone(tmp_path, monkeypatch):
-    import shutil
-
-    first, _ = play(tmp_path, "tspin")
+def test_a_run_stands_alone_when_the_one_it_links_is_gone(finished_copy, tmp_path, monkeypatch):
+    first = finished_copy
     second, _ = play(tmp_path, "wo_ha")
     shutil.rmtree(first.path)
     assert (second.iteration(0).checkpoint / "model.safetensors").stat().st_size > 1e6

@@ -233,7 +233,7 @@ def test_the_policy_here_is_gone_before_vllm_starts(stand_in, tmp_path):
 @pytest.mark.process
 def test_the_worker_ends_with_a_killed_parent(stand_in, tmp_path, monkeypatch):
     python, _ = stand_in
-    monkeypatch.setenv("STAND_IN_FATE", json.dumps({"batches": 0, "end": "sleep"}))
+    monkeypatch.setenv("STAND_IN_FATE", json.dumps({"batches": 0, "end": "pause"}))
     run = dump(compose("decoding.engine=vllm", f"decoding.vllm_python={python}"))
     code = f"""
 from pathlib import Path

@@ -266,10 +266,9 @@ def test_a_complete_run_is_not_run_again(runs, monkeypatch):
     assert files() == before
 
 
-def test_two_runs_of_one_configuration_are_bit_equal(runs, tmp_path):
-    folder, _ = play(tmp_path, "tspin")
+def test_two_runs_of_one_configuration_are_bit_equal(runs, finished):
     for t in (0, 1):
-        assert weights(folder, t) == weights(runs["tspin"][0], t)
+        assert weights(finished, t) == weights(runs["tspin"][0], t)
 
 
 def test_gradient_checkpointing_changes_memory_alone(runs, tmp_path, monkeypatch):

@@ -36,6 +36,7 @@ def test_a_number_picks_the_token_whose_interval_it_falls_into():
     assert pick(probabilities.log().repeat(6, 1), numbers).tolist() == [1, 1, 3, 3, 4, 4]
 
 
+@pytest.mark.slow
 def test_samples_follow_the_policys_distribution(policy, decoding):
     """First tokens of 4000 prompts that are the same text: a chi-square-like bound per token."""
     ids = [f"p{i}" for i in range(4000)]
@@ -112,6 +113,7 @@ def test_greedy_is_transformers_greedy(policy, decoding):
         assert response == theirs
 
 
+@pytest.mark.slow
 def test_filters_and_temperature_are_applied(policy, decoding, tmp_path):
     greedy = sample(policy, tmp_path / "greedy", replace(decoding, sample=False)).ids()
     for name, change in {

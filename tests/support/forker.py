@@ -12,6 +12,7 @@ tearing what it was writing, is killing it everywhere.
 from __future__ import annotations
 
 import functools
+import gc
 import json
 import os
 import random
@@ -178,6 +179,8 @@ def serve() -> None:
         kind.from_pretrained(micro.folder("warm"))
     for split in ("train", "test"):
         task.num_available(split)
+    gc.collect()
+    gc.freeze()  # what is here stays, in children too: their collections pass it over
     answer = os.fdopen(os.dup(1), "w")
     alive = set()
     for line in sys.stdin:

@@ -93,8 +93,13 @@ def write(root: Path, *, mmlu=("anatomy", "virology")) -> Path:
 
 
 def checkpoint(folder: Path) -> Path:
-    """A random policy with room for prompts of several thousand characters, each a token of it."""
+    """A random policy with room for prompts of several thousand characters, each a token of it.
+
+    Its EOS is likely enough that answers end after a few tokens, not after the task's thousand.
+    """
     model, tokenizer = random_model(dtype=torch.float32), micro_tokenizer()
+    with torch.no_grad():
+        model.get_input_embeddings().weight[tokenizer.eos_token_id] *= 3  # tied: its logit too
     model.config.max_position_embeddings = 8192
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.save_pretrained(folder)

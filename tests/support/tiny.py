@@ -1,6 +1,7 @@
 """Small things tests build on: random models of any dtype, tokenizers with awkward habits, runs."""
 
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from unittest.mock import patch
 
@@ -128,8 +129,10 @@ def play(root, loss, *overrides, name=None):
     return RunDir(run.folder), rows
 
 
+@cache
 def compose(*overrides: str) -> Run:
-    """A Run as the command line makes it, named "test" and tracked nowhere."""
+    """A Run as the command line makes it, named "test" and tracked nowhere; one object for equal
+    words, as it is frozen."""
     from tspin.cli.compose import typed
 
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):

@@ -15,7 +15,7 @@ real = pytest.mark.skipif(REAL is None, reason="TSPIN_VLLM_PYTHON names no inter
 STOP = 1  # of the embedded tokenizer
 
 STAND_IN = """
-import json, os, random, signal, time
+import json, os, random, signal
 
 FATE = json.loads(os.environ.get("STAND_IN_FATE", "{}"))
 
@@ -50,8 +50,8 @@ class LLM:
         if self.batches == FATE.get("batches"):
             if FATE["end"] == "raise":
                 raise RuntimeError("No available memory for the cache blocks.")
-            if FATE["end"] == "sleep":
-                time.sleep(100)
+            if FATE["end"] == "pause":
+                signal.pause()
             os.kill(os.getpid(), signal.SIGKILL)
         self.batches += 1
         record({"batch": [[p["prompt_token_ids"], vars(s)] for p, s in zip(prompts, params)]})

@@ -1,5 +1,6 @@
 """python -m analysis NAME: what is asked for is made; what is wrong is said in one line."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +36,20 @@ def test_all_is_every_table_and_figure(tmp_path):
     assert endings == {".csv", ".md", ".tex"}
     assert {path.suffix for path in tmp_path.glob("figure3-*")} == {".csv", ".pdf", ".png"}
     assert (tmp_path / "index.html").stat().st_size > 1e6 and "claims" in made
+
+
+def test_what_is_wrong_with_runs_is_a_file_beside_the_tables(tmp_path):
+    """A line of problems.txt each, the same that are logged; empty where nothing is wrong."""
+    shutil.copytree(FOLDERS / "micro-tspin-micro-s0", tmp_path / "runs" / "run")
+    (tmp_path / "runs" / "empty").mkdir()
+    problems = tmp_path / "report" / "problems.txt"
+    arguments = ["table1", f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'report'}"]
+    commands.main(arguments)
+    (line,) = problems.read_text().splitlines()
+    assert line.startswith(f"{tmp_path / 'runs' / 'empty'}: no configuration in it")
+    (tmp_path / "runs" / "empty").rmdir()
+    commands.main(arguments)
+    assert problems.read_text() == ""
 
 
 @pytest.mark.slow
