@@ -13,6 +13,7 @@ from analysis.figures import style
 from analysis.reading.methods import Setting, coefficients
 from analysis.reading.runs import BASE, Runs
 from analysis.report import catalogue
+from tspin.config import older
 from tspin.config.load import dump
 from tspin.runs.artifacts import RunDir
 from tspin.tools.files import flatten, read_json, write_json
@@ -223,8 +224,8 @@ def test_an_objective_may_hold_its_own_coefficients():
 def test_both_forms_of_a_configuration_are_one_method(tmp_path):
     write_run(tmp_path, "tspin", seed=0)
     own = write_run(tmp_path, "tspin", seed=1)
-    tree = yaml.safe_load(own.config.read_text())
-    tree["loss"] |= {"_target_": "tspin.objectives.TSPIN", "alpha": 1.0, "beta": [0.0, 0.1]}
+    tree = older.current(yaml.safe_load(own.config.read_text()))
+    assert tree["loss"]["_target_"] == "tspin.objectives.TSPIN"
     own.config.write_text(yaml.safe_dump(tree))
     runs = Runs.read(tmp_path)
     assert runs.labels() == ["T-SPIN"] and runs.problems == []
