@@ -20,7 +20,7 @@ from tspin.data.tokens import Renderer
 from tspin.policy import adapters, model_files, quantization
 from tspin.policy.loading import read_config, read_tokenizer
 from tspin.policy.model_files import CONFIG, listed
-from tspin.tools.log import first_line
+from tspin.tools.log import one_line
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -41,31 +41,31 @@ def check(folder: Path, model: ModelConfig, compute: ComputeConfig) -> None:
     if base != folder:
         adapters.check_files(folder)
     quantization.check_base(base, model, compute)
-    config = read_config(base)
-    _check_causal(config, base)
+    stated = read_config(base)
+    _check_causal(stated, base)
     model_files.check(base)
-    empty = _empty_model(config, base)
+    empty = _empty_model(stated, base)
     _check_length(empty, model)
     renderer = Renderer(read_tokenizer(folder), model.template)
     _check_ids(renderer, empty.get_input_embeddings().num_embeddings, folder)
 
 
-def _check_causal(config: PretrainedConfig, folder: Path) -> None:
+def _check_causal(stated: PretrainedConfig, folder: Path) -> None:
     from transformers import AutoModelForCausalLM
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED
 
-    kind, known = config.model_type, AutoModelForCausalLM._model_mapping
-    named = (getattr(config, "architectures", None) or [""])[0]
+    kind, known = stated.model_type, AutoModelForCausalLM._model_mapping
+    named = (getattr(stated, "architectures", None) or [""])[0]
     reason = None
-    if getattr(config, "is_encoder_decoder", False):
+    if getattr(stated, "is_encoder_decoder", False):
         reason = "an encoder-decoder"
-    elif type(config) not in known:
+    elif type(stated) not in known:
         reason = "no causal language model"
-    elif config.get_text_config() is not config:
+    elif stated.get_text_config() is not stated:
         reason = "a model of more than text"
-    elif kind in MASKED and not getattr(config, "is_decoder", True):
+    elif kind in MASKED and not getattr(stated, "is_decoder", True):
         reason = "an encoder"
-    elif named and not named.endswith((known[type(config)].__name__, *_CAUSAL)):
+    elif named and not named.endswith((known[type(stated)].__name__, *_CAUSAL)):
         reason = "a model with another head"
     if reason:
         raise ValueError(
@@ -74,16 +74,16 @@ def _check_causal(config: PretrainedConfig, folder: Path) -> None:
         )
 
 
-def _empty_model(config: PretrainedConfig, folder: Path) -> PreTrainedModel:
+def _empty_model(stated: PretrainedConfig, folder: Path) -> PreTrainedModel:
     """The modules of the model, without memory for weights."""
     from transformers import AutoModelForCausalLM
 
     try:
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config)
+            return AutoModelForCausalLM.from_config(stated)
     except Exception as error:  # whatever the modules of an architecture raise
         raise ValueError(
-            f"{folder / CONFIG} describes no model that can be built ({first_line(error)})"
+            f"{folder / CONFIG} describes no model that can be built ({one_line(error)})"
         ) from None
 
 
@@ -95,12 +95,11 @@ def _check_length(empty: PreTrainedModel, model: ModelConfig) -> None:
             f"model.max_length={model.max_length} is more than the {rows} positions that "
             f"{model.path} has; use model.max_length={rows} or less"
         )
-    own = getattr(empty.config, "max_position_embeddings", None)
+    own = empty.config.to_dict().get("max_position_embeddings")
     if rows is None and isinstance(own, int) and model.max_length > own:
         _warn_once(
             f"model.max_length={model.max_length} is more than the {own} positions that "
-            f"{model.path} was trained with (max_position_embeddings): what is longer it may "
-            "continue badly"
+            f"{model.path} was trained with (max_position_embeddings): longer texts are new to it"
         )
 
 

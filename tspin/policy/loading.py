@@ -19,7 +19,7 @@ from tspin.config.run import Quantize
 from tspin.policy import finite, model_files, quantization
 from tspin.policy.dtypes import MixedPrecision
 from tspin.policy.model_files import CONFIG, listed
-from tspin.tools.log import first_line
+from tspin.tools.log import one_line
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -67,11 +67,16 @@ def strictly(source: Path, **options: Any) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
     where = {"pretrained_model_name_or_path": source} | options
-    with _quiet():
-        # Mismatches are let through for `_check_tensors` to say.
-        model, info = AutoModelForCausalLM.from_pretrained(
-            **where, output_loading_info=True, ignore_mismatched_sizes=True
-        )
+    with _without_report() as reports:
+        try:  # mismatches are let through for `_check_tensors` to say
+            model, info = AutoModelForCausalLM.from_pretrained(
+                **where, output_loading_info=True, ignore_mismatched_sizes=True
+            )
+        except RuntimeError as error:  # tensors that it puts together from several do not fit
+            names = re.findall(r"^(\S+) *\|.*CONVERSION", "".join(reports), re.MULTILINE)
+            if not names:
+                raise
+            raise ValueError(f"{_unlike(source)} {listed(names)} cannot be made of it") from error
     _check_tensors(info, source)
     return model
 
@@ -85,7 +90,7 @@ def read_config(folder: Path) -> PretrainedConfig:
         return AutoConfig.from_pretrained(folder)
     except Exception as error:  # whatever a class of configurations raises
         raise ValueError(
-            f"{folder / CONFIG} is of no model that transformers knows ({first_line(error)})"
+            f"{folder / CONFIG} is of no model that transformers knows ({one_line(error)})"
         ) from None
 
 
@@ -100,7 +105,7 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except Exception as error:  # whatever a class of tokenizers raises
-        raise ValueError(message + first_line(error)) from None
+        raise ValueError(message + one_line(error)) from None
     vocabularies = {"tokenizer.json", *tokenizer.vocab_files_names.values()}
     if not vocabularies & {*names}:  # transformers would make an empty one
         raise ValueError(f"{message}it wants {' or '.join(sorted(vocabularies))}")
@@ -120,21 +125,26 @@ def _check_tensors(info: Mapping[str, Any], source: Path) -> None:
         faults.append(f"it has {listed(shapes)}")
     faults += map(str, info["error_msgs"])
     if faults:
-        raise ValueError(
-            f"{source} does not hold the model that its {CONFIG} describes: {'; '.join(faults)}"
-        )
+        raise ValueError(f"{_unlike(source)} {'; '.join(faults)}")
+
+
+def _unlike(source: Path) -> str:
+    return f"{source} does not hold the model that its {CONFIG} describes:"
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' table of missing and unexpected tensors: here it is an error."""
-    logger = logging.getLogger("transformers.modeling_utils")
+def _without_report() -> Iterator[list[str]]:
+    """Keeps transformers' table of tensors that do not fit out of the log. -> the table"""
+    logger, reports = logging.getLogger("transformers.modeling_utils"), list[str]()
 
     def keep(record: logging.LogRecord) -> bool:
-        return "LOAD REPORT" not in record.getMessage()
+        if "LOAD REPORT" in record.getMessage():
+            reports.append(record.getMessage())
+            return False
+        return True
 
     logger.addFilter(keep)
     try:
-        yield
+        yield reports
     finally:
         logger.removeFilter(keep)

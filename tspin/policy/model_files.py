@@ -95,15 +95,15 @@ def weight_files(folder: Path) -> list[Path]:
 
 def no_weights(folder: Path) -> str:
     """The message for a folder without weights of the one kind that is read."""
-    others = [path.name for path in folder.glob("*.safetensors")]
-    others += [path.name for path in folder.glob("*.bin")]
-    beside = f" (but {listed(sorted(others))})" if others else ""
-    what = f"neither {WEIGHTS} nor {INDEX}" if any(folder.glob("*.safetensors")) else (
-        "no *.safetensors, the one kind of weights that is read"
-    )  # fmt: skip
+    shards = sorted(path.name for path in folder.glob("*.safetensors"))
+    if shards:
+        return f"{folder} holds {listed(shards)}, but neither {WEIGHTS} nor {INDEX}; {AGAIN}"
+    pickles = sorted(path.name for path in folder.glob("*.bin"))
+    beside = f" (but {listed(pickles)})" if pickles else ""
     return (
-        f"model.path={folder} holds {what}{beside}; of a model you trust: "
-        "from_pretrained(FOLDER).save_pretrained(NEW) in transformers"
+        f"model.path={folder} holds no *.safetensors, the one kind of weights that is read"
+        f"{beside}; of a model you trust: from_pretrained(FOLDER).save_pretrained(NEW) in "
+        "transformers"
     )
 
 
