@@ -224,6 +224,7 @@ def need() -> None:
         raise ValueError(f"model.lora needs peft, which is not installed: {INSTALL}")
     # What the libraries below say of each other, and no user can mend.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", "Found missing adapter keys", UserWarning)  # here an error
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
 
 

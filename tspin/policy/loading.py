@@ -18,7 +18,7 @@ import torch
 from tspin.config.run import Quantize
 from tspin.policy import finite, model_files, quantization
 from tspin.policy.dtypes import MixedPrecision
-from tspin.policy.model_files import CONFIG, listed
+from tspin.policy.model_files import CONFIG, VOCABULARIES, listed
 from tspin.tools.log import one_line
 
 if TYPE_CHECKING:
@@ -99,17 +99,17 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     names = [path.name for path in model_files.tokenizer_files(folder)]
-    if not names:
-        raise ValueError(f"{folder} holds no tokenizer; copy the files of its tokenizer there")
-    message = f"{folder} holds no tokenizer that can be read ({', '.join(names)}): "
+    if not any(name.startswith(VOCABULARIES) for name in names):  # else one may be made up
+        beside = f" (but {listed(names)})" if names else ""
+        raise ValueError(
+            f"{folder} holds no tokenizer{beside}: copy tokenizer.json, or tokenizer.model, there"
+        )
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        return AutoTokenizer.from_pretrained(folder)
     except Exception as error:  # whatever a class of tokenizers raises
-        raise ValueError(message + one_line(error)) from None
-    vocabularies = {"tokenizer.json", *tokenizer.vocab_files_names.values()}
-    if not vocabularies & {*names}:  # transformers would make an empty one
-        raise ValueError(f"{message}it wants {' or '.join(sorted(vocabularies))}")
-    return tokenizer
+        raise ValueError(
+            f"{folder} holds no tokenizer that can be read ({', '.join(names)}): {one_line(error)}"
+        ) from None
 
 
 def _check_tensors(info: Mapping[str, Any], source: Path) -> None:

@@ -19,9 +19,11 @@ WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 LFS = b"version https://git-lfs"  # how a pointer begins that stands for a file of Git LFS
 LENGTHS = ("max_position_embeddings", "n_positions", "max_seq_len")  # as configurations call it
 AGAIN = "copy or download it again"
+# How names of a tokenizer's files begin: of those that hold its vocabulary, and of all.
+VOCABULARIES = ("tokenizer.", "vocab", "spiece", "sentencepiece", "tekken")
 _TOKENIZER = (
-    *("tokenizer", "vocab", "merges", "spiece", "sentencepiece", "tekken"),
-    *("special_tokens", "added_tokens", "chat_template"),
+    *VOCABULARIES,
+    *("tokenizer_config", "merges", "special_tokens", "added_tokens", "chat_template"),
 )
 _DATA = ("*.jsonl", "*.parquet", "*.arrow", "dataset_info.json", "dataset_dict.json")
 
