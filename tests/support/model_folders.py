@@ -5,6 +5,7 @@ import shutil
 
 import torch
 from safetensors.torch import load_file, save_file
+
 from support.tiny import micro_tokenizer, random_model
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:12ab\nsize 99\n"

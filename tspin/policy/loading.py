@@ -59,18 +59,18 @@ def read_model(
     return model
 
 
-def strictly(source: Path, **options: Any) -> PreTrainedModel:
+def strictly(folder: Path, *, source: Path | None = None, **options: Any) -> PreTrainedModel:
     """AutoModelForCausalLM.from_pretrained, with ValueError for tensors too few, many or misshapen.
 
-    source   what errors name; the folder that is read, unless options say another
+    source  what errors name, where it is not the folder
     """
     from transformers import AutoModelForCausalLM
 
-    where = {"pretrained_model_name_or_path": source} | options
+    source = source or folder
     with _without_report() as reports:
         try:  # mismatches are let through for `_check_tensors` to say
             model, info = AutoModelForCausalLM.from_pretrained(
-                **where, output_loading_info=True, ignore_mismatched_sizes=True
+                folder, **options, output_loading_info=True, ignore_mismatched_sizes=True
             )
         except RuntimeError as error:  # tensors that it puts together from several do not fit
             names = re.findall(r"^(\S+) *\|.*CONVERSION", "".join(reports), re.MULTILINE)

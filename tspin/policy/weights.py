@@ -145,10 +145,9 @@ def _convert(gguf: Path) -> Path:
         if folder.exists():
             return folder
         log.info("converting %s to safetensors in %s (once, about a minute)", gguf.name, folder)
-        source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
         try:
-            quantized = strictly(gguf, **source, dtype=torch.float32)
-            tokenizer = AutoTokenizer.from_pretrained(**source)
+            quantized = strictly(gguf.parent, source=gguf, gguf_file=gguf.name, dtype=torch.float32)
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         except Exception as error:  # the reader's own, and those of each architecture
             raise ValueError(f"{gguf} cannot be converted ({first_line(error)})") from None
         # A model loaded from GGUF refuses to be saved: its weights go into one that was not.
