@@ -1,6 +1,7 @@
 """From overrides to a Run, by Hydra's public interfaces. DictConfig stops here.
 
-Importing this registers the resolvers of conf/: `choose`, and `groups` and `sweeps` of the help.
+Importing this registers the resolvers of conf/: `choose` and `own_length`, and `groups` and
+`sweeps` of the help.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from tspin.cli.folders import CONF, SWEEPS
 from tspin.config.identity import run_name
 from tspin.config.load import dump, load
 from tspin.config.run import Run
+from tspin.policy import model_files
 from tspin.tools.log import once
 from tspin.tools.spelling import unknown
 
@@ -36,6 +38,7 @@ VERSION = "1.3"  # of Hydra's behaviour
 NAMED_BY = ("model", "loss", "data")  # groups whose choice stands in the run's name
 
 _defaulted: dict[str, float] = {}  # objective -> learning rate that its model has for the rest
+_shortened: dict[str, int] = {}  # model.path -> its own length, where that is less than the default
 
 
 def compose(overrides: Overrides) -> Run:
@@ -64,11 +67,17 @@ def typed(cfg: DictConfig, hydra_cfg: Any) -> Run:
     hydra_cfg  Hydra's node of the same composition: which options were chosen, where from
     """
     _defaulted.clear()
+    _shortened.clear()
     tree = plain(cfg)
     for loss, lr in _defaulted.items():
         once(
             f"optim.lr={lr:g}: model={tree['model']['name']} has none for loss={loss}; "
             "optim.lr=VALUE sets it"
+        )
+    for path, length in _shortened.items():
+        once(
+            f"model.max_length={length}: {path} has no more positions; model.max_length=VALUE "
+            "sets it"
         )
     if tree["name"] is not None:
         return load(tree)
@@ -139,6 +148,20 @@ def choose(key: str, table: DictConfig, *, _node_: Node) -> Any:
     return value
 
 
+def own_length(most: int, *, _parent_: DictConfig) -> int:
+    """${own_length:2048} of a model: this, or the positions that model.path has, if fewer.
+
+    A function of the model alone: a run that goes on has the length that it began with.
+    """
+    if OmegaConf.is_missing(_parent_, "path"):
+        return most
+    length = model_files.own_length(str(_parent_.path), _parent_.revision)
+    if length is None or length >= most:
+        return most
+    _shortened[str(_parent_.path)] = length
+    return length
+
+
 def groups() -> str:
     """${groups:} of the help: a line for each group of the search path, with its options."""
     names = GlobalHydra.instance().config_loader().list_groups("")
@@ -167,5 +190,5 @@ def _wrapped(line: str, indent: int) -> str:
                          break_on_hyphens=False)  # fmt: skip
 
 
-for _resolver in (choose, groups, sweeps):
+for _resolver in (choose, own_length, groups, sweeps):
     OmegaConf.register_new_resolver(_resolver.__name__, _resolver, replace=True)

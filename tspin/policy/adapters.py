@@ -11,6 +11,8 @@ import importlib.util
 import logging
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +20,9 @@ import torch
 from torch import nn
 
 from tspin.config.run import LoraConfig
+from tspin.policy.model_files import check_tensors, listed
 from tspin.tools.files import digest, file_digest, read_json
+from tspin.tools.log import first_line
 from tspin.tools.seeds import seed_for
 
 if TYPE_CHECKING:
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
 
 INSTALL = "pip install -e '.[lora]'"
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # peft's own names
+_PREFIX = "base_model.model."  # likewise, of every tensor in the file
 
 
 def is_adapter(folder: Path) -> bool:
@@ -125,11 +130,10 @@ def resume(model: PreTrainedModel, lora: LoraConfig, folder: Path) -> None:
                 f"{folder} has adapters with {key}={saved}, and this run {wanted}: they cannot go "
                 f"on; set {key} as there, or merge them first (python -m tspin export)"
             )
-    prefix = "base_model.model."
-    tensors = {k.removeprefix(prefix): v for k, v in load_file(folder / WEIGHTS).items()}
-    unexpected = set_peft_model_state_dict(model, tensors).unexpected_keys
-    if unexpected:
-        raise ValueError(f"{folder} has adapters that fit nowhere: {unexpected[:3]}")
+    check_files(folder)
+    _check_tensors(model, folder)
+    tensors = {k.removeprefix(_PREFIX): v for k, v in load_file(folder / WEIGHTS).items()}
+    set_peft_model_state_dict(model, tensors)
 
 
 def compute_in(model: PreTrainedModel, autocast: torch.dtype | None) -> None:
@@ -144,8 +148,10 @@ def compute_in(model: PreTrainedModel, autocast: torch.dtype | None) -> None:
 def attach(base: PreTrainedModel, folder: Path) -> None:
     """The adapters in `folder`, beside the weights of the base, as they are."""
     need()
-    _safe(folder)
-    base.load_adapter(str(folder))
+    check_files(folder)
+    with _in_one_line(folder):
+        base.load_adapter(str(folder))
+    _check_tensors(base, folder)
 
 
 def merge(base: PreTrainedModel, folder: Path) -> PreTrainedModel:
@@ -156,15 +162,60 @@ def merge(base: PreTrainedModel, folder: Path) -> PreTrainedModel:
     need()
     from peft import PeftModel
 
-    _safe(folder)
-    whole = PeftModel.from_pretrained(base, folder).merge_and_unload()
-    return whole.requires_grad_(True)  # peft has frozen it
+    check_files(folder)
+    if getattr(base, "is_quantized", False):
+        raise ValueError(
+            f"{folder} holds adapters of a quantised base, and their sum would be rounded to its "
+            "few bits; merge them by hand into the base that was not quantised"
+        )
+    with _in_one_line(folder):
+        adapted = PeftModel.from_pretrained(base, folder)
+    _check_tensors(adapted.base_model.model, folder)
+    return adapted.merge_and_unload().requires_grad_(True)  # peft has frozen it
 
 
-def _safe(folder: Path) -> None:
-    """ValueError where peft would read a pickle, which can run code."""
+def check_files(folder: Path) -> None:
+    """ValueError where adapters are not whole, or peft would read a pickle, which can run code."""
     if not (folder / WEIGHTS).exists():
         raise ValueError(f"{folder} holds no {WEIGHTS}, the one kind of adapters that is read")
+    check_tensors([folder / WEIGHTS])
+
+
+def _check_tensors(model: nn.Module, folder: Path) -> None:
+    """The file holds each matrix of the adapters that the model has now, and no other.
+
+    Of what else peft may save (a head, an embedding) the model has a place for.
+    """
+    from safetensors import safe_open
+
+    have = {_adapterless(name): tuple(value.shape) for name, value in model.state_dict().items()}
+    with safe_open(folder / WEIGHTS, "pt") as file:
+        stored = {_adapterless(k): tuple(file.get_slice(k).get_shape()) for k in file.keys()}
+    faults = [
+        ("it lacks", [name for name in have if "lora_" in name and name not in stored]),
+        ("it has no place for", [name for name in stored if name not in have]),
+        ("of another shape are", [n for n in stored if have.get(n, stored[n]) != stored[n]]),
+    ]
+    if any(names for _, names in faults):
+        raise ValueError(
+            f"{folder / WEIGHTS} does not hold the adapters that its {CONFIG} describes: "
+            + "; ".join(f"{what} {listed(sorted(names))}" for what, names in faults if names)
+        )
+
+
+def _adapterless(name: str) -> str:
+    """A tensor's name as peft writes it into a file, without the names of base and adapter."""
+    name = name.removeprefix(_PREFIX).replace(".base_layer.", ".").replace(".modules_to_save.", ".")
+    return name.replace(".default.", ".").removesuffix(".default")
+
+
+@contextmanager
+def _in_one_line(folder: Path) -> Iterator[None]:
+    """What peft raises for adapters that fit nowhere, as a ValueError."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"{folder} holds adapters that do not fit: {first_line(error)}") from None
 
 
 def need() -> None:
@@ -173,6 +224,7 @@ def need() -> None:
         raise ValueError(f"model.lora needs peft, which is not installed: {INSTALL}")
     # What the libraries below say of each other, and no user can mend.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", "Found missing adapter keys", UserWarning)  # here an error
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
 
 

@@ -28,8 +28,9 @@ from tspin.logprobs.packed import Packed, packed
 from tspin.logprobs.packing import Layout
 from tspin.logprobs.padded import sequence_logps
 from tspin.objectives import Logps, Role
-from tspin.policy import adapters, dtypes, quantization
+from tspin.policy import adapters, dtypes
 from tspin.policy.dtypes import MixedPrecision
+from tspin.policy.loading import read_model, read_tokenizer
 from tspin.tools.files import atomic, check_sums, write_sums
 from tspin.tools.log import once
 
@@ -143,7 +144,7 @@ def load(
     adapted = adapters.is_adapter(folder)
     base = adapters.base_of(folder)
     # What is not trained needs no more than the products are made in.
-    model = _read(base, how.weights if lora is None else how.products, how, quantize)
+    model = read_model(base, how.weights if lora is None else how.products, how, quantize)
     if lora is not None:
         adapters.add(model, lora, base=base, dtype=how.weights)
         adapters.resume(model, lora, folder) if adapted else adapters.begin(model, seed)
@@ -171,10 +172,7 @@ def load(
 
 def renderer(folder: Path, *, template: Rendering | str) -> Renderer:
     """The renderer of the policy in `folder`, without its weights."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    return Renderer(tokenizer, template, stop_ids=_stop_ids(adapters.base_of(folder)))
+    return Renderer(read_tokenizer(folder), template, stop_ids=_stop_ids(adapters.base_of(folder)))
 
 
 def _stop_ids(folder: Path) -> list[int]:
@@ -195,7 +193,7 @@ def in_parts(
     adapted = adapters.is_adapter(folder)
     if not adapted and quantize is None:
         return None
-    model = _read(adapters.base_of(folder), how.products, how, quantize)
+    model = read_model(adapters.base_of(folder), how.products, how, quantize)
     if adapted:
         adapters.attach(model, folder)
     return model.eval()
@@ -216,32 +214,10 @@ def write(folder: Path, out: Path, dtype: torch.dtype | None) -> None:
     dtype = dtype or torch.float32
     held = torch.promote_types(dtype, torch.float32) if adapted else dtype
     how = MixedPrecision(torch.device("cpu"), held, held)
-    model = _read(adapters.base_of(folder), held, how, None)
+    model = read_model(adapters.base_of(folder), held, how, None)
     if adapted:
         model = adapters.merge(model, folder).to(dtype)
     model.save_pretrained(out)
-
-
-def _read(
-    folder: Path, dtype: torch.dtype, how: MixedPrecision, quantize: Quantize | None
-) -> PreTrainedModel:
-    """The model in `folder` on its device, without dropout."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()  # stages have progress bars of their own
-    config = AutoConfig.from_pretrained(folder)
-    for name in vars(config):
-        if "dropout" in name and isinstance(getattr(config, name), float):
-            setattr(config, name, 0.0)
-    options: dict[str, Any] = {}
-    if quantize is not None:
-        packing = quantization.base_config(quantize, how.products)
-        options = {"device_map": {"": how.device}, "quantization_config": packing}
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, config=config, dtype=dtype, use_safetensors=True, **options
-    )
-    return model.to(how.device) if quantize is None else model
 
 
 class Policies:

@@ -11,6 +11,8 @@ import torch
 from tspin import micro
 from tspin.config.run import ModelConfig
 from tspin.policy import adapters
+from tspin.policy.loading import strictly
+from tspin.policy.model_files import check_gguf, no_weights, weight_files
 from tspin.tools import hub
 from tspin.tools.files import atomic, cache, file_digest, owner
 from tspin.tools.log import first_line
@@ -28,8 +30,19 @@ def check_reachable(model: ModelConfig) -> None:
                 f"model.path={model.path} holds adapters, and new ones would have no base: merge "
                 "them first (python -m tspin export), or go on from them (selfplay.start_from)"
             )
-    if _local(model) is None and _cached(model) is None:
+    local = _local(model)
+    if local is not None and local.suffix == ".gguf":
+        check_gguf(local)
+    if local is None and _cached(model) is None:
         _ask_hub(model)
+
+
+def on_disk(model: ModelConfig) -> Path | None:
+    """The folder that `fetch` would return, where nothing is left to download, build or convert."""
+    local = _local(model)
+    if local is None:
+        return _cached(model)
+    return local if local.exists() and local.suffix != ".gguf" else None
 
 
 def fetch(model: ModelConfig) -> Path:
@@ -57,10 +70,7 @@ def weight_digest(folder: Path) -> str:
         return adapters.adapters_digest(folder, weight_digest(adapters.base_of(folder)))
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        raise ValueError(
-            f"model.path={folder} holds no *.safetensors, the one kind of weights that is read; "
-            "of a model you trust: from_pretrained(FOLDER).save_pretrained(NEW) in transformers"
-        )
+        raise ValueError(no_weights(folder))
     return file_digest(*files)
 
 
@@ -92,7 +102,11 @@ def _cached(model: ModelConfig) -> Path | None:
         )
     except LocalEntryNotFoundError:
         return None
-    return Path(folder) if any(Path(folder).glob("*.safetensors")) else None
+    try:
+        weight_files(Path(folder))
+    except ValueError:  # a part of it, or another kind: the hub may have the rest
+        return None
+    return Path(folder)
 
 
 def _ask_hub(model: ModelConfig) -> None:
@@ -124,14 +138,18 @@ def _convert(gguf: Path) -> Path:
     """A GGUF file as a transformers folder of float32 safetensors, made once per file."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    check_gguf(gguf)
     root = cache()
     folder = root / f"{gguf.stem}-{file_digest(gguf)[:12]}"
     with owner(root, wait=True):
         if folder.exists():
             return folder
         log.info("converting %s to safetensors in %s (once, about a minute)", gguf.name, folder)
-        source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
-        quantized = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+        try:
+            quantized = strictly(gguf.parent, source=gguf, gguf_file=gguf.name, dtype=torch.float32)
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        except Exception as error:  # the reader's own, and those of each architecture
+            raise ValueError(f"{gguf} cannot be converted ({first_line(error)})") from None
         # A model loaded from GGUF refuses to be saved: its weights go into one that was not.
         config = quantized.config
         del config.quantization_config
@@ -139,5 +157,5 @@ def _convert(gguf: Path) -> Path:
         model.load_state_dict(quantized.state_dict())
         with atomic(folder) as temporary:
             model.save_pretrained(temporary)
-            AutoTokenizer.from_pretrained(**source).save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
     return folder

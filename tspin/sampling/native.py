@@ -26,6 +26,7 @@ from transformers import (
 
 from tspin.config.run import DecodingConfig
 from tspin.data.tokens import Renderer
+from tspin.policy import finite
 from tspin.policy.policy import Policy
 from tspin.sampling import decode
 from tspin.sampling.requests import Batches, Done, Request
@@ -128,7 +129,8 @@ class _Choice:
 
     def __call__(self, logits: Tensor, rows: list[int], steps: list[int]) -> Tensor:
         scores = logits if logits.dtype == torch.double else logits.float()
-        likeliest = scores.argmax(-1)
+        likeliest = scores.argmax(-1)  # NaN where there is any
+        finite.check(scores.gather(-1, likeliest[:, None]), "the logits that it samples from")
         if self.all_greedy:
             return likeliest
         row = torch.tensor(rows, device=scores.device)

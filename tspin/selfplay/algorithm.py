@@ -21,7 +21,7 @@ from tspin.config.run import Run
 from tspin.data.templates import Rendering
 from tspin.distributed.failure import stopping_together
 from tspin.distributed.world import World, join
-from tspin.policy import dtypes, policy, weights
+from tspin.policy import dtypes, policy
 from tspin.policy.policy import Policies
 from tspin.runs import heartbeat, mirror, provenance, retention
 from tspin.runs.artifacts import RunDir
@@ -137,7 +137,7 @@ def _session(
     if cfg.compute.threads is not None:
         torch.set_num_threads(cfg.compute.threads)
     preflight.check_same_folder(cfg, folder)
-    initial = world.first_on_node(weights.fetch, cfg.model)
+    initial = world.first_on_node(preflight.fetch, cfg)
     load = partial(
         policy.load,
         template=Rendering.of(cfg),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 
 from tspin.config.identity import IDENTITY_FREE
 from tspin.config.load import dump
 from tspin.config.run import Run
 from tspin.data import annotated
-from tspin.policy import dtypes, quantization, weights
+from tspin.policy import dtypes, inspection, model_files, quantization, weights
 from tspin.runs import benchmarks, mirror
 from tspin.runs.artifacts import RunDir
 from tspin.runs.start import first_iteration, start_from
@@ -43,10 +44,10 @@ def check_reachable(cfg: Run) -> None:
     failures = []
     for check in (
         partial(dtypes.resolve, cfg.compute, cfg.optim.precision),
-        partial(weights.check_reachable, cfg.model),
+        partial(_check_model, cfg),
         partial(engines.check, cfg),
         partial(quantization.check, cfg.model, cfg.compute),
-        partial(annotated.check_reachable, cfg.data.path, revision=cfg.data.revision),
+        partial(_check_data, cfg),
     ):
         try:
             check()
@@ -54,6 +55,15 @@ def check_reachable(cfg: Run) -> None:
             failures.append(str(error))
     if failures:
         raise ValueError("; ".join(failures))
+
+
+def fetch(cfg: Run) -> Path:
+    """The folder of theta_0; what had to be downloaded, built or converted is checked now."""
+    checked = weights.on_disk(cfg.model) is not None
+    folder = weights.fetch(cfg.model)
+    if not checked:
+        inspection.check(folder, cfg.model, cfg.compute)
+    return folder
 
 
 def check_same_folder(cfg: Run, folder: RunDir) -> None:
@@ -90,3 +100,16 @@ def check_same_beginning(cfg: Run, folder: RunDir, inputs: Inputs) -> None:
                 f"initial policy (digest {theirs[:12]}) than model.path={cfg.model.path} "
                 f"({now['weights'][:12]}): y0 would not be its past"
             )
+
+
+def _check_model(cfg: Run) -> None:
+    weights.check_reachable(cfg.model)
+    folder = weights.on_disk(cfg.model)
+    if folder is not None:
+        inspection.check(folder, cfg.model, cfg.compute)
+
+
+def _check_data(cfg: Run) -> None:
+    annotated.check_reachable(cfg.data.path, revision=cfg.data.revision)
+    if model_files.is_model(Path(cfg.data.path).expanduser()):
+        raise ValueError(f"data.path={cfg.data.path} holds a model, which is for model.path")

@@ -18,7 +18,7 @@ from tspin.config.run import Run
 from tspin.data.triplets import Key, Triplet, micro_batches
 from tspin.distributed.world import World
 from tspin.objectives import Role
-from tspin.policy import dtypes
+from tspin.policy import dtypes, finite
 from tspin.policy.policy import Policies
 from tspin.runs import benchmarks, evaluation, sharing
 from tspin.runs.artifacts import Iteration, Responses, RunDir
@@ -84,21 +84,23 @@ class Session:
     ) -> None:
         """One response to every prompt, from the policy in a folder."""
         self.space.check(out.path, label, samples=self.space.sizes.samples)
-        generate(
-            engines.engine_of(policy, self.policies, self.cfg, log=out.log),
-            {row["id"]: row["prompt_ids"] for row in self.inputs.prompts},
-            out,
-            Draws(self.cfg.decoding, self.cfg.seed, t),
-            label=label,
-            facts=facts,
-            world=self.world,
-        )
+        with finite.named(policy):
+            generate(
+                engines.engine_of(policy, self.policies, self.cfg, log=out.log),
+                {row["id"]: row["prompt_ids"] for row in self.inputs.prompts},
+                out,
+                Draws(self.cfg.decoding, self.cfg.seed, t),
+                label=label,
+                facts=facts,
+                world=self.world,
+            )
 
     def score(
         self, policy: Path, batches: Iterable[list[Triplet]], roles: tuple[Role, ...], *, label: str
     ) -> dict[Key, float]:
         """log-probs of the batches' responses under the policy in a folder."""
-        return score(self.policies(policy), batches, roles, label=label, world=self.world)
+        with finite.named(policy):
+            return score(self.policies(policy), batches, roles, label=label, world=self.world)
 
     def score_batches(
         self, triplets: Sequence[Triplet], roles: tuple[Role, ...]
@@ -144,16 +146,17 @@ class Session:
         """eval.json from held-out answers and scores. t: what the policy samples for next"""
         if self.answers_heldout and not self.world.exists(out.answers):
             self.space.check(out.path, label, answers=self.space.sizes.answers)
-            evaluate(
-                engines.engine_of(policy, self.policies, self.cfg, log=out.answers_log),
-                self.inputs.heldout,
-                out.answers,
-                Draws(self.cfg.decoding, self.cfg.seed, t),
-                self.inputs.grader,
-                data=self.cfg.data,
-                label=label,
-                world=self.world,
-            )
+            with finite.named(policy):
+                evaluate(
+                    engines.engine_of(policy, self.policies, self.cfg, log=out.answers_log),
+                    self.inputs.heldout,
+                    out.answers,
+                    Draws(self.cfg.decoding, self.cfg.seed, t),
+                    self.inputs.grader,
+                    data=self.cfg.data,
+                    label=label,
+                    world=self.world,
+                )
         self.world.main(evaluation.write, out, {})
 
     def benchmark(self, policy: Path, out: Iteration, *, label: str) -> bool:

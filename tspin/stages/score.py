@@ -19,6 +19,7 @@ import torch
 from tspin.data.triplets import Key, Triplet
 from tspin.distributed.world import ALONE, World
 from tspin.objectives import Objective, Role, contingency
+from tspin.policy import finite
 from tspin.policy.policy import Policy
 from tspin.runs.artifacts import SCORES
 from tspin.tools.files import write_json
@@ -48,6 +49,7 @@ def score(
         for batch in world.share(batches, passed=lambda batch: bar.update(len(batch))):
             by_role = policy.logps(batch, roles)
             for role in roles:
+                finite.check(by_role[role], f"its log-probabilities of {role} responses")
                 for triplet, logp in zip(batch, by_role[role].tolist(), strict=True):
                     logps[triplet.id, triplet.source, role] = logp
             bar.update(len(batch))
