@@ -6,7 +6,12 @@ import pytest
 from support.families_folders import FAMILIES
 from support.families_matrix import COMMAND, row, stored
 
-pytestmark = [pytest.mark.runs, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.runs,
+    pytest.mark.slow,
+    # What peft says of its own choices.
+    pytest.mark.filterwarnings("ignore:fan_in_fan_out is set", "ignore:The following [a-z]*_patt"),
+]
 
 
 def test_the_page_has_every_family_once_and_in_order():
