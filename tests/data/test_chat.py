@@ -230,6 +230,19 @@ def test_spelt_special_tokens_are_still_read(family):
     assert renderer.text(response) == text
 
 
+def test_where_the_next_turn_ends_an_answer_its_first_token_does():
+    """As GLM's: the model stops at the header of whoever speaks next."""
+    tokenizer = chat_tokenizer()
+    tokenizer.chat_template = (
+        LOOP + "{% if m.role == 'user' %}<|start|>{% else %}<|end|>{% endif %}\n{{ m.content }}"
+        "{% endfor %}{% if add_generation_prompt %}<|end|>\n{% endif %}"
+    )
+    start = tokenizer.convert_tokens_to_ids("<|start|>")
+    stops_there = Renderer(tokenizer, "chat", stop_ids=[start])
+    assert stops_there.pair_ids(Conversation("Hi"), "Yes.")[1][-1] == start == stops_there.eos_id
+    assert Renderer(tokenizer, "chat").eos_id == tokenizer.eos_token_id
+
+
 def test_added_tokens_that_are_not_special_are_ordinary_words():
     tokenizer = chat_tokenizer()
     tokenizer.add_tokens([AddedToken("<tool>", special=False)])

@@ -6,11 +6,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
-
 from support.families_folders import FAMILIES
 from tspin.data.templates import TEXT_TEMPLATES, Conversation
-from tspin.data.tokens import Renderer
+from tspin.policy import policy
 
 SYSTEMS = (None, "Be brief.", "Think little. /no_think")
 HISTORIES = ((), (("Hi there.", "Hello."),))
@@ -34,8 +32,8 @@ def template(name: str, model: Path) -> str:
     Of a chat template that is its own rendering of the messages, whatever they hold, with and
     without a system message and a round before.
     """
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    renderer = Renderer(tokenizer, FAMILIES[name].template)
+    renderer = policy.renderer(model, template=FAMILIES[name].template)
+    tokenizer = renderer.tokenizer
     chat = FAMILIES[name].chat is not None
     cell = "yes" if chat else "yes (alpaca)"
     for system, history in product(SYSTEMS, HISTORIES) if chat else [(None, ())]:
@@ -53,8 +51,9 @@ def template(name: str, model: Path) -> str:
             where = f"{response!r} behind {conversation}"
             if renderer.text(response_ids) != response.strip() or ours[-1] != renderer.eos_id:
                 raise Apart(f"{where} is {tokenizer.decode(response_ids)!r}")
-            if chat and ours == [*whole, tokenizer.eos_token_id]:
-                cell = "yes; the template ends no answer, EOS does"
+            if chat and ours == [*whole, renderer.eos_id]:
+                end = tokenizer.convert_ids_to_tokens(renderer.eos_id)
+                cell = f"yes; the template ends no answer, {end} of the next turn does"
             elif whole[: len(ours)] != ours:
                 at = first_apart(ours, whole)
                 pieces = tokenizer.convert_ids_to_tokens([ours[at], *whole[at : at + 1]])
@@ -64,7 +63,7 @@ def template(name: str, model: Path) -> str:
 
 def spelt_tokens(name: str, model: Path) -> str:
     """Special tokens that a prompt or a response spells out add no control ids."""
-    renderer = Renderer(AutoTokenizer.from_pretrained(model), FAMILIES[name].template)
+    renderer = policy.renderer(model, template=FAMILIES[name].template)
 
     def control(prompt: str, response: str) -> list[int]:
         pair = renderer.pair_ids(Conversation(prompt), response)

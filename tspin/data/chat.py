@@ -21,7 +21,7 @@ from tspin.data.templates import TEXT_TEMPLATES, Conversation, Rendering
 from tspin.tools.log import first_line, once
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from transformers import PreTrainedTokenizerBase
 
@@ -42,11 +42,18 @@ _OWN_DATE = """\
 class ChatTemplate:
     """Conversations -> ids by the tokenizer's own template.
 
-    end_id  the special token right behind an answer; EOS where the template puts none there, and
-            then EOS ends a response instead
+    end_id  the special token behind an answer. Where the template puts none there, the one that
+            begins the next turn, if the model stops at it; else EOS. It ends a response then
+    lead    white space before an answer that belongs to the response's ids
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, encoder: Encoder, how: Rendering):
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        encoder: Encoder,
+        how: Rendering,
+        stop_ids: Sequence[int] = (),
+    ) -> None:
         if not tokenizer.chat_template:
             raise ValueError(
                 f"model.template=chat, but the tokenizer has no chat template; {OTHERS}"
@@ -58,9 +65,9 @@ class ChatTemplate:
             self._template = _OWN_DATE + self._template
         _, behind = self._around(_HELLO)
         end = encoder.first_special(behind)
-        ids = [] if end is None else encoder.rendered(end[0], {})
-        self.end_id: int | None = ids[0] if ids else tokenizer.eos_token_id
-        self._trailing = self._white_space_of_the_response()
+        own = self._next_turn(stop_ids) if end is None else encoder.rendered(end[0], {})[0]
+        self.end_id: int | None = tokenizer.eos_token_id if own is None else own
+        self.lead = self._white_space_of_the_response()
         if self.departure is not None:
             once(
                 "the chat template has other text before an answer than its generation prompt: "
@@ -173,10 +180,24 @@ class ChatTemplate:
 
     def _cut(self, before: str) -> str:
         """The prompt, without the white space that tokens of the response begin with."""
-        return before[: len(before) - self._trailing]
+        return before.removesuffix(self.lead)
 
-    def _white_space_of_the_response(self) -> int:
-        """Characters of white space before an answer that tokenizers merge with its first word."""
+    def _next_turn(self, stop_ids: Sequence[int]) -> int | None:
+        """The special token with which a turn behind an answer begins, if it is a stop id."""
+        mark = next(unused_characters())
+        try:
+            text = self._text(Conversation("Hi", history=(("Hi", mark),)))
+        except BadRow:  # takes one round alone
+            return None
+        behind = text.rpartition(mark)[2].lstrip()
+        begin = self.encoder.first_special(behind)
+        if begin is None or begin.start() > 0:
+            return None
+        first = self.encoder.rendered(begin[0], {})[0]
+        return first if first in stop_ids else None
+
+    def _white_space_of_the_response(self) -> str:
+        """White space before an answer that tokenizers merge with its first word."""
         before, _ = self._around(_HELLO)
         blank = len(before) - len(before.rstrip())
         words = [*_PROBES, *self.encoder.words_behind_white_space(NUM_WORDS)]
@@ -184,7 +205,7 @@ class ChatTemplate:
             prompt = self.encoder.rendered(before[: len(before) - trailing], {})
             wholes = (self.encoder.rendered(before + word, {}) for word in words)
             if all(whole[: len(prompt)] == prompt for whole in wholes):
-                return trailing
+                return before[len(before) - trailing :]
         raise ValueError(
             f"the tokenizer merges the end of the chat template's prompt {before[-40:]!r} with "
             f"the first word of an answer; {OTHERS}"

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from itertools import islice, pairwise
 from typing import TYPE_CHECKING
+
+from tspin.data.cells import BadRow
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _WHITE_SPACE = " \n\u2581\u0120\u010a"  # as vocabularies spell it: SentencePiece, byte level
+_ANCHORS = "\na.0"  # a line break first, which no usual tokenizer merges with a word
 _PRIVATE_USE = range(0xE000, 0xF900)
 
 
@@ -40,22 +43,24 @@ class Encoder:
         first, *others = (text[i:j] for i, j in pairwise([0, *cuts, len(text)]))
         ids = self._unsplit(first)
         for other in others:
-            ids += self._behind_a_line_break(other)
+            ids += self._behind(other)
         return ids
 
     def continued(self, text: str) -> list[int]:
         """Ids of text that does not begin the sequence: without a mark of a text's own start.
 
-        ValueError where the tokenizer merges a line break with what follows.
+        BadRow where the tokenizer merges whatever stands before with what follows.
         """
-        anchor = self._unsplit("\n")
-        ids = self.text("\n" + text)
-        if ids[: len(anchor)] != anchor:
-            raise ValueError(f"the tokenizer merges a line break with what follows: {text[:100]!r}")
-        return ids[len(anchor) :]
+        return self._behind(text, self.text)
 
-    def _behind_a_line_break(self, text: str) -> list[int]:
-        return self._unsplit("\n" + text)[len(self._unsplit("\n")) :]
+    def _behind(self, text: str, encode: Callable[[str], list[int]] | None = None) -> list[int]:
+        """Encoded behind a character that the tokenizer does not merge with the first one."""
+        encode = encode or self._unsplit
+        for before in _ANCHORS:
+            anchor, ids = self._unsplit(before), encode(before + text)
+            if ids[: len(anchor)] == anchor:
+                return ids[len(anchor) :]
+        raise BadRow(f"the tokenizer merges what stands before with {text[:100]!r}")
 
     def _unsplit(self, text: str) -> list[int]:
         # Not verbose: what is longer than the model takes is cut by us, and counted.

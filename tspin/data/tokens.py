@@ -42,7 +42,8 @@ class Renderer:
         self.encoder = Encoder(tokenizer)
         self.control_ids = self.encoder.control_ids
         chat = self.how.name == CHAT
-        self.chat = ChatTemplate(tokenizer, self.encoder, self.how) if chat else None
+        stop_ids = [*stop_ids]
+        self.chat = ChatTemplate(tokenizer, self.encoder, self.how, stop_ids) if chat else None
         eos_id = tokenizer.eos_token_id
         end_id = eos_id if self.chat is None else self.chat.end_id
         if end_id is None:
@@ -89,10 +90,7 @@ class Renderer:
     def response_ids(self, response: str) -> list[int]:
         """Ids of a response behind a text template, EOS at the end; [] where it has no token."""
         separator = TEXT_TEMPLATES[self.how.name].separator
-        try:
-            ids = self.encoder.continued(separator + response.strip())
-        except ValueError as error:
-            raise BadRow(str(error)) from None
+        ids = self.encoder.continued(separator + response.strip())
         return [*ids, self.eos_id] if ids else []
 
     def prompt_text(self, conversation: Conversation) -> str:

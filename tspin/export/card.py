@@ -44,7 +44,7 @@ of this iteration (c is log pi(y) - log pi(y'), h is log pi(y') - log pi(y0){lin
     pipe([{{"role": "user", "content": "..."}}], max_new_tokens={max_new_tokens})
 
     vllm serve FOLDER
-    lm_eval --model hf --model_args pretrained=FOLDER --tasks gsm8k{flag}
+    lm_eval --model hf --tasks gsm8k {evaluation}
     python convert_hf_to_gguf.py FOLDER --outfile model.gguf    # of llama.cpp
 
 llama.cpp knows many architectures and tokenizers, not all. Sampling defaults
@@ -67,11 +67,11 @@ The licence is that of the model and the data it was made from.
 """
 
 
-def write(source: Source, target: Path, *, use: str, messages: bool) -> None:
+def write(source: Source, target: Path, *, use: str, evaluation: str) -> None:
     """README.md in `target`.
 
-    use       how prompts go in
-    messages  whether the tokenizer has a chat template
+    use         how prompts go in
+    evaluation  what lm-eval's command line takes for that
     """
     from huggingface_hub import ModelCard, ModelCardData
 
@@ -97,7 +97,7 @@ def write(source: Source, target: Path, *, use: str, messages: bool) -> None:
         link=f", l the {link} link" if (link := coefficients.get("link")) else "",
         objective=(type(objective).__doc__ or "").split("\n")[0].partition(":")[0],
         messages=use,
-        flag=" --apply_chat_template" if messages else "",
+        evaluation=evaluation,
         max_new_tokens=cfg.decoding.max_new_tokens,
         results=_table(results, _results(folder.base)),
         facts=_facts(cfg, folder, out),

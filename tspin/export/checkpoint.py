@@ -8,9 +8,10 @@ ids that end a response and the sampling of the run, README.md with what is know
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tspin.cli.options import KeyParser
 from tspin.config.run import Run
@@ -70,7 +71,12 @@ def export(source: Source, target: Path, *, dtype: torch.dtype | None = None) ->
     tokenizer.save_pretrained(target)
     _write_generation(source.cfg, renderer, target)
     messages = template is not None
-    card.write(source, target, use=_use(renderer, messages=messages), messages=messages)
+    card.write(
+        source,
+        target,
+        use=_use(renderer, messages=messages),
+        evaluation=_evaluation(renderer, messages=messages),
+    )
 
 
 def _use(renderer: Renderer, *, messages: bool) -> str:
@@ -93,6 +99,19 @@ def _use(renderer: Renderer, *, messages: bool) -> str:
             f"Prompts of the run ended with `{own}`; the generation prompt has `{generation}`."
         )
     return " ".join(sentences)
+
+
+def _evaluation(renderer: Renderer, *, messages: bool) -> str:
+    """The arguments of lm-eval's command line that render prompts as the run did, or nearly."""
+    arguments: dict[str, Any] = {"pretrained": "FOLDER"}
+    if messages and renderer.encoder.prefix:
+        arguments["add_bos_token"] = False  # the template writes what stands before a text
+    if renderer.how.args:
+        arguments["chat_template_args"] = dict(renderer.how.args)
+        words = shlex.quote(json.dumps(arguments))
+    else:
+        words = ",".join(f"{key}={value}" for key, value in arguments.items())
+    return f"--model_args {words}{' --apply_chat_template' if messages else ''}"
 
 
 def _write_generation(cfg: Run, renderer: Renderer, target: Path) -> None:

@@ -39,6 +39,9 @@ class TrainedTemplate(HFLM):
     def __init__(self, *, rendering: Rendering, **options: Any) -> None:
         super().__init__(**options)
         self.renderer = Renderer(self.tokenizer, rendering)
+        self._begun: set[str] = set()  # contexts that end with an answer's first words
+        if self.renderer.chat:
+            self.add_bos_token = False  # the template writes what stands before a text
 
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
@@ -49,12 +52,18 @@ class TrainedTemplate(HFLM):
         text = self.renderer.prompt_text(Conversation(contents["user"], system))
         if "assistant" not in contents:
             return text
-        separator = "" if self.renderer.chat else TEXT_TEMPLATES[self.renderer.how.name].separator
-        return text + separator + contents["assistant"]
+        chat = self.renderer.chat
+        separator = chat.lead if chat else TEXT_TEMPLATES[self.renderer.how.name].separator
+        text += separator + contents["assistant"]
+        self._begun.add(text)
+        return text
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        if self.renderer.chat:  # the boundary is of the text
-            return super()._encode_pair(context, continuation)
+        if (chat := self.renderer.chat) is not None:
+            if context not in self._begun:
+                continuation = chat.lead + continuation.strip()
+            ids, whole = self.tok_encode(context), self.tok_encode(context + continuation)
+            return ids, whole[len(ids) :]
         ids = self.renderer.response_ids(continuation)
         return self.tok_encode(context), ids[:-1]  # without EOS: an answer may go on
 

@@ -83,10 +83,10 @@ def add(model: PreTrainedModel, lora: LoraConfig, *, base: Path, dtype: torch.dt
         task_type="CAUSAL_LM",
     )
     _refuse_ends(model, lora)
+    linear = {n.rsplit(".", 1)[-1] for n, m in model.named_modules() if type(m) is nn.Linear}
     try:
         model.add_adapter(config)
     except ValueError as error:
-        linear = {n.rsplit(".", 1)[-1] for n, m in model.named_modules() if type(m) is nn.Linear}
         raise ValueError(
             f"model.lora.targets={lora.targets}: {str(error).split('. ')[0]} (linear layers of "
             f"{type(model).__name__}: {', '.join(sorted(linear))})"
