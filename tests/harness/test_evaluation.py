@@ -2,6 +2,7 @@
 
 import math
 import re
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,11 +12,11 @@ import langdetect
 import pytest
 import torch
 from lm_eval.api.model import LM
-from lm_eval.models.huggingface import HFLM
 from support import hub
 from support.tiny import compose, micro_tokenizer
+from tokenizers.processors import TemplateProcessing
 
-from tspin.data.templates import Conversation
+from tspin.data.templates import Conversation, Rendering
 from tspin.data.tokens import Renderer
 from tspin.harness import evaluation, numbers, tasks
 
@@ -158,12 +159,52 @@ def test_a_prompt_and_its_answer_are_the_ids_of_training(request_of, template):
         assert [*answer, trained.eos_id] == trained.response_ids("yes")
 
 
-def test_a_chat_template_is_the_tokenizers_own(place, tmp_path):
+# The tokenizer puts BOS before a text, the template too; a space stands before the answer.
+SPACED = (
+    "{{ bos_token }}{% for m in messages %}"
+    "{% if m.role == 'assistant' %} {{ m.content }}{{ eos_token }}{% else %}[INST] {{ m.content }} [/INST]{% endif %}{% endfor %}"
+)
+THINKS = CHAT.replace(
+    "<assistant>{% endif %}", "<assistant>{% if not quick %}<think>{% endif %}{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    "template, how", [(CHAT, {}), (SPACED, {}), (THINKS, {}), (THINKS, {"quick": True})]
+)
+def test_under_chat_a_prompt_and_its_answer_are_the_ids_of_training(
+    place, request_of, tmp_path, template, how
+):
+    policy = shutil.copytree(place / "policy", tmp_path / "policy")
     tokenizer = micro_tokenizer()
-    tokenizer.chat_template = CHAT
-    lm = HFLM(str(place / "policy"), device="cpu", tokenizer=tokenizer)
-    text = lm.apply_chat_template([{"role": "user", "content": "hello"}])
-    assert lm.tok_encode(text) == Renderer(tokenizer, "chat").prompt_ids(Conversation("hello"))
+    tokenizer.chat_template = template
+    tokenizer.bos_token = begin = tokenizer.eos_token
+    tokenizer._tokenizer.post_processor = TemplateProcessing(
+        single=f"{begin} $A", special_tokens=[(begin, tokenizer.bos_token_id)]
+    )
+    tokenizer.save_pretrained(policy)
+    request = request_of(policy=str(policy), template="chat", template_args=how)
+    lm = evaluation.language_model(request)
+    context = lm.apply_chat_template([{"role": "user", "content": "a {b} c"}])
+    trained = Renderer(lm.tokenizer, Rendering("chat", how))
+    prompt, response = trained.pair_ids(Conversation("a {b} c"), "yes")
+    ids, answer = lm._encode_pair(context, " yes")
+    assert ids == prompt and [*answer, trained.eos_id] == response
+    batch, _ = lm.tok_batch_encode([context])
+    assert batch[0].tolist() == prompt
+
+
+def test_an_answer_that_has_begun_goes_on_as_it_is(place, request_of, tmp_path):
+    policy = shutil.copytree(place / "policy", tmp_path / "policy")
+    tokenizer = micro_tokenizer()
+    tokenizer.chat_template = SPACED
+    tokenizer.save_pretrained(policy)
+    lm = evaluation.language_model(request_of(policy=str(policy), template="chat"))
+    turns = [("user", "a"), ("assistant", "The answer is")]
+    context = lm.apply_chat_template([{"role": r, "content": c} for r, c in turns])
+    assert context.endswith("[/INST] The answer is")
+    ids, answer = lm._encode_pair(context, " yes")
+    assert lm.tokenizer.decode(ids) == context and lm.tokenizer.decode(answer) == " yes"
 
 
 def test_examples_stand_in_the_one_user_turn(in_hub, request_of, monkeypatch):
