@@ -126,3 +126,10 @@ def test_the_paths_are_those_of_the_typed_configuration():
 def test_what_is_hydras_is_left_alone(here):
     word = "hydra.searchpath=[file:///a]"
     assert as_typed(word, multirun=False) == word
+
+
+@pytest.mark.parametrize("word", ["={enable_thinking: false}", ".enable_thinking=false"])
+def test_a_mapping_whose_keys_are_the_users_takes_new_ones(here, word):
+    [run] = runs(f"model.template_args{word}", "decoding.vllm_args={enforce_eager: true}")
+    assert run.model.template_args == {"enable_thinking": False}
+    assert run.decoding.vllm_args == {"enforce_eager": True}

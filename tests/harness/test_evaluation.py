@@ -162,7 +162,8 @@ def test_a_prompt_and_its_answer_are_the_ids_of_training(request_of, template):
 # The tokenizer puts BOS before a text, the template too; a space stands before the answer.
 SPACED = (
     "{{ bos_token }}{% for m in messages %}"
-    "{% if m.role == 'assistant' %} {{ m.content }}{{ eos_token }}{% else %}[INST] {{ m.content }} [/INST]{% endif %}{% endfor %}"
+    "{% if m.role == 'assistant' %} {{ m.content }}{{ eos_token }}"
+    "{% else %}[INST] {{ m.content }} [/INST]{% endif %}{% endfor %}"
 )
 THINKS = CHAT.replace(
     "<assistant>{% endif %}", "<assistant>{% if not quick %}<think>{% endif %}{% endif %}"
