@@ -55,7 +55,8 @@ TURNS = {
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
     "two ends": LOOP + "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% else %}{{ eos_token }}{% endif %}",
-    "a date": LOOP + "{% if loop.first %}Today: {{ strftime_now('%d %b %Y') }}\n{% endif %}"
+    "a date": LOOP + "{% if loop.first and m.role != 'x' %}Today's date: "
+    "{{ strftime_now('%d %b %Y') }}\n{% endif %}"
     "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
 }
@@ -321,7 +322,7 @@ def test_the_day_is_the_one_that_is_given():
     renderer = rendering("a date", "byte level")
     assert renderer.depends_on_day and not rendering("plain", "byte level").depends_on_day
     text = renderer.on("2026-02-03").prompt_text(Conversation("Hi"))
-    assert text.startswith("Today: 03 Feb 2026\n")
+    assert text.startswith("Today's date: 03 Feb 2026\n")
     today = renderer.prompt_text(Conversation("Hi"))
     assert date.today().strftime("%d %b %Y") in today
 

@@ -8,7 +8,6 @@ template puts there: white space, a closed thought, a header of its own.
 
 from __future__ import annotations
 
-import logging
 import re
 from datetime import date
 from functools import cached_property
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from transformers import PreTrainedTokenizerBase
-
-log = logging.getLogger("tspin")
 
 OTHERS = f"use another model.template (choices: {', '.join(TEXT_TEMPLATES)})"
 # First words of answers, of which a boundary between prompt and response must be independent.
@@ -84,7 +81,7 @@ class ChatTemplate:
         return self.encoder.rendered(self._cut(self._around(conversation)[0]), stand_ins)
 
     def pair_ids(self, conversation: Conversation, answer: str) -> tuple[list[int], list[int]]:
-        """Ids of the prompt, and of the response with its end; () where it holds no token.
+        """Ids of the prompt, and of the response with its end; [] where it holds no token.
 
         Together they are the first ids of the template's own rendering. BadRow where that cannot
         be cut in two.
@@ -131,7 +128,9 @@ class ChatTemplate:
     def depends_on_day(self) -> bool:
         """Whether the template writes today's date."""
         mark = next(unused_characters())
-        return mark in self._text(_HELLO, dates=dict.fromkeys(self._dates, mark))
+        dates = dict.fromkeys(self._dates, mark)
+        kinds = [_HELLO, Conversation("Hi", "Hi")] if self.takes_system else [_HELLO]
+        return any(mark in self._text(conversation, dates=dates) for conversation in kinds)
 
     def taken(self, conversation: Conversation) -> Conversation:
         """The same without a system message that the template does not take."""
@@ -172,7 +171,7 @@ class ChatTemplate:
         text = self._text(conversation, mark)
         before, *behind = text.split(mark)
         if len(behind) != 1:
-            raise ValueError(
+            raise BadRow(
                 f"the tokenizer's chat template shows an answer {len(behind)} times, not once: "
                 f"{text.replace(mark, '(ANSWER)')[-200:]!r}; {OTHERS}"
             )
@@ -252,5 +251,6 @@ def _dates(template: str, day: date) -> dict[str, str]:
     """The day in each form that a template may ask for by strftime_now(FORM); {} where by none."""
     if "strftime_now" not in template:
         return {}
-    forms = re.findall(r"""(["'])(.*?%.*?)\1""", template)
+    # Every literal that might be one; behind an odd quote in the template's text, too.
+    forms = re.findall(r"""(?=(["'])([^"'{}]*%[^"'{}]*)\1)""", template)
     return {form: day.strftime(form) for _, form in forms}

@@ -93,8 +93,8 @@ class Encoder:
         words = sorted({word for text in texts for word in self._in_text.findall(text)})
         unused = unused_characters(*texts)
         stand_ins = dict(zip(unused, words, strict=False))
-        there = {word: character for character, word in stand_ins.items()}
-        return stand_ins, [self._in_text.sub(lambda match: there[match[0]], t) for t in texts]
+        hidden = {word: character for character, word in stand_ins.items()}
+        return stand_ins, [self._in_text.sub(lambda match: hidden[match[0]], t) for t in texts]
 
     def words_behind_white_space(self, num: int) -> list[str]:
         """The first words of the vocabulary that are one token with a space or line break."""
