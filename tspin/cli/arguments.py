@@ -20,8 +20,8 @@ from tspin.tools.spelling import unknown
 Overrides = list[str]
 FIELDS = {"title": str, "points": list, "include": list}  # of a sweep file
 SINGLE = ("name", "runs_dir", "seed")  # keys of a run beside its sections
-# Mappings whose keys are the user's.
-OPEN = ("evals.tasks", "decoding.vllm_args", "model.template_args")
+ARGUMENTS = ("decoding.vllm_args", "model.template_args")  # mappings whose keys are a library's
+OPEN = ("evals.tasks", *ARGUMENTS)  # or the user's
 
 
 def check(overrides: Iterable[str]) -> None:

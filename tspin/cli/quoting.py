@@ -20,7 +20,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
-from tspin.cli.arguments import OPEN
+from tspin.cli.arguments import ARGUMENTS
 from tspin.config.run import PLACE, Run
 from tspin.runs.point import key
 from tspin.tools.log import first_line
@@ -33,7 +33,7 @@ def as_typed(override: str, *, multirun: bool) -> str:
     """KEY=VALUE as Hydra has to be given it, to mean VALUE where KEY holds text.
 
     Alternatives of a multirun (A,B) and interpolations (${KEY}) stay what they are, unless a path
-    of that name exists. What is set in a mapping whose keys are the user's is added to it.
+    of that name exists. What is set in a mapping for a library is added to it.
     ValueError shows the quoted word for what the grammar does not know.
     """
     name, value = override.split("=", 1)
@@ -47,7 +47,7 @@ def as_typed(override: str, *, multirun: bool) -> str:
             raise ValueError(
                 f"{override} cannot be read ({reason}); text is quoted: {quoted_word(override)}"
             ) from None
-    if key(override).startswith(OPEN) and not override.startswith("+"):
+    if key(override).startswith(ARGUMENTS) and not override.startswith("+"):
         return f"++{override}"  # Hydra takes a key for new that its mapping does not have yet
     return override
 
