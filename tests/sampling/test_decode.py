@@ -25,6 +25,7 @@ from transformers import (
 from tspin.logprobs import attention
 from tspin.micro import folder
 from tspin.sampling import decode
+from tspin.sampling.decode import Cut
 from tspin.sampling.native import _until, respond
 from tspin.sampling.requests import Request, sample_seed
 from tspin.tools.log import once
@@ -135,7 +136,9 @@ def test_greedy_is_transformers_greedy_in_float32(name):
     theirs = [_until(response, stop) for response in theirs]
     assert len({len(response) for response in theirs}) > 1
     for slots in (4, 64):
-        ours = decode.decode(model, prompts, likeliest, max_new_tokens=12, stop=stop, slots=slots)
+        ours = decode.decode(
+            model, prompts, likeliest, max_new_tokens=12, stop=stop, cut=Cut(slots)
+        )
         assert_equal_up_to_ties(model, prompts, ours, theirs)
 
 
@@ -143,7 +146,7 @@ def test_greedy_is_transformers_greedy_on_the_embedded_model():
     model = AutoModelForCausalLM.from_pretrained(folder("warm"), dtype=torch.float32).eval()
     stop = AutoConfig.from_pretrained(folder("warm")).eos_token_id
     prompts = [[3 + (7 * i + k) % 250 for k in range(4 + i % 9)] for i in range(24)]
-    ours = decode.decode(model, prompts, likeliest, max_new_tokens=10, stop=[stop], slots=9)
+    ours = decode.decode(model, prompts, likeliest, max_new_tokens=10, stop=[stop], cut=Cut(9))
     theirs = [alone(model, prompt, 10, [stop]) for prompt in prompts]
     assert_equal_up_to_ties(model, prompts, ours, theirs)
 
@@ -195,7 +198,7 @@ def test_the_same_call_gives_the_same_bits_in_float32():
             seen.append(found.clone())
             return found.argmax(-1)
 
-        return decode.decode(model, PROMPTS, choose, max_new_tokens=9, stop=STOP, slots=6)
+        return decode.decode(model, PROMPTS, choose, max_new_tokens=9, stop=STOP, cut=Cut(6))
 
     assert draw(logits[0]) == draw(logits[1])
     assert all(torch.equal(a, b) for a, b in zip(*logits, strict=True))
@@ -215,7 +218,7 @@ def test_a_row_is_computed_once_a_token(lengths, slots):
         rows.append(len(numbers))
         return Forced(lengths)(logits, numbers, steps)
 
-    found = decode.decode(MODEL, prompts, choose, max_new_tokens=9, stop=[1], slots=slots)
+    found = decode.decode(MODEL, prompts, choose, max_new_tokens=9, stop=[1], cut=Cut(slots))
     assert [len(response) for response in found] == lengths
     assert all(set(response[:-1]) <= {7} and response[-1] == 1 for response in found)
     assert sum(rows) == sum(lengths) and max(rows) <= slots
@@ -226,7 +229,7 @@ def test_waiting_rows_take_freed_slots(passes):
     passes, a slot of its own for the long one and the rest in three others needs 12."""
     lengths = [12] + [3] * 11
     prompts = [[9, 9, 9]] + [[10 + i, 4] for i in range(11)]
-    decode.decode(MODEL, prompts, Forced(lengths), max_new_tokens=12, stop=[1], slots=4)
+    decode.decode(MODEL, prompts, Forced(lengths), max_new_tokens=12, stop=[1], cut=Cut(4))
     steps = [rows for kind, rows, *_ in passes if kind == "step"]
     assert len(steps) == 12 and steps[:9] == [4] * 9
 
@@ -263,7 +266,7 @@ def test_equal_prompts_are_read_once(passes):
 def test_odd_shapes(prompts, lengths, max_new, slots):
     ended = []
     found = decode.decode(
-        MODEL, prompts, Forced(lengths), max_new_tokens=max_new, stop=[1], slots=slots,
+        MODEL, prompts, Forced(lengths), max_new_tokens=max_new, stop=[1], cut=Cut(slots),
         done=ended.append,
     )  # fmt: skip
     assert [len(response) for response in found] == lengths
@@ -273,7 +276,7 @@ def test_odd_shapes(prompts, lengths, max_new, slots):
 def test_a_slot_shows_nothing_of_the_row_it_held_before():
     """One slot, a long row before a short one: the short one as if it were alone."""
     prompts = [[*range(4, 40)], [5, 6]]
-    both = decode.decode(MODEL, prompts, likeliest, max_new_tokens=8, stop=STOP, slots=1)
+    both = decode.decode(MODEL, prompts, likeliest, max_new_tokens=8, stop=STOP, cut=Cut(1))
     assert both == [alone(MODEL, prompt, 8) for prompt in prompts]
 
 
@@ -316,18 +319,20 @@ def test_where_a_window_ends():
     config = MistralConfig(**SIZES, sliding_window=12)
     model = AutoModelForCausalLM.from_config(config).double().eval()
     prompts = [[5, 6, 7, 8], [9, 4]]
-    ours = decode.decode(model, prompts, likeliest, max_new_tokens=8, stop=[], slots=2)
+    ours = decode.decode(model, prompts, likeliest, max_new_tokens=8, stop=[], cut=Cut(2))
     assert ours == [alone(model, prompt, 8, stop=None) for prompt in prompts]
 
 
 def test_the_attention_of_packed_streams_decodes_the_same():
     policy = random_policy(scale=0.4)
     prompts = PROMPTS[:9]
-    before = decode.decode(policy.model, prompts, likeliest, max_new_tokens=9, stop=STOP, slots=4)
+    before = decode.decode(
+        policy.model, prompts, likeliest, max_new_tokens=9, stop=STOP, cut=Cut(4)
+    )
     assert policy.packed is not None  # and put its attention under the model
     assert policy.model.config._attn_implementation == attention.NAME
     assert decode.refusal(policy.model, 60) is None
-    after = decode.decode(policy.model, prompts, likeliest, max_new_tokens=9, stop=STOP, slots=4)
+    after = decode.decode(policy.model, prompts, likeliest, max_new_tokens=9, stop=STOP, cut=Cut(4))
     assert after == before
 
 

@@ -23,7 +23,7 @@ from tspin.tools.terminal import table
 GB = 1e9
 PAIRS = 50_000  # where a run takes all there are: of the paper's larger experiments
 ROWS = [(field.name, field.name) for field in fields(Memory)]
-ROWS += [(f"peak in {name}", name) for name in ("training", "sampling")]
+ROWS += [(f"peak in {name}", name) for name in ("training", "sampling", "scoring")]
 
 
 def describe(

@@ -1,8 +1,9 @@
-"""Memory of a run, computed: what one process holds in training and in sampling, by part.
+"""Memory of a run, computed: what one process holds in training, sampling and scoring, by part.
 
 One pure function, `memory`: shapes and configuration in, bytes out. The parts of a training step
 are those of docs/method.md; what a layer keeps for the backward pass was counted with autograd's
-own hooks and is written down term by term in `_layer`.
+own hooks and is written down term by term in `_layer`, what is alive in a layer of a forward pass
+in `_forward`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from tspin.planning.shapes import Shape
 Device = Literal["cpu", "cuda"]
 Sharding = Literal["ddp", "fsdp2"]
 CHUNK = {"cpu": 2**23, "cuda": 2**27}  # logits at a time: fused.CHUNK, unread here: it needs torch
+PROMPT_TOKENS = {"cpu": None, "cuda": 2**14}  # decode.PROMPT_TOKENS, unread here as well
 BLOCK = 256  # scales of a 4-bit base with one scale of their own
 CONTEXT = {"cpu": 0, "cuda": 2**30}  # assumed: CUDA's own, and what its allocator cannot use
 
@@ -30,7 +32,11 @@ class Memory:
     head         of the last projection: a chunk of logits, and gradients by its weights
     step         of the optimiser's update
     gathered     of sharded weights, the layers that are whole at a time
-    cache        keys and values of sampling, and its logits
+    inferring    weights that are sampled and scored from, whole in every process
+    loading      the same while they are read, before they are narrow
+    cache        keys and values of sampling
+    sampled      on top of them: a pass that reads prompts, or one that draws a token for each row
+    scored       of the largest batch that is scored: its forward pass and its logits
     """
 
     weights: float
@@ -41,7 +47,11 @@ class Memory:
     head: float
     step: float
     gathered: float
+    inferring: float
+    loading: float
     cache: float
+    sampled: float
+    scored: float
     context: float
 
     @property
@@ -53,7 +63,11 @@ class Memory:
 
     @property
     def sampling(self) -> float:
-        return self.context + self.weights + self.copies + self.gathered + self.cache
+        return self.context + max(self.loading, self.inferring + self.cache + self.sampled)
+
+    @property
+    def scoring(self) -> float:
+        return self.context + max(self.loading, self.inferring + self.scored)
 
 
 def memory(
@@ -62,7 +76,8 @@ def memory(
     """Of one of `gpus` processes, on the packed path, at the longest triplet there can be.
 
     A process of several under ddp holds the gradient twice (its buckets); under fsdp2 weights,
-    gradients and state are divided, and two layers and the head are whole at a time.
+    gradients and state are divided, and two layers and the head are whole at a time. What samples
+    and scores is whole in every process.
     """
     held, products = dtypes(run, device)
     lora, own = run.model.lora, weights_dtype(run)
@@ -81,6 +96,9 @@ def memory(
     largest = max(a * b for a, b in shape.matrices.values())
     if run.model.quantize is not None:
         copies += largest * BYTES[products]  # unpacked, one at a time
+    loading, inferring = weights, weights - _narrowed(shape, held, products)
+    if lora is not None:
+        inferring += copies
     gathered = 0.0
     if gpus > 1 and sharding == "ddp":
         gradients *= 2
@@ -98,7 +116,11 @@ def memory(
         head=_head(shape, run, own if lora is None else None, products, device),
         step=_step(shape, run, own, device, trained / (gpus if sharding == "fsdp2" else 1)),
         gathered=gathered,
+        inferring=inferring,
+        loading=loading,
         cache=_cache(shape, run, products),
+        sampled=_sampled(shape, run, held, products, device),
+        scored=_scored(shape, run, held, products, device),
         context=CONTEXT[device],
     )
 
@@ -113,14 +135,17 @@ def dtypes(run: Run, device: Device) -> tuple[str, str]:
     return ("float32" if products == "bfloat16" else products), products
 
 
-def longest(run: Run) -> tuple[int, int]:
-    """Tokens of the longest micro-batch, its prompts counted once; of its responses."""
+def longest(run: Run, count: int | None = None) -> tuple[int, int]:
+    """Tokens of the longest micro-batch, its prompts counted once; of its responses.
+
+    count  triplets in it; None: compute.micro_batch
+    """
     objective = run.loss_at(1)
     samples = len(objective.roles) - 1
     response = run.model.max_length - run.max_prompt_length  # of an annotated one, cut there
     responses = response + samples * run.decoding.max_new_tokens
     triplet = run.max_prompt_length + responses
-    count = run.compute.micro_batch
+    count = run.compute.micro_batch if count is None else count
     if run.compute.max_tokens is not None:
         count = max(1, run.compute.max_tokens // triplet)
     # A short prompt leaves its tokens to the response.
@@ -171,8 +196,47 @@ def _step(shape: Shape, run: Run, own: str, device: Device, trained: float) -> f
     return BYTES[own] * (trained if device == "cuda" else 2 * largest)
 
 
+def _narrowed(shape: Shape, held: str, products: str) -> float:
+    """Bytes that inference.narrow saves; a head that is the embedding is copied beside it."""
+    if held == products:  # the base of adapters is, too
+        return 0.0
+    saved = shape.linear + (0 if shape.tied else shape.head)
+    copied = shape.head * BYTES[products] if shape.tied else 0
+    return float(saved * (BYTES[held] - BYTES[products]) - copied)
+
+
+def _forward(shape: Shape, p: float, r: float) -> float:
+    """Bytes a token while a layer's MLP is computed and nothing is kept. p, r: as in `_layer`
+
+    Of the residual stream the embedding, the layer's input, its middle and that normed; of the
+    intermediate size two factors and their product.
+    """
+    return 4 * shape.hidden * r + 3 * shape.intermediate * p
+
+
 def _cache(shape: Shape, run: Run, products: str) -> float:
-    columns = run.max_prompt_length + run.decoding.max_new_tokens
-    slots = run.decoding.batch_size
+    columns = run.max_prompt_length + run.decoding.max_new_tokens - 1
     keys = 2 * shape.layers * shape.kv_heads * shape.head_dim * BYTES[products]
-    return slots * (columns * keys + shape.vocab * (4 + 8 + 8))  # the draw is made in float64
+    return run.decoding.batch_size * columns * keys
+
+
+def _sampled(shape: Shape, run: Run, held: str, products: str, device: Device) -> float:
+    slots, prompt = run.decoding.batch_size, run.max_prompt_length - 1
+    limit = PROMPT_TOKENS[device]
+    tokens = slots * prompt if limit is None else min(slots, max(1, limit // prompt)) * prompt
+    reading = tokens * _forward(shape, BYTES[products], BYTES[held])
+    # A mask and grouped keys at once: repeated for every head. The draw is made in float64.
+    columns = prompt + run.decoding.max_new_tokens
+    keys = 2 * columns * shape.heads * shape.head_dim * BYTES[products]
+    drawing = slots * max(keys, shape.vocab * (4 + 8 + 8))
+    return max(reading, drawing)
+
+
+def _scored(shape: Shape, run: Run, held: str, products: str, device: Device) -> float:
+    count = max(run.compute.score_batch, run.compute.micro_batch)
+    tokens, responses = longest(run, count)
+    each = responses / count if run.compute.max_tokens is None else responses
+    chunk = max(min(CHUNK[device], responses * shape.vocab), each * shape.vocab)
+    logits = chunk * (4 + (BYTES[products] if products == "bfloat16" else 0))
+    states = (tokens + responses) * shape.hidden * BYTES[held]
+    return max(tokens * _forward(shape, BYTES[products], BYTES[held]), states + logits)

@@ -30,6 +30,7 @@ from tspin.logprobs.padded import sequence_logps
 from tspin.objectives import Logps, Role
 from tspin.policy import adapters, dtypes
 from tspin.policy.dtypes import MixedPrecision
+from tspin.policy.inference import narrow
 from tspin.policy.loading import read_model, read_tokenizer
 from tspin.tools.files import atomic, check_sums, write_sums
 from tspin.tools.log import once
@@ -221,27 +222,43 @@ def write(folder: Path, out: Path, dtype: torch.dtype | None) -> None:
 
 
 class Policies:
-    """Loads policies by folder and keeps the last one: stages that follow share it."""
+    """Loads policies by folder and keeps the last one: stages that follow share it.
+
+    Called it gives a policy that can be trained, `to_infer` one that may be narrow, and is not to
+    be trained: after it, the next call reads the weights anew.
+    """
 
     def __init__(self, read: Callable[[Path], Policy]) -> None:
         self._read = read
         self._folder: Path | None = None
         self._policy: Policy | None = None
+        self._narrow = False
 
     def __call__(self, folder: Path) -> Policy:
-        if self._policy is None or self._folder != folder:
-            self._policy = None  # never two in memory
-            check_sums(folder)
-            self._policy, self._folder = self._read(folder), folder
-        return self._policy
+        if self._narrow:
+            self.forget()
+        return self._get(folder)
+
+    def to_infer(self, folder: Path) -> Policy:
+        """To sample and to score from: the same numbers, in less memory."""
+        policy = self._get(folder)
+        self._narrow |= narrow(policy.model, policy.autocast)
+        return policy
 
     def forget(self) -> None:
         """The policy in memory no longer is what any folder holds, or its memory is needed."""
-        self._policy = None
+        self._policy, self._narrow = None, False
         gc.collect()  # a policy and its packed path know each other, modules and their hooks too
         if torch.cuda.is_available():
             torch.cuda.empty_cache()  # else another process could not have it
 
     def hold(self, policy: Policy, folder: Path) -> None:
         """`policy` has been saved to `folder` and need not be loaded from there."""
-        self._policy, self._folder = policy, folder
+        self._policy, self._folder, self._narrow = policy, folder, False
+
+    def _get(self, folder: Path) -> Policy:
+        if self._policy is None or self._folder != folder:
+            self._policy, self._narrow = None, False  # never two in memory
+            check_sums(folder)
+            self._policy, self._folder = self._read(folder), folder
+        return self._policy

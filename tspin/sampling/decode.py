@@ -22,17 +22,48 @@ from transformers.cache_utils import (
     DynamicSlidingWindowLayer,
 )
 
+from tspin.config.run import DecodingConfig
 from tspin.logprobs import attention
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 REFILL = 4  # prompts wait until one slot in REFILL is free: reading them is a pass of its own
+# Tokens of prompts at most in a pass that reads them, by device. CUDA is busy from far fewer on; on
+# the CPU all waiting prompts are read together.
+PROMPT_TOKENS: dict[str, int | None] = {"cpu": None, "cuda": 2**14}
 # implementations that build a mask for rows of different lengths
 ATTENTION = ("sdpa", "eager", attention.NAME)
 
 # (logits (batch, vocab), number of each row's prompt, step of each row) -> tokens (batch,)
 Choose = Callable[[Tensor, list[int], list[int]], Tensor]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How much goes through the model at a time. It decides memory and time, no sample.
+
+    slots   rows at most in one forward pass
+    tokens  of prompts, their padding counted, at most in one pass that reads them; a longer prompt
+            is read alone. None: any number
+    """
+
+    slots: int
+    tokens: int | None = None
+
+    @classmethod
+    def of(cls, how: DecodingConfig, device: torch.device) -> Cut:
+        return cls(how.batch_size, PROMPT_TOKENS.get(device.type))
+
+    def halved(self, rows: int) -> Cut | None:
+        """Half of both, where `rows` are to be decoded; None where they go one by one already."""
+        slots = min(self.slots, rows)
+        if slots <= 1:
+            return None
+        return Cut(slots // 2, None if self.tokens is None else self.tokens // 2)
+
+    def __str__(self) -> str:
+        return f"decoding.batch_size={self.slots}"
 
 
 @dataclass
@@ -80,27 +111,36 @@ def decode(
     *,
     max_new_tokens: int,
     stop: Collection[int],
-    slots: int,
+    cut: Cut,
+    responses: list[list[int]] | None = None,
     done: Callable[[int], object] = lambda count: None,
 ) -> list[list[int]]:
     """The response to each prompt, up to and including the first id of `stop`.
 
-    Equal prompts are read once. Which rows are computed together is a function of the prompts, of
-    the tokens chosen and of `slots`, and of nothing else.
+    Equal prompts are read once. Which rows are computed together is a function of the prompts that
+    have no response yet, of the tokens chosen and of `cut`, and of nothing else.
 
-    slots  rows at most in one forward pass
-    done   called with the number of responses that have ended since the last call
+    responses  those that there are, empty where there is none; filled in place
+    done       called with the number of responses that have ended since the last call
     """
-    longest = max(map(len, prompts), default=0)
-    slots = min(slots, len(prompts))
+    if responses is None:
+        responses = [[] for _ in prompts]
+    left = [number for number, response in enumerate(responses) if not response]
+    longest = max((len(prompts[number]) for number in left), default=0)
+    slots = min(cut.slots, len(left))
     table = _Table(model, slots=slots, columns=longest + max_new_tokens - 1)
-    responses: list[list[int]] = [[] for _ in prompts]
-    waiting = _groups(prompts, slots)
+    waiting = _groups(prompts, left, slots)
     rows: list[_Row] = []  # row i lives in slot i
     while waiting or rows:
         free = slots - len(rows)
         if waiting and free * REFILL >= slots:
-            rows += _admit(table, waiting, prompts, start=len(rows), free=free)
+            groups = _taken(waiting, free)
+            _read(table, groups, prompts, start=len(rows), tokens=cut.tokens)
+            rows += [
+                _Row(number, len(prompts[number]) - 1, prompts[number][-1])
+                for group in groups
+                for number in group
+            ]
         logits = table.step([row.token for row in rows], [row.length for row in rows])
         chosen = choose(logits, [row.prompt for row in rows], [len(row.response) for row in rows])
         for row, token in zip(rows, chosen.tolist(), strict=True):
@@ -115,41 +155,51 @@ def decode(
     return responses
 
 
-def _groups(prompts: Sequence[Sequence[int]], slots: int) -> list[list[int]]:
+def _groups(
+    prompts: Sequence[Sequence[int]], numbers: Sequence[int], slots: int
+) -> list[list[int]]:
     """Numbers of equal prompts, in groups that fit into the slots; the longest prompts LAST.
 
     Longest first out: the largest pass comes first, and rows beside each other are alike.
     """
     equal: dict[tuple[int, ...], list[int]] = {}
-    for number, prompt in enumerate(prompts):
-        equal.setdefault(tuple(prompt), []).append(number)
+    for number in numbers:
+        equal.setdefault(tuple(prompts[number]), []).append(number)
     groups = [
         numbers[i : i + slots] for numbers in equal.values() for i in range(0, len(numbers), slots)
     ]
     return sorted(groups, key=lambda group: (len(prompts[group[0]]), -group[0]))
 
 
-def _admit(
+def _taken(waiting: list[list[int]], free: int) -> list[list[int]]:
+    """Takes as many whole groups as `free` slots hold, the longest prompts first."""
+    groups: list[list[int]] = []
+    while waiting and len(waiting[-1]) <= free:
+        groups.append(waiting.pop())
+        free -= len(groups[-1])
+    return groups
+
+
+def _read(
     table: _Table,
-    waiting: list[list[int]],
+    groups: list[list[int]],
     prompts: Sequence[Sequence[int]],
     *,
     start: int,
-    free: int,
-) -> list[_Row]:
-    """Takes as many whole groups as `free` slots hold and reads their prompts.
+    tokens: int | None,
+) -> None:
+    """Reads a prompt of each group into the slots from `start` on, `tokens` at a time.
 
     A prompt's last token is left for the next step, which all rows make together: so there is one
     place where a token is chosen, and a prompt of one token needs no reading.
     """
-    taken: list[list[int]] = []
-    while waiting and len(waiting[-1]) <= free:
-        taken.append(waiting.pop())
-        free -= len(taken[-1])
-    numbers = [number for group in taken for number in group]
-    owner = [i for i, group in enumerate(taken) for _ in group]
-    table.read([prompts[group[0]][:-1] for group in taken], owner, start=start)
-    return [_Row(n, len(prompts[n]) - 1, prompts[n][-1]) for n in numbers]
+    while groups:
+        width = len(prompts[groups[0][0]]) - 1  # that of the longest
+        count = len(groups) if tokens is None else max(1, tokens // max(width, 1))
+        part, groups = groups[:count], groups[count:]
+        owner = [i for i, group in enumerate(part) for _ in group]
+        table.read([prompts[group[0]][:-1] for group in part], owner, start=start)
+        start += len(owner)
 
 
 def _compact(table: _Table, rows: list[_Row], ended: list[bool]) -> list[_Row]:
@@ -166,12 +216,17 @@ def _compact(table: _Table, rows: list[_Row], ended: list[bool]) -> list[_Row]:
 
 
 class _Table:
-    """The cache of a model, one row a slot, and the passes that write to it."""
+    """The cache of a model, one row a slot, and the passes that write to it.
+
+    Under autocast, attention is computed in autocast's dtype, and so is what is kept for it.
+    """
 
     def __init__(self, model: PreTrainedModel, *, slots: int, columns: int) -> None:
         self.model = model
+        kind = model.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
         num_layers = len(DynamicCache(config=model.config).layers)
-        self.layers = [_Layer(slots, columns) for _ in range(num_layers)]
+        self.layers = [_Layer(slots, columns, dtype) for _ in range(num_layers)]
         self.cache = Cache(layers=list(self.layers))
         self.columns = torch.arange(columns, device=model.device)
 
@@ -219,11 +274,13 @@ class _Layer(CacheLayerMixin):
     """Keys and values of one layer of the model, each (slots, heads, columns, head size).
 
     A row's columns behind its length hold what was there before: finite, and masked.
+
+    dtype  in which they are kept; None: that in which the model makes them
     """
 
-    def __init__(self, slots: int, columns: int) -> None:
+    def __init__(self, slots: int, columns: int, dtype: torch.dtype | None) -> None:
         super().__init__()
-        self.slots, self.columns = slots, columns
+        self.slots, self.columns, self.kept_in = slots, columns, dtype
         self._of = self._at = torch.empty(0, dtype=torch.long)
         self._start = self._width = 0
 
@@ -252,6 +309,8 @@ class _Layer(CacheLayerMixin):
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
         """Stores the new states. -> the states to attend to"""
+        if self.kept_in is not None:
+            key_states, value_states = key_states.to(self.kept_in), value_states.to(self.kept_in)
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         news = (key_states, value_states)

@@ -32,7 +32,7 @@ def engine_of(folder: Path, policies: Policies, cfg: Run, *, log: Path) -> Engin
     """What samples from the policy in `folder`. log: file for what another process says"""
     how = cfg.decoding
     if how.engine != "vllm":
-        return Native(policies(folder))
+        return Native(policies.to_infer(folder))
     check_sums(folder)  # of the native engine when the policy is loaded
     policies.forget()
     return vllm.VLLM(

@@ -27,17 +27,23 @@ from transformers import (
 from tspin.config.run import DecodingConfig
 from tspin.data.tokens import Renderer
 from tspin.policy import finite
+from tspin.policy.out_of_memory import until_it_fits
 from tspin.policy.policy import Policy
 from tspin.sampling import decode
+from tspin.sampling.decode import Cut
 from tspin.sampling.requests import Batches, Done, Request
 from tspin.tools.log import once
 
 
-@dataclass(frozen=True)
+@dataclass
 class Native:
-    """The policy in this process as a requests.Engine."""
+    """The policy in this process as a requests.Engine.
+
+    cut  what fits into memory, once a batch has been sampled
+    """
 
     policy: Policy
+    cut: Cut | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     central = False  # every process has its own
 
@@ -50,7 +56,9 @@ class Native:
     ) -> Iterator[tuple[int, list[list[int]]]]:
         """One batch after the other."""
         for key, requests in batches:
-            yield key, respond(self.policy, requests, how, done=done)
+            cut = self.cut or Cut.of(how, self.policy.device)
+            responses, self.cut = _respond(self.policy, requests, how, cut, done)
+            yield key, responses
 
 
 def uniforms(seed: int, length: int) -> Tensor:
@@ -83,26 +91,55 @@ def respond(
     done: Done = lambda count: None,
 ) -> list[list[int]]:
     """Response ids of each request, up to and including EOS; equal prompts are read once."""
+    return _respond(policy, requests, how, Cut.of(how, policy.device), done)[0]
+
+
+def _respond(
+    policy: Policy, requests: Sequence[Request], how: DecodingConfig, cut: Cut, done: Done
+) -> tuple[list[list[int]], Cut]:
+    """-> responses; the cut that fits into memory: `cut`, or smaller
+
+    What has ended when memory runs out is kept. The rest begins anew, with the same numbers.
+    """
     if not requests:
-        return []
+        return [], cut
     choose = _Choice(requests, how, policy.device)
     longest = max(len(request.prompt) for request in requests) + how.max_new_tokens
     refusal = decode.refusal(policy.model, longest) if how.engine == "native" else None
     if refusal is not None:
         name = type(policy.model).__name__
         once(f"{name}: sampling with transformers' generate, for {refusal}")
-    with policy.arithmetic():
-        if how.engine == "transformers" or refusal is not None:
-            return _by_transformers(policy, requests, choose, how, done)
-        return decode.decode(
-            policy.model,
-            [request.prompt for request in requests],
-            choose,
-            max_new_tokens=how.max_new_tokens,
-            stop=policy.renderer.stop_ids,
-            slots=how.batch_size,
-            done=done,
-        )
+    responses: list[list[int]] = [[] for _ in requests]
+
+    def sample(cut: Cut) -> None:
+        with policy.arithmetic():
+            if how.engine == "transformers" or refusal is not None:
+                left = [i for i, response in enumerate(responses) if not response]
+                for rows in _batches(requests, left, cut.slots):
+                    answers = _by_transformers(policy, requests, rows, choose, how)
+                    for i, answer in zip(rows, answers, strict=True):
+                        responses[i] = answer
+                    done(len(rows))
+                return
+            decode.decode(
+                policy.model,
+                [request.prompt for request in requests],
+                choose,
+                max_new_tokens=how.max_new_tokens,
+                stop=policy.renderer.stop_ids,
+                cut=cut,
+                responses=responses,
+                done=done,
+            )
+
+    _, cut = until_it_fits(
+        sample,
+        cut,
+        lambda cut: cut.halved(responses.count([])),
+        where="sampling",
+        same="the samples",
+    )
+    return responses, cut
 
 
 class _Choice:
@@ -153,36 +190,36 @@ class _OneToken(LogitsProcessor):
         return torch.full_like(scores, -torch.inf).scatter_(1, token[:, None], 0.0)
 
 
+def _batches(requests: Sequence[Request], numbers: Sequence[int], size: int) -> Iterator[list[int]]:
+    """The requests with these numbers in batches, the longest prompts first."""
+    order = sorted(numbers, key=lambda i: -len(requests[i].prompt))
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
+
+
 def _by_transformers(
     policy: Policy,
     requests: Sequence[Request],
+    rows: list[int],
     choose: decode.Choose,
     how: DecodingConfig,
-    done: Done,
 ) -> list[list[int]]:
-    """Batch by batch, the longest prompts first, every batch until its last row has ended."""
+    """The responses to the requests with the numbers `rows`, all until the last has ended."""
     pad_id, stop = policy.renderer.pad_id, policy.renderer.stop_ids
-    order = sorted(range(len(requests)), key=lambda i: -len(requests[i].prompt))
-    responses: list[list[int]] = [[] for _ in requests]
-    for start in range(0, len(order), how.batch_size):
-        rows = order[start : start + how.batch_size]
-        input_ids, attention_mask = _pad_left([requests[i].prompt for i in rows], pad_id=pad_id)
-        length = input_ids.shape[1]
-        output = policy.model.generate(
-            input_ids.to(policy.device),
-            attention_mask=attention_mask.to(policy.device),
-            logits_processor=LogitsProcessorList([_OneToken(choose, rows, length)]),
-            generation_config=GenerationConfig(
-                do_sample=False,
-                max_new_tokens=how.max_new_tokens,
-                eos_token_id=stop,
-                pad_token_id=pad_id,
-            ),
-        )
-        for i, row in zip(rows, output[:, length:].tolist(), strict=True):
-            responses[i] = _until(row, set(stop))
-        done(len(rows))
-    return responses
+    input_ids, attention_mask = _pad_left([requests[i].prompt for i in rows], pad_id=pad_id)
+    length = input_ids.shape[1]
+    output = policy.model.generate(
+        input_ids.to(policy.device),
+        attention_mask=attention_mask.to(policy.device),
+        logits_processor=LogitsProcessorList([_OneToken(choose, rows, length)]),
+        generation_config=GenerationConfig(
+            do_sample=False,
+            max_new_tokens=how.max_new_tokens,
+            eos_token_id=stop,
+            pad_token_id=pad_id,
+        ),
+    )
+    return [_until(row, set(stop)) for row in output[:, length:].tolist()]
 
 
 def _until(ids: list[int], stop: set[int]) -> list[int]:

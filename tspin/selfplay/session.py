@@ -100,7 +100,8 @@ class Session:
     ) -> dict[Key, float]:
         """log-probs of the batches' responses under the policy in a folder."""
         with finite.named(policy):
-            return score(self.policies(policy), batches, roles, label=label, world=self.world)
+            held = self.policies.to_infer(policy)
+            return score(held, batches, roles, label=label, world=self.world)
 
     def score_batches(
         self, triplets: Sequence[Triplet], roles: tuple[Role, ...]

@@ -10,21 +10,25 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from tspin.data.triplets import Key, Triplet
+from tspin.data.triplets import Key, Triplet, micro_batches, num_tokens
 from tspin.distributed.world import ALONE, World
 from tspin.objectives import Objective, Role, contingency
 from tspin.policy import finite
+from tspin.policy.out_of_memory import until_it_fits
 from tspin.policy.policy import Policy
 from tspin.runs.artifacts import SCORES
 from tspin.tools.files import write_json
 from tspin.tools.parquet import write_rows
 from tspin.tools.terminal import progress
+from tspin.training.cut import Cut
 
 
 @torch.no_grad()
@@ -38,20 +42,25 @@ def score(
 ) -> dict[Key, float]:
     """log pi(z | x) in nats of every (prompt, source, role), computed batch by batch as given.
 
-    Several processes divide the batches; each returns all.
+    Several processes divide the batches; each returns all. A batch that does not fit into memory
+    is cut by tokens, half as many at a time, and so are those after it.
 
     A response's log-probability depends on the padding beside it in the last bits: scored over
     the batches that training begins with, the first margin against the reference is exactly 0.
     """
     logps: dict[Key, float] = {}
     batches = list(batches)
+    budget = _Budget(None)
     with progress(sum(map(len, batches)), label, "triplet", show=world.is_main) as bar:
         for batch in world.share(batches, passed=lambda batch: bar.update(len(batch))):
-            by_role = policy.logps(batch, roles)
-            for role in roles:
-                finite.check(by_role[role], f"its log-probabilities of {role} responses")
-                for triplet, logp in zip(batch, by_role[role].tolist(), strict=True):
-                    logps[triplet.id, triplet.source, role] = logp
+            scores, budget = until_it_fits(
+                partial(_score, policy, batch, roles),
+                budget,
+                partial(_Budget.halved, batch=batch, roles=roles),
+                where=label,
+                same="the log-probabilities",
+            )
+            logps |= scores
             bar.update(len(batch))
         everyones, *others = world.gather(logps)
         for theirs in others:
@@ -117,6 +126,41 @@ def summarise(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 def write_contingency(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     write_json(path, summarise(rows))
+
+
+@dataclass(frozen=True)
+class _Budget:
+    """Tokens scored at a time, a longer triplet alone; None: a batch as it is given."""
+
+    tokens: int | None
+
+    def parts(self, batch: list[Triplet], roles: tuple[Role, ...]) -> list[list[Triplet]]:
+        if self.tokens is None:
+            return [batch]
+        return list(micro_batches(batch, roles, size=len(batch), max_tokens=self.tokens))
+
+    def halved(self, batch: list[Triplet], roles: tuple[Role, ...]) -> _Budget | None:
+        """None where each triplet goes alone already."""
+        tokens = num_tokens(batch, roles) if self.tokens is None else self.tokens
+        smaller = Cut(len(batch), tokens).halved(batch, roles)
+        return None if smaller is None else _Budget(smaller.max_tokens)
+
+    def __str__(self) -> str:
+        return f"at most {self.tokens} tokens at a time (compute.max_tokens)"
+
+
+def _score(
+    policy: Policy, batch: list[Triplet], roles: tuple[Role, ...], budget: _Budget
+) -> dict[Key, float]:
+    """log-probs of a batch, as much of it at a time as the budget says"""
+    logps: dict[Key, float] = {}
+    for part in budget.parts(batch, roles):
+        by_role = policy.logps(part, roles)
+        for role in roles:
+            finite.check(by_role[role], f"its log-probabilities of {role} responses")
+            for triplet, logp in zip(part, by_role[role].tolist(), strict=True):
+                logps[triplet.id, triplet.source, role] = logp
+    return logps
 
 
 class _Scores:
