@@ -20,7 +20,7 @@ from tspin.distributed.world import World
 from tspin.objectives import Role
 from tspin.policy import dtypes, finite
 from tspin.policy.policy import Policies
-from tspin.runs import benchmarks, evaluation, sharing
+from tspin.runs import benchmarks, evaluation, provenance, sharing
 from tspin.runs.artifacts import Iteration, Responses, RunDir
 from tspin.sampling import engines
 from tspin.sampling.requests import Draws
@@ -100,7 +100,10 @@ class Session:
     ) -> dict[Key, float]:
         """log-probs of the batches' responses under the policy in a folder."""
         with finite.named(policy):
-            return score(self.policies(policy), batches, roles, label=label, world=self.world)
+            scorer = self.policies(policy)
+            logps = score(scorer, batches, roles, label=label, world=self.world)
+        self.world.main(provenance.add_kernels, self.folder, scorer.kernels)
+        return logps
 
     def score_batches(
         self, triplets: Sequence[Triplet], roles: tuple[Role, ...]
@@ -136,6 +139,7 @@ class Session:
             world=self.world,
             after_save=self.push if self.cfg.sync.train_state else None,
         )
+        self.world.main(provenance.add_kernels, self.folder, policy.kernels)
         if self.world.shards:  # what samples and scores has the whole policy
             del policy
             self.policies.forget()
