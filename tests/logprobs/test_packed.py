@@ -227,6 +227,36 @@ def test_a_transformed_logit_is_found_out(monkeypatch):
         policy_of(network, "shared").logps(awkward(), ROLES)
 
 
+class WideProducts(TorchFunctionMode):
+    """torch.mm with out_dtype, which the CPU has not."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is torch.mm and "out_dtype" in (kwargs or {}):
+            return torch.mm(*(x.to(kwargs["out_dtype"]) for x in args))
+        return function(*args, **(kwargs or {}))
+
+
+def test_logits_are_not_rounded_where_products_come_in_float32(monkeypatch):
+    """Of bfloat16 factors, so that what is left is their own rounding."""
+    errors, head = [], fused_head.head(random_model(vocab_size=VOCAB), None)
+    hidden = torch.randn(50, head.weight.shape[1], generator=torch.Generator().manual_seed(0))
+    hidden, weight = hidden.bfloat16(), head.weight.detach().bfloat16()
+    expected = hidden.double() @ weight.double().T
+    for devices in ((), ("cpu",)):
+        fused_head.wide_products.cache_clear()
+        with monkeypatch.context() as patch, WideProducts():
+            patch.setattr(fused_head, "WIDE_DEVICES", devices)
+            logits = replace(head, dtype=torch.bfloat16).logits(hidden, weight)
+        assert logits.dtype == torch.float32
+        errors.append(apart(logits.double(), expected))
+    fused_head.wide_products.cache_clear()
+    assert errors[0] > 1e-3 and errors[1] < 1e-6
+
+
+def test_a_cpu_multiplies_as_before():
+    assert not fused_head.wide_products(CPU, torch.bfloat16)
+
+
 class AttentionCalls(TorchFunctionMode):
     """The dtypes of queries, keys and values that reach scaled dot-product attention."""
 
@@ -265,6 +295,7 @@ def varlen_attn_of(version):
         query, key, value = (call[name] for name in ("query", "key", "value"))
         ends_q, ends_k = call["cu_seq_q"], call["cu_seq_k"]
         left, right = call["window_size"]
+        assert left < call["max_k"] - 1  # a window that hides nothing would be a slower kernel
         assert query.dtype == key.dtype == value.dtype and ends_q.dtype == torch.int32
         assert right == 0 and call["max_q"] == int(ends_q.diff().max()) <= call["max_k"]
         if "enable_gqa" in parameters.parameters:
@@ -298,6 +329,8 @@ def test_flash_attention_is_given_the_rows_as_they_are(flash, monkeypatch):
     for name in ("llama", "mistral-window"):
         for layout in LAYOUTS:
             same_gradient(name, layout, LOSSES["tspin"], awkward(8))
+    short = [triplet("no row as long as a window", [5], [7], [8], [9])]
+    same_gradient("mistral-window", "shared", LOSSES["tspin"], short)
 
 
 def test_flash_attention_computes_under_autocast(flash):

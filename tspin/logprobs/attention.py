@@ -64,7 +64,7 @@ class Plan:
         """keys (sum of keys,), the ends of every row's queries and keys, the longest of both."""
         lengths = [row.length for row in self.rows], [row.num_keys for row in self.rows]
         ends = (
-            torch.tensor([0, *accumulate(n)], dtype=torch.int32, device=self.device)
+            torch.tensor([0, *accumulate(n)], dtype=torch.int32).to(self.device, non_blocking=True)
             for n in lengths
         )
         runs = [
@@ -72,7 +72,7 @@ class Plan:
             for row in self.rows
             for start, length in ((row.prefix_start, row.prefix), (row.start, row.length))
         ]
-        return torch.cat(runs).to(self.device), *ends, *map(max, lengths)
+        return torch.cat(runs).to(self.device, non_blocking=True), *ends, *map(max, lengths)
 
 
 def hidden_states(model: PreTrainedModel, stream: Stream, kernels: set[str]) -> Tensor:
@@ -160,6 +160,8 @@ def packed_attention(
         assert varlen_attn is not None
         keys, *ends_and_longest = packed_plan.varlen
         grouped = query.shape[1] != key.shape[1]
+        if sliding_window is not None and sliding_window >= ends_and_longest[-1]:
+            sliding_window = None  # it hides nothing, and plain causal attention is faster
         output = varlen_attn(
             query.contiguous(), key.index_select(0, keys), value.index_select(0, keys),
             *ends_and_longest, scale=scaling,
