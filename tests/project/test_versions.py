@@ -39,7 +39,7 @@ def test_the_oldest_version_declared_is_in_the_table():
 def test_what_is_imported_is_there(library, version):
     known = TABLE[library][version]
     wanted = {name for name in signatures.wanted() if name.split(".")[0] == library}
-    assert known.keys() == wanted, "make the table anew (tests/support/signatures.py)"
+    assert wanted <= known.keys(), "make the table anew (tests/support/signatures.py)"
     absent = {name for name in wanted if known[name] is None}
     assert absent <= OPTIONAL.keys()
     assert not any(OPTIONAL[name] in absent for name in absent)
