@@ -8,8 +8,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import signatures
 from support.families import FAMILIES, REFUSED, Exact, family
 from support.tiny import LOSSES, compose, random_model, random_triplets, triplet
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
 
 from tspin.data.triplets import micro_batches
 from tspin.logprobs import attention, fused_head
@@ -224,33 +227,131 @@ def test_a_transformed_logit_is_found_out(monkeypatch):
         policy_of(network, "shared").logps(awkward(), ROLES)
 
 
-def test_flash_attention_is_given_the_rows_as_they_are(monkeypatch):
-    """With a stand-in that computes what the kernel's documentation says, row by row."""
+class WideProducts(TorchFunctionMode):
+    """torch.mm with out_dtype, which the CPU has not."""
 
-    def varlen_attn(query, key, value, ends_q, ends_k, longest_q, longest_k, *, scale,
-                    window_size, enable_gqa):  # fmt: skip
-        left, right = window_size
-        assert right == 0 and longest_q == int(ends_q.diff().max()) <= longest_k
-        found = []
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is torch.mm and "out_dtype" in (kwargs or {}):
+            return torch.mm(*(x.to(kwargs["out_dtype"]) for x in args))
+        return function(*args, **(kwargs or {}))
+
+
+def test_logits_are_not_rounded_where_products_come_in_float32(monkeypatch):
+    """Of bfloat16 factors, so that what is left is their own rounding."""
+    errors, head = [], fused_head.head(random_model(vocab_size=VOCAB), None)
+    hidden = torch.randn(50, head.weight.shape[1], generator=torch.Generator().manual_seed(0))
+    hidden, weight = hidden.bfloat16(), head.weight.detach().bfloat16()
+    expected = hidden.double() @ weight.double().T
+    for devices in ((), ("cpu",)):
+        fused_head.wide_products.cache_clear()
+        with monkeypatch.context() as patch, WideProducts():
+            patch.setattr(fused_head, "WIDE_DEVICES", devices)
+            logits = replace(head, dtype=torch.bfloat16).logits(hidden, weight)
+        assert logits.dtype == torch.float32
+        errors.append(apart(logits.double(), expected))
+    fused_head.wide_products.cache_clear()
+    assert errors[0] > 1e-3 and errors[1] < 1e-6
+
+
+def test_a_cpu_multiplies_as_before():
+    assert not fused_head.wide_products(CPU, torch.bfloat16)
+
+
+class AttentionCalls(TorchFunctionMode):
+    """The dtypes of queries, keys and values that reach scaled dot-product attention."""
+
+    def __init__(self):
+        super().__init__()
+        self.dtypes = set()
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is scaled_dot_product_attention:
+            self.dtypes.add(tuple(x.dtype for x in args[:3]))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral-window", "qwen3"])
+def test_under_autocast_queries_keys_and_values_have_its_dtype(name):
+    """Rotary embeddings, and norms of queries and keys, leave float32, for which there is no flash
+    attention. Forward, and again in the backward pass of a checkpointed layer."""
+    network = family(name, dtype=torch.float32)
+    network.activation_checkpointing_enable({"use_reentrant": False})
+    network.train()
+    policy = policy_of(network, "shared", autocast=torch.bfloat16)
+    assert policy.packed is not None  # which is checked once, with calls of its own
+    with AttentionCalls() as calls:
+        policy.loss_sum(awkward(), ROLES, lambda part, logps: logps.annotated).backward()
+    assert calls.dtypes == {(torch.bfloat16,) * 3}
+    assert policy.kernels == ["sdpa"]  # a CPU has no other
+
+
+def varlen_attn_of(version):
+    """What that version's documentation says it computes, row by row, for calls that it takes."""
+    known = signatures.table()["torch"][version]["torch.nn.attention.varlen.varlen_attn"]
+    parameters = signatures.signature(known)
+
+    def varlen_attn(*args, **options):
+        call = parameters.bind(*args, **options).arguments
+        query, key, value = (call[name] for name in ("query", "key", "value"))
+        ends_q, ends_k = call["cu_seq_q"], call["cu_seq_k"]
+        left, right = call["window_size"]
+        assert left < call["max_k"] - 1  # a window that hides nothing would be a slower kernel
+        assert query.dtype == key.dtype == value.dtype and ends_q.dtype == torch.int32
+        assert right == 0 and call["max_q"] == int(ends_q.diff().max()) <= call["max_k"]
+        if "enable_gqa" in parameters.parameters:
+            assert call.get("enable_gqa", False) == (query.shape[1] != key.shape[1])
+        rows = []
         for i in range(len(ends_q) - 1):
             q, k, v = (x[ends[i] : ends[i + 1]] for x, ends in
                        ((query, ends_q), (key, ends_k), (value, ends_k)))  # fmt: skip
             k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], 1) for x in (k, v))
-            scores = torch.einsum("qhd,khd->hqk", q, k) * scale
+            scores = torch.einsum("qhd,khd->hqk", q, k) * call["scale"]
             ahead = torch.arange(len(k)) - torch.arange(len(q))[:, None] - (len(k) - len(q))
             hidden = (ahead > 0) | ((ahead < -left) if left >= 0 else False)
             weights = scores.masked_fill(hidden, -torch.inf).softmax(-1)
-            found.append(torch.einsum("hqk,khd->qhd", weights, v))
-        return torch.cat(found)
+            rows.append(torch.einsum("hqk,khd->qhd", weights.to(v.dtype), v))
+        return torch.cat(rows)
 
+    varlen_attn.__signature__ = parameters
+    return varlen_attn
+
+
+@pytest.fixture(params=["2.11.0", "2.12.0", "2.14.1"])
+def flash(request, monkeypatch):
+    """As on a GPU with that version of torch; flash attention itself is a stand-in."""
+    varlen_attn = varlen_attn_of(request.param)
     monkeypatch.setattr(attention, "_varlen_attn", lambda: varlen_attn)
-    assert attention.kernel(torch.device("cuda"), torch.bfloat16) == "varlen_attn"
-    assert attention.kernel(torch.device("cuda"), None) == "sdpa"
-    assert attention.kernel(CPU, torch.bfloat16) == "sdpa"
-    monkeypatch.setattr(attention, "kernel", lambda *_: "varlen_attn")
+    monkeypatch.setattr(attention, "FLASH_DEVICES", ("cpu",))
+
+
+def test_flash_attention_is_given_the_rows_as_they_are(flash, monkeypatch):
+    monkeypatch.setattr(attention, "HALF", (torch.float64,))
     for name in ("llama", "mistral-window"):
         for layout in LAYOUTS:
             same_gradient(name, layout, LOSSES["tspin"], awkward(8))
+    short = [triplet("no row as long as a window", [5], [7], [8], [9])]
+    same_gradient("mistral-window", "shared", LOSSES["tspin"], short)
+
+
+def test_flash_attention_computes_under_autocast(flash):
+    """And is what the record of the run says."""
+    triplets = awkward(8)
+    network = family("llama", dtype=torch.float32)
+    policies = {
+        path: policy_of(network, path, autocast=torch.bfloat16) for path in ("shared", "plain")
+    }
+    logps = {path: policy.logps(triplets, ROLES) for path, policy in policies.items()}
+    assert apart(logps["shared"]["annotated"], logps["plain"]["annotated"]) < 2e-2
+    assert policies["shared"].kernels == ["varlen_attn"]
+
+
+def test_which_kernel_computes_where(monkeypatch):
+    monkeypatch.setattr(attention, "_varlen_attn", lambda: varlen_attn_of("2.11.0"))
+    cuda, half, single = torch.device("cuda"), torch.bfloat16, torch.float32
+    assert attention.kernel(cuda, half, half, half) == "varlen_attn"
+    assert attention.kernel(CPU, half, half, half) == "sdpa"
+    for dtypes in ((single, single, half), (half, half, single), (single, single, single)):
+        assert attention.kernel(cuda, *dtypes) == "sdpa"
 
 
 def out_of_memory(policy, monkeypatch, fits):

@@ -319,7 +319,7 @@ def test_provenance_of_a_launch(runs):
     assert launch["config"]["coef"]["lambda"] == 0.1 and launch["devices"]["threads"] == 1
     assert launch["arithmetic"] == {
         "device": "cpu", "weights": "float32", "dtype": "float32", "attention": "auto",
-        "kernel": "sdpa",
+        "kernels": ["sdpa"],
     }  # fmt: skip
 
 

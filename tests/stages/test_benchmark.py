@@ -342,6 +342,54 @@ def test_a_changed_task_file_is_another_task(run, make, own):
     assert benchmarks.files(out, mine) != before
 
 
+def test_under_a_launcher_the_harness_is_alone_on_one_device(run, make, own, monkeypatch, tmp_path):
+    """As in the main process of two, where accelerate would wait for the other one to come."""
+    (own / "words.py").write_text(
+        "import json, os, pathlib\n"
+        "def question(doc):\n"
+        "    environment = pathlib.Path(__file__).parents[1] / 'environment.json'\n"
+        "    environment.write_text(json.dumps(dict(os.environ)))\n"
+        "    return doc['question']\n"
+    )
+    (own / "sums.yaml").write_text(
+        (own / "sums.yaml").read_text().replace('"{{question}}"', "!function words.question")
+    )
+    mine = run({}, tasks_dir=str(own), data_root=None)
+    mine = replace(mine, compute=replace(mine.compute, device="auto"))
+    ranks = {
+        **{"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"},
+        **{"MASTER_ADDR": "localhost", "MASTER_PORT": "29511", "TORCHELASTIC_RUN_ID": "none"},
+        **{"ACCELERATE_USE_CPU": "true", "OMPI_COMM_WORLD_SIZE": "2", "SLURM_PROCID": "0"},
+    }
+    for name, value in {**ranks, "CUDA_VISIBLE_DEVICES": "4,6", "SLURM_JOB_ID": "7"}.items():
+        monkeypatch.setenv(name, value)
+
+    benchmark.check(mine.evals)  # which loads no model, and so would not wait
+    environment = read_json(tmp_path / "environment.json")
+    assert not ranks.keys() & environment.keys() and environment["SLURM_JOB_ID"] == "7"
+
+    out = make(mine)
+    environment = read_json(tmp_path / "environment.json")
+    assert not ranks.keys() & environment.keys() and environment["CUDA_VISIBLE_DEVICES"] == "4"
+    assert benchmarks.missing(out, mine) == []
+
+
+@pytest.mark.parametrize(
+    ("device", "environment", "visible"),
+    [
+        ("auto", {}, "0"),
+        ("cuda", {"LOCAL_RANK": "3"}, "3"),
+        ("cuda", {"LOCAL_RANK": "1", "CUDA_VISIBLE_DEVICES": "2,5"}, "5"),
+        ("cuda", {"LOCAL_RANK": "3", "CUDA_VISIBLE_DEVICES": "GPU-1a"}, "GPU-1a"),
+        ("cuda:1", {"CUDA_VISIBLE_DEVICES": "2,5"}, "5"),
+        ("cuda", {"CUDA_VISIBLE_DEVICES": ""}, ""),
+        ("cpu", {"LOCAL_RANK": "1"}, None),
+    ],
+)
+def test_its_device_is_the_one_of_this_process(device, environment, visible):
+    assert benchmark._visible(device, environment) == visible
+
+
 def test_a_failing_task_is_one_line_with_the_log(run, make, own, tmp_path):
     (own / "score.py").write_text("def score(doc, results):\n    raise ZeroDivisionError('oh')\n")
     (own / "bad.yaml").write_text(

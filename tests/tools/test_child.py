@@ -75,3 +75,13 @@ def test_it_ends_with_its_block_and_with_its_parent(started, tmp_path):
         )
     alone.stdin.close()  # what the end of a parent is
     assert alone.wait(60) == 1
+
+
+@pytest.mark.parametrize(
+    "rank",
+    ["RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT", "GROUP_RANK", "TORCHELASTIC_RUN_ID", "PMI_SIZE"]
+    + ["ACCELERATE_USE_FSDP", "FSDP_VERSION", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID"],
+)
+def test_what_a_launcher_says_of_ranks_is_left_out_and_nothing_else(rank):
+    kept = {"RANKING": "1", "LOCAL_DIR": "x", "SLURM_JOB_ID": "7", "OMP_NUM_THREADS": "1"}
+    assert child.without_ranks({rank: "1", **kept}) == kept

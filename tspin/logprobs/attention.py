@@ -8,8 +8,9 @@ ways once per model, so that an architecture it does not fit is noticed, not ass
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
@@ -25,20 +26,28 @@ if TYPE_CHECKING:
 NAME = "tspin_packed"
 LAYERS = {"full_attention", "sliding_attention"}  # of config.layer_types
 HALF = (torch.bfloat16, torch.float16)
+FLASH_DEVICES = ("cuda",)
 Mask = Tensor | None
 
 
-def kernel(device: torch.device, dtype: torch.dtype | None) -> str:
-    """What computes attention there: "varlen_attn" (flash attention, part of torch) or "sdpa"."""
-    fits = device.type == "cuda" and dtype in HALF
+def kernel(device: torch.device, *dtypes: torch.dtype) -> str:
+    """What computes attention there, for queries, keys and values of these dtypes.
+
+    -> "varlen_attn" (flash attention over rows of any length, part of torch) or "sdpa"
+    """
+    fits = device.type in FLASH_DEVICES and dtypes[0] in HALF and len({*dtypes}) == 1
     return "varlen_attn" if fits and _varlen_attn() is not None else "sdpa"
 
 
 class Plan:
-    """How the rows of one stream are attended to: made once, used by every layer."""
+    """How the rows of one stream are attended to: made once, used by every layer.
 
-    def __init__(self, stream: Stream) -> None:
+    kernels  gets the names of what has attended, of `kernel`
+    """
+
+    def __init__(self, stream: Stream, kernels: set[str]) -> None:
         self.rows, self.device = stream.rows, stream.input_ids.device
+        self.kernels = kernels
         self._masks: dict[tuple[int, int | None], Mask] = {}
 
     @cached_property
@@ -55,7 +64,7 @@ class Plan:
         """keys (sum of keys,), the ends of every row's queries and keys, the longest of both."""
         lengths = [row.length for row in self.rows], [row.num_keys for row in self.rows]
         ends = (
-            torch.tensor([0, *accumulate(n)], dtype=torch.int32, device=self.device)
+            torch.tensor([0, *accumulate(n)], dtype=torch.int32).to(self.device, non_blocking=True)
             for n in lengths
         )
         runs = [
@@ -63,18 +72,21 @@ class Plan:
             for row in self.rows
             for start, length in ((row.prefix_start, row.prefix), (row.start, row.length))
         ]
-        return torch.cat(runs).to(self.device), *ends, *map(max, lengths)
+        return torch.cat(runs).to(self.device, non_blocking=True), *ends, *map(max, lengths)
 
 
-def hidden_states(model: PreTrainedModel, stream: Stream) -> Tensor:
-    """The last layer's hidden states of the stream, as the head reads them. -> (tokens, size)"""
+def hidden_states(model: PreTrainedModel, stream: Stream, kernels: set[str]) -> Tensor:
+    """The last layer's hidden states of the stream, as the head reads them. -> (tokens, size)
+
+    kernels  gets the names of what has attended
+    """
     return model.base_model(
         input_ids=stream.input_ids,
         position_ids=stream.position_ids,
         # Four dimensions: "prepared, leave it alone". What is visible is in the plan.
         attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=stream.input_ids.device),
         use_cache=False,
-        packed_plan=Plan(stream),
+        packed_plan=Plan(stream, kernels),
     ).last_hidden_state[0]
 
 
@@ -136,17 +148,25 @@ def packed_attention(
         causal = attention_mask is None and query.shape[2] > 1
         output = attend(query, key, value, attention_mask, causal=causal)
         return output.transpose(1, 2).contiguous(), None
-    query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))
-    if softcap is None and not dropout and kernel(query.device, query.dtype) == "varlen_attn":
+    query, key, value = (_in_autocast(x)[0].transpose(0, 1) for x in (query, key, value))
+    chosen = kernel(query.device, query.dtype, key.dtype, value.dtype)
+    if softcap is not None or dropout:
+        chosen = "sdpa"
+    packed_plan.kernels.add(chosen)
+    if chosen == "varlen_attn":
         # Flash attention over rows of any length: no padding, and prompts' keys gathered once a
         # row. The kernel aligns a row's last query with its last key.
         varlen_attn = _varlen_attn()
         assert varlen_attn is not None
         keys, *ends_and_longest = packed_plan.varlen
+        grouped = query.shape[1] != key.shape[1]
+        if sliding_window is not None and sliding_window >= ends_and_longest[-1]:
+            sliding_window = None  # it hides nothing, and plain causal attention is faster
         output = varlen_attn(
             query.contiguous(), key.index_select(0, keys), value.index_select(0, keys),
-            *ends_and_longest, scale=scaling, enable_gqa=query.shape[1] != key.shape[1],
+            *ends_and_longest, scale=scaling,
             window_size=(-1 if sliding_window is None else sliding_window - 1, 0),
+            **({"enable_gqa": True} if grouped and _wants_enable_gqa(varlen_attn) else {}),
         )  # fmt: skip
         return output[None], None
     outputs = []
@@ -196,12 +216,35 @@ def _attend(
     return nn.functional.dropout(weights, dropout) @ value
 
 
+def _in_autocast(x: Tensor) -> Tensor:
+    """x in the dtype that autocast gives to matrix products, where it is on.
+
+    Rotary embeddings and norms of queries and keys leave float32 beside values in bfloat16.
+    """
+    if x.dtype == torch.float64 or not torch.is_autocast_enabled(x.device.type):
+        return x
+    return x.to(torch.get_autocast_dtype(x.device.type))
+
+
+@cache
 def _varlen_attn() -> Callable[..., Any] | None:
+    """None: torch before 2.11, which has no such function or one without scale and windows."""
     try:
         from torch.nn.attention.varlen import varlen_attn
-    except ImportError:  # torch before 2.10
+    except ImportError:
         return None
-    return varlen_attn
+    names = inspect.signature(varlen_attn).parameters
+    return varlen_attn if {"scale", "window_size"} <= names.keys() else None
+
+
+@cache
+def _wants_enable_gqa(varlen_attn: Callable[..., Any]) -> bool:
+    """Whether grouped heads have to be announced, as from torch 2.12 on.
+
+    The argument is a check in Python alone: flash attention is called without it, and takes the
+    number of heads from the tensors. 2.11 calls it alike and has no such check.
+    """
+    return "enable_gqa" in inspect.signature(varlen_attn).parameters
 
 
 def _take(x: Tensor, places: Tensor) -> Tensor:

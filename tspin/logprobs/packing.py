@@ -172,14 +172,14 @@ def blocks(rows: Sequence[Row], *, device: torch.device) -> tuple[list[Block], T
         offset += queries.numel()
         calls.append(
             Block(
-                queries.to(device),
-                keys.to(device),
-                torch.tensor([row.prefix for row in group], device=device),
-                torch.tensor([row.num_keys for row in group], device=device),
+                queries.to(device, non_blocking=True),
+                keys.to(device, non_blocking=True),
+                torch.tensor([row.prefix for row in group]).to(device, non_blocking=True),
+                torch.tensor([row.num_keys for row in group]).to(device, non_blocking=True),
                 all(row.prefix == 0 for row in group),
             )
         )
-    return calls, order.to(device)
+    return calls, order.to(device, non_blocking=True)
 
 
 def cheaper(triplets: Sequence[Triplet], roles: Sequence[Role], *, hidden_size: int) -> Layout:

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from tspin.config.run import ComputeConfig, ModelConfig, Precision, arithmetic_dtype
-from tspin.logprobs import attention
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,6 @@ def facts(compute: ComputeConfig, precision: Precision, model: ModelConfig) -> d
         **base,
         "dtype": _name(how.products),
         "attention": compute.attention,
-        "kernel": attention.kernel(how.device, how.products),
     }
 
 

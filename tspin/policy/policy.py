@@ -80,6 +80,13 @@ class Policy:
         once(f"{name} is computed in padded rows (compute.attention=plain): {path}")
         return None
 
+    @property
+    def kernels(self) -> list[str]:
+        """What has computed the attention of its scores and losses so far."""
+        if self.packed is None:
+            return [str(self.model.config._attn_implementation)]
+        return sorted(self.packed.kernels)
+
     def layout(self, triplets: Sequence[Triplet], roles: Sequence[Role]) -> Layout | None:
         """How these triplets are laid out, a function of their lengths; None: padded rows."""
         if self.packed is None:

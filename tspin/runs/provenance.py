@@ -43,6 +43,16 @@ def record(folder: RunDir, *, command: list[str], config: dict[str, Any], **fact
     write_json(folder.provenance, {"launches": [*launches, launch]})
 
 
+def add_kernels(folder: RunDir, kernels: list[str]) -> None:
+    """Records in the last launch what has computed attention in it, once it has: no forecast."""
+    launches = read_json(folder.provenance)["launches"]
+    arithmetic = launches[-1]["arithmetic"]
+    names = sorted({*arithmetic.get("kernels", []), *kernels})
+    if names != arithmetic.get("kernels"):
+        arithmetic["kernels"] = names
+        write_json(folder.provenance, {"launches": launches})
+
+
 def _version(package: str) -> str | None:
     try:
         return metadata.version(package)

@@ -22,7 +22,7 @@ from typing import Any
 from tspin.config.run import DecodingConfig
 from tspin.data.tokens import Renderer
 from tspin.sampling.requests import Batches, Done, Request, check_response
-from tspin.tools.child import Child, started
+from tspin.tools.child import Child, started, without_ranks
 
 WORKER = Path(__file__).resolve().parent / "vllm_worker" / "__main__.py"
 # Without the working folder on the path; loading it would take seconds.
@@ -32,8 +32,6 @@ del sys.path[0]
 sys.exit(find_spec("vllm") is None and f"{sys.executable} has no module vllm")"""
 CHECK_SECONDS = 60.0
 TAIL = 3  # lines of a log that an error shows
-# Of a launcher of several processes: vLLM would take them for its own.
-LAUNCHER = ("RANK", "WORLD_SIZE", "MASTER_", "LOCAL_", "GROUP_", "ROLE_", "TORCHELASTIC_")
 WAY_OUT = (
     "see the log; less memory takes decoding.gpu_memory or decoding.batch_size, decoding.engine="
     "native needs no vLLM, and the same command goes on where this one stopped"
@@ -219,9 +217,9 @@ def _python(how: DecodingConfig) -> str:
 
 
 def _environment(how: DecodingConfig, device: str | None) -> dict[str, str]:
-    """Ours, without what would lead another environment to our packages."""
-    names = [name for name in os.environ if not name.startswith(LAUNCHER)]
+    """Ours, without ranks and without what would lead another interpreter to our packages."""
+    environment = without_ranks(os.environ)
     if how.vllm_python is not None:
-        names = [name for name in names if name not in ("PYTHONPATH", "PYTHONHOME")]
-    environment = {name: os.environ[name] for name in names}
+        for name in ("PYTHONPATH", "PYTHONHOME"):
+            environment.pop(name, None)
     return environment if device is None else environment | {"CUDA_VISIBLE_DEVICES": device}

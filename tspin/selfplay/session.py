@@ -20,7 +20,7 @@ from tspin.distributed.world import World
 from tspin.objectives import Role
 from tspin.policy import dtypes, finite
 from tspin.policy.policy import Policies
-from tspin.runs import benchmarks, evaluation, sharing
+from tspin.runs import benchmarks, evaluation, provenance, sharing
 from tspin.runs.artifacts import Iteration, Responses, RunDir
 from tspin.sampling import engines
 from tspin.sampling.requests import Draws
@@ -101,7 +101,9 @@ class Session:
         """log-probs of the batches' responses under the policy in a folder."""
         with finite.named(policy):
             held = self.policies.to_infer(policy)
-            return score(held, batches, roles, label=label, world=self.world)
+            logps = score(held, batches, roles, label=label, world=self.world)
+        self.world.main(provenance.add_kernels, self.folder, held.kernels)
+        return logps
 
     def score_batches(
         self, triplets: Sequence[Triplet], roles: tuple[Role, ...]
@@ -137,6 +139,7 @@ class Session:
             world=self.world,
             after_save=self.push if self.cfg.sync.train_state else None,
         )
+        self.world.main(provenance.add_kernels, self.folder, policy.kernels)
         if self.world.shards:  # what samples and scores has the whole policy
             del policy
             self.policies.forget()

@@ -12,7 +12,7 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -22,7 +22,7 @@ from tspin.config.run import EvalsConfig, Run
 from tspin.runs.artifacts import Iteration, RunDir, day_of
 from tspin.runs.benchmarks import files, path, places, rendering, tasks
 from tspin.tools import hub
-from tspin.tools.child import Child, started
+from tspin.tools.child import Child, started, without_ranks
 from tspin.tools.files import digest
 from tspin.tools.terminal import progress
 
@@ -113,17 +113,37 @@ def benchmark(checkpoint: Path, out: Iteration, run: Run, *, label: str) -> None
 def _harness(request: dict[str, Any], log: IO[bytes]) -> Iterator[Child]:
     """A harness process that works on a request; it ends with this block."""
     ours, theirs = str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH")
-    environment = os.environ | {
+    environment = without_ranks(os.environ) | {
         "PYTHONPATH": os.pathsep.join(filter(None, [ours, theirs])),
         "TQDM_MININTERVAL": "60",  # seconds between two lines of a bar in the log
         "TOKENIZERS_PARALLELISM": "false",
     }
     if request["data_root"] is not None or not hub.is_reachable():  # it does not wait for the hub
         environment |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+    if "compute" in request:
+        device = request["compute"]["device"]
+        if (visible := _visible(device, os.environ)) is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = visible
+        # The one device that it sees is the first, whatever it is called here.
+        request |= {"compute": request["compute"] | {"device": device.partition(":")[0]}}
     command = [sys.executable, "-m", "tspin.harness"]
     with started(command, log=log, environment=environment) as child:
         child.send(request)
         yield child
+
+
+def _visible(device: str, environment: Mapping[str, str]) -> str | None:
+    """The device of this process, as CUDA_VISIBLE_DEVICES names it; None where it is the CPU.
+
+    device  compute.device: without an index it is the one that accelerate gives to a rank
+    """
+    if device == "cpu":
+        return None
+    index = int(device.partition(":")[2] or environment.get("LOCAL_RANK", "0"))
+    if "CUDA_VISIBLE_DEVICES" not in environment:
+        return str(index)
+    names = environment["CUDA_VISIBLE_DEVICES"].split(",")
+    return names[index % len(names)]
 
 
 def _problems(request: dict[str, Any]) -> list[str]:

@@ -22,9 +22,35 @@ from typing import IO, Any
 
 ORDERLY_SECONDS = 30.0  # for an end that leaves no shared memory behind
 LONGEST = 500  # characters of a failure
+# What torchrun, accelerate, mpirun and srun tell each process of its place among the others: these
+# names, and all that begin so.
+RANK_NAMES = {
+    *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK"),
+    *("GROUP_WORLD_SIZE", "ROLE_NAME", "ROLE_RANK", "ROLE_WORLD_SIZE"),
+    *("MPI_LOCALRANKID", "MPI_LOCALNRANKS", "PMI_RANK", "PMI_SIZE", "PMI_LOCAL_RANK"),
+    *("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_NTASKS", "SLURM_NPROCS"),
+    *("SLURM_NTASKS_PER_NODE", "SLURM_TASKS_PER_NODE"),
+}
+RANK_PREFIXES = (
+    *("MASTER_", "TORCHELASTIC_", "ACCELERATE_", "FSDP_", "PARALLELISM_CONFIG_"),
+    *("OMPI_", "PMIX_", "MV2_COMM_WORLD_", "SLURM_STEP_"),
+)
 
 Receive = Callable[[], Any]
 Send = Callable[[Any], None]
+
+
+def without_ranks(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a process that is alone, whatever launcher started this one.
+
+    A library that is told of other ranks (accelerate, which lm-eval loads; vLLM) waits for them,
+    and they never come.
+    """
+    return {
+        name: value
+        for name, value in environment.items()
+        if name not in RANK_NAMES and not name.startswith(RANK_PREFIXES)
+    }
 
 
 class Child:

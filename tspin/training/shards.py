@@ -113,9 +113,8 @@ def load_state(path: Path, policy: Policy, optimizer: Optimizer, world: World) -
         else:
             tensors[name] = torch.empty(about.size, dtype=dtype)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process: as meant
-        alone = world.size == 1
-        dcp.load(tensors, storage_reader=reader, process_group=world.control, no_dist=alone)
+        warnings.filterwarnings("ignore", "torch.distributed is ")  # not there: one process
+        dcp.load(tensors, storage_reader=reader, process_group=world.control)
     next_step = int(tensors.pop(STEP))
     restore(policy, optimizer, tensors.items())
     return next_step

@@ -104,7 +104,8 @@ def _per_token(logps: Logps, triplets: Sequence[Triplet]) -> Metrics:
     for role in logps.present():
         lengths = [len(triplet.responses[role]) for triplet in triplets]
         value = logps[role].detach()
-        metrics[f"logps_per_token/{role}"] = value / torch.tensor(lengths, device=value.device)
+        on_device = torch.tensor(lengths).to(value.device, non_blocking=True)
+        metrics[f"logps_per_token/{role}"] = value / on_device
     return metrics
 
 
