@@ -159,13 +159,14 @@ def test_a_prompt_is_encoded_once(tmp_path, monkeypatch):
     encoded = Counter()
     encode = Renderer.prompt_ids
 
-    def counted(self, prompt, system=None):
-        encoded[prompt] += 1
-        return encode(self, prompt, system)
+    def counted(self, conversation):
+        encoded[conversation.prompt] += 1
+        return encode(self, conversation)
 
     monkeypatch.setattr(Renderer, "prompt_ids", counted)
     folder, _ = play(tmp_path, "tspin")
     prompts = read_rows(folder.prompts)
+    assert encoded.pop("a") == 1  # of the look at the model before the run
     assert encoded == Counter(row["prompt"] for row in prompts)
     renderer = Renderer(
         AutoTokenizer.from_pretrained(folder.iteration(0).checkpoint), "alpaca_space"

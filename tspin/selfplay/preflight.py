@@ -28,6 +28,7 @@ def look(cfg: Run, folder: RunDir) -> bool:
         benchmarks.due(out, cfg) for out in (folder.base, *played)
     )
     if not complete:
+        _inspect_model(cfg)
         benchmark.check(cfg.evals)
     return complete
 
@@ -44,7 +45,7 @@ def check_reachable(cfg: Run) -> None:
     failures = []
     for check in (
         partial(dtypes.resolve, cfg.compute, cfg.optim.precision),
-        partial(_check_model, cfg),
+        partial(weights.check_reachable, cfg.model),
         partial(engines.check, cfg),
         partial(quantization.check, cfg.model, cfg.compute),
         partial(_check_data, cfg),
@@ -102,8 +103,8 @@ def check_same_beginning(cfg: Run, folder: RunDir, inputs: Inputs) -> None:
             )
 
 
-def _check_model(cfg: Run) -> None:
-    weights.check_reachable(cfg.model)
+def _inspect_model(cfg: Run) -> None:
+    """What is known of a model that is here already; `fetch` looks at the others."""
     folder = weights.on_disk(cfg.model)
     if folder is not None:
         inspection.check(folder, cfg.model, cfg.compute)
