@@ -221,17 +221,23 @@ def write(folder: Path, out: Path, dtype: torch.dtype | None) -> None:
 
 
 class Policies:
-    """Loads policies by folder and keeps the last one: stages that follow share it."""
+    """Loads policies by folder and keeps the last one: stages that follow share it.
 
-    def __init__(self, read: Callable[[Path], Policy]) -> None:
-        self._read = read
+    check  raises ValueError for a folder that is damaged. Of several processes one reads it for
+           all, so that they load together
+    """
+
+    def __init__(
+        self, read: Callable[[Path], Policy], check: Callable[[Path], None] = check_sums
+    ) -> None:
+        self._read, self.check = read, check
         self._folder: Path | None = None
         self._policy: Policy | None = None
 
     def __call__(self, folder: Path) -> Policy:
         if self._policy is None or self._folder != folder:
             self._policy = None  # never two in memory
-            check_sums(folder)
+            self.check(folder)
             self._policy, self._folder = self._read(folder), folder
         return self._policy
 

@@ -34,7 +34,7 @@ from tspin.selfplay.proto_synthetic import proto_synthetic
 from tspin.selfplay.session import Session
 from tspin.selfplay.twin import linked_or
 from tspin.stages.prepare import prepare
-from tspin.tools.files import read_json, remove
+from tspin.tools.files import check_sums, read_json, remove
 from tspin.tracking import replay, report, sessions
 from tspin.tracking.wandb import Tracker
 from tspin.training import throughput
@@ -147,9 +147,9 @@ def _session(
         quantize=cfg.model.quantize,
         seed=cfg.seed,
     )
-    policies = Policies(load)
+    policies = Policies(load, check=lambda weights: world.main(check_sums, weights))
     if not (world.exists(folder.prompts) and world.exists(folder.data)):
-        world.main(lambda: prepare(cfg, folder, policies(initial).renderer))
+        world.main(prepare, cfg, folder, policies(initial).renderer)
     inputs = Inputs(cfg, folder, initial)
     world.main(preflight.check_same_beginning, cfg, folder, inputs)
     world.main(_record, cfg, folder, world, command)
