@@ -188,6 +188,16 @@ def test_the_sft_baseline():
     assert run.optim.weight_decay == 0
 
 
+@pytest.mark.parametrize("model", ["micro", "micro_open_weak", "smollm2"])
+def test_small_models_keep_their_optimiser_for_sft(model):
+    data = ["data.path=pairs.jsonl"] if model == "smollm2" else []
+    sft, usual = (
+        composed(f"model={model}", "loss=sft", f"optim={optim}", *data).optim
+        for optim in ("sft", "paper")
+    )
+    assert sft == usual
+
+
 def test_sizes_are_what_they_are_called():
     sizes = {
         option: composed("data=ultrachat", f"size={option}").data.size for option in OPTIONS["size"]
