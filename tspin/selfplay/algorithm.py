@@ -21,7 +21,7 @@ from tspin.config.run import Run
 from tspin.data.templates import Rendering
 from tspin.distributed.failure import stopping_together
 from tspin.distributed.world import World, join
-from tspin.policy import dtypes, policy
+from tspin.policy import determinism, dtypes, policy
 from tspin.policy.policy import Policies
 from tspin.runs import heartbeat, mirror, provenance, retention
 from tspin.runs.artifacts import RunDir
@@ -91,6 +91,7 @@ def run(cfg: Run, *, command: list[str]) -> list[dict[str, Any]]:
     Raises ValueError for what a user can mend: unreachable model or data, a folder in use or with
     another configuration.
     """
+    determinism.before_cuda(cfg.compute)
     world = join(cfg.compute, cfg.optim, lora=cfg.model.lora is not None)
     with stopping_together(world):
         folder = RunDir(cfg.folder)
