@@ -138,7 +138,8 @@ def test_shards_divide_and_copies_do_not():
 
 def test_the_longest_triplet():
     """2048 tokens, 256 of them new: a prompt of 1792, y of 256, y' and y0 of 256 each."""
-    assert longest(ZEPHYR) == (1792 + 3 * 256, 2047 + 2 * 256)
+    one = replace(ZEPHYR, compute=replace(ZEPHYR.compute, max_tokens=None))
+    assert longest(one) == (1792 + 3 * 256, 2047 + 2 * 256)
     by_tokens = replace(ZEPHYR, compute=replace(ZEPHYR.compute, max_tokens=6000))
     assert longest(by_tokens)[0] == 2 * (1792 + 3 * 256)
 
@@ -163,6 +164,34 @@ def test_arithmetic_and_launches_by_hand():
     assert decode(shape, machine, 9, 10, 7, 4) == pytest.approx(batches)
 
 
+def test_a_pass_of_many_triplets_casts_the_weights_once():
+    """By hand, "short": rows of 27 + 281 tokens, three of a triplet: 8192 tokens are 8 triplets."""
+    run = ZEPHYR
+    triplet = compose("model=zephyr", "compute=cuda", "compute.max_tokens=null")
+    casts = Machine(flops=1e30, traffic=1e12, layer=0.0)  # they alone take time
+    seconds, before = (stages(r, 1, SHAPE, casts, "short", y0=False)[2] for r in (run, triplet))
+    assert 8 * 3 * 308 <= run.compute.max_tokens < 9 * 3 * 308
+    assert before / seconds == pytest.approx(8)
+    assert before == pytest.approx(2 * 50_000 * 5 * 6 * SHAPE.parameters / 1e12)
+
+
+@pytest.mark.parametrize("model", ["zephyr", "mistral"])
+def test_the_paper_s_models_fit_the_cards_that_the_docs_name(model):
+    """One GPU of 141 GB, eight of 80 (docs/many-gpus.md), and neither without checkpointing."""
+
+    def peak(*words, **options):
+        m = memory(
+            SHAPE, compose(f"model={model}", "compute=auto", *words), device="cuda", **options
+        )
+        return max(m.training, m.sampling) / plan.GB
+
+    without = "compute.gradient_checkpointing=false"
+    assert peak() < 141 < peak(without)
+    shards = {"gpus": 8, "sharding": "fsdp2"}
+    assert peak(**shards) < 80 < peak(without, **shards) < 141
+    assert compose(f"model={model}").compute.max_tokens == 8192
+
+
 def test_frozen_weights_take_a_third_of_the_backward_pass_less():
     """Checkpointed: forward, again, and two of backward; or one."""
     run, small = ZEPHYR, Machine(flops=1e10, traffic=1e30)
@@ -177,7 +206,8 @@ def test_what_is_trained_is_what_a_checkpoint_holds():
     assert SHAPE.trained(lora.model.lora) == 41_943_040
 
 
-LONG = ["model.max_length=2048", "decoding.max_new_tokens=256", "decoding.batch_size=16"]
+LONG = ["model.max_length=2048", "decoding.max_new_tokens=256", "decoding.batch_size=16",
+        "compute.max_tokens=null"]  # fmt: skip
 OWN = ["model=custom", "model.template=chat", "data=ultrachat", "compute=cuda",
        "compute.micro_batch=1", *LONG]  # fmt: skip
 MODELS = {  # of the table of docs/memory.md: a name, and the overrides that choose it

@@ -117,6 +117,22 @@ def test_what_the_points_are():
     assert sized == [*tspin, *(("sft", size, 1) for size in (50_000, 100_000, 200_000))]
 
 
+@pytest.mark.parametrize("name", ["table1", "figure4a", "table4"])
+def test_the_baseline_of_a_7b_has_the_step_size_of_sft_and_no_other_point_has(name):
+    """zephyr-7b-beta/sft/config_full.yaml: AdamW, 2e-5, cosine, warmup_ratio 0.1."""
+    recipes = {"sft": set(), "self-play": set()}
+    for point in points(f"sweep={name}", "model=zephyr"):
+        kind = "sft" if point.run.loss.name == "sft" else "self-play"
+        optim = point.run.optim
+        recipes[kind].add((optim.name, at(optim.lr, 0), optim.schedule, optim.warmup))
+    assert recipes == {
+        "sft": {("adamw", 2e-5, "cosine", 0.1)},
+        "self-play": {("rmsprop", 5e-7, "linear", 0.1)},
+    }
+    as_self_play = points(f"sweep={name}", "model=zephyr", "optim=paper")
+    assert {p.run.optim.name for p in as_self_play} == {"rmsprop"}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["micro", "micro_open_weak"])
 def test_sizes_on_built_in_tasks_keep_the_papers_proportions(model):

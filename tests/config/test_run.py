@@ -188,6 +188,16 @@ def test_the_sft_baseline():
     assert run.optim.weight_decay == 0
 
 
+@pytest.mark.parametrize("model", ["micro", "micro_open_weak", "smollm2"])
+def test_small_models_keep_their_optimiser_for_sft(model):
+    data = ["data.path=pairs.jsonl"] if model == "smollm2" else []
+    sft, usual = (
+        composed(f"model={model}", "loss=sft", f"optim={optim}", *data).optim
+        for optim in ("sft", "paper")
+    )
+    assert sft == usual
+
+
 def test_sizes_are_what_they_are_called():
     sizes = {
         option: composed("data=ultrachat", f"size={option}").data.size for option in OPTIONS["size"]
@@ -520,6 +530,7 @@ FREE = {
     "sync.checkpoints": "last",
     "sync.train_state": False,
     "compute.parallel": "fsdp2",
+    "compute.deterministic": True,
     "evals.template": "run",
     **dict.fromkeys(("evals.batch_size", "evals.limit", "evals.max_length"), 3),
 }

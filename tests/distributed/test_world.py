@@ -222,6 +222,8 @@ def test_self_play_on_two_processes_is_self_play(run, tmp_path):
         assert row["logp"] == pytest.approx(same["logp"], abs=1e-2)
     launch_record = json.loads(two.provenance.read_text())["launches"][0]
     assert launch_record["processes"] == {"number": 2, "parallel": "fsdp2"}
+    read = [(tmp_path / "two" / f"read-{rank}").read_text().split() for rank in (0, 1)]
+    assert set(read[0]) == {"model.safetensors"} and not read[1]  # one process reads it for all
     assert "Traceback" not in said and len(rows) == 3  # the initial policy, two iterations
 
 

@@ -46,6 +46,33 @@ def test_what_transformers_saves_is_read_as_it_is(name, tmp_path):
         assert torch.equal(value, tensors[key]), key
 
 
+def test_no_whole_model_passes_through_the_hosts_memory(whole, monkeypatch):
+    """Eight processes would hold it eight times. Where the tensors are as transformers returns"""
+    devices, load = [], loading.strictly
+
+    def recorded(*args, **options):
+        model = load(*args, **options)
+        devices.extend(tensor.device.type for tensor in model.parameters())
+        return model
+
+    monkeypatch.setattr(loading, "strictly", recorded)
+    monkeypatch.setattr(loading.finite, "check_weights", lambda *_: None)  # meta has no values
+    elsewhere = MixedPrecision(torch.device("meta"), torch.float32, torch.float32)
+    loading.read_model(whole, torch.float32, elsewhere, None)
+    assert set(devices) == {"meta"}
+    devices.clear()
+    read(whole)
+    assert set(devices) == {"cpu"}
+
+
+@pytest.mark.parametrize(
+    "device, placed", [("cuda", "cuda:3"), ("cuda:1", "cuda:1"), ("cpu", "cpu"), ("meta", "meta")]
+)
+def test_threads_that_read_are_told_which_card_is_the_process_s_own(device, placed, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    assert loading.with_index(torch.device(device)) == torch.device(placed)
+
+
 FAULTS = {
     "missing": (lambda w: w.pop(DOWN), {}, f"it lacks {DOWN}$"),
     "too many": (lambda w: w.update(extra=torch.ones(2)), {}, "it has no place for extra$"),

@@ -163,6 +163,17 @@ def test_the_digest_is_of_the_weights_alone(tmp_path):
     assert weight_digest(tmp_path / "a") != weight_digest(tmp_path / "c")
 
 
+def test_a_folder_is_checked_before_it_is_loaded(tmp_path):
+    """By what checks for all processes, where one is given."""
+
+    def damaged(folder):
+        raise ValueError(f"{folder} is damaged")
+
+    policies = Policies(lambda folder: pytest.fail("loaded"), check=damaged)
+    with pytest.raises(ValueError, match="is damaged"):
+        policies(tmp_path)
+
+
 @pytest.mark.slow
 def test_a_policy_is_loaded_once_and_never_two_are_held(tmp_path):
     read = []

@@ -15,6 +15,7 @@ from tspin.runs import artifacts
 from tspin.runs.artifacts import PROMPTS, RESPONSES, SCORES, Iteration, Responses, RunDir
 from tspin.runs.metrics import StepLog
 from tspin.tools.files import (
+    LARGE,
     atomic,
     digest,
     file_digest,
@@ -278,6 +279,23 @@ def test_a_file_digest_is_that_of_the_contents_in_order(tmp_path):
     assert file_digest(tmp_path / "b", tmp_path / "a") != file_digest(
         tmp_path / "a", tmp_path / "b"
     )
+
+
+def test_a_large_file_is_read_once_for_its_digest(tmp_path):
+    """Under any name; and anew when it was written to: its time says so. Small ones are always."""
+    for size, read_again in ((LARGE - 1, True), (LARGE, False)):
+        file = tmp_path / "weights"
+        file.touch()
+        os.truncate(file, size)  # zeros that take no space
+        zeros, time = file_digest(file), file.stat().st_mtime_ns
+        file = file.rename(tmp_path / "renamed")
+        with file.open("r+b") as f:
+            f.write(b"1")
+        os.utime(file, ns=(time, time))
+        assert (file_digest(file) != zeros) == read_again
+        os.utime(file, ns=(time, time + 1))
+        assert file_digest(file) != zeros
+        file.unlink()
 
 
 def test_flatten_joins_keys_with_dots_and_keeps_lists():

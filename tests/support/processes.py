@@ -33,6 +33,7 @@ from tspin.stages import train
 from tspin.stages.evaluate import Grader, evaluate
 from tspin.stages.generate import generate
 from tspin.stages.score import score, write_scores
+from tspin.tools import files
 from tspin.tracking.wandb import Identity, Tracker
 from tspin.training import shards, step
 from tspin.training.recipe import Recipe
@@ -153,9 +154,20 @@ def sample(world, folder):
 
 
 def whole_run(world, folder):
-    """Self-play from the command line's configuration, twice: the second finds it complete."""
+    """Self-play from the command line's configuration, twice: the second finds it complete.
+
+    read-RANK names the files of weights that the process read for their digests.
+    """
+    honest, names = files.file_digest, []
+
+    def recorded(*paths):
+        names.extend(path.name for path in paths if path.suffix == ".safetensors")
+        return honest(*paths)
+
+    files.file_digest = recorded
     for _ in range(2):
         play(folder, "spin", "compute.device=cpu", "compute.parallel=fsdp2")
+    (folder / f"read-{world.rank}").write_text("\n".join(names))
 
 
 def fails(world, folder):

@@ -21,6 +21,7 @@ IDENTITY_FREE = (
     "track.group",
     "track.tags",
     "evals.",
+    "compute.deterministic",
     "compute.parallel",
     "compute.save_seconds",
     "compute.grace_seconds",
@@ -35,8 +36,8 @@ IDENTITY_FREE = (
     "runs_dir",
 )
 """Keys or sections that a relaunch may set otherwise: none changes what is trained (threads,
-parallel and tensor_parallel: its last bits). A benchmark is of a policy, not of its training, and
-its file says how it was made."""
+parallel, deterministic and tensor_parallel: its last bits). A benchmark is of a policy, not of its
+training, and its file says how it was made."""
 
 NOT_OF_METHOD = (
     *IDENTITY_FREE,

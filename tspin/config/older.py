@@ -10,6 +10,7 @@ ADDED: dict[str, Any] = {
     "model.lora": None,
     "model.quantize": None,
     "model.template_args": {},
+    "compute.deterministic": False,
     "data.rounds": "first",
     "data.system": "error",
 }

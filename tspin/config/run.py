@@ -148,6 +148,7 @@ class ComputeConfig:
     score_batch: int = Field(ge=1)  # triplets per forward pass of held-out scoring
     max_tokens: int | None = Field(ge=1)  # of a pass, in place of the two above; None: they hold
     gradient_checkpointing: bool
+    deterministic: bool  # on CUDA operations that repeat, or none
     parallel: Parallel  # of several processes, as a launcher started them
     threads: int | None = Field(ge=1)
     save_seconds: float = Field(ge=0)  # between two saves of the training state; 0: every step

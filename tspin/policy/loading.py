@@ -35,6 +35,8 @@ def read_model(
 ) -> PreTrainedModel:
     """The model in `folder` on its device, without dropout.
 
+    Another device than the CPU gets tensor by tensor what is read: the host's memory, which all
+    processes of a machine share, never holds a model.
     Raises ValueError where a file is not whole, where the tensors are not those of config.json, or
     where one of them is not finite.
     """
@@ -48,15 +50,23 @@ def read_model(
             setattr(config, name, 0.0)
     options: dict[str, Any] = {"config": config, "dtype": dtype, "use_safetensors": True}
     packed = quantize is not None or quantization.method(config.to_dict()) is not None
-    if packed:
-        options["device_map"] = {"": how.device}
+    if packed or how.device.type != "cpu":
+        options["device_map"] = {"": with_index(how.device)}
     if quantize is not None:
         options["quantization_config"] = quantization.base_config(quantize, how.products)
     model = strictly(folder, **options)
-    if not packed:
-        model = model.to(how.device)
     finite.check_weights(model, folder)
     return model
+
+
+def with_index(device: torch.device) -> torch.device:
+    """cuda as this process's own card, cuda:N.
+
+    transformers reads in threads, and in a new thread cuda is the machine's first card.
+    """
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
 
 
 def strictly(folder: Path, *, source: Path | None = None, **options: Any) -> PreTrainedModel:

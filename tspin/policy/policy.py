@@ -233,10 +233,15 @@ class Policies:
 
     Called it gives a policy that can be trained, `to_infer` one that may be narrow, and is not to
     be trained: after it, the next call reads the weights anew.
+
+    check  raises ValueError for a folder that is damaged. Of several processes one reads it for
+           all, so that they load together
     """
 
-    def __init__(self, read: Callable[[Path], Policy]) -> None:
-        self._read = read
+    def __init__(
+        self, read: Callable[[Path], Policy], check: Callable[[Path], None] = check_sums
+    ) -> None:
+        self._read, self.check = read, check
         self._folder: Path | None = None
         self._policy: Policy | None = None
         self._narrow = False
@@ -266,6 +271,6 @@ class Policies:
     def _get(self, folder: Path) -> Policy:
         if self._policy is None or self._folder != folder:
             self._policy, self._narrow = None, False  # never two in memory
-            check_sums(folder)
+            self.check(folder)
             self._policy, self._folder = self._read(folder), folder
         return self._policy

@@ -18,7 +18,6 @@ from tspin.policy.policy import Policies
 from tspin.sampling import vllm
 from tspin.sampling.native import Native
 from tspin.sampling.requests import Engine
-from tspin.tools.files import check_sums
 
 
 def check(cfg: Run) -> None:
@@ -33,7 +32,7 @@ def engine_of(folder: Path, policies: Policies, cfg: Run, *, log: Path) -> Engin
     how = cfg.decoding
     if how.engine != "vllm":
         return Native(policies.to_infer(folder))
-    check_sums(folder)  # of the native engine when the policy is loaded
+    policies.check(folder)  # of the native engine when the policy is loaded
     policies.forget()
     return vllm.VLLM(
         folder,

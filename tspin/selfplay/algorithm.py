@@ -21,7 +21,7 @@ from tspin.config.run import Run
 from tspin.data.templates import Rendering
 from tspin.distributed.failure import stopping_together
 from tspin.distributed.world import World, join
-from tspin.policy import dtypes, policy
+from tspin.policy import determinism, dtypes, policy
 from tspin.policy.policy import Policies
 from tspin.runs import heartbeat, mirror, provenance, retention
 from tspin.runs.artifacts import RunDir
@@ -34,7 +34,7 @@ from tspin.selfplay.proto_synthetic import proto_synthetic
 from tspin.selfplay.session import Session
 from tspin.selfplay.twin import linked_or
 from tspin.stages.prepare import prepare
-from tspin.tools.files import read_json, remove
+from tspin.tools.files import check_sums, read_json, remove
 from tspin.tracking import replay, report, sessions
 from tspin.tracking.wandb import Tracker
 from tspin.training import throughput
@@ -91,6 +91,7 @@ def run(cfg: Run, *, command: list[str]) -> list[dict[str, Any]]:
     Raises ValueError for what a user can mend: unreachable model or data, a folder in use or with
     another configuration.
     """
+    determinism.before_cuda(cfg.compute)
     world = join(cfg.compute, cfg.optim, lora=cfg.model.lora is not None)
     with stopping_together(world):
         folder = RunDir(cfg.folder)
@@ -147,9 +148,9 @@ def _session(
         quantize=cfg.model.quantize,
         seed=cfg.seed,
     )
-    policies = Policies(load)
+    policies = Policies(load, check=lambda weights: world.main(check_sums, weights))
     if not (world.exists(folder.prompts) and world.exists(folder.data)):
-        world.main(lambda: prepare(cfg, folder, policies(initial).renderer))
+        world.main(prepare, cfg, folder, policies(initial).renderer)
     inputs = Inputs(cfg, folder, initial)
     world.main(preflight.check_same_beginning, cfg, folder, inputs)
     world.main(_record, cfg, folder, world, command)

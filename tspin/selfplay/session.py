@@ -18,7 +18,7 @@ from tspin.config.run import Run
 from tspin.data.triplets import Key, Triplet, micro_batches
 from tspin.distributed.world import World
 from tspin.objectives import Role
-from tspin.policy import dtypes, finite
+from tspin.policy import determinism, dtypes, finite
 from tspin.policy.policy import Policies
 from tspin.runs import benchmarks, evaluation, provenance, sharing
 from tspin.runs.artifacts import Iteration, Responses, RunDir
@@ -99,7 +99,7 @@ class Session:
         self, policy: Path, batches: Iterable[list[Triplet]], roles: tuple[Role, ...], *, label: str
     ) -> dict[Key, float]:
         """log-probs of the batches' responses under the policy in a folder."""
-        with finite.named(policy):
+        with finite.named(policy), determinism.repeatable(self.cfg.compute):
             held = self.policies.to_infer(policy)
             logps = score(held, batches, roles, label=label, world=self.world)
         self.world.main(provenance.add_kernels, self.folder, held.kernels)
@@ -128,17 +128,18 @@ class Session:
         policy = self.policies(start)
         # From here on the weights in memory are no folder's until they are saved.
         self.policies.forget()
-        train(
-            policy,
-            triplets,
-            out,
-            recipe,
-            tracker=self.tracker,
-            steps_before=self.inputs.steps_before(recipe.t),
-            label=label,
-            world=self.world,
-            after_save=self.push if self.cfg.sync.train_state else None,
-        )
+        with determinism.repeatable(self.cfg.compute):
+            train(
+                policy,
+                triplets,
+                out,
+                recipe,
+                tracker=self.tracker,
+                steps_before=self.inputs.steps_before(recipe.t),
+                label=label,
+                world=self.world,
+                after_save=self.push if self.cfg.sync.train_state else None,
+            )
         self.world.main(provenance.add_kernels, self.folder, policy.kernels)
         if self.world.shards:  # what samples and scores has the whole policy
             del policy

@@ -28,8 +28,11 @@ from tspin.tools import activity
 log = logging.getLogger("tspin")
 LOCK = ".lock"  # in a folder that has an owner, or had one
 MOMENT = 0.5  # seconds; much more than a look of `is_owned` takes, which keeps an owner out
+LARGE = 2**26  # bytes; reading less is no work, and ends within the clock of a file system
 SHA256 = "sha256"  # in a JSON object
 SUMS = "tspin.sha256sums"  # in a folder: digests of its files, as `sha256sum --check` reads them
+
+_digests: dict[tuple[tuple[int, ...], ...], str] = {}  # of large files, by what they are
 
 
 @contextmanager
@@ -181,13 +184,29 @@ def _canonical(value: Any) -> bytes:
 
 
 def file_digest(*paths: Path) -> str:
-    """sha256 over the contents of the files, in the order given, in hex."""
+    """sha256 over the contents of the files, in the order given, in hex.
+
+    A process reads a LARGE file once for it: as long as it is the same file, of the same size and
+    time of change, whatever its name is.
+    """
+    before = tuple(map(_identity, paths))
+    if before in _digests:
+        return _digests[before]
     sha = hashlib.sha256()
     for path in paths:
         with path.open("rb") as f:
             while block := f.read(1 << 22):
                 sha.update(block)
-    return sha.hexdigest()
+    sha256 = sha.hexdigest()
+    if sum(size for *_, size, _ in before) >= LARGE and before == tuple(map(_identity, paths)):
+        _digests[before] = sha256
+    return sha256
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    """Of a file and its state: what a rename leaves, and writing to it changes."""
+    stat = path.stat()
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def sums(paths: Iterable[Path]) -> dict[str, str]:

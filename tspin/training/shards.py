@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -72,8 +72,8 @@ def save_checkpoint(policy: Policy, world: World, folder: Path) -> None:
                 index = {"metadata": cut.metadata, "weight_map": cut.tensor_to_filename}
                 (temporary / SAFE_WEIGHTS_INDEX_NAME).write_text(json.dumps(index, indent=2))
         world.barrier()
-        if world.is_main:
-            write_sums(temporary)
+        others = {file.name for file in temporary.iterdir() if file.is_file()} - files.keys()
+        _write_sums(temporary, [*mine, *others] if world.is_main else mine, world)
 
 
 def save_state(path: Path, tensors: Mapping[str, Tensor], next_step: int, world: World) -> None:
@@ -86,14 +86,12 @@ def save_state(path: Path, tensors: Mapping[str, Tensor], next_step: int, world:
         )
         # Each the files that it wrote, and the main process what is nobody's: the index.
         own = f"__{world.rank}_"
-        mine = sums(
-            file
+        mine = [
+            file.name
             for file in temporary.iterdir()
             if file.name.startswith(own) or (world.is_main and not file.name.startswith("__"))
-        )
-        everyones = {name: sha for part in world.gather(mine) for name, sha in part.items()}
-        if world.is_main:
-            write_sums(temporary, everyones)
+        ]
+        _write_sums(temporary, mine, world)
 
 
 def load_state(path: Path, policy: Policy, optimizer: Optimizer, world: World) -> int:
@@ -118,6 +116,13 @@ def load_state(path: Path, policy: Policy, optimizer: Optimizer, world: World) -
     next_step = int(tensors.pop(STEP))
     restore(policy, optimizer, tensors.items())
     return next_step
+
+
+def _write_sums(folder: Path, mine: Iterable[str], world: World) -> None:
+    """Digests of a folder's files, of which each process reads its own. mine: names"""
+    parts = world.gather(sums(folder / name for name in mine))
+    if world.is_main:
+        write_sums(folder, {name: sha for part in parts for name, sha in part.items()})
 
 
 def _stored(policy: Policy) -> dict[str, Tensor]:
