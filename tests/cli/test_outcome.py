@@ -235,7 +235,7 @@ OF_VERBS = ["TemplateSyntaxError", "OSError: [Errno 28]", "RuntimeError"]
     [
         ("export", "tspin.export.card.write"),
         ("pairs", "tspin.export.pairs._card"),
-        ("chat", "tspin.cli.chat.load"),
+        ("chat", "tspin.policy.policy.load"),
     ],
 )
 @pytest.mark.parametrize("kind", OF_VERBS)

@@ -64,9 +64,11 @@ def _explain(key: str, error: ErrorDetails) -> str:
         case "unexpected_keyword_argument":
             schema = _RUN.json_schema()
             fields = schema["properties"]
-            *sections, word = key.split(".")
+            *sections, word = (str(part) for part in error["loc"] if part not in _UNION_TAGS)
             for section in sections:
-                fields = schema["$defs"][fields[section]["$ref"].rsplit("/", 1)[-1]]["properties"]
+                kinds = fields[section].get("anyOf", [fields[section]])  # a section, or null
+                (name,) = (kind["$ref"].rsplit("/", 1)[-1] for kind in kinds if "$ref" in kind)
+                fields = schema["$defs"][name]["properties"]
             return unknown(f"key {key}", word, fields)
         case "missing":
             return f"{key} is not set"

@@ -126,6 +126,10 @@ def read(
             wrong[f"loss.{name}"] = f"loss.{name} is not set, a coefficient of {target}"
             continue
         value = given[name]
+        if value == []:
+            key = key_of(name, value, coef)
+            wrong[key] = f"{key}=[] has no value: one, or one per iteration"
+            continue
         try:
             converted = [reader.validate_python(item) for item in values(value)]
         except ValidationError as error:

@@ -6,6 +6,7 @@ between them are in rules.py, and load.py makes a Run of plain values.
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,6 +20,7 @@ from tspin.objectives import Objective
 
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*$", max_length=64)]  # in paths
+Arguments = Annotated[dict[str, Any], AfterValidator(lambda values: _as_json(values))]
 PLACE = "place"  # note of what names a file or a folder, or where one is fetched from
 Place = Annotated[str, Field(min_length=1), PLACE]
 Keyless = Annotated[Place, AfterValidator(lambda url: _keyless(url))]  # in files and records
@@ -48,7 +50,7 @@ class ModelConfig:
     package: str | None  # Python package that carries the model as GGUF, used when installed
     revision: str | None
     template: TemplateName
-    template_args: dict[str, Any]  # of a chat template, e.g. {enable_thinking: false}
+    template_args: Arguments  # of a chat template, e.g. {enable_thinking: false}
     max_length: int = Field(ge=2)  # tokens of prompt and response
     max_prompt_length: int | None = Field(ge=1)  # None: max_length - decoding.max_new_tokens
     lora: LoraConfig | None  # None: all weights are trained
@@ -136,7 +138,7 @@ class DecodingConfig:
     data_parallel: int = Field(ge=1)  # processes of vLLM, each with GPUs of its own
     tensor_parallel: int = Field(ge=1)  # GPUs of each of them
     gpu_memory: float = Field(gt=0, le=1)  # share of a GPU that vLLM takes
-    vllm_args: dict[str, Any]  # further arguments of vLLM's engine, by its names
+    vllm_args: Arguments  # further arguments of vLLM's engine, by its names
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -266,6 +268,16 @@ def arithmetic_dtype(compute: ComputeConfig, precision: Precision) -> DType:
             return "bfloat16"
         case "fp32_master":
             return compute.dtype
+
+
+def _as_json(values: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of a library, which are kept in files of the run."""
+    try:
+        text = json.dumps(values, ensure_ascii=False, allow_nan=False)
+        text.encode()
+    except (TypeError, ValueError, RecursionError):
+        raise ValueError("its keys are text, its values what JSON can hold") from None
+    return dict(json.loads(text))
 
 
 def _keyless(url: str) -> str:
