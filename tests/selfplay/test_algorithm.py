@@ -330,6 +330,7 @@ def test_offline_launches_overwrite_nothing_and_a_replay_has_it_all(tmp_path, ca
     folder, _ = play(tmp_path, "tspin", *tracked)
     [whole] = recorded(folder.path)
     remove(folder.iteration(1).path)  # as if killed behind iteration 0
+    caplog.clear()
     with caplog.at_level(logging.INFO, "tspin"):
         play(tmp_path, "tspin", *tracked)
     tracked_steps = {
