@@ -8,9 +8,11 @@ import math
 import os
 import re
 import select
+import shlex
 import shutil
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
 
 import datasets
@@ -35,9 +37,9 @@ from tspin.__main__ import VERBS, main
 from tspin.cli.chat import shown
 from tspin.cli.command import check
 from tspin.data import annotated
-from tspin.data.templates import Conversation
+from tspin.data.templates import Conversation, Rendering
 from tspin.data.tokens import Renderer
-from tspin.export import chat_template
+from tspin.export import chat_template, checkpoint
 from tspin.export.opening import Source
 from tspin.export.pairs import Joined, _messages, _plain
 from tspin.policy.weights import fetch, weight_digest
@@ -149,6 +151,28 @@ def test_a_whole_round_is_prompt_and_response(template):
         messages, chat_template=chat_template.of(renderer), return_dict=False
     )
     assert ids == renderer.prompt_ids(Conversation("Hi")) + renderer.response_ids("Yes.")
+
+
+def test_the_card_says_what_the_template_was_given():
+    """Arguments, the day, and where its generation prompt is not what the run conditioned on."""
+    tokenizer = with_two_ids()
+    tokenizer.chat_template = (
+        "[gMASK]<sop>{{ strftime_now('%Y') }}{% for m in messages %}{{ m.role }}: {{ m.content }}\n"
+        "{% endfor %}{% if add_generation_prompt %}assistant: {% if think %}<think>{% endif %}"
+        "{% endif %}"
+    )
+    how = Rendering("chat", {"think": True}, day=date(2026, 2, 3))
+    renderer = Renderer(tokenizer, how)
+    use = checkpoint._use(renderer, messages=True)
+    assert '`{"think": true}`' in use and "2026-02-03" in use and '`"<think>"`' in use
+    arguments = shlex.split(checkpoint._evaluation(renderer, messages=True))
+    assert arguments[0] == "--model_args" and arguments[2:] == ["--apply_chat_template"]
+    assert json.loads(arguments[1]) == {
+        "pretrained": "FOLDER", "add_bos_token": False, "chat_template_args": {"think": True}
+    }  # fmt: skip
+    plain = Renderer(micro_tokenizer(), "alpaca")
+    assert "have the form `alpaca`" in checkpoint._use(plain, messages=False)
+    assert checkpoint._evaluation(plain, messages=False) == "--model_args pretrained=FOLDER"
 
 
 # --- export --------------------------------------------------------------------------------------

@@ -213,7 +213,7 @@ class ChatTemplate:
     @cached_property
     def departure(self) -> tuple[str, str] | None:
         """How the prompt ends, and how the generation prompt does that others take; None: alike."""
-        before, generation = self.prompt_text(_HELLO), self._text(_HELLO)
+        before, generation = self._around(_HELLO)[0], self._text(_HELLO)
         if before.rstrip() == generation.rstrip():
             return None
         shared = len(commonprefix([before, generation]))
