@@ -15,7 +15,10 @@ from tspin.planning.memory import CONTEXT, PROMPT_TOKENS, memory
 from tspin.policy.inference import narrow
 from tspin.sampling import decode
 
-RUN = compose("model=zephyr", "compute=cuda", "decoding.batch_size=64", "compute.score_batch=16")
+RUN = compose(
+    *("model=zephyr", "compute=cuda", "decoding.batch_size=64"),
+    *("compute.score_batch=16", "compute.max_tokens=null"),
+)
 PLAN = memory(shapes.KNOWN[RUN.model.path], RUN, device="cuda")
 CUDA = torch.device("cuda")
 PROMPT = [5] * RUN.max_prompt_length

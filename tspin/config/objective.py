@@ -121,12 +121,12 @@ def read(
     for name in given.keys() - known.keys():
         what = f"coefficient loss.{name} of {target}"
         wrong[f"loss.{name}"] = unknown(what, name, known)
-    for name, (reader, _) in known.items():
+    for name, (reader, ranges) in known.items():
         if name not in given:
             wrong[f"loss.{name}"] = f"loss.{name} is not set, a coefficient of {target}"
             continue
         value = given[name]
-        if value == []:
+        if value == [] and not ranges:  # those with a range are refused with it
             key = key_of(name, value, coef)
             wrong[key] = f"{key}=[] has no value: one, or one per iteration"
             continue
