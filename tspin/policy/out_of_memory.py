@@ -27,7 +27,7 @@ def until_it_fits(
 
     halved  None for a cut of which there is no half: then the device's error is raised
     where   what people call the work
-    same    what does not depend on the cut: "the samples"
+    same    what does not depend on the cut: "the samples are the same"
     """
     while True:
         try:
@@ -38,7 +38,7 @@ def until_it_fits(
                 raise
             reason = first_line(error)
         # Outside of `except`: the traceback holds on to the tensors that did not fit.
-        log.warning("%s: %s; from here on %s, %s are the same", where, reason, smaller, same)
+        log.warning("%s: %s; from here on %s, %s", where, reason, smaller, same)
         cut = smaller
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

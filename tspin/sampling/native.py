@@ -137,7 +137,7 @@ def _respond(
         cut,
         lambda cut: cut.halved(responses.count([])),
         where="sampling",
-        same="the samples",
+        same="the samples are the same",
     )
     return responses, cut
 

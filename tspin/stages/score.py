@@ -58,7 +58,7 @@ def score(
                 budget,
                 partial(_Budget.halved, batch=batch, roles=roles),
                 where=label,
-                same="the log-probabilities",
+                same="the log-probabilities are the same",
             )
             logps |= scores
             bar.update(len(batch))

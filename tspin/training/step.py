@@ -7,7 +7,6 @@ the gradient taken again. The objective is called in one place, `_losses`.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -18,13 +17,12 @@ from torch import Tensor
 from tspin.data.triplets import Triplet, num_tokens
 from tspin.distributed.world import World
 from tspin.objectives import Logps, Metrics, mean_metrics
-from tspin.tools.log import first_line
+from tspin.policy.out_of_memory import until_it_fits
 from tspin.training.cut import Cut
 from tspin.training.optimizer import Optimizer
 from tspin.training.parallel import Strategy, deal
 from tspin.training.recipe import Recipe
 
-log = logging.getLogger("tspin")
 Part = tuple[Tensor, Metrics]  # losses (triplets,) of a part of a micro-batch, and metrics alike
 
 
@@ -43,21 +41,18 @@ def gradient_step(
     where     what people call the step
     Raises FloatingPointError at a loss or gradient that is not finite, before it is applied.
     """
-    while True:
-        optimizer.zero_grad()
-        try:
-            parts = accumulate(strategy, batch, recipe, cut)
-            break
-        except torch.OutOfMemoryError as error:
-            smaller = cut.halved(batch, recipe.loss.roles)
-            if smaller is None:
-                raise
-            reason = first_line(error)
-        # Outside of `except`: the traceback holds on to the tensors that did not fit.
-        log.warning("%s: %s; from here on %s, the gradient is the same", where, reason, smaller)
-        cut = smaller
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+
+    def gradient(cut: Cut) -> list[Part]:
+        optimizer.zero_grad()  # also of an attempt that did not fit
+        return accumulate(strategy, batch, recipe, cut)
+
+    parts, cut = until_it_fits(
+        gradient,
+        cut,
+        lambda cut: cut.halved(batch, recipe.loss.roles),
+        where=where,
+        same="the gradient is the same",
+    )
     loss = float(torch.cat([losses for losses, _ in parts]).double().mean())
     grad_norm = strategy.clip(recipe.optim.max_grad_norm)
     if not (math.isfinite(loss) and math.isfinite(grad_norm)):
