@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Literal
 
 from tspin.data import schemas, sources
-from tspin.data.cells import BadRow, printable
+from tspin.data.cells import BadRow, BadRows, printable
 from tspin.data.turns import Dialogue, Round
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ MICRO, MICRO_OPEN = "micro", "micro_open"  # data.path; a folder of that name is
 BUILT_IN = (MICRO, MICRO_OPEN)
 MICRO_EVAL_SEED = 0  # every run is judged on the same prompts: seeds compare paired
 NUM_NAMES = 30  # columns not used that the log lists
-NUM_REASONS = 5  # bad rows described in full; the others are only counted
 
 log = logging.getLogger("tspin")
 
@@ -145,21 +144,14 @@ def read_pairs(
     left out and counted; one whose label is false has no annotated response and is left out.
     """
     pairs = _Pairs()
-    num_rows = num_skipped = num_undesirable = 0
-    reasons: list[str] = []
+    bad_rows = BadRows(skip_bad_rows)
+    num_rows = num_undesirable = 0
     unused: Counter[str] = Counter()
     for place, row in sources.rows(path, split=split, revision=revision):
         try:
             dialogue = schemas.dialogue(row, first_only=rounds == "first")
         except BadRow as bad:
-            reason = f"{path}, {place}: {bad}"
-            if not skip_bad_rows:
-                raise ValueError(
-                    f"{reason}; repair the row, or leave such rows out with data.skip_bad_rows=true"
-                ) from None
-            num_skipped += 1
-            if len(reasons) < NUM_REASONS:
-                reasons.append(reason)
+            bad_rows.add(f"{path}, {place}", bad)
             continue
         if dialogue is None:
             num_undesirable += 1
@@ -168,12 +160,14 @@ def read_pairs(
         unused.update(dialogue.unused)
         pairs.add(dialogue, rounds)
     if not pairs.pairs:
-        counts = [f"{num_skipped} skipped, the first one {reasons[0]}"] if reasons else []
+        counts = []
+        if bad_rows.number:
+            counts.append(f"{bad_rows.number} skipped, the first one {bad_rows.reasons[0]}")
         counts += [f"{num_undesirable} whose label is false"] if num_undesirable else []
         detail = f": {'; '.join(counts)}" if counts else ""
         raise ValueError(f"data.path={path} has no usable row{detail}; a row has {schemas.SCHEMAS}")
     columns = _listed(unused, num_rows)
-    return Source(pairs.pairs, num_skipped, tuple(reasons), num_undesirable, columns)
+    return Source(pairs.pairs, bad_rows.number, bad_rows.reasons, num_undesirable, columns)
 
 
 def split_pairs(

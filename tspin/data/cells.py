@@ -6,14 +6,40 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 # Characters of one text, some hundred times more than a model reads: encoding takes up to 200 bytes
 # of memory for each, and so for a row of 100 MB 20 GB.
 MAX_TEXT = 1 << 22
 
 
+NUM_REASONS = 5  # bad rows described in full; the others are only counted
+
+
 class BadRow(ValueError):
-    """Why one row cannot be used; `read_pairs` adds the file and the line."""
+    """Why one row cannot be used; who reads the source adds the place."""
+
+
+@dataclass
+class BadRows:
+    """What becomes of bad rows: an error, or with `skip` they are left out and counted.
+
+    reasons  the first few, "file, line 3: why"
+    """
+
+    skip: bool
+    number: int = 0
+    reasons: tuple[str, ...] = ()
+
+    def add(self, place: str, bad: BadRow) -> None:
+        """ValueError unless bad rows are skipped. place: of the row, for people"""
+        reason = f"{place}: {bad}"
+        if not self.skip:
+            raise ValueError(
+                f"{reason}; repair the row, or leave such rows out with data.skip_bad_rows=true"
+            ) from None
+        self.number += 1
+        self.reasons = (*self.reasons, reason)[:NUM_REASONS]
 
 
 def text(value: object, name: str) -> str:

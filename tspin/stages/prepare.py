@@ -11,7 +11,7 @@ from typing import Any
 
 from tspin.config.run import Run
 from tspin.data import annotated
-from tspin.data.cells import BadRow
+from tspin.data.cells import BadRow, BadRows
 from tspin.data.templates import Conversation
 from tspin.data.tokens import Renderer
 from tspin.runs.artifacts import PROMPTS, RunDir, settled_day
@@ -29,17 +29,12 @@ def prepare(run: Run, folder: RunDir, renderer: Renderer) -> None:
     data.skip_bad_rows leaves out.
     """
     source = annotated.load(run.data)
-    reasons = list(source.reasons)
+    bad_rows = BadRows(run.data.skip_bad_rows, source.num_skipped, source.reasons)
     day = settled_day(run.runs_dir) if renderer.depends_on_day else None
     renderer = renderer.on(day)
     most_of_prompt = run.max_prompt_length
     num = {"train": 0, "heldout": 0}
-    counts = {
-        "num_skipped": source.num_skipped,
-        "num_dropped": 0,
-        "num_prompts_cut": 0,
-        "num_responses_cut": 0,
-    }
+    counts = {"num_dropped": 0, "num_prompts_cut": 0, "num_responses_cut": 0}
 
     def rows() -> Iterator[dict[str, Any]]:
         for split, pairs in (("train", source.train), ("heldout", source.heldout)):
@@ -50,14 +45,7 @@ def prepare(run: Run, folder: RunDir, renderer: Renderer) -> None:
                     )
                     encoded = _encoded(conversation, pair.annotated, renderer, most_of_prompt)
                 except BadRow as bad:
-                    reason = f"{run.data.path}, the row with {pair.prompt[:60]!r}: {bad}"
-                    if not run.data.skip_bad_rows:
-                        raise ValueError(
-                            f"{reason}; or leave such rows out with data.skip_bad_rows=true"
-                        ) from None
-                    counts["num_skipped"] += 1
-                    if len(reasons) < annotated.NUM_REASONS:
-                        reasons.append(reason)
+                    bad_rows.add(f"{run.data.path}, the row with {pair.prompt[:60]!r}", bad)
                     continue
                 prompt_ids, response_ids, is_cut = encoded
                 most = run.model.max_length - len(prompt_ids)
@@ -78,17 +66,19 @@ def prepare(run: Run, folder: RunDir, renderer: Renderer) -> None:
                     "annotated_ids": response_ids[:most],
                 }
         if not num["train"]:
-            raise ValueError(f"{run.data.path}: no pair is left to train on ({counts})")
+            left_out = {"num_skipped": bad_rows.number, **counts}
+            raise ValueError(f"{run.data.path}: no pair is left to train on ({left_out})")
 
     write_rows(folder.prompts, rows(), PROMPTS)
-    if counts["num_skipped"] or counts["num_dropped"]:
+    if bad_rows.number or counts["num_dropped"]:
         log.warning(
             "%d rows skipped and %d dropped for having no response token: %s",
-            counts["num_skipped"],
+            bad_rows.number,
             counts["num_dropped"],
-            "; ".join(reasons) or "-",
+            "; ".join(bad_rows.reasons) or "-",
         )
-    facts = {"digest": source.digest, **counts, "reasons": reasons}
+    facts = {"digest": source.digest, "num_skipped": bad_rows.number, **counts}
+    facts["reasons"] = list(bad_rows.reasons)
     facts |= {} if day is None else {"day": day}
     if source.num_undesirable:  # else no part of it: older runs have none, and keys are made of it
         facts["num_undesirable"] = source.num_undesirable
