@@ -60,9 +60,9 @@ STAGES = ("prepare", "generate", "score", "train", "evaluate", "benchmark")
 NO_TORCH = (
     "__main__ cli.arguments cli.chat cli.command cli.compose cli.options cli.outcome cli.plan "
     "cli.quoting cli.status cli.stored_run cli.sweep config.run data.annotated data.cells "
-    "data.files data.hf_datasets data.schemas data.sources data.templates data.tokens data.turns "
-    "distributed.failure distributed.launcher distributed.world export.card export.checkpoint "
-    "export.pairs export.opening micro "
+    "data.files data.hf_datasets data.plain data.schemas data.sources data.templates data.tokens "
+    "data.turns distributed.failure distributed.launcher distributed.world export.card "
+    "export.checkpoint export.pairs export.opening micro "
     "micro.open_task micro.task planning.disk runs.artifacts runs.benchmarks runs.evaluation "
     "runs.heartbeat runs.metrics runs.mirror runs.point runs.retention runs.start runs.store "
     "sampling.requests sampling.vllm sampling.vllm_worker.__main__ "

@@ -12,6 +12,7 @@ from support.tiny import play
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from analysis.wandb import sync
+from tspin.data.plain import PlainTemplate
 from tspin.data.tokens import Renderer
 from tspin.policy import policy
 from tspin.policy.policy import Policy
@@ -157,13 +158,13 @@ def test_the_reference_is_the_policy_at_the_start_of_the_iteration(runs):
 def test_a_prompt_is_encoded_once(tmp_path, monkeypatch):
     """Trap 1: one renderer. Every stage conditions on the ids in prompts.parquet."""
     encoded = Counter()
-    encode = Renderer.prompt_ids
+    encode = PlainTemplate.prompt_ids
 
     def counted(self, conversation):
         encoded[conversation.prompt] += 1
         return encode(self, conversation)
 
-    monkeypatch.setattr(Renderer, "prompt_ids", counted)
+    monkeypatch.setattr(PlainTemplate, "prompt_ids", counted)
     folder, _ = play(tmp_path, "tspin")
     prompts = read_rows(folder.prompts)
     assert encoded.pop("a") == 1  # of the look at the model before the run

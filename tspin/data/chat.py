@@ -44,6 +44,8 @@ class ChatTemplate:
     lead    white space before an answer that belongs to the response's ids
     """
 
+    writes_prefix = True  # what the tokenizer puts before a text does not stand before a prompt
+
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
@@ -114,6 +116,11 @@ class ChatTemplate:
         if end is None and self.end_id is not None:
             ids = [*ids, self.end_id]
         return prompt_ids, ids
+
+    def continued(self, context: str, words: str) -> list[int]:
+        """Ids of words behind a context: those of the whole text behind the context's own."""
+        ids = self.encoder.rendered(context, {})
+        return self.encoder.rendered(context + words, {})[len(ids) :]
 
     @cached_property
     def takes_system(self) -> bool:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from tspin.data.cells import BadRow
 from tspin.data.chat import ChatTemplate
 from tspin.data.encoding import Encoder
-from tspin.data.templates import CHAT, TEXT_TEMPLATES, Conversation, Rendering
+from tspin.data.plain import PlainTemplate
+from tspin.data.templates import CHAT, Conversation, Rendering
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -41,11 +42,13 @@ class Renderer:
         self.how = Rendering(rendering) if isinstance(rendering, str) else rendering
         self.encoder = Encoder(tokenizer)
         self.control_ids = self.encoder.control_ids
-        chat = self.how.name == CHAT
-        stop_ids = [*stop_ids]
-        self.chat = ChatTemplate(tokenizer, self.encoder, self.how, stop_ids) if chat else None
-        eos_id = tokenizer.eos_token_id
-        end_id = eos_id if self.chat is None else self.chat.end_id
+        stop_ids, eos_id = [*stop_ids], tokenizer.eos_token_id
+        self.form: PlainTemplate | ChatTemplate
+        if self.how.name == CHAT:
+            self.form = ChatTemplate(tokenizer, self.encoder, self.how, stop_ids)
+        else:
+            self.form = PlainTemplate(tokenizer, self.encoder, self.how.name)
+        end_id = self.form.end_id
         if end_id is None:
             raise ValueError("the tokenizer has no EOS token: no response could end")
         self.eos_id: int = end_id
@@ -57,7 +60,7 @@ class Renderer:
     @property
     def depends_on_day(self) -> bool:
         """Whether prompts hold today's date."""
-        return self.chat is not None and self.chat.depends_on_day
+        return self.form.depends_on_day
 
     def on(self, day: str | None) -> Renderer:
         """The same where today is that ISO date; None: as it is."""
@@ -68,13 +71,15 @@ class Renderer:
 
     def taken(self, conversation: Conversation) -> Conversation:
         """What of it stands in a prompt: some chat templates take no system message. BadRow"""
-        return conversation if self.chat is None else self.chat.taken(conversation)
+        return self.form.taken(conversation)
+
+    def prompt_text(self, conversation: Conversation) -> str:
+        """What stands before a response, as text."""
+        return self.form.prompt_text(conversation)
 
     def prompt_ids(self, conversation: Conversation) -> list[int]:
         """Ids of everything before the response."""
-        if self.chat is not None:
-            return self.chat.prompt_ids(conversation)
-        return self.encoder.prefix + self.encoder.text(self.prompt_text(conversation))
+        return self.form.prompt_ids(conversation)
 
     def pair_ids(self, conversation: Conversation, response: str) -> tuple[list[int], list[int]]:
         """Ids of everything before an annotated response, and of the response with its end.
@@ -83,25 +88,11 @@ class Renderer:
         from the end where it is too long: it then loses its end, which would teach a false stop.
         BadRow for a text that cannot be rendered.
         """
-        if self.chat is not None:
-            return self.chat.pair_ids(conversation, response.strip())
-        return self.prompt_ids(conversation), self.response_ids(response)
+        return self.form.pair_ids(conversation, response.strip())
 
     def response_ids(self, response: str) -> list[int]:
-        """Ids of a response behind a text template, EOS at the end; [] where it has no token."""
-        separator = TEXT_TEMPLATES[self.how.name].separator
-        ids = self.encoder.continued(separator + response.strip())
-        return [*ids, self.eos_id] if ids else []
-
-    def prompt_text(self, conversation: Conversation) -> str:
-        """What stands before a response, as text."""
-        if self.chat is not None:
-            return self.chat.prompt_text(conversation)
-        form = TEXT_TEMPLATES[self.how.name]
-        parts = [conversation.system] if conversation.system else []
-        for user, assistant in conversation.history:
-            parts.append(form.text.format(prompt=user) + form.separator + assistant)
-        return "\n\n".join([*parts, form.text.format(prompt=conversation.prompt)])
+        """Ids of a response by itself, as `pair_ids` has them behind an empty prompt."""
+        return self.pair_ids(Conversation(""), response)[1]
 
     def fit(self, conversation: Conversation, *, max_length: int) -> Conversation:
         """The conversation whose prompt has at most `max_length` ids.

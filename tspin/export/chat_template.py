@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tspin.data.templates import TEXT_TEMPLATES, Conversation
+from tspin.data.templates import CHAT, TEXT_TEMPLATES, Conversation
 from tspin.data.tokens import Renderer
 
 _LOOP = """\
@@ -36,7 +36,7 @@ def of(renderer: Renderer) -> str | None:
     ids under jinja, whereas the renderer keeps them text.
     """
     tokenizer = renderer.tokenizer
-    if renderer.chat is not None:
+    if renderer.how.name == CHAT:
         own = tokenizer.chat_template
         return own if isinstance(own, str) else None
     shape = TEXT_TEMPLATES[renderer.how.name]

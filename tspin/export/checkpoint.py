@@ -93,8 +93,8 @@ def _use(renderer: Renderer, *, messages: bool) -> str:
         sentences.append(f"Its arguments were `{arguments}` (`chat_template_kwargs`).")
     if how.day is not None:
         sentences.append(f"The date in the prompts was {how.day}.")
-    if renderer.chat is not None and renderer.chat.departure is not None:
-        own, generation = map(json.dumps, renderer.chat.departure)
+    if renderer.form.departure is not None:
+        own, generation = map(json.dumps, renderer.form.departure)
         sentences.append(
             f"Prompts of the run ended with `{own}`; the generation prompt has `{generation}`."
         )

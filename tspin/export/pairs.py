@@ -17,7 +17,7 @@ import pyarrow as pa
 from tspin.cli.options import KeyParser
 from tspin.config.run import Run
 from tspin.data import annotated
-from tspin.data.templates import TEXT_TEMPLATES, Conversation
+from tspin.data.templates import Conversation
 from tspin.data.tokens import Renderer
 from tspin.export import opening
 from tspin.export.opening import Source
@@ -171,24 +171,24 @@ def _systems(cfg: Run, folder: RunDir, renderer: Renderer) -> dict[str, str | No
 
 def _plain(row: dict[str, Any], renderer: Renderer) -> dict[str, str]:
     """Text in the run's form: prompt and response one behind the other are what was encoded."""
-    form = TEXT_TEMPLATES[renderer.how.name]
-    history = tuple((user, assistant) for user, assistant in row["history"] or ())
     return {
-        "prompt": renderer.prompt_text(Conversation(row["prompt"], row["system"], history)),
-        "chosen": form.separator + row["annotated"],
-        "rejected": form.separator + row["synthetic"],
+        "prompt": renderer.prompt_text(_conversation(row)),
+        "chosen": renderer.form.lead + row["annotated"],
+        "rejected": renderer.form.lead + row["synthetic"],
     }
 
 
 def _messages(row: dict[str, Any]) -> dict[str, list[dict[str, str]]]:
-    before = [{"role": "system", "content": row["system"]}] if row["system"] else []
-    for prompt, answer in row["history"] or ():
-        before += [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
     return {
-        "prompt": [*before, {"role": "user", "content": row["prompt"]}],
+        "prompt": _conversation(row).messages(),
         "chosen": [{"role": "assistant", "content": row["annotated"]}],
         "rejected": [{"role": "assistant", "content": row["synthetic"]}],
     }
+
+
+def _conversation(row: dict[str, Any]) -> Conversation:
+    history = tuple((user, assistant) for user, assistant in row["history"] or ())
+    return Conversation(row["prompt"], row["system"], history)
 
 
 def _file(config: str, split: str) -> Path:

@@ -20,7 +20,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from tspin.config.run import ComputeConfig
-from tspin.data.templates import TEXT_TEMPLATES, Conversation, Rendering
+from tspin.data.templates import Conversation, Rendering
 from tspin.data.tokens import Renderer
 from tspin.harness.numbers import tabulate
 from tspin.policy import dtypes, policy
@@ -40,8 +40,8 @@ class TrainedTemplate(HFLM):
         super().__init__(**options)
         self.renderer = Renderer(self.tokenizer, rendering)
         self._begun: set[str] = set()  # contexts that end with an answer's first words
-        if self.renderer.chat:
-            self.add_bos_token = False  # the template writes what stands before a text
+        if self.renderer.form.writes_prefix:
+            self.add_bos_token = False
 
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
@@ -52,20 +52,14 @@ class TrainedTemplate(HFLM):
         text = self.renderer.prompt_text(Conversation(contents["user"], system))
         if "assistant" not in contents:
             return text
-        chat = self.renderer.chat
-        separator = chat.lead if chat else TEXT_TEMPLATES[self.renderer.how.name].separator
-        text += separator + contents["assistant"]
+        text += self.renderer.form.lead + contents["assistant"]
         self._begun.add(text)
         return text
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        if (chat := self.renderer.chat) is not None:
-            if context not in self._begun:
-                continuation = chat.lead + continuation.strip()
-            ids, whole = self.tok_encode(context), self.tok_encode(context + continuation)
-            return ids, whole[len(ids) :]
-        ids = self.renderer.response_ids(continuation)
-        return self.tok_encode(context), ids[:-1]  # without EOS: an answer may go on
+        form = self.renderer.form
+        words = continuation if context in self._begun else form.lead + continuation.strip()
+        return self.tok_encode(context), form.continued(context, words)  # it may go on: no end
 
 
 class Truncations(logging.Filter):
