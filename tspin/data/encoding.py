@@ -91,6 +91,8 @@ class Encoder:
         -> what each of those characters stands for, {} nearly always, and the texts
         """
         words = sorted({word for text in texts for word in self._in_text.findall(text)})
+        if not words:
+            return {}, [*texts]
         unused = unused_characters(*texts)
         stand_ins = dict(zip(unused, words, strict=False))
         hidden = {word: character for character, word in stand_ins.items()}

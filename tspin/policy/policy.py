@@ -31,7 +31,7 @@ from tspin.objectives import Logps, Role
 from tspin.policy import adapters, dtypes
 from tspin.policy.dtypes import MixedPrecision
 from tspin.policy.inference import narrow
-from tspin.policy.loading import read_model, read_tokenizer
+from tspin.policy.loading import read_config, read_model, read_tokenizer
 from tspin.tools.files import atomic, check_sums, write_sums
 from tspin.tools.log import once
 
@@ -185,12 +185,12 @@ def renderer(folder: Path, *, template: Rendering | str) -> Renderer:
 
 def _stop_ids(folder: Path) -> list[int]:
     """The ids at which the model in `folder` ends a text, as generate takes them."""
-    from transformers import AutoConfig, GenerationConfig
+    from transformers import GenerationConfig
 
     if (folder / "generation_config.json").exists():
         ids = GenerationConfig.from_pretrained(folder).eos_token_id
     else:
-        ids = getattr(AutoConfig.from_pretrained(folder), "eos_token_id", None)
+        ids = getattr(read_config(folder), "eos_token_id", None)
     return [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
 
 

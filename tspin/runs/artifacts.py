@@ -6,9 +6,6 @@ counters.
 
 from __future__ import annotations
 
-import contextlib
-import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -25,6 +22,7 @@ from tspin.tools.files import (
     damaged,
     digest,
     flatten,
+    owner,
     read_json,
     remove,
     sums,
@@ -292,11 +290,9 @@ def settled_day(runs_dir: str) -> str:
     have the same prompts.
     """
     file = Path(runs_dir).expanduser() / "day.json"
-    if not file.exists():
-        with tempfile.TemporaryDirectory(dir=file.parent) as folder:
-            write_json(Path(folder) / file.name, {"day": date.today().isoformat()})
-            with contextlib.suppress(FileExistsError):
-                os.link(Path(folder) / file.name, file)
+    with owner(sharing_lock(runs_dir, "day"), wait=True):
+        if not file.exists():
+            write_json(file, {"day": date.today().isoformat()})
     return str(read_json(file)["day"])
 
 

@@ -20,13 +20,13 @@ def first_line(error: BaseException) -> str:
     return lines[0][:LONGEST] if lines else type(error).__name__
 
 
-def one_line(error: BaseException) -> str:
-    """All lines of an error's message as one, cut where it is long: of libraries whose first line
-    is a heading."""
-    return " ".join(str(error).split())[:LONGEST] or type(error).__name__
-
-
 def kind_and_line(error: BaseException) -> str:
     """The same behind its kind: `KeyError: 'id'`."""
     kind, line = type(error).__name__, first_line(error)
     return line if line == kind else f"{kind}: {line}"
+
+
+def one_line(error: BaseException) -> str:
+    """All lines of an error's message as one, cut where it is long: of libraries whose first line
+    is a heading."""
+    return " ".join(str(error).split())[:LONGEST] or type(error).__name__
