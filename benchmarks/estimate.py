@@ -51,8 +51,8 @@ def stages(run: Run, t: int, where: str, *, y0: bool) -> list[float]:
     objective, sampled = run.loss_at(t), run.samples
     prompts = sampled * (run.data.heldout + everything * (y0 + (t > 0)))
     scored = 2 + (t > 0) if sampled else 1
-    if objective.needs_reference:
-        scored += len(objective.roles)
+    if objective.reference_roles:
+        scored += len(objective.reference_roles)
     rows = prompts, everything * scored, run.optim.epochs * size * len(objective.roles)
     return [a * b for a, b in zip(CPU, rows, strict=True)]
 

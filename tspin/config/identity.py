@@ -70,7 +70,7 @@ def history(run: Run, t: int) -> list[dict[str, Any]]:
     is shared: a plan compares it as it is (runs.point), a run with the digests of its beginning
     (runs.sharing.iteration_key).
     """
-    by_iteration = ("name", "loss.", "coef.", "optim.lr", "selfplay.iterations")
+    by_iteration = ("name", "loss.", "coef.", "anchor.", "optim.lr", "selfplay.iterations")
     common = {
         key: value
         for key, value in flatten(dump(run)).items()

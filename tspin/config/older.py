@@ -7,6 +7,10 @@ from typing import Any
 from tspin.config.objective import KEYS_OF_COEF, OURS, TARGET, built_in
 
 ADDED: dict[str, Any] = {
+    "anchor.nll": None,
+    "anchor.hinge": None,
+    "anchor.cap": None,
+    "anchor.average": False,
     "model.lora": None,
     "model.quantize": None,
     "model.template_args": {},
@@ -45,6 +49,7 @@ def current(tree: dict[str, Any]) -> dict[str, Any]:
     tree["loss"] = {"name": loss["name"], "label": loss["label"]}
     tree["loss"] |= {TARGET: f"{OURS}.{kind.__name__}"}
     tree["loss"] |= {name: given[key] for name, key in own.items() if key in given}
+    tree.setdefault("anchor", {})  # a section that came later
     sections = {key: value for key, value in tree.items() if isinstance(value, dict)}
     for key, value in REMOVED.items():
         section, name = key.split(".")

@@ -17,6 +17,7 @@ from pydantic.dataclasses import dataclass
 from tspin.config.objective import TARGET, objective_class
 from tspin.config.schedules import Schedule, at
 from tspin.objectives import Objective
+from tspin.objectives.anchored import Anchors
 
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*$", max_length=64)]  # in paths
@@ -85,6 +86,16 @@ class CoefConfig:
     alpha: Schedule
     beta: Schedule
     lam: Schedule = Field(alias="lambda")
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class AnchorConfig:
+    """What holds log pi(y), beside any loss: tspin.objectives.anchored. None: it is not there."""
+
+    nll: float | None = Field(gt=0)  # weight of -log pi(y)
+    hinge: float | None = Field(gt=0)  # weight of what log pi(y) has lost since the iteration began
+    cap: float | None = Field(gt=0)  # nats up to which the margins c and h count
+    average: bool  # means over a response's tokens in place of sums
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -209,6 +220,7 @@ class Run:
     model: ModelConfig
     loss: LossConfig
     coef: CoefConfig
+    anchor: AnchorConfig
     data: DataConfig
     optim: OptimConfig
     decoding: DecodingConfig
@@ -251,12 +263,14 @@ class Run:
     @property
     def samples(self) -> bool:
         """Whether responses are sampled at all: the loss compares them, or diagnostics do."""
-        return self.track.diagnostics or len(self.loss_at(1).roles) > 1
+        return self.track.diagnostics or self.loss_at(1).roles != ("annotated",)
 
     def loss_at(self, t: int) -> Objective:
         """The objective of iteration t in its plainest form, ready to be called."""
         coefficients = {name: at(value, t) for name, value in self.loss.coefficients.items()}
-        return objective_class(self.loss.target)(**coefficients).at(t)
+        objective = objective_class(self.loss.target)(**coefficients)
+        anchor = self.anchor
+        return Anchors(anchor.nll, anchor.hinge, anchor.cap, anchor.average).on(objective).at(t)
 
 
 def arithmetic_dtype(compute: ComputeConfig, precision: Precision) -> DType:

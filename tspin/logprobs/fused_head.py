@@ -124,7 +124,7 @@ def loss_sum(
 
 def by_role(logps: Tensor, roles: Sequence[Role]) -> Logps:
     """logps (triplets, roles)"""
-    return Logps(**dict(zip(roles, logps.unbind(1), strict=True)))
+    return Logps().with_values(dict(zip(roles, logps.unbind(1), strict=True)))
 
 
 class _Work:

@@ -7,18 +7,29 @@ from tspin.objectives.advantages import current_advantage, historical_advantage
 from tspin.objectives.contingency import contingency
 from tspin.objectives.links import LINKS, LinkName
 from tspin.objectives.logps import ROLES, Logps, Metrics, Role
-from tspin.objectives.metrics import advantage_metrics, mean_metrics
+from tspin.objectives.metrics import advantage_metrics, mean_metrics, reward_metrics
 from tspin.objectives.objective import NonNegative, Objective, Positive, Range
+from tspin.objectives.reference_free import CPO, ORPO, SSD, TPO, RePO, SimPO
+from tspin.objectives.relative import IPO, NCA, SPACE, SPPO, APOZero
 from tspin.objectives.sft import SFT
 from tspin.objectives.spin import SPIN
 from tspin.objectives.tspin import TSPIN, TSPINRef, WithoutHA
 
 __all__ = [
+    "CPO",
+    "IPO",
     "LINKS",
+    "NCA",
+    "ORPO",
     "ROLES",
     "SFT",
+    "SPACE",
     "SPIN",
+    "SPPO",
+    "SSD",
+    "TPO",
     "TSPIN",
+    "APOZero",
     "LinkName",
     "Logps",
     "Metrics",
@@ -26,7 +37,9 @@ __all__ = [
     "Objective",
     "Positive",
     "Range",
+    "RePO",
     "Role",
+    "SimPO",
     "TSPINRef",
     "WithoutHA",
     "advantage_metrics",
@@ -34,4 +47,5 @@ __all__ = [
     "current_advantage",
     "historical_advantage",
     "mean_metrics",
+    "reward_metrics",
 ]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,12 +18,15 @@ Metrics = dict[str, "Tensor"]  # name -> a number for each example, (batch,)
 class Logps:
     """log pi(z | x) by role, each (batch,) in nats; None where a role was not scored.
 
+    lengths  tokens of each response, by role, (batch,); None where nobody asked for them
+
     Example: Logps(annotated=tensor([-3.1]), synthetic=tensor([-2.0])) is what SPIN reads.
     """
 
-    annotated: Tensor
+    annotated: Tensor | None = None
     synthetic: Tensor | None = None
     proto: Tensor | None = None
+    lengths: Mapping[Role, Tensor] | None = None
 
     def __getitem__(self, role: Role) -> Tensor:
         logps: Tensor | None = getattr(self, role)
@@ -31,3 +35,17 @@ class Logps:
 
     def present(self) -> tuple[Role, ...]:
         return tuple(role for role in ROLES if getattr(self, role) is not None)
+
+    def with_values(self, values: Mapping[Role, Tensor]) -> Logps:
+        """The same with other log-probs for some roles."""
+        fields: dict[str, Any] = {role: value for role, value in values.items()}
+        return replace(self, **fields)
+
+    def per_token(self) -> Logps:
+        """avg log pi(z | x) = log pi(z | x) / |z|, in nats a token."""
+        assert self.lengths is not None, "means over tokens need the lengths of the responses"
+        return self.with_values({role: self[role] / self.lengths[role] for role in self.present()})
+
+    def detached(self) -> Logps:
+        """The same numbers, without a gradient."""
+        return self.with_values({role: self[role].detach() for role in self.present()})

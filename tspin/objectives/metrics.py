@@ -17,6 +17,34 @@ def logp_metrics(policy: Logps) -> Metrics:
     return {f"logps/{role}": policy[role].detach() for role in policy.present()}
 
 
+def reward_metrics(objective: Objective, policy: Logps, reference: Logps | None) -> Metrics:
+    """Log-probabilities, rewards and the contingency table, of what has been scored.
+
+    The table sets rewards beside log pi(z | x) of whole responses, whatever the reward is made of.
+    """
+    import torch  # not at the top: see tspin.objectives.links
+
+    metrics = logp_metrics(policy)
+    if not objective.has_reward:
+        return metrics
+    with torch.no_grad():
+        mine, theirs = policy, reference
+        if objective.per_token:
+            mine, theirs = policy.per_token(), None if reference is None else reference.per_token()
+        rewards = {
+            role: objective.reward(mine[role], None if theirs is None else theirs[role]).detach()
+            for role in policy.present()
+            if theirs is None or role in theirs.present()
+        }
+        metrics |= {f"rewards/{role}": reward for role, reward in rewards.items()}
+        if not {"annotated", "synthetic"} <= rewards.keys():
+            return metrics
+        cells = contingency(
+            rewards["annotated"], rewards["synthetic"], policy["annotated"], policy["synthetic"]
+        )
+    return metrics | {f"contingency/{cell}": hit.float() for cell, hit in cells.items()}
+
+
 def advantage_metrics(
     objective: Objective,
     policy: Logps,
@@ -26,7 +54,7 @@ def advantage_metrics(
     historical: Tensor | None,
     scale: float,
 ) -> Metrics:
-    """Log-probabilities, rewards, advantages, weights and the contingency table.
+    """reward_metrics, advantages and weights.
 
     current, historical  advantages as the objective compares them, (batch,); historical may be None
     scale                what the objective multiplies them with
@@ -36,23 +64,14 @@ def advantage_metrics(
     """
     import torch  # not at the top: see tspin.objectives.links
 
+    metrics = reward_metrics(objective, policy, reference)
     with torch.no_grad():
-        rewards = {
-            role: objective.reward(policy[role], None if reference is None else reference[role])
-            for role in policy.present()
-            if reference is None or role in reference.present()
-        }
-        metrics = logp_metrics(policy)
-        metrics |= {f"rewards/{role}": reward.detach() for role, reward in rewards.items()}
         metrics["advantages/current"] = current.detach()
         metrics["weights/current"] = torch.sigmoid(-scale * current.detach())
         if historical is not None:
             metrics["advantages/historical"] = historical.detach()
             metrics["weights/historical"] = torch.sigmoid(-scale * historical.detach())
-        cells = contingency(
-            rewards["annotated"], rewards["synthetic"], policy["annotated"], policy["synthetic"]
-        )
-    return metrics | {f"contingency/{cell}": hit.float() for cell, hit in cells.items()}
+    return metrics
 
 
 def mean_metrics(batches: Iterable[Metrics]) -> dict[str, float]:

@@ -37,25 +37,38 @@ class Objective(ABC):
     """Base of all objectives; `roles` and the call are what a new one has to say.
 
     name             by which runs know it; without one of its own it is known by module and class
-    needs_reference  whether the policy at the start of the iteration scores the triplets first
+    needs_reference  whether it and its reward read log pi_t, of the policy at the start of the
+                     iteration, which then scores the triplets first
     has_reward       whether `reward` is defined
+    per_token        whether it compares means over a response's tokens: its reward is of them
+    of_margins       whether it is a function of the advantages c and h alone (less the reference's)
     """
 
     name: ClassVar[str | None] = None
     needs_reference: ClassVar[bool] = False
     has_reward: ClassVar[bool] = True
+    per_token: ClassVar[bool] = False
+    of_margins: ClassVar[bool] = False
 
     @property
     @abstractmethod
     def roles(self) -> tuple[Role, ...]:
         """Which of annotated, synthetic, proto it compares."""
 
+    @property
+    def reference_roles(self) -> tuple[Role, ...]:
+        """The responses whose log pi_t has to be scored before the first update."""
+        return self.roles if self.needs_reference else ()
+
     @abstractmethod
     def __call__(self, policy: Logps, reference: Logps | None = None) -> tuple[Tensor, Metrics]:
         """Per-example losses (batch,) and detached per-example metrics (batch,)."""
 
     def reward(self, logp: Tensor, ref_logp: Tensor | None) -> Tensor:
-        """The reward this objective implies for a response, elementwise."""
+        """The reward this objective implies for a response, elementwise.
+
+        logp, ref_logp  log pi and log pi_t of it: sums over its tokens, means where per_token
+        """
         raise ValueError(f"{self.key()[0]} defines no reward")
 
     def at(self, t: int) -> Objective:

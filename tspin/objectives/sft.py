@@ -26,4 +26,4 @@ class SFT(Objective):
     has_reward: ClassVar[bool] = False
 
     def __call__(self, policy: Logps, reference: Logps | None = None) -> tuple[Tensor, Metrics]:
-        return -policy.annotated, logp_metrics(policy)
+        return -policy["annotated"], logp_metrics(policy)

@@ -28,6 +28,7 @@ class SPIN(Objective):
     name: ClassVar[str] = "spin"
     roles: ClassVar[tuple[Role, ...]] = PAIR
     needs_reference: ClassVar[bool] = True
+    of_margins: ClassVar[bool] = True
 
     def reward(self, logp: Tensor, ref_logp: Tensor | None) -> Tensor:
         assert ref_logp is not None, "SPIN's reward is relative to the reference"

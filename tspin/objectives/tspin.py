@@ -32,6 +32,7 @@ class TSPIN(Objective):
     beta: NonNegative
     link: LinkName = "logistic"
     name: ClassVar[str] = "tspin"
+    of_margins: ClassVar[bool] = True
 
     @property
     def roles(self) -> tuple[Role, ...]:
@@ -60,6 +61,7 @@ class TSPINRef(Objective):
     link: LinkName = "logistic"
     name: ClassVar[str] = "tspin_ref"
     needs_reference: ClassVar[bool] = True
+    of_margins: ClassVar[bool] = True
 
     @property
     def roles(self) -> tuple[Role, ...]:
@@ -86,6 +88,7 @@ class WithoutHA(Objective):
     link: LinkName = "logistic"
     name: ClassVar[str] = "wo_ha"
     roles: ClassVar[tuple[Role, ...]] = PAIR
+    of_margins: ClassVar[bool] = True
 
     def reward(self, logp: Tensor, ref_logp: Tensor | None) -> Tensor:
         return self.alpha * logp

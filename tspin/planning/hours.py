@@ -47,7 +47,7 @@ def stages(
     y0       whether it has to be sampled first
     """
     size, everything = run.data.size or 0, (run.data.size or 0) + run.data.heldout
-    loss, sampled = run.loss_at(t), len(run.loss_at(1).roles) > 1
+    loss, sampled = run.loss_at(t), run.loss_at(1).roles != ("annotated",)
     prompts = sampled * (run.data.heldout + everything * (y0 + (t > 0)))
     prompt, annotated, longest = LENGTHS[lengths]
     length = prompt + (longest if sampled else annotated)
@@ -60,8 +60,8 @@ def stages(
     present = 2 + (t > 0) if sampled else 1
     scored = [(present, at_a_time(present, run.compute.score_batch))]
     micro = at_a_time(len(loss.roles), run.compute.micro_batch)
-    if loss.needs_reference:  # in the batches of training
-        scored.append((len(loss.roles), micro))
+    if loss.reference_roles:  # in the batches of training
+        scored.append((len(loss.reference_roles), micro))
     # Traffic per micro-batch: float32 weights read and bfloat16 written; in training twice, and
     # gradients added up. Backward is two forward passes of arithmetic and one of launches; of
     # weights that are not trained one of arithmetic, and they are held as they are multiplied.

@@ -140,10 +140,10 @@ def longest(run: Run, count: int | None = None) -> tuple[int, int]:
 
     count  triplets in it; None: compute.micro_batch
     """
-    objective = run.loss_at(1)
-    samples = len(objective.roles) - 1
+    roles = run.loss_at(1).roles
+    samples = sum(role != "annotated" for role in roles)
     response = run.model.max_length - run.max_prompt_length  # of an annotated one, cut there
-    responses = response + samples * run.decoding.max_new_tokens
+    responses = ("annotated" in roles) * response + samples * run.decoding.max_new_tokens
     triplet = run.max_prompt_length + responses
     count = run.compute.micro_batch if count is None else count
     if run.compute.max_tokens is not None:

@@ -108,7 +108,7 @@ class Policy:
             logps = sequence_logps(
                 self.model, batch.input_ids, batch.attention_mask, batch.response_mask
             )
-        return Logps(**dict(zip(roles, logps.chunk(len(roles)), strict=True)))
+        return Logps().with_values(dict(zip(roles, logps.chunk(len(roles)), strict=True)))
 
     def loss_sum(
         self, triplets: Sequence[Triplet], roles: tuple[Role, ...], loss_function: LossFunction

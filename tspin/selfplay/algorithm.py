@@ -68,7 +68,7 @@ def play_iteration(session: Session, t: int) -> None:
     if session.cfg.samples and not exists(out.synthetic):
         iteration.synthesise()  # y' ~ pi_theta_t
     triplets = session.inputs.triplets(t)  # x, y, y', y0
-    if iteration.loss.needs_reference and not exists(out.ref_scores):
+    if iteration.loss.reference_roles and not exists(out.ref_scores):
         iteration.score_reference(triplets)  # log pi_theta_t
     if not (exists(out.checkpoint) and exists(out.metrics)):
         # The note of a twin, where a kill came before its done.json.

@@ -44,14 +44,17 @@ class IterationStages:
 
     def score_reference(self, triplets: Sequence[Triplet]) -> None:
         """log pi_theta_t over the batches that training begins with, then over the held-out."""
-        cfg, session, roles = self.cfg, self.session, self.loss.roles
+        cfg, session, roles = self.cfg, self.session, self.loss.reference_roles
         label = self._label("score reference")
         size, cut = cfg.optim.batch_size, Cut.of(cfg.compute)
         first = epoch(_train(triplets), batch_size=size, seed=cfg.seed, t=self.t, epoch=0)
         heldout = [triplet for triplet in triplets if triplet.split == "heldout"]
         session.space.check(self.out.path, label, scores=session.space.sizes.ref_scores)
         with session.timed(self.out, "score"):
-            trained = chain.from_iterable(cut.micro_batches(batch, roles) for batch in first)
+            # Cut as training cuts them.
+            trained = chain.from_iterable(
+                cut.micro_batches(batch, self.loss.roles) for batch in first
+            )
             batches = [*trained, *session.score_batches(heldout, roles)]
             logps = session.score(self.inputs.start_of(self.t), batches, roles, label=label)
             self.world.main(write_scores, self.out.ref_scores, triplets, logps)
@@ -115,7 +118,7 @@ class IterationStages:
 
     def _reference(self) -> dict[Key, float] | None:
         """The stored log-probs of theta_t, where the objective asks for them."""
-        if not self.loss.needs_reference:
+        if not self.loss.reference_roles:
             return None
         return keyed(each_row(self.out.ref_scores, "id", "source", "role", "logp"))
 

@@ -92,7 +92,7 @@ def write_scores(
                         "logp": logps[key],
                         "num_tokens": len(triplet.responses[role]),
                         "ref_logp": ref_logp,
-                        "reward": _reward(loss, logps[key], ref_logp),
+                        "reward": _reward(loss, logps[key], ref_logp, len(triplet.responses[role])),
                     }
 
     write_rows(path, rows(), SCORES)
@@ -197,8 +197,12 @@ def _count(roles: Mapping[str, _Scores], size: int) -> dict[str, int]:
     return {k: int(v.sum()) for k, v in contingency(y[:, 0], s[:, 0], y[:, 1], s[:, 1]).items()}
 
 
-def _reward(loss: Objective | None, logp: float, ref_logp: float | None) -> float | None:
+def _reward(
+    loss: Objective | None, logp: float, ref_logp: float | None, length: int
+) -> float | None:
+    """length: tokens of the response"""
     if loss is None or not loss.has_reward or (loss.needs_reference and ref_logp is None):
         return None
-    ref = None if ref_logp is None else torch.tensor(ref_logp, dtype=torch.float64)
-    return float(loss.reward(torch.tensor(logp, dtype=torch.float64), ref))
+    unit = length if loss.per_token else 1
+    ref = None if ref_logp is None else torch.tensor(ref_logp / unit, dtype=torch.float64)
+    return float(loss.reward(torch.tensor(logp / unit, dtype=torch.float64), ref))

@@ -112,8 +112,9 @@ def warnings(folder: RunDir, t: int) -> dict[str, str | None]:
     """What is wrong with a finished iteration, in plain words, by kind; None where nothing is."""
     out = folder.iteration(t)
     steps = StepLog.read(out.metrics)
-    start = StepLog.read(folder.first_metrics())[0]["logps/annotated"]
+    start = StepLog.read(folder.first_metrics())[0].get("logps/annotated")  # ssd reads no y
+    now = read_json(out.contingency)["train"]["logps/annotated"]
     return {
         "saturation": health.saturation(steps),
-        "collapse": health.collapse(start, read_json(out.contingency)["train"]["logps/annotated"]),
+        "collapse": None if start is None else health.collapse(start, now),
     }

@@ -25,13 +25,14 @@ class Recipe:
     t: int
 
     def reference_logps(self, triplets: Sequence[Triplet], logps: Logps) -> Logps | None:
-        """Of the same triplets and roles as `logps`, in its dtype; None: the loss reads none."""
-        if not self.loss.needs_reference:
+        """Of the same triplets as `logps`, in its dtype; None: the loss reads none."""
+        roles = self.loss.reference_roles
+        if not roles:
             return None
         assert self.reference is not None
-        stored, like = self.reference, logps.annotated
+        stored, like = self.reference, logps[logps.present()[0]]
         by_role = {
             role: like.new_tensor([stored[t.id, t.source, role] for t in triplets])
-            for role in self.loss.roles
+            for role in roles
         }
-        return Logps(**by_role)
+        return Logps(lengths=logps.lengths).with_values(by_role)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from tspin.data.triplets import Triplet, num_tokens
 from tspin.distributed.world import World
-from tspin.objectives import Logps, Metrics, mean_metrics
+from tspin.objectives import Logps, Metrics, Role, mean_metrics
 from tspin.policy.out_of_memory import until_it_fits
 from tspin.training.cut import Cut
 from tspin.training.optimizer import Optimizer
@@ -88,20 +89,22 @@ def accumulate(
 
 def _losses(recipe: Recipe, parts: list[Part], triplets: Sequence[Triplet], logps: Logps) -> Tensor:
     """The LossFunction of a step: losses (triplets,), kept in `parts` beside their metrics."""
+    logps = replace(logps, lengths=_lengths(logps, triplets))
     losses, metrics = recipe.loss(logps, recipe.reference_logps(triplets, logps))
-    parts.append((losses.detach(), metrics | _per_token(logps, triplets)))
+    per_token = logps.detached().per_token()
+    metrics |= {f"logps_per_token/{role}": per_token[role] for role in per_token.present()}
+    parts.append((losses.detach(), metrics))
     return losses
 
 
-def _per_token(logps: Logps, triplets: Sequence[Triplet]) -> Metrics:
-    """log pi(z | x) / number of response tokens, by role, each (triplets,) in nats."""
-    metrics = {}
-    for role in logps.present():
-        lengths = [len(triplet.responses[role]) for triplet in triplets]
-        value = logps[role].detach()
-        on_device = torch.tensor(lengths).to(value.device, non_blocking=True)
-        metrics[f"logps_per_token/{role}"] = value / on_device
-    return metrics
+def _lengths(logps: Logps, triplets: Sequence[Triplet]) -> dict[Role, Tensor]:
+    """Tokens of the responses by role, each (triplets,), beside their log-probs."""
+    return {
+        role: torch.tensor([len(triplet.responses[role]) for triplet in triplets]).to(
+            logps[role].device, non_blocking=True
+        )
+        for role in logps.present()
+    }
 
 
 def _gather(mine: dict[int, list[Part]], world: World) -> dict[int, list[Part]]:
