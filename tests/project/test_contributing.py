@@ -49,8 +49,8 @@ def test_the_examples_work(tmp_path):
         python, *words = shlex.split(command)
         assert python == "python"
         said += run(words, tmp_path, PYTHONPATH=str(tmp_path))
-    assert said.count("optim.lr=3e-05: model=micro has none for loss=cpo; optim.lr=VALUE") == 1
-    (folder,) = (tmp_path / "runs").glob("micro-cpo-*")
+    assert said.count("optim.lr=3e-05: model=micro has none for loss=slic; optim.lr=VALUE") == 1
+    (folder,) = (tmp_path / "runs").glob("micro-slic-*")
     assert (folder / "iter_1" / "done.json").exists()
     assert (tmp_path / "report" / "lengths.png").stat().st_size > 10_000
 
@@ -68,13 +68,13 @@ def added(path):
 
 @pytest.fixture
 def own(tmp_path):
-    """A folder with cpo.py and my_conf/loss/cpo.yaml, and nothing of tspin's."""
-    (tmp_path / "cpo.py").write_text(
-        added("tspin/objectives/cpo.py").replace('    name = "cpo"\n', "")
+    """A folder with slic.py and my_conf/loss/slic.yaml, and nothing of tspin's."""
+    (tmp_path / "slic.py").write_text(
+        added("tspin/objectives/slic.py").replace('    name = "slic"\n', "")
     )
     (tmp_path / "my_conf" / "loss").mkdir(parents=True)
-    text = added("conf/loss/cpo.yaml").replace("tspin.objectives.cpo.CPO", "cpo.CPO")
-    (tmp_path / "my_conf" / "loss" / "cpo.yaml").write_text(text)
+    text = added("conf/loss/slic.yaml").replace("tspin.objectives.slic.SLiC", "slic.SLiC")
+    (tmp_path / "my_conf" / "loss" / "slic.yaml").write_text(text)
     return tmp_path
 
 
@@ -84,21 +84,21 @@ def names(folder):
 
 def test_an_objective_of_ones_own_runs_from_ones_own_folder(own):
     """main.py by its path: neither the module nor the options lie where tspin is."""
-    words = [str(ROOT / "main.py"), "--config-dir", "my_conf", "loss=cpo", *FAST]
+    words = [str(ROOT / "main.py"), "--config-dir", "my_conf", "loss=slic", *FAST]
     run(words, own)
     (name,) = names(own)
-    assert name.startswith("micro-cpo-micro-s0-alpha=0.3-")  # alpha once, beta as in its file
+    assert name.startswith("micro-slic-micro-s0-alpha=0.3-")  # alpha once, beta as in its file
     assert "complete: nothing to do" in run(words, own)
     main = own / "runs" / name / "config.yaml"
-    assert "_target_: cpo.CPO" in main.read_text(encoding="utf-8")
+    assert "_target_: slic.SLiC" in main.read_text(encoding="utf-8")
 
 
 def test_a_multirun_over_ones_own_and_built_in_objectives(own):
     """Each in a process of joblib's, too; what they have in common is sampled once."""
-    words = [str(ROOT / "main.py"), "-m", "--config-dir", "my_conf", "loss=cpo,tspin,wo_ha", *FAST]
+    words = [str(ROOT / "main.py"), "-m", "--config-dir", "my_conf", "loss=slic,tspin,wo_ha", *FAST]
     said = run([*words, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], own)
-    assert [name.split("-")[1] for name in names(own)] == ["cpo", "tspin", "wo_ha"]
-    assert said.count("has none for loss=cpo") == 1
+    assert [name.split("-")[1] for name in names(own)] == ["slic", "tspin", "wo_ha"]
+    assert said.count("has none for loss=slic") == 1
     assert len([*(own / "runs" / "proto").iterdir()]) == 1
     assert "3 points, all done" in run([*words, "--dry-run"], own)
 
@@ -107,16 +107,16 @@ def test_a_multirun_over_ones_own_and_built_in_objectives(own):
     ("word", "reason"),
     [
         ("loss.alhpa=1", "unknown key loss.alhpa; did you mean alpha?"),
-        ("loss._target_=cpo.CPPO", "unknown class CPPO; did you mean CPO?"),
-        ("loss._target_=copo.CPO", "cannot be imported"),
+        ("loss._target_=slic.SLiK", "unknown class SLiK; did you mean SLiC?"),
+        ("loss._target_=slik.SLiC", "cannot be imported"),
         ("loss.beta=0", "loss.beta=0.0 must be above 0, one value or one per iteration"),
         ("optim.lr=1e-5 loss.beta=0", "error: loss.beta=0.0 must be above 0"),
     ],
 )
 def test_what_is_wrong_with_it_is_said_in_one_line(own, word, reason):
-    words = [str(ROOT / "main.py"), "--config-dir", "my_conf", "loss=cpo", *FAST, *word.split()]
+    words = [str(ROOT / "main.py"), "--config-dir", "my_conf", "loss=slic", *FAST, *word.split()]
     done = subprocess.run([sys.executable, *words], cwd=own, capture_output=True, text=True)
-    error = [line for line in done.stderr.splitlines() if "has none for loss=cpo" not in line]
+    error = [line for line in done.stderr.splitlines() if "has none for loss=slic" not in line]
     assert done.returncode == 2 and len(error) == 1 and reason in error[0]
     assert "optim.lr" not in word or "has none" not in done.stderr  # whoever sets it is not told
     assert not (own / "runs").exists()

@@ -10,7 +10,8 @@ import torch
 from support.tiny import LOSSES, compose, random_policy, random_triplets
 
 from tspin.data.triplets import epoch, keyed, micro_batches
-from tspin.objectives import SFT, SPIN, TSPIN, TSPINRef
+from tspin.objectives import IPO, SFT, SPIN, SSD, TSPIN, Logps, TSPINRef
+from tspin.objectives.anchored import Anchors
 from tspin.runs.artifacts import Iteration
 from tspin.runs.metrics import StepLog
 from tspin.stages.score import score, write_scores
@@ -36,7 +37,7 @@ def recipe(loss, reference=None, *, optim=OPTIM, compute=COMPUTE):
 def reference_for(policy, triplets, loss, *, optim=OPTIM, compute=COMPUTE):
     batches = epoch(triplets, batch_size=optim.batch_size, seed=0, t=1, epoch=0)
     cut = [m for b in batches for m in micro_batches(b, loss.roles, size=compute.micro_batch)]
-    return score(policy, cut, loss.roles, label="reference")
+    return score(policy, cut, loss.reference_roles, label="reference")
 
 
 def gradients(policy, batch, loss, reference, *, micro_batch):
@@ -48,11 +49,21 @@ def gradients(policy, batch, loss, reference, *, micro_batch):
     return metrics, torch.cat([p.grad.flatten() for p in policy.model.parameters()])
 
 
-@pytest.mark.parametrize("name", LOSSES)
+# Of means over tokens; with a reference for one role alone; without an annotated response.
+MORE = {
+    "ipo": IPO(beta=0.5),
+    "hinge": Anchors(hinge=1.0, cap=5.0).on(LOSSES["tspin"]),
+    "average": Anchors(nll=0.1, average=True).on(LOSSES["tspin"]),
+    "ssd": SSD(),
+}
+ALL = LOSSES | MORE
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_accumulation_changes_neither_gradient_nor_metrics(name):
     """5 examples as 5 x 1, 3 + 2 and 1 x 5: one mean over the batch (trap 10)."""
-    policy, loss, batch = random_policy(), LOSSES[name], random_triplets(5, seed=1)
-    reference = reference_for(random_policy(seed=1), batch, loss) if loss.needs_reference else None
+    policy, loss, batch = random_policy(), ALL[name], random_triplets(5, seed=1)
+    reference = reference_for(random_policy(seed=1), batch, loss) if loss.reference_roles else None
     runs = [gradients(policy, batch, loss, reference, micro_batch=size) for size in (1, 3, 5)]
     for metrics, gradient in runs[1:]:
         # transformers' RMSNorm computes in float32 whatever the model's dtype
@@ -60,20 +71,21 @@ def test_accumulation_changes_neither_gradient_nor_metrics(name):
         assert metrics == pytest.approx(runs[0][0], rel=1e-5, abs=1e-7)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", ALL)
 def test_the_gradient_is_that_of_the_mean_loss(name):
     """Against autograd through one plain forward per example."""
-    policy, loss, batch = random_policy(), LOSSES[name], random_triplets(3, seed=2)
-    reference = reference_for(random_policy(seed=1), batch, loss) if loss.needs_reference else None
+    policy, loss, batch = random_policy(), ALL[name], random_triplets(3, seed=2)
+    reference = reference_for(random_policy(seed=1), batch, loss) if loss.reference_roles else None
     _, found = gradients(policy, batch, loss, reference, micro_batch=3)
     policy, values = random_policy(attention="plain"), []
     for x in batch:
-        logps = policy.logps([x], loss.roles)
+        lengths = {role: torch.tensor([len(x.responses[role])]) for role in loss.roles}
+        logps = replace(policy.logps([x], loss.roles), lengths=lengths)
         ref = None
-        if loss.needs_reference:
-            ref = type(logps)(
-                **{r: torch.tensor([reference[x.id, x.source, r]]).double() for r in loss.roles}
-            )
+        if loss.reference_roles:
+            stored = {r: reference[x.id, x.source, r] for r in loss.reference_roles}
+            by_role = {role: torch.tensor([value]).double() for role, value in stored.items()}
+            ref = Logps(**by_role, lengths=lengths)
         values.append(loss(logps, ref)[0])
     torch.cat(values).mean().backward()
     expected = torch.cat([p.grad.flatten() for p in policy.model.parameters()])
