@@ -73,12 +73,18 @@ def test_every_experiment_goes_with_every_model(pair):
     assert run.model.name == model
 
 
+PAPERS = ("sft", "spin", "tspin", "tspin_ref", "wo_ha")  # a model's file names rates for these
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("pair", product(OPTIONS["loss"], OPTIONS["model"]))
+@pytest.mark.parametrize(
+    "pair",
+    [*product(PAPERS, OPTIONS["model"]), *product(OPTIONS["loss"], ("micro", "zephyr"))],
+)
 def test_every_loss_goes_with_every_model(pair):
     loss, model = pair
     run = composed(f"loss={loss}", f"model={model}", *GIVEN)
-    assert run.loss.name == {"w/o-H-A": "wo_ha"}.get(loss, loss)
+    assert run.loss.name == {"w/o-H-A": "wo_ha", "dpo": "spin"}.get(loss, loss)
 
 
 @pytest.mark.parametrize(
