@@ -17,13 +17,13 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.gpu_check import runner
 from benchmarks.gpu_check.checks import CHECKS
-from benchmarks.gpu_check.results import Outcome, Report, Skip
+from benchmarks.gpu_check.results import Report
 from benchmarks.gpu_check.runner import Check
 from benchmarks.gpu_check.setting import Setting
 
@@ -32,6 +32,7 @@ NEEDS = (
     "for CUDA, and ten minutes; 80 GB of memory for all 32 layers of a 7B, less for fewer. "
     "--tiny runs all of it on the CPU"
 )
+TINY_TIMES = 10  # the seconds of a check, on a CPU that may be busy: it is no measurement
 log = logging.getLogger("benchmarks")
 
 
@@ -47,12 +48,16 @@ def main(arguments: Sequence[str]) -> int:
     if options.tiny:
         # Once for all that are forked from here. Not on a card: CUDA starts in each anew, and
         # refuses to where a library has asked for it before the fork.
-        importlib.import_module("tspin.selfplay.algorithm")
+        for name in ("tspin.selfplay.algorithm", *(check.module for check in checks)):
+            importlib.import_module(name)
+        setting.run()  # finds Hydra's plugins
     else:
         _need_card(setting)
     began, command = time.monotonic(), " ".join(["python -m benchmarks.gpu_check", *arguments])
     report = Report(folder, tiny=options.tiny, command=command)
     for check in checks:
+        if options.tiny:
+            check = replace(check, seconds=TINY_TIMES * check.seconds)
         here = replace(setting, folder=folder / check.name.replace(" ", "-"))
         for line in runner.run(check, here):
             report.add(line)
@@ -69,22 +74,10 @@ def _need_card(setting: Setting) -> None:
 
     Asked in a process of its own: this one must not have touched CUDA when it forks.
     """
-    probe = Check("device", "__main__:device", 60)
+    probe = Check("device", "benchmarks.gpu_check.versions:device", 60)
     for line in runner.run(probe, replace(setting, folder=setting.folder / "device")):
         if line.outcome.status != "pass":
             raise SystemExit(f"{line.outcome.reason}; {NEEDS}")
-
-
-def device(setting: Setting) -> Iterator[Outcome]:
-    """The probe: is there a card that the checks can use?"""
-    import torch
-
-    if not torch.cuda.is_available():
-        raise Skip(f"torch {torch.__version__} finds no CUDA device")
-    major, minor = torch.cuda.get_device_capability()
-    if major < 8:
-        raise Skip(f"{torch.cuda.get_device_name()} has capability {major}.{minor}")
-    yield Outcome("device", "pass")
 
 
 def _parser() -> argparse.ArgumentParser:

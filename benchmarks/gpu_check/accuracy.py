@@ -174,9 +174,10 @@ def _advantages(
     parts, _ = gradient(policy, batch, recipe_of(run, run.loss_at(1), reference), cut)
     prefix, largest = "advantages/", dict[str, float]()
     for _, metrics in parts:
-        for key in (key for key in metrics if key.startswith(prefix)):
-            value = float(metrics[key].abs().max())
-            largest[key.removeprefix(prefix)] = max(value, largest.get(key, 0.0))
+        for key, values in metrics.items():
+            if key.startswith(prefix):
+                name = key.removeprefix(prefix)
+                largest[name] = max(float(values.abs().max()), largest.get(name, 0.0))
     return largest
 
 

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from benchmarks.gpu_check.runner import Check
 
+
+def _check(name: str, function: str, seconds: float) -> Check:
+    """function: MODULE:NAME of this package"""
+    return Check(name, f"{__package__}.{function}", seconds)
+
+
 CHECKS = (
-    Check("versions", "versions:versions", 40),
-    Check("kernels", "kernels:kernels", 60),
-    Check("accuracy", "accuracy:accuracy", 90),
-    Check("first margin", "accuracy:margins", 50),
-    Check("training step", "step:as_configured", 100),
-    Check("step without checkpointing", "step:without_checkpointing", 80),
-    Check("sampling 64 x 1792", "engine:long_prompts", 70),
-    Check("sampling 256 x 400", "engine:many_prompts", 70),
-    Check("out of memory", "memory:memory", 60),
-    Check("one rank", "ranks:ranks", 50),
-    Check("adapters", "adapters:lora", 90),
-    Check("kill and resume", "resume:resume", 90),
-    Check("vLLM", "vllm:vllm", 120),
-    Check("compile", "compiled:compiled", 90),
+    _check("versions", "versions:versions", 30),
+    _check("kernels", "kernels:kernels", 45),
+    _check("accuracy", "accuracy:accuracy", 60),
+    _check("first margin", "accuracy:margins", 35),
+    _check("training step", "step:as_configured", 80),
+    _check("step without checkpointing", "step:without_checkpointing", 60),
+    _check("sampling 64 x 1792", "engine:long_prompts", 45),
+    _check("sampling 256 x 400", "engine:many_prompts", 50),
+    _check("out of memory", "memory:memory", 40),
+    _check("one rank", "ranks:ranks", 35),
+    _check("adapters", "adapters:lora", 50),
+    _check("kill and resume", "resume:resume", 70),
+    _check("vLLM", "vllm:vllm", 90),
+    _check("compile", "compiled:compiled", 60),
 )

@@ -99,15 +99,14 @@ def triplets(
     result = []
     for number in range(count):
         prompt, *responses = (ids(length) for length in lengths)
+        by_role: dict[Role, Sequence[int]]
         by_role = {r: [*i[:-1], eos] for r, i in zip(ROLES, responses, strict=True)}
         result.append(Triplet(str(number), "train", 1, prompt, by_role))
     return result
 
 
 def recipe_of(run: Run, loss: Objective, reference: dict[Key, float] | None = None) -> Recipe:
-    return Recipe(
-        loss=loss, reference=reference, optim=run.optim, compute=run.compute, seed=0, t=1
-    )
+    return Recipe(loss=loss, reference=reference, optim=run.optim, compute=run.compute, seed=0, t=1)
 
 
 def reference_of(

@@ -12,9 +12,9 @@ from tspin.tools.files import write_json, write_text
 
 Figure = float | int | str | None
 Status = Literal["pass", "fail", "skipped"]
-LEGEND = """Every line is one claim about this machine. `pass`: it holds; `fail`: it does not, or the
-check broke, ran out of its seconds or lost its process; `skipped`: it could not be tried, for the
-reason in the last column. What each line means is in docs/gpu.md. A goal is a figure to compare
+LEGEND = """Every line is one claim about this machine. `pass`: it holds; `fail`: it does not, or
+the check broke, ran out of its seconds or lost its process; `skipped`: it could not be tried, for
+the reason in the last column. What each line means is in docs/gpu.md. A goal is a figure to compare
 with: a line that misses one still passes, and says so."""
 TINY = """**Tiny shapes on the CPU: this shows that the checks run, and nothing about a card.**"""
 

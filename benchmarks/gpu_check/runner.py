@@ -35,17 +35,21 @@ class Check:
     """A generator function and the seconds it may take, libraries and CUDA's start included.
 
     name      as the table and --only have it
-    function  MODULE:NAME below benchmarks.gpu_check, imported by the process of the check
+    function  MODULE:NAME, imported by the process of the check
     """
 
     name: str
     function: str
     seconds: float
 
+    @property
+    def module(self) -> str:
+        return self.function.partition(":")[0]
+
     def outcomes(self, setting: Setting) -> Iterator[Outcome]:
-        module, _, name = self.function.partition(":")
-        found = importlib.import_module(f"benchmarks.gpu_check.{module}")
-        function: Callable[[Setting], Iterator[Outcome]] = getattr(found, name)
+        name = self.function.partition(":")[2]
+        function: Callable[[Setting], Iterator[Outcome]]
+        function = getattr(importlib.import_module(self.module), name)
         return function(setting)
 
 

@@ -9,11 +9,13 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+import tspin
 from benchmarks.gpu_check.models import (
     GB,
     begin_peak,
@@ -43,6 +45,7 @@ TOP = 15
 SYNCS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy")
 SHARE = 0.95  # of the free memory that a plan may take
 MICRO_BATCH = 6
+PACKAGE = str(Path(tspin.__file__).parent)
 
 
 def as_configured(setting: Setting) -> Iterator[Outcome]:
@@ -177,6 +180,8 @@ def _seconds(event: Any, on_cpu: bool) -> float:
         return float(event.self_cpu_time_total) / 1e6
     if event.device_type != torch.autograd.DeviceType.CUDA:
         return 0.0
+    if getattr(event, "is_user_annotation", False):  # spans kernels, which are counted themselves
+        return 0.0
     return float(event.self_device_time_total) / 1e6
 
 
@@ -186,9 +191,11 @@ def _syncs(step: Callable[[], None]) -> Outcome:
 
     def note(message: Any, *_: Any, **__: Any) -> None:
         if "synchronizing" in str(message):
-            ours = [f for f in traceback.extract_stack() if "tspin" in f.filename]
-            last = ours[-1] if ours else None
-            places["elsewhere" if last is None else f"{last.filename}:{last.lineno}"] += 1
+            frames = [f for f in traceback.extract_stack() if f.filename.startswith(PACKAGE)]
+            place = "the backward pass or a library"
+            if frames:
+                place = f"tspin{frames[-1].filename.removeprefix(PACKAGE)}:{frames[-1].lineno}"
+            places[place] += 1
 
     with warnings.catch_warnings():
         warnings.simplefilter("always")

@@ -9,7 +9,7 @@ from importlib import metadata
 
 import torch
 
-from benchmarks.gpu_check.results import Figure, Outcome, measured, verdict
+from benchmarks.gpu_check.results import Figure, Outcome, Skip, measured, verdict
 from benchmarks.gpu_check.setting import Setting
 from tspin import __version__
 from tspin.logprobs import attention, fused_head
@@ -19,6 +19,16 @@ LIBRARIES = {  # module -> distribution
     **{"vllm": "vllm", "liger_kernel": "liger-kernel"},
 }
 QUERY = "driver_version,power.limit,clocks.max.sm"
+
+
+def device(setting: Setting) -> Iterator[Outcome]:
+    """The probe: is there a card that the checks can use?"""
+    if not torch.cuda.is_available():
+        raise Skip(f"torch {torch.__version__} finds no CUDA device")
+    major, minor = torch.cuda.get_device_capability()
+    if major < 8:
+        raise Skip(f"{torch.cuda.get_device_name()} has capability {major}.{minor}")
+    yield Outcome("device", "pass")
 
 
 def versions(setting: Setting) -> Iterator[Outcome]:
