@@ -130,9 +130,8 @@ def margins(setting: Setting) -> Iterator[Outcome]:
     shape, cut = setting.mistral(LAYERS), Cut(3, None)
     policy = policy_of(setting, shape, setting.run())
     # As a run scores its reference: from a policy whose matrices are held in bfloat16.
-    copy = deepcopy(policy.model)
-    narrow(copy, policy.autocast)
-    scorer = policy_of(setting, shape, setting.run(), model=copy)
+    scorer = policy_of(setting, shape, setting.run(), model=deepcopy(policy.model))
+    narrow(scorer.model, scorer.autocast)
     batch = triplets(shape, 6, setting.lengths(), spread=0.5)
     for name in ("spin", "tspin_ref"):
         run = setting.run(f"loss={name}")

@@ -112,6 +112,7 @@ def _serve(pipe: Connection, theirs: Connection, check: Check, setting: Setting)
     log = os.open(_log(setting), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)
     os.dup2(log, 2)
+    sys.stdout = sys.stderr = os.fdopen(2, "w", buffering=1, encoding="utf-8", closefd=False)
     os.environ.update(ENVIRONMENT)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(name)s: %(message)s")
     try:
@@ -121,7 +122,6 @@ def _serve(pipe: Connection, theirs: Connection, check: Check, setting: Setting)
         pipe.send(Outcome("all", "skipped", reason=str(reason)))
     except BaseException as error:
         traceback.print_exc()
-        sys.stderr.flush()
         text = f"{type(error).__name__}: {' '.join(str(error).split()):.{LAST}}"
         pipe.send(Outcome("error", "fail", reason=f"{text} ({_log(setting)})"))
     pipe.send(None)

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -15,12 +16,13 @@ import torch
 from support.waiting import until
 
 from benchmarks.gpu_check import __main__ as command
-from benchmarks.gpu_check import runner
+from benchmarks.gpu_check import engine, runner, step
 from benchmarks.gpu_check.checks import CHECKS
 from benchmarks.gpu_check.results import Line, Outcome, Report, Skip, measured, verdict
 from benchmarks.gpu_check.runner import Check
-from benchmarks.gpu_check.setting import Setting
+from benchmarks.gpu_check.setting import LENGTHS, Setting
 from benchmarks.gpu_check.versions import device
+from tspin.planning.memory import longest
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "benchmarks" / "gpu_check"
@@ -164,13 +166,62 @@ def chains():
 def test_every_name_of_torch_is_there():
     """On the CPU no line behind `if not setting.tiny` runs; a name misspelt there would wait for
     somebody's card."""
-    seen = dict(chains())
-    assert {"torch.cuda.set_sync_debug_mode", "torch.cuda.mem_get_info"} <= {*seen.values()}
-    for place, name in seen.items():
+    seen = list(chains())
+    reached = {"torch.cuda.set_sync_debug_mode", "torch.cuda.mem_get_info"}
+    assert reached <= {name for _, name in seen}
+    for place, name in seen:
         thing = torch
         for word in name.split(".")[1:]:
             assert hasattr(thing, word), f"{place}: {name}"
             thing = getattr(thing, word)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("memory", "checkpointing", "layers", "precision"),
+    [
+        (148e9, True, 32, "fp32_master"),  # H200
+        (148e9, False, 32, "bf16_stochastic"),
+        (84e9, True, 32, "bf16_stochastic"),  # H100
+        (23e9, True, 8, "bf16_stochastic"),
+    ],
+)
+def test_a_step_is_as_large_as_the_plan_allows(
+    memory, checkpointing, layers, precision, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(step, "card_memory", lambda: memory)
+    precisions = ("fp32_master", "bf16_stochastic") if checkpointing else ("bf16_stochastic",)
+    shape, run, plan = step._fitting(Setting(False, tmp_path), checkpointing, precisions)
+    assert (shape.layers, run.optim.precision) == (layers, precision)
+    assert plan.training < memory and run.compute.gradient_checkpointing == checkpointing
+    # All triplets are of one length, so that the plan's longest micro-batch is the one trained.
+    tokens = step.MICRO_BATCH * sum(LENGTHS)
+    assert longest(run)[0] == tokens
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("memory", "layers"), [(148e9, 32), (23e9, 16)])
+def test_a_sampled_batch_is_of_as_many_layers_as_the_card_holds(
+    memory, layers, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(engine, "card_memory", lambda: memory)
+    shape, run, _ = engine._fitting(Setting(False, tmp_path), 64, 1792)
+    assert (shape.layers, run.max_prompt_length) == (layers, 1792)
+
+
+def test_waits_are_counted_where_tspin_waits(monkeypatch):
+    """As torch warns of them under its debug mode, which needs a card."""
+    modes = []
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+
+    def work():
+        for _ in range(3):
+            warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
+        warnings.warn("another matter", stacklevel=1)
+
+    outcome = step._syncs(work)
+    assert outcome.figures == {"waits": 3, "places": 1} and modes == ["warn", "default"]
+    assert outcome.details == ["3 times the backward pass or a library"]
 
 
 # --- all of it -----------------------------------------------------------------------------------
