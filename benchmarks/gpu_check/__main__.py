@@ -5,7 +5,7 @@
 --tiny         all of it on the CPU, in shapes that take seconds: does it run? No result
 --only         checks whose name has WORD in it
 --vllm-python  interpreter of an environment that has vLLM (default: this one)
---out          results.json, table.md and a log of each check (default: build/gpu-check)
+--out          results.json, table.md and checks/NAME, with a log (default: build/gpu-check)
 Exit status 1 where a check failed. Random weights, no network; nothing of the card is set.
 """
 
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str]) -> int:
     for check in checks:
         if options.tiny:
             check = replace(check, seconds=TINY_TIMES * check.seconds)
-        here = replace(setting, folder=folder / check.name.replace(" ", "-"))
+        here = replace(setting, folder=folder / "checks" / check.name.replace(" ", "-"))
         for line in runner.run(check, here):
             report.add(line)
             outcome = line.outcome
@@ -75,7 +75,7 @@ def _need_card(setting: Setting) -> None:
     Asked in a process of its own: this one must not have touched CUDA when it forks.
     """
     probe = Check("device", "benchmarks.gpu_check.versions:device", 60)
-    for line in runner.run(probe, replace(setting, folder=setting.folder / "device")):
+    for line in runner.run(probe, replace(setting, folder=setting.folder / "checks" / "device")):
         if line.outcome.status != "pass":
             raise SystemExit(f"{line.outcome.reason}; {NEEDS}")
 

@@ -22,7 +22,7 @@ CHECKS = (
     _check("out of memory", "memory:memory", 40),
     _check("one rank", "ranks:ranks", 35),
     _check("adapters", "adapters:lora", 50),
-    _check("kill and resume", "resume:resume", 70),
+    _check("kill and resume", "resume:resume", 100),
     _check("vLLM", "vllm:vllm", 90),
     _check("compile", "compiled:compiled", 60),
 )

@@ -76,6 +76,7 @@ class Report:
         self.folder, self.tiny, self.command = folder, tiny, command
         self.lines: list[Line] = []
         folder.mkdir(parents=True, exist_ok=True)
+        self.write()  # nothing of an earlier call is left to be read
 
     def add(self, line: Line) -> None:
         self.lines.append(line)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from benchmarks.gpu_check.results import Line, Outcome, Skip
 from benchmarks.gpu_check.setting import Setting
+from tspin.tools.files import remove
 
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
@@ -55,7 +56,8 @@ class Check:
 
 def run(check: Check, setting: Setting) -> Iterator[Line]:
     """The lines of one check, each as soon as it is there. Never raises for what the check does."""
-    setting.folder.mkdir(parents=True, exist_ok=True)
+    remove(setting.folder)  # of an earlier call, whose runs would be complete
+    setting.folder.mkdir(parents=True)
     context = get_context("fork")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_serve, args=(theirs, ours, check, setting))

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from support import vllm_stand_in
 from support.waiting import until
 
 from benchmarks.gpu_check import __main__ as command
-from benchmarks.gpu_check import engine, runner, step
+from benchmarks.gpu_check import compiled, engine, runner, step, vllm
 from benchmarks.gpu_check.checks import CHECKS
 from benchmarks.gpu_check.results import Line, Outcome, Report, Skip, measured, verdict
 from benchmarks.gpu_check.runner import Check
@@ -65,6 +66,13 @@ def test_what_was_there_before_the_end_is_kept(name, line, status, reason, tmp_p
 
 
 @pytest.mark.process
+def test_a_check_begins_in_an_empty_folder(tmp_path):
+    (tmp_path / "passes" / "runs").mkdir(parents=True)
+    lines("passes", tmp_path)
+    assert [path.name for path in (tmp_path / "passes").iterdir()] == ["log.txt"]
+
+
+@pytest.mark.process
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_one_that_hangs_is_killed_after_its_seconds_with_what_it_has_started(tmp_path):
     one, last = lines("hangs", tmp_path, seconds=3.0)
@@ -101,6 +109,14 @@ def test_a_rule_is_said_of_a_failure_alone():
 
 
 @pytest.mark.process
+def test_the_process_that_forks_has_no_torch():
+    """CUDA cannot begin in a fork of a process in which any library has asked for it."""
+    modules = "benchmarks.gpu_check.__main__, benchmarks.gpu_check.resume"
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+@pytest.mark.process
 @pytest.mark.parametrize(("name", "code"), [("passes", 1), ("skips", 0)])
 def test_a_line_that_failed_is_the_exit_code(name, code, tmp_path, monkeypatch):
     checks = (Check(name, f"support.gpu_checks:{name}", 60.0),)
@@ -124,7 +140,7 @@ def test_without_a_card_it_says_what_it_needs(tmp_path):
 
 def test_every_check_is_there_once_and_has_its_place_in_the_manual():
     assert len({check.name for check in CHECKS}) == len(CHECKS)
-    assert sum(check.seconds for check in CHECKS) == 750  # as the page says
+    assert sum(check.seconds for check in CHECKS) == 780  # as the page says
     rows = re.findall(r"^\| ([^|]+?) \| ", PAGE, re.M)
     assert [row for row in rows if row in {check.name for check in CHECKS}] == [
         check.name for check in CHECKS
@@ -222,6 +238,32 @@ def test_waits_are_counted_where_tspin_waits(monkeypatch):
     outcome = step._syncs(work)
     assert outcome.figures == {"waits": 3, "places": 1} and modes == ["warn", "default"]
     assert outcome.details == ["3 times the backward pass or a library"]
+
+
+# --- what may not be installed -------------------------------------------------------------------
+
+
+@pytest.mark.process
+def test_vllm_is_held_beside_our_own_decoding(tmp_path, monkeypatch):
+    """The stand-in draws its responses from nowhere: the check runs to its end, and fails."""
+    calls = tmp_path / "calls"
+    calls.touch()
+    monkeypatch.setenv("STAND_IN_CALLS", str(calls))
+    python = str(vllm_stand_in.environment(tmp_path))
+    (outcome,) = vllm.vllm(Setting(True, tmp_path, python))
+    assert (outcome.name, outcome.status) == ("greedy responses", "fail")
+    assert re.fullmatch(rf"\d+ of {vllm.PROMPTS}", outcome.figures["equal"])
+    engine, *_ = [json.loads(line) for line in calls.read_text().splitlines()]
+    assert "gpu_memory_utilization" in str(engine) and "enforce_eager" in str(engine)
+
+
+@pytest.mark.slow
+def test_compiled_layers_are_held_beside_eager_ones(tmp_path, monkeypatch):
+    """With another key in the place of compute.compile, one that changes no number here."""
+    monkeypatch.setattr(compiled, "KEY", "deterministic")
+    (outcome,) = compiled.compiled(Setting(True, tmp_path))
+    assert outcome.status == "pass" and float(outcome.figures["cosine"]) == 1.0
+    assert outcome.figures["nats a token at most"] == 0
 
 
 # --- all of it -----------------------------------------------------------------------------------
