@@ -10,13 +10,15 @@
 # make tune   the sweep that chose the learning rates of the built-in models
 # make bench  time and memory side by side with what people would use instead, on the CPU, into
 #             docs/benchmarks.md; make bench-gpu the same on one CUDA card, with models of 7B
+# make gpu-check  what holds on this CUDA card: ten minutes, one line a claim, into build/gpu-check
+#             (GPU_CHECK="--tiny": all of it on the CPU, to see that it runs; docs/gpu.md)
 PYTHON ?= python3
 VENV ?= .venv
 READY := $(VENV)/.ready
 SEEDS ?= 3
 JOBS ?= 2
 
-.PHONY: run check test chaos audit lint docs paper tune bench bench-gpu
+.PHONY: run check test chaos audit lint docs paper tune bench bench-gpu gpu-check
 run: $(READY)
 	$(VENV)/bin/python main.py
 
@@ -69,6 +71,9 @@ bench: $(READY)
 
 bench-gpu: $(READY)
 	$(VENV)/bin/python -m benchmarks.suite --suite gpu $(BENCH)
+
+gpu-check: $(READY)
+	$(VENV)/bin/python -m benchmarks.gpu_check $(GPU_CHECK)
 
 # torch first: asked for alone it is the build of this platform, and what follows leaves it as it is.
 $(READY): pyproject.toml constraints.txt
