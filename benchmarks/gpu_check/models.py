@@ -113,9 +113,10 @@ def reference_of(
     policy: Policy, batch: Sequence[Triplet], loss: Objective, cut: Cut
 ) -> dict[Key, float] | None:
     """log pi_theta_t of what the objective compares, over the micro-batches of training."""
-    if not loss.needs_reference:
+    if not loss.reference_roles:
         return None
-    return score(policy, cut.micro_batches(batch, loss.roles), loss.roles, label="reference")
+    batches = cut.micro_batches(batch, loss.roles)
+    return score(policy, batches, loss.reference_roles, label="reference")
 
 
 def gradient(
