@@ -7,6 +7,8 @@ on, and one that is complete says so at once. Which iterations are equal by defi
 
 from __future__ import annotations
 
+import re
+import shlex
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,14 +20,18 @@ from typing import Any
 from tspin.cli.arguments import key
 from tspin.config.identity import IDENTITY_FREE
 from tspin.config.load import dump
-from tspin.runs import benchmarks
+from tspin.runs import benchmarks, comparison, evaluation
 from tspin.runs.artifacts import Iteration
 from tspin.runs.point import Kind, Point, facts_of, others
 from tspin.tools.files import read_json
 from tspin.tools.terminal import table
 
 ITERATIONS = "selfplay.iterations"  # in the tables anyway: "1 of 2"
-COLUMNS = ("point", "run", "state", "iterations", "shared", "average", "accuracy", "minutes", "why")
+# sweep -> what `python -m analysis` shows it as; the others are called as their figure is
+FIGURE = re.compile(r"(figure|table)\d")
+FIGURES = {"alpha_beta": "figure4c", "tune": "tuning", "paper": "all", "miniature": "all"}
+COLUMNS = ("point", "run", "state", "iterations", "shared", "average", "accuracy", "perplexity",
+           "minutes", "why")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -146,15 +152,39 @@ class Plan:
         return table("Points", rows, first=("point",))
 
     def summary(self, failed: Mapping[str, str]) -> str:
-        """The table at the end and what sharing saved. failed: name of a run -> why, in one line"""
+        """The end of a sweep: its table, what sharing saved, the best point, the command for its
+        figure. failed: name of a run -> why, in one line
+        """
         rows = []
         for item, row in zip(self.items, self._differences(), strict=True):
             own = [step.seconds for step in item.steps if step.source is None]
             row["state"] = "failed" if item.name in failed else _state(item)
-            row |= _worth(item.point.folder.iteration(item.point.iterations[-1]))
+            row |= _worth(item.point.last)
             row["minutes"] = round(sum(filter(None, own)) / 60, 2)
             rows.append(row | {"why": failed.get(item.name)})
-        return f"{table(self.name, rows, first=('point',))}\n\n{self.saving()}"
+        parts = [table(self.name, rows, first=("point",)), self.saving(), self.best()]
+        return "\n\n".join([*filter(None, parts), f"its figure: {self.figure_command()}"])
+
+    def best(self) -> str | None:
+        """The point with the best main held-out number, in a line; None where points cannot be
+        compared by one."""
+        worths = [(comparison.worth(item.point.last), item) for item in self.items]
+        known = [(worth, item) for worth, item in worths if worth is not None]
+        if len(known) < 2 or len({worth.metric for worth, _ in known}) > 1:
+            return None
+        sign = 1 if evaluation.MAIN[known[0][0].metric] else -1
+        worth, item = max(known, key=lambda pair: sign * pair[0].value)
+        row = next(row for row in self._differences() if row["point"] == item.number)
+        words = ", ".join(f"{key}={value}" for key, value in row.items() if key != "point")
+        return (
+            f"best of {len(known)}: point {item.number} ({words}), held-out {worth.name} {worth}; "
+            "95% intervals over prompts"
+        )
+
+    def figure_command(self) -> str:
+        figure = FIGURES.get(self.name, self.name if FIGURE.match(self.name) else "comparison")
+        folder = shlex.quote(str(self.points[0].run.folder.parent))
+        return f"python -m analysis {figure} runs={folder} out=report"
 
     def saving(self) -> str:
         """What was shared, and how long it took where it was made."""
@@ -246,13 +276,13 @@ def _lacks_benchmarks(point: Point) -> bool:
         return True
 
 
-def _worth(out: Iteration) -> dict[str, float | None]:
-    """The average of the benchmarks and the held-out accuracy, as far as they are there."""
+def _worth(out: Iteration) -> dict[str, Any]:
+    """The average of the benchmarks and the main held-out number, as far as they are there."""
     if not out.evaluation.exists():
         return {}
-    facts = read_json(out.evaluation)
-    accuracy = facts.get("heldout", {}).get("exact_match,greedy", {})
-    return {"average": facts.get("average", {}).get("value"), "accuracy": accuracy.get("value")}
+    worth = comparison.worth(out)
+    average = read_json(out.evaluation).get("average", {}).get("value")
+    return {"average": average} | ({} if worth is None else {worth.name: str(worth)})
 
 
 # --- saying --------------------------------------------------------------------------------------
