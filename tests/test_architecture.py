@@ -228,6 +228,8 @@ def test_analysis_reads_files_and_no_model(module):
     ("library", "home"),
     [
         ("wandb", {"tspin.tracking.wandb"}),
+        ("mlflow", {"tspin.tracking.mlflow"}),
+        ("trackio", {"tspin.tracking.trackio"}),
         ("accelerate", {"tspin.distributed.world"}),
         ("wandb_workspaces", {"analysis.wandb.dashboard"}),
         ("itables", {"analysis.report.page"}),
@@ -380,7 +382,12 @@ DECLARED = [
     for requirement in map(Requirement, [*PROJECT["dependencies"], *sum(EXTRAS.values(), [])])
     if requirement.name != PROJECT["name"]  # an extra that includes others
 ]
-IMPORTED_AS = {"yaml": "pyyaml", "hydra": "hydra-core", "pydantic_core": "pydantic"}
+IMPORTED_AS = {
+    "mlflow": "mlflow-skinny",
+    "yaml": "pyyaml",
+    "hydra": "hydra-core",
+    "pydantic_core": "pydantic",
+}
 
 
 def pins(lines):
@@ -438,6 +445,8 @@ def test_every_import_is_a_declared_dependency():
     extra = {
         "analysis.wandb.dashboard": "dashboards",
         "tspin.policy.adapters": "lora",
+        "tspin.tracking.mlflow": "mlflow",
+        "tspin.tracking.trackio": "trackio",
         "tspin.policy.quantization": "lora",
     }
     extra |= {module: "evals" for module in SOURCES if module.startswith("tspin.harness.")}

@@ -35,8 +35,8 @@ from tspin.selfplay.session import Session
 from tspin.selfplay.twin import linked_or
 from tspin.stages.prepare import prepare
 from tspin.tools.files import check_sums, read_json, remove
-from tspin.tracking import replay, report, sessions
-from tspin.tracking.wandb import Tracker
+from tspin.tracking import backends, replay, report, sessions
+from tspin.tracking.tracker import Tracker
 from tspin.training import throughput
 
 log = logging.getLogger("tspin")
@@ -155,13 +155,8 @@ def _session(
     world.main(preflight.check_same_beginning, cfg, folder, inputs)
     world.main(_record, cfg, folder, world, command)
     run_id, whole = world.main(sessions.begin, folder, cfg.track.wandb)
-    with Tracker(
-        replay.identity(folder),
-        mode=cfg.track.wandb if world.is_main else "none",
-        folder=folder.path,
-        run_id=run_id,
-        whole=whole,
-    ) as tracker:
+    shown = backends.of_launch(cfg.track, folder, run_id, whole=whole) if world.is_main else []
+    with Tracker(shown) as tracker:
         yield Session(cfg, folder, world, policies, inputs, tracker, push)
 
 
