@@ -67,8 +67,8 @@ NO_TORCH = (
     "runs.comparison runs.heartbeat runs.metrics runs.mirror runs.point runs.retention runs.start "
     "runs.store sampling.requests sampling.vllm sampling.vllm_worker.__main__ "
     "stages.benchmark stages.evaluate stages.generate tools.activity tools.files "
-    "tools.intervals tools.parquet tools.seeds tools.signals tools.terminal tracking.health "
-    "tracking.replay tracking.summary tracking.wandb"
+    "tools.intervals tools.parquet tools.run_progress tools.seeds tools.signals tools.terminal "
+    "tracking.health tracking.replay tracking.summary tracking.wandb"
 )
 
 

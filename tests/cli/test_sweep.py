@@ -27,7 +27,7 @@ from tspin.cli.folders import CONF, SWEEPS, root
 from tspin.config.load import dump
 from tspin.config.schedules import at
 from tspin.runs.artifacts import RunDir
-from tspin.tools.files import read_json, write_json, write_text
+from tspin.tools.files import owner, read_json, write_json, write_text
 from tspin.tracking.replay import eval_key
 
 ROOT = root()
@@ -433,6 +433,22 @@ def test_benchmarks_take_time_too(runs):
 )
 def test_time_in_the_unit_people_would_use(seconds, text):
     assert sweep.duration(seconds) == text
+
+
+def test_points_in_other_processes_are_counted_where_that_is_new(runs, caplog):
+    """Done by their files, running by who holds their folder."""
+    caplog.set_level("INFO", "tspin")
+    one, other = runs("loss=tspin,spin", "selfplay.iterations=1", "selfplay.share=false")
+    watch = sweep.Watch([one, other])
+    with owner(other.folder.path):
+        watch.look()
+        watch.look()
+        finish(one, 0)
+        watch.look()
+    assert caplog.messages == [
+        f"0 of 2 points done, 1 running: {other.run.name}",
+        f"1 of 2 points done, 1 running: {other.run.name}",
+    ]
 
 
 def test_the_summary_by_hand(runs):

@@ -102,7 +102,8 @@ for row in SQLiteStorage.get_logs("tspin", run.name):
 print(json.dumps({
     "scalars": scalars, "counts": counts, "samples": json.dumps(samples, ensure_ascii=False),
     "alerts": {a["title"]: a["text"] for a in run.alerts()},
-    "config": json.dumps({k: v for k, v in run.config.items() if k[0] != "_"}), "pictures": pictures,
+    "config": json.dumps({k: v for k, v in run.config.items() if k[0] != "_"}),
+    "pictures": pictures,
 }))
 """
 

@@ -7,12 +7,13 @@ on, and one that is complete says so at once. Which iterations are equal by defi
 
 from __future__ import annotations
 
+import logging
 import re
 import shlex
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,11 @@ from tspin.config.load import dump
 from tspin.runs import benchmarks, comparison, evaluation
 from tspin.runs.artifacts import Iteration
 from tspin.runs.point import Kind, Point, facts_of, others
-from tspin.tools.files import read_json
-from tspin.tools.terminal import table
+from tspin.tools.files import is_owned, read_json
+from tspin.tools.run_progress import repeating
+from tspin.tools.terminal import LOG_SECONDS, duration, table
 
+log = logging.getLogger("tspin")
 ITERATIONS = "selfplay.iterations"  # in the tables anyway: "1 of 2"
 # sweep -> what `python -m analysis` shows it as; the others are called as their figure is
 FIGURE = re.compile(r"(figure|table)\d")
@@ -251,6 +254,29 @@ def plan(name: str, points: Sequence[Point]) -> Plan:
     return Plan(name, tuple(items), frozenset(leaders), timed)
 
 
+class Watch:
+    """Points that run in other processes: a line about them where it says something new."""
+
+    def __init__(self, points: Sequence[Point]) -> None:
+        self._points, self._line = points, ""
+
+    def look(self) -> None:
+        done = sum(point.last.done.exists() for point in self._points)
+        running = [point.run.name for point in self._points if is_owned(point.folder.path)]
+        line = f"{done} of {_count(len(self._points), 'point')} done, {len(running)} running"
+        line = ": ".join(filter(None, [line, ", ".join(running)]))
+        if line != self._line:
+            self._line = line
+            log.info("%s", line)
+
+
+@contextmanager
+def watched(points: Sequence[Point]) -> Iterator[None]:
+    """Inside, a line about the points every LOG_SECONDS, where it says something new."""
+    with repeating(Watch(points).look, every=LOG_SECONDS):
+        yield
+
+
 def announce(points: Sequence[Point]) -> None:
     """Claims the folders of points that share, but keep not all of their checkpoints.
 
@@ -297,11 +323,3 @@ def _state(item: Item) -> str:
 
 def _count(num: int, what: str) -> str:
     return f"{num} {what}" + ("" if num == 1 else "s")
-
-
-def duration(seconds: float) -> str:
-    """In the unit that people would use."""
-    for size, unit in ((3600, "h"), (60, "min")):
-        if seconds >= 1.5 * size:
-            return f"{seconds / size:.{0 if seconds >= 10 * size else 1}f} {unit}"
-    return f"{seconds:.0f} s"
