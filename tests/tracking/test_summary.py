@@ -72,7 +72,7 @@ def test_a_table_with_everything_at_its_widest_fits(tmp_path):
 
 
 @pytest.mark.runs
-def test_the_sentence_is_from_the_initial_policy_to_the_last(run):
+def test_the_sentence_is_from_the_base_to_the_last(run):
     folder, rows = run
     first, last = (out.evaluation for out in (folder.base, folder.iteration(1)))
     before, now = (
@@ -80,7 +80,7 @@ def test_the_sentence_is_from_the_initial_policy_to_the_last(run):
     )
     sentence = summary.sentence(folder, rows)
     begin = f"held-out accuracy: {before:.1%} to {now:.1%}, {100 * (now - before):+.1f} ["
-    assert sentence.startswith(begin) and sentence.endswith("] (initial policy to iteration 1)")
+    assert sentence.startswith(begin) and sentence.endswith("] (base to iteration 1)")
     assert summary.sentence(folder, rows[2:]).startswith(f"held-out accuracy: {now:.1%} [")
     assert "data.heldout" in summary.sentence(folder, [])
 

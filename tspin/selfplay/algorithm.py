@@ -51,7 +51,7 @@ def play(session: Session) -> None:
         if cfg.samples:
             proto_synthetic(session)  # y0 ~ pi_theta_0, once
         base_evaluation(session)
-        world.main(_show, progress, folder.base, "initial policy")
+        world.main(_show, progress, folder.base, "base")
         world.main(session.push)
         for t in range(first, total):
             out = folder.iteration(t)

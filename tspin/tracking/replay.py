@@ -103,7 +103,7 @@ def iteration(folder: RunDir, t: int, view: View) -> None:
                 scalars |= {f"time_share/{stage}": share for stage, share in shares.items()}
     if scalars:
         view.log_iteration(t, scalars)
-    scores = _scores(out)
+    scores = _scores(out) if out.contingency.exists() else []
     if scores:
         view.log_histograms(t, _distributions(scores))
     if out.samples.exists():

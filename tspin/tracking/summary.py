@@ -114,7 +114,7 @@ def _out(folder: RunDir, row: Mapping[str, Any]) -> Iteration:
 
 
 def _when(name: str | int) -> str:
-    return "initial policy" if name == BASE else f"iteration {name}"
+    return BASE if name == BASE else f"iteration {name}"
 
 
 def _longer(folder: RunDir) -> str | None:
