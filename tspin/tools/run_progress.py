@@ -50,11 +50,13 @@ class RunProgress:
 
     @property
     def seconds_left(self) -> float | None:
-        """By the mean of the iterations that were played; None before there is one."""
+        """By the mean of the iterations that were played; None before there is one, and where the
+        one being played has taken longer than all should have."""
         if not self._played:
             return None
         mean = sum(self._played) / len(self._played)
-        return max(0.0, mean * (self.total - self.done) - (self._clock() - self._began))
+        left = mean * (self.total - self.done) - (self._clock() - self._began)
+        return left if left > 0 else None
 
     @property
     def facts(self) -> list[str]:
