@@ -36,13 +36,15 @@ def job(cfg: DictConfig) -> None:
         if not single:
             log.info("--- %s", run.name)
         # torch and transformers: not before the configuration is right
+        from tspin.runs.artifacts import RunDir
         from tspin.selfplay import algorithm
-        from tspin.tools.terminal import results_table
+        from tspin.tracking import summary
 
         command = sys.argv if single else [sys.argv[0], *hydra_cfg.overrides.task]
         with signals.watched(run.compute.grace_seconds):
             rows = algorithm.run(run, command=command)
-        log.info("\n%s\nfiles: %s", results_table(rows), run.folder)
+        end = summary.text(RunDir(run.folder), rows, commands=single)
+        log.info("\n%s\n\nfiles: %s", end, run.folder)
 
 
 def main() -> None:

@@ -10,7 +10,11 @@ from tspin.cli import outcome
 from tspin.tools.spelling import unknown
 
 # command -> module with a main(arguments); the first line of its docstring is the help
-COMMANDS = {"dashboard": "analysis.wandb.dashboard", "wandb_sync": "analysis.wandb.sync"}
+COMMANDS = {
+    "dashboard": "analysis.wandb.dashboard",
+    "wandb_sync": "analysis.wandb.sync",
+    "tracker_sync": "analysis.wandb.local_sync",
+}
 
 
 def main(arguments: Sequence[str]) -> None:

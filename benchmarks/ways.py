@@ -42,7 +42,7 @@ from tspin.stages.score import score, write_scores
 from tspin.stages.train import train
 from tspin.tools.files import write_jsonl
 from tspin.tools.parquet import read_rows
-from tspin.tracking.wandb import Identity, Tracker
+from tspin.tracking.tracker import Tracker
 from tspin.training.cut import Cut
 from tspin.training.optimizer import build_optimizer
 from tspin.training.parallel import Strategy
@@ -311,7 +311,6 @@ def generate(case: Case, *, cache: str) -> Work:
 def iterate(case: Case) -> Work:
     run = settings(case, "auto", f"decoding.max_new_tokens={SAMPLED}", "model.max_length=4096")
     policy, loss, roles = policy_of(case, run), LOSSES["pairs"], case.roles
-    nobody = Identity(project="", entity=None, name="", group="", job_type="", tags=(), config={})
 
     def iteration(triplets: list[Triplet], out: Iteration) -> None:
         sampled = sample(case, run, policy, triplets)
@@ -326,7 +325,7 @@ def iterate(case: Case) -> Work:
 
         write_scores(out.ref_scores, pairs, scored())
         recipe = recipe_of(run, loss, keyed(read_rows(out.ref_scores)))
-        tracker = Tracker(nobody, mode="none", folder=out.path, run_id="")
+        tracker = Tracker([])
         train(policy, pairs, out, recipe, tracker=tracker, steps_before=0, label="")
         write_scores(out.scores, pairs, scored())
 

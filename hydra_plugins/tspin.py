@@ -78,7 +78,8 @@ class Points(Sweeper):
             os.environ["TQDM_DISABLE"] = "1"  # bars of several processes would overwrite each other
         try:
             # Workers of joblib end with this process; other launchers' jobs are a scheduler's.
-            with signals.watched(0) if self.workers_are_ours else nullcontext():
+            seen = nullcontext() if self.serial else sweeps.watched(points)
+            with signals.watched(0) if self.workers_are_ours else nullcontext(), seen:
                 returns = self.launcher.launch([point.launch_words for point in points], 0)
         except signals.Preempted as stopped:  # not in a point: while other processes work
             log.error("stopped by %s; the same command goes on from here", stopped)

@@ -64,11 +64,11 @@ NO_TORCH = (
     "data.turns distributed.failure distributed.launcher distributed.world export.card "
     "export.checkpoint export.pairs export.opening micro "
     "micro.open_task micro.task planning.disk runs.artifacts runs.benchmarks runs.evaluation "
-    "runs.heartbeat runs.metrics runs.mirror runs.point runs.retention runs.start runs.store "
-    "sampling.requests sampling.vllm sampling.vllm_worker.__main__ "
+    "runs.comparison runs.heartbeat runs.metrics runs.mirror runs.point runs.retention runs.start "
+    "runs.store sampling.requests sampling.vllm sampling.vllm_worker.__main__ "
     "stages.benchmark stages.evaluate stages.generate tools.activity tools.files "
-    "tools.parquet tools.seeds tools.signals tools.terminal tracking.health tracking.replay "
-    "tracking.wandb"
+    "tools.intervals tools.parquet tools.run_progress tools.seeds tools.signals tools.terminal "
+    "tracking.health tracking.replay tracking.summary tracking.wandb"
 )
 
 
@@ -207,8 +207,8 @@ def test_only_self_play_knows_the_stages():
 
 
 def test_main_sees_the_command_line_and_selfplay_alone():
-    names = "tools.terminal distributed.launcher tools.signals selfplay.algorithm cli.sweep"
-    names += " cli.command cli.compose cli.folders cli.outcome"
+    names = "tracking.summary runs.artifacts distributed.launcher tools.signals selfplay.algorithm"
+    names += " cli.sweep cli.command cli.compose cli.folders cli.outcome"
     known = {f"tspin.{name}" for name in names.split()}
     assert ours("main") - {"main", "hydra_plugins.tspin"} == known
     assert ours("hydra_plugins.tspin") == {
@@ -228,6 +228,8 @@ def test_analysis_reads_files_and_no_model(module):
     ("library", "home"),
     [
         ("wandb", {"tspin.tracking.wandb"}),
+        ("mlflow", {"tspin.tracking.mlflow"}),
+        ("trackio", {"tspin.tracking.trackio"}),
         ("accelerate", {"tspin.distributed.world"}),
         ("wandb_workspaces", {"analysis.wandb.dashboard"}),
         ("itables", {"analysis.report.page"}),
@@ -380,7 +382,12 @@ DECLARED = [
     for requirement in map(Requirement, [*PROJECT["dependencies"], *sum(EXTRAS.values(), [])])
     if requirement.name != PROJECT["name"]  # an extra that includes others
 ]
-IMPORTED_AS = {"yaml": "pyyaml", "hydra": "hydra-core", "pydantic_core": "pydantic"}
+IMPORTED_AS = {
+    "mlflow": "mlflow-skinny",
+    "yaml": "pyyaml",
+    "hydra": "hydra-core",
+    "pydantic_core": "pydantic",
+}
 
 
 def pins(lines):
@@ -438,6 +445,8 @@ def test_every_import_is_a_declared_dependency():
     extra = {
         "analysis.wandb.dashboard": "dashboards",
         "tspin.policy.adapters": "lora",
+        "tspin.tracking.mlflow": "mlflow",
+        "tspin.tracking.trackio": "trackio",
         "tspin.policy.quantization": "lora",
     }
     extra |= {module: "evals" for module in SOURCES if module.startswith("tspin.harness.")}

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 
 from analysis.figures import comparison
 from analysis.figures.comparison import Side
-from analysis.reading import measures, stats
+from analysis.reading import measures
 from analysis.reading.measures import Measure
 from analysis.reading.methods import Run
 from analysis.reading.missing import ENOUGH
 from analysis.reading.regimes import Regime
 from analysis.reading.runs import Runs
-from analysis.reading.stats import Interval
+from tspin.tools import intervals
+from tspin.tools.intervals import Interval
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def gain_of(runs: Runs, a: Side, b: Side, measure: Measure) -> Interval:
     over seeds."""
     kind, _, decoding = measure.key.partition(",")
     if kind == "exact_match":
-        over = stats.bootstrap(measure.factor * comparison.differences(runs, a, b, decoding))
+        over = intervals.bootstrap(measure.factor * comparison.differences(runs, a, b, decoding))
         if not math.isnan(over.mean):
             return over
     return comparison.seed_by_seed(runs, a, b, measure).turned(measure.better)

@@ -24,7 +24,8 @@ from analysis.reading.measures import Measure
 from analysis.reading.methods import Run, finished
 from analysis.reading.regimes import Regime, regimes
 from analysis.reading.runs import Runs
-from analysis.reading.stats import Interval
+from tspin.tools import intervals
+from tspin.tools.intervals import Interval
 
 NAMES = ("comparison",)
 DIGITS = 2
@@ -40,7 +41,7 @@ COLUMNS = (
 DIFFERENCE, BY_SEED = ([key, key + LOW, key + HIGH] for key in ("difference", "by_seed"))
 FRAME = ["a", "b", "measure", "iteration", *DIFFERENCE, "p_alone", "p", "effect", *BY_SEED,
          "num_seeds", "num_prompts", "better", "verdict"]  # fmt: skip
-ALPHA = 1 - stats.LEVEL
+ALPHA = 1 - intervals.LEVEL
 
 
 def build(runs: Runs, name: str = "comparison", *, iteration: int | None = None) -> list[Piece]:
@@ -151,7 +152,7 @@ def _pair(runs: Runs, a: Side, b: Side) -> list[dict[str, object]]:
     checked = _decodings(runs, a) & _decodings(runs, b)
     rows = []
     for decoding in (name for name in ("greedy", "sampled", "cool") if name in checked):
-        over = stats.bootstrap(100 * differences(runs, a, b, decoding))
+        over = intervals.bootstrap(100 * differences(runs, a, b, decoding))
         rows.append(_row(runs, a, b, measures.HELDOUT[f"exact_match,{decoding}"], over))
     main = measures.main_of(runs)
     if main.key and not (rows and main.key in measures.HELDOUT):

@@ -58,9 +58,9 @@ NOTHING = Measure("", "nothing")  # where no run was evaluated
 HELDOUT = {
     measure.key: measure
     for measure in (
-        percent("exact_match,greedy", "right, greedy"),
-        percent("exact_match,sampled", "right, sampled"),
-        percent("exact_match,cool", "right, sampled cooler"),
+        percent("exact_match,greedy", "accuracy, greedy"),
+        percent("exact_match,sampled", "accuracy, sampled"),
+        percent("exact_match,cool", "accuracy, sampled cooler"),
         Measure("distinct_right,sampled", "different right answers", better=1),
         Measure("perplexity", "perplexity", digits=3, better=-1),
         Measure("margin", "reward margin", "nats"),

@@ -117,7 +117,7 @@ def sections(tasks: Mapping[str, tuple[int | None, str]]) -> dict[str, list[Pane
         "Throughput": [
             steps("Speed of training", "tokens/s", "tokens_per_second", "useful_tokens_per_second"),
             steps("Padding", "share of the positions computed", "padding_share"),
-            steps("FLOP utilisation", "share of the matmul rate", "flop_utilisation"),
+            steps("FLOP utilisation", "share of the best rate seen", "flop_utilisation"),
             steps("Time of a step", "s", "seconds"),
             steps("Tokens of a step", "tokens, no padding", "num_tokens"),
             iterations("Time of each stage of an iteration", "s",

@@ -11,7 +11,7 @@ folders in `out` for `wandb sync`. A run that cannot be read is named; the other
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partialmethod
 from pathlib import Path
@@ -24,7 +24,9 @@ from tspin.runs.artifacts import RunDir, run_dirs
 from tspin.tools.files import digest, read_json, remove, write_json
 from tspin.tools.spelling import unknown
 from tspin.tracking import replay
-from tspin.tracking.wandb import AlreadyThere, Identity, Tracker, logged_in
+from tspin.tracking.tracker import Tracker
+from tspin.tracking.view import Identity
+from tspin.tracking.wandb import AlreadyThere, Wandb, logged_in
 
 log = logging.getLogger("tspin")
 
@@ -48,8 +50,10 @@ class Content:
     log_step = partialmethod(_note, "step")
     log_iteration = partialmethod(_note, "iteration")
     log_contingency = partialmethod(_note, "contingency")
+    log_histograms = partialmethod(_note, "histograms")
     log_samples = partialmethod(_note, "samples")
     log_evaluation = partialmethod(_note, "evaluation")
+    alert = partialmethod(_note, "alert")
 
 
 def sync(folder: RunDir, identity: Identity, *, mode: Mode, out: Path) -> str:
@@ -61,7 +65,7 @@ def sync(folder: RunDir, identity: Identity, *, mode: Mode, out: Path) -> str:
     complete = replay.run(folder, content)
     if not content.num_rows:
         return "nothing to tell yet"
-    run_id = _id(folder, identity, content)
+    run_id = id_of(folder, identity, content)
     place = out / mode / run_id
     written = place / "synced.json"
     if mode == "offline" and written.exists():
@@ -70,9 +74,8 @@ def sync(folder: RunDir, identity: Identity, *, mode: Mode, out: Path) -> str:
         remove(place)  # left by a process that was killed
     begun = place.exists()
     try:
-        with Tracker(
-            identity, mode=mode, folder=place, run_id=run_id, resume="never", strict=True
-        ) as tracker:
+        backend = Wandb(identity, mode=mode, folder=place, run_id=run_id, resume="never")
+        with Tracker([backend], strict=True) as tracker:
             replay.run(folder, tracker)
             tracker.finish(exit_code=0 if complete else 1)
     except AlreadyThere as error:
@@ -92,28 +95,36 @@ def main(arguments: Sequence[str]) -> None:
             raise ValueError(unknown(f"option mode={options['mode']}", options["mode"], MODES))
         if mode == "online" and not logged_in():
             raise ValueError("no login: run `wandb login`, or use mode=offline")
-        given = RunDir(Path(options["runs"]))
-        folders = [given] if given.config.exists() else run_dirs(given.path)
-        if not folders:
-            raise ValueError(f"no run in runs={given.path}")
         where: dict[str, Any] = {key: options[key] for key in WHERE if options[key]}
-        num_failed = 0
-        for folder in tqdm(folders, "runs", disable=None, leave=False):
-            try:
-                identity = replace(replay.identity(folder), **where)
-                result = sync(folder, identity, mode=mode, out=Path(options["out"]))
-                log.info("%s: %s", folder.path.name, result)
-            # Whatever is wrong with one run, or with W&B meanwhile, the others still go.
-            except Exception as error:
-                num_failed += 1
-                kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-                log.error("%s: error: %s%s", folder.path.name, kind, error)
-        if num_failed:
-            raise ValueError(f"{num_failed} of {len(folders)} runs were not synced")
+
+        def one(folder: RunDir) -> str:
+            identity = replace(replay.identity(folder), **where)
+            return sync(folder, identity, mode=mode, out=Path(options["out"]))
+
+        each_run(options["runs"], one)
 
 
-def _id(folder: RunDir, identity: Identity, content: Content) -> str:
-    """A function of what W&B is sent, so that it is sent once; never the id of the live run."""
+def each_run(runs: str, sync_one: Callable[[RunDir], str]) -> None:
+    """Of a folder of runs, or of one run. ValueError in the end where some could not be synced."""
+    given = RunDir(Path(runs))
+    folders = [given] if given.config.exists() else run_dirs(given.path)
+    if not folders:
+        raise ValueError(f"no run in runs={given.path}")
+    num_failed = 0
+    for folder in tqdm(folders, "runs", disable=None, leave=False):
+        try:
+            log.info("%s: %s", folder.path.name, sync_one(folder))
+        # Whatever is wrong with one run, or with a tracker meanwhile, the others still go.
+        except Exception as error:
+            num_failed += 1
+            kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+            log.error("%s: error: %s%s", folder.path.name, kind, error)
+    if num_failed:
+        raise ValueError(f"{num_failed} of {len(folders)} runs were not synced")
+
+
+def id_of(folder: RunDir, identity: Identity, content: Content) -> str:
+    """A function of what is sent, so that it is sent once; never the id of the live run."""
     live = "files"
     if folder.tracking.exists():
         with replay.reading(folder.tracking):

@@ -278,7 +278,9 @@ def test_validation_is_for_choosing(tmp_path):
 
 def test_what_stands_for_quality_is_said(tmp_path):
     make(tmp_path / "a", "spin", "tspin")
-    assert "right, greedy, of held-out prompts" in finding(tmp_path / "a", "above_spin").judged_on
+    assert (
+        "accuracy, greedy, of held-out prompts" in finding(tmp_path / "a", "above_spin").judged_on
+    )
     make(tmp_path / "b", "spin", "tspin", model="mistral", data="ultrachat", benchmarks=True)
     found = finding(tmp_path / "b", "above_spin")
     assert found.judged_on == "judged on the average of the benchmarks that were run"

@@ -10,7 +10,8 @@ MAY_IMPORT = {
     "report": "reading figures claims",
     "wandb": "",
 }
-COMMANDS = {"analysis.report.report", "analysis.wandb.dashboard", "analysis.wandb.sync"}
+COMMANDS = {"analysis.report.report", "analysis.wandb.dashboard", "analysis.wandb.sync",
+            "analysis.wandb.local_sync"}  # fmt: skip
 OF_TSPIN = ("tspin.config.", "tspin.objectives.", "tspin.runs.", "tspin.tools.")
 
 

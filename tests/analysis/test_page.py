@@ -286,7 +286,7 @@ def test_a_click_sorts_by_number(at):
     """Right, greedy: 40 to 54%, the interval printed behind it; a second click turns it round."""
     opened = at(DESKTOP)
     rows, heads = "#piece-table1 tbody tr", find(opened, "#piece-table1 thead th")
-    (head,) = [element for element in heads if element.text == "right, greedy (%)"]
+    (head,) = [element for element in heads if element.text == "accuracy, greedy (%)"]
     place = heads.index(head) + 1
 
     def column():

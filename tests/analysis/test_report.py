@@ -165,7 +165,7 @@ def test_verdicts(tmp_path):
         write_run(tmp_path, "sft", seed=seed, iterations=2, apart="", heldout=50)
     write_run(tmp_path, "wo_ha")
     table, _ = catalogue.build(Runs.read(tmp_path), ["comparison"])
-    greedy = table.frame[table.frame["measure"] == "right, greedy"]
+    greedy = table.frame[table.frame["measure"] == "accuracy, greedy"]
     verdict = {(row.a, row.b): row.verdict for row in greedy.itertuples()}
     assert verdict["SPIN", "SFT"] == "B" and verdict["T-SPIN", "SPIN"] == "cannot tell"
     assert verdict["w/o H-A", "SFT"] == "not enough data"
@@ -177,10 +177,10 @@ def test_a_comparison_is_drawn_as_it_is_tabled(tmp_path):
         for loss in ("sft", "spin"):
             write_run(tmp_path, loss, seed=seed)
     table, drawing = catalogue.build(Runs.read(tmp_path), ["comparison"])
-    greedy = table.frame[table.frame["measure"] == "right, greedy"].iloc[0]
+    greedy = table.frame[table.frame["measure"] == "accuracy, greedy"].iloc[0]
     axes = drawing.figure.axes[0]
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["SPIN - SFT"]
-    assert axes.get_xlabel() == "difference, right, greedy (points)"
+    assert axes.get_xlabel() == "difference, accuracy, greedy (points)"
     ((point, _, (bar,)),) = axes.containers
     assert (point.get_xdata()[0], point.get_ydata()[0]) == (pytest.approx(greedy["difference"]), 0)
     ends = bar.get_segments()[0][:, 0].tolist()
@@ -216,9 +216,13 @@ def test_where_many_answers_are_right_samples_are_the_main_number(tmp_path):
             write_json(out.evaluation, found)
     drawing, table = catalogue.build(Runs.read(tmp_path), ["objectives"])
     titles = [column.title for column in table.columns]
-    assert titles[4:7] == ["right, sampled (%)", "right, greedy (%)", "different right answers"]
-    assert titles[-1] == "change of right, sampled"
-    assert drawing.figure.axes[0].get_ylabel() == "right, sampled (%)"
+    assert titles[4:7] == [
+        "accuracy, sampled (%)",
+        "accuracy, greedy (%)",
+        "different right answers",
+    ]
+    assert titles[-1] == "change of accuracy, sampled"
+    assert drawing.figure.axes[0].get_ylabel() == "accuracy, sampled (%)"
 
 
 def test_learning_rates_by_hand(tmp_path, monkeypatch):
@@ -267,7 +271,7 @@ def test_methods_of_different_length_are_compared_at_their_ends(tmp_path):
 def test_figure2_over_iterations(pieces):
     axes = pieces["figure2-micro-micro"].figure.axes
     assert [a.get_ylabel() for a in axes] == [
-        "right, greedy (%)", "right, sampled (%)", "perplexity"
+        "accuracy, greedy (%)", "accuracy, sampled (%)", "perplexity"
     ]  # fmt: skip
     drawn = lines(axes[0])
     assert drawn["T-SPIN"] == ([0, 1, 2], pytest.approx([41, 47, 53]))

@@ -35,7 +35,7 @@ def started(monkeypatch):
         return []
 
     monkeypatch.setattr(algorithm, "run", run)
-    monkeypatch.setattr("tspin.tools.terminal.results_table", lambda rows: "")
+    monkeypatch.setattr("tspin.tracking.summary.text", lambda folder, rows, commands: "")
     return runs
 
 

@@ -19,6 +19,7 @@ import yaml
 from omegaconf import OmegaConf
 from support.waiting import until
 
+from analysis.report import catalogue, report
 from tspin.cli import arguments, sweep
 from tspin.cli.command import check
 from tspin.cli.compose import typed as as_run
@@ -26,7 +27,7 @@ from tspin.cli.folders import CONF, SWEEPS, root
 from tspin.config.load import dump
 from tspin.config.schedules import at
 from tspin.runs.artifacts import RunDir
-from tspin.tools.files import read_json, write_json, write_text
+from tspin.tools.files import owner, read_json, write_json, write_text
 from tspin.tracking.replay import eval_key
 
 ROOT = root()
@@ -434,6 +435,22 @@ def test_time_in_the_unit_people_would_use(seconds, text):
     assert sweep.duration(seconds) == text
 
 
+def test_points_in_other_processes_are_counted_where_that_is_new(runs, caplog):
+    """Done by their files, running by who holds their folder."""
+    caplog.set_level("INFO", "tspin")
+    one, other = runs("loss=tspin,spin", "selfplay.iterations=1", "selfplay.share=false")
+    watch = sweep.Watch([one, other])
+    with owner(other.folder.path):
+        watch.look()
+        watch.look()
+        finish(one, 0)
+        watch.look()
+    assert caplog.messages == [
+        f"0 of 2 points done, 1 running: {other.run.name}",
+        f"1 of 2 points done, 1 running: {other.run.name}",
+    ]
+
+
 def test_the_summary_by_hand(runs):
     tspin, wo_ha, spin = found = runs("loss=tspin,wo_ha,spin", "selfplay.iterations=2")
     finish(tspin, 0)
@@ -441,19 +458,48 @@ def test_the_summary_by_hand(runs):
     finish(wo_ha, 0, source=f"{tspin.run.name}/iter_0")
     finish(wo_ha, 1)
     out = tspin.folder.iteration(1).evaluation
-    write_json(out, {"heldout": {"exact_match,greedy": {"value": 0.5}}, "average": {"value": 0.25}})
+    half = {"exact_match,greedy": {"value": 0.5, "stderr": None, "n": 100}}
+    write_json(out, {"heldout": half, "average": {"value": 0.25}})
     for point in (tspin, wo_ha):
         write_json(point.folder.base.evaluation, {})
         write_json(point.folder.proto.manifest, {})
+    half = ["50.0%", "[40.4,", "59.6]"]  # Wilson, 50 of 100
     text = sweep.plan("x", found).summary({spin.run.name: "out of luck"})
     rows = [line.split() for line in text.splitlines()]
     assert rows[1] == ["point", "loss", "state", "average", "accuracy", "minutes", "why"]
-    assert rows[3] == ["1", "tspin", "done", "0.25", "0.5", "2", "-"]  # 12 + 108 s
+    assert rows[3] == ["1", "tspin", "done", "0.25", *half, "2", "-"]  # 12 + 108 s
     assert rows[4] == ["2", "wo_ha", "done", "-", "-", "0.2", "-"]  # 12 s: the other is not its own
     assert rows[5] == ["3", "spin", "failed", "-", "-", "0", "out", "of", "luck"]
-    assert text.endswith(
+    shared, figure = text.split("\n\n")[-2:]  # one point with a number is no best one
+    assert shared == (
         "shared: 1 iteration (12 s where they were trained), 1 base evaluation, 1 set of y0"
     )
+    assert (
+        figure == f"its figure: python -m analysis comparison runs={tspin.run.runs_dir} out=report"
+    )
+
+
+@pytest.mark.parametrize(
+    ("metric", "number", "loss"), [("exact_match,greedy", 2, "spin"), ("perplexity", 1, "tspin")]
+)
+def test_the_best_point_is_the_one_whose_main_number_is(runs, metric, number, loss):
+    """More right answers; less perplexity. Points with different ones have no best."""
+    found = runs("loss=tspin,spin", "selfplay.iterations=1")
+    for point, value in zip(found, (0.2, 0.5), strict=True):
+        finish(point, 0)
+        estimate = {"value": value, "stderr": None, "n": 100}
+        write_json(point.last.evaluation, {"heldout": {metric: estimate}})
+    line = sweep.plan("x", found).best()
+    assert line.startswith(f"best of 2: point {number} (loss={loss}), held-out ")
+    other = {"value": 0.2, "stderr": None, "n": 100}
+    write_json(found[0].last.evaluation, {"heldout": {"exact_match,sampled": other}})
+    assert sweep.plan("x", found).best() is None
+
+
+@pytest.mark.parametrize("name", [*NAMES, "multirun"])
+def test_every_sweep_ends_with_a_figure_that_analysis_knows(runs, name):
+    command = sweep.plan(name, runs("seed=0,1")).figure_command().split()
+    assert command[3] in (report.ALL, *catalogue.NAMES)
 
 
 @pytest.mark.parametrize(

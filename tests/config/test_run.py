@@ -538,6 +538,7 @@ FREE = {
     "compute.parallel": "fsdp2",
     "compute.deterministic": True,
     "evals.template": "run",
+    **dict.fromkeys(("track.tensorboard", "track.mlflow", "track.trackio"), True),
     **dict.fromkeys(("evals.batch_size", "evals.limit", "evals.max_length"), 3),
 }
 FREE_KEYS = sorted(key for key in flatten(dump(composed())) if key.startswith(IDENTITY_FREE))

@@ -27,7 +27,7 @@ from tspin.stages.score import score
 from tspin.stages.train import train
 from tspin.tools.files import read_json, write_json
 from tspin.tools.parquet import read_rows
-from tspin.tracking.wandb import Identity, Tracker
+from tspin.tracking.tracker import Tracker
 from tspin.training import throughput
 from tspin.training.cut import Cut
 from tspin.training.optimizer import build_optimizer
@@ -43,7 +43,6 @@ LORA = RUN.model.lora
 EXACT = replace(RUN.compute, dtype="float64", micro_batch=2, save_seconds=0)
 OPTIM = replace(RUN.optim, lr=1e-2, batch_size=4, epochs=1, max_grad_norm=None)
 ROLES = ("annotated", "synthetic", "proto")
-NOBODY = Identity(project="x", entity=None, name="x", group="x", job_type="x", tags=(), config={})
 WARM = micro.folder("warm")
 TRIPLETS = random_triplets(4)
 
@@ -73,7 +72,7 @@ def stacked(policy, triplets=TRIPLETS):
 
 
 def teach(policy, out, *, loss=None, reference=None, triplets=TRIPLETS):
-    with Tracker(NOBODY, mode="none", folder=out, run_id="x") as tracker:
+    with Tracker([]) as tracker:
         recipe = Recipe(
             loss=loss or SFT(), reference=reference, optim=OPTIM, compute=EXACT, seed=0, t=1
         )

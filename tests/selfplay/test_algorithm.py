@@ -208,7 +208,8 @@ def test_the_table_says_how_fast_it_was_and_where_the_time_went(runs):
         steps = StepLog.read(folder.iteration(t).metrics)
         speed = sum(s["num_tokens"] for s in steps) / sum(s["seconds"] for s in steps)
         assert row["tokens_per_second"] == pytest.approx(speed, rel=1e-9)
-        assert 0 < row["useful_tokens_per_second"] < speed and row["flop_utilisation"] > 0
+        assert 0 < row["useful_tokens_per_second"] < speed
+        assert all(0 < step["flop_utilisation"] <= 1 for step in steps)
         assert row["padding_share"] == 0  # the packed path
         stages = [key.removeprefix("seconds_") for key in row if key.startswith("seconds_")]
         whole = sum(row[f"seconds_{stage}"] for stage in stages)

@@ -34,15 +34,14 @@ from tspin.stages.evaluate import Grader, evaluate
 from tspin.stages.generate import generate
 from tspin.stages.score import score, write_scores
 from tspin.tools import files
-from tspin.tracking.wandb import Identity, Tracker
+from tspin.tracking.tracker import Tracker
 from tspin.training import shards, step
 from tspin.training.recipe import Recipe
 
 RUN = compose("compute.device=cpu")
 OPTIM = replace(RUN.optim, lr=1e-3, batch_size=4, epochs=2, max_grad_norm=1.0)
 COMPUTE = replace(RUN.compute, micro_batch=1, save_seconds=1e9)
-NOBODY = Identity(project="x", entity=None, name="x", group="x", job_type="x", tags=(), config={})
-TRACKER = Tracker(NOBODY, mode="none", folder=Path(), run_id="x")
+TRACKER = Tracker([])
 TRIPLETS = random_triplets(9, seed=1)  # batches of 4, 4 and 1: one process alone has the last
 STEPS = 6
 LONGEST = float(os.environ.get("TSPIN_LONGEST", "300"))  # seconds of a case

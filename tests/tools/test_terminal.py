@@ -1,16 +1,13 @@
 """What a terminal, or a log, shows of a run: progress and tables. No model and no torch."""
 
-import fcntl
 import logging
 import os
-import pty
 import re
-import struct
 import subprocess
 import sys
-import termios
 
 import pytest
+from support.terminal import on_a_terminal
 
 from tspin.tools.terminal import progress, results_table, table
 
@@ -115,25 +112,10 @@ with progress(4, "train", "step", initial=1) as bar:
         bar.update(1, loss=0.51234)
     logging.getLogger("tspin").info("a line beside the bar")
 """
-    leader, follower = pty.openpty()
-    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
-    process = subprocess.Popen([sys.executable, "-c", code], stderr=follower, stdout=follower)
-    os.close(follower)
-    shown = b""
-    while chunk := read_terminal(leader):
-        shown += chunk
-    os.close(leader)
-    assert process.wait(timeout=30) == 0, shown
-    assert b"4/4" in shown and b"step/s" in shown and b"loss 0.5123" in shown
-    assert b"INFO:tspin:a line beside the bar\r\n" in shown
-    assert b"train: 4/4 (" not in shown  # no log lines besides
-
-
-def read_terminal(leader):
-    try:
-        return os.read(leader, 4096)
-    except OSError:  # how Linux says that the other side is closed
-        return b""
+    shown = on_a_terminal(code)
+    assert "4/4" in shown and "step/s" in shown and "loss 0.5123" in shown
+    assert "INFO:tspin:a line beside the bar\r\n" in shown
+    assert "train: 4/4 (" not in shown  # no log lines besides
 
 
 # --- the table -------------------------------------------------------------------------------

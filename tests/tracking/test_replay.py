@@ -17,11 +17,11 @@ from support.tiny import compose, play
 from analysis.wandb import sync
 from analysis.wandb.sync import Content
 from tspin.config.load import dump
+from tspin.objectives.contingency import CELLS
 from tspin.runs.artifacts import RunDir
 from tspin.runs.metrics import StepLog
 from tspin.tools.files import SHA256, read_json, write_json, write_jsonl
 from tspin.tracking import replay
-from tspin.tracking.wandb import CELLS
 
 pytestmark = pytest.mark.runs
 

@@ -11,8 +11,12 @@ import pytest
 import wandb
 from support.offline import of, recorded
 
+from tspin.objectives.contingency import CELLS
 from tspin.runs.metrics import StepLog
-from tspin.tracking.wandb import CELLS, AlreadyThere, Identity, Tracker, contingency_figure
+from tspin.tracking.figures import contingency_figure
+from tspin.tracking.tracker import Tracker
+from tspin.tracking.view import Identity
+from tspin.tracking.wandb import AlreadyThere, Wandb
 
 COUNTS = {"both": 6, "reward_only": 3, "logp_only": 1, "neither": 2, "tied_reward": 1}
 
@@ -106,18 +110,22 @@ def home(tmp_path, monkeypatch):
     return folder
 
 
-def tracker(folder, run_id="run-a", *, mode="offline", seed=0, **options):
+def tracker(folder, run_id="run-a", *, mode="offline", seed=0, strict=False, **options):
     identity = replace(IDENTITY, name=f"name of {run_id}", config=IDENTITY.config | {"seed": seed})
-    return Tracker(identity, mode=mode, folder=folder, run_id=run_id, **options)
+    backend = Wandb(identity, mode=mode, folder=folder, run_id=run_id, **options)
+    return Tracker([backend], strict=strict)
 
 
 SCRIPT = """
 import sys
 from pathlib import Path
-from tspin.tracking.wandb import Identity, Tracker
+from tspin.tracking.tracker import Tracker
+from tspin.tracking.view import Identity
+from tspin.tracking.wandb import Wandb
 about = dict(project="p", entity=None, name="a", group="a", job_type="a", tags=(), config={})
-def tracker(mode):
-    return Tracker(Identity(**about), mode=mode, folder=Path(sys.argv[1]), run_id="a")
+def tracker(*modes):
+    of = dict(folder=Path(sys.argv[1]), run_id="a")
+    return Tracker([Wandb(Identity(**about), mode=mode, **of) for mode in modes])
 """
 
 
@@ -223,10 +231,14 @@ def log_everything(view):
     view.log_iteration(0, {"loss": 1.0})
     view.log_contingency(0, "train", COUNTS)
     view.log_samples(0, [{"prompt": "x"}])
+    view.log_histograms(0, {"train/logps/annotated": [-1.0, -2.0]})
     view.log_evaluation(0, {"average": 0.5})
+    view.alert("cut", "all of them")
 
 
-@pytest.mark.parametrize("where", ["init", "Run.log", "Run.finish", "Table", "Image"])
+@pytest.mark.parametrize(
+    "where", [*("init", "Run.log", "Run.finish"), *("Table", "Image", "Histogram", "Run.alert")]
+)
 def test_wandb_that_fails_gives_one_warning_and_never_stops(tmp_path, monkeypatch, caplog, where):
     owner = wandb.Run if where.startswith("Run.") else wandb
     with monkeypatch.context() as patch:
@@ -288,9 +300,9 @@ def test_an_error_of_ours_is_not_swallowed(tmp_path):
 
 
 @pytest.mark.process
-def test_mode_none_does_nothing_and_imports_no_wandb(tmp_path):
+def test_no_tracker_does_nothing_and_imports_no_wandb(tmp_path):
     done = script(
-        "with tracker('none') as view:\n"
+        "with tracker() as view:\n"
         "    view.log_step({'step': 0, 'global_step': 0, 'loss': 1.0})\n"
         "    view.log_iteration(0, {'loss': 1.0})\n"
         f"    view.log_contingency(0, 'train', {COUNTS!r})\n"

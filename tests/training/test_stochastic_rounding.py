@@ -19,7 +19,7 @@ from tspin.runs.metrics import StepLog
 from tspin.stages.score import score
 from tspin.stages.train import train
 from tspin.tools.parquet import read_rows
-from tspin.tracking.wandb import Identity, Tracker
+from tspin.tracking.tracker import Tracker
 from tspin.training.cut import Cut
 from tspin.training.optimizer import build_optimizer
 from tspin.training.parallel import Strategy
@@ -31,7 +31,6 @@ from tspin.training.train_state import load_state, save_state
 RUN = compose("compute.device=cpu")
 OPTIM = replace(RUN.optim, lr=1e-3, batch_size=4, epochs=1, max_grad_norm=None)
 COMPUTE = replace(RUN.compute, micro_batch=2, save_seconds=0)
-NOBODY = Identity(project="x", entity=None, name="x", group="x", job_type="x", tags=(), config={})
 MODES = ("fp32_master", "bf16_stochastic", "fp32")
 BF16 = "bf16_stochastic"
 
@@ -50,7 +49,7 @@ def recipe(precision, *, loss=None, reference=None, **optim):
 
 
 def teach(policy, triplets, out, precision, **options):
-    with Tracker(NOBODY, mode="none", folder=out, run_id="x") as tracker:
+    with Tracker([]) as tracker:
         train(
             policy, triplets, Iteration(out), recipe(precision, **options), tracker=tracker,
             steps_before=0, label="test",

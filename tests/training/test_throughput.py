@@ -74,9 +74,27 @@ def test_an_architecture_that_cannot_be_counted_has_no_estimate():
     assert throughput._work(MambaForCausalLM(shape)) is None
 
 
+def test_no_step_uses_more_than_there_is():
+    """1e6 operations a second were measured; a step that does more shows that there is more, and
+    the next one, at half its speed, uses half of that."""
+    speed = Speed(random_policy(), ROLES)
+    shares = [speed.of_step([ONE], CUT, t)["flop_utilisation"] for t in (1e-3, 2e-3, 5e-4, 1e-3)]
+    assert shares == [1, 0.5, 1, 0.5]
+
+
+def test_the_peak_is_the_best_of_sizes_and_of_numbers_of_threads(monkeypatch):
+    monkeypatch.undo()
+    rates = {(256, 1): 40e9, (1024, 1): 30e9, (256, 2): 4e9, (1024, 2): 60e9}
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(throughput, "_rate", lambda size, threads, *_: rates[size, threads])
+    assert throughput.matmul_rate.__wrapped__(torch.device("cpu"), torch.float32) == 60e9
+    rates[256, 1] = 80e9  # two threads that wait for each other are slower than one
+    assert throughput.matmul_rate.__wrapped__(torch.device("cpu"), torch.float32) == 80e9
+
+
 def test_a_peak_is_measured_once(monkeypatch):
     monkeypatch.undo()
-    monkeypatch.setitem(throughput.SIZE, "cpu", 64)
+    monkeypatch.setitem(throughput.SIZES, "cpu", (32, 64))
     state = torch.get_rng_state()
     one, two = (throughput.matmul_rate(torch.device("cpu"), torch.float32) for _ in range(2))
     assert one == two > 0

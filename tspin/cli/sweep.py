@@ -7,10 +7,13 @@ on, and one that is complete says so at once. Which iterations are equal by defi
 
 from __future__ import annotations
 
+import logging
+import re
+import shlex
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +21,20 @@ from typing import Any
 from tspin.cli.arguments import key
 from tspin.config.identity import IDENTITY_FREE
 from tspin.config.load import dump
-from tspin.runs import benchmarks
+from tspin.runs import benchmarks, comparison, evaluation
 from tspin.runs.artifacts import Iteration
 from tspin.runs.point import Kind, Point, facts_of, others
-from tspin.tools.files import read_json
-from tspin.tools.terminal import table
+from tspin.tools.files import is_owned, read_json
+from tspin.tools.run_progress import repeating
+from tspin.tools.terminal import LOG_SECONDS, duration, table
 
+log = logging.getLogger("tspin")
 ITERATIONS = "selfplay.iterations"  # in the tables anyway: "1 of 2"
-COLUMNS = ("point", "run", "state", "iterations", "shared", "average", "accuracy", "minutes", "why")
+# sweep -> what `python -m analysis` shows it as; the others are called as their figure is
+FIGURE = re.compile(r"(figure|table)\d")
+FIGURES = {"alpha_beta": "figure4c", "tune": "tuning", "paper": "all", "miniature": "all"}
+COLUMNS = ("point", "run", "state", "iterations", "shared", "average", "accuracy", "perplexity",
+           "minutes", "why")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -146,15 +155,39 @@ class Plan:
         return table("Points", rows, first=("point",))
 
     def summary(self, failed: Mapping[str, str]) -> str:
-        """The table at the end and what sharing saved. failed: name of a run -> why, in one line"""
+        """The end of a sweep: its table, what sharing saved, the best point, the command for its
+        figure. failed: name of a run -> why, in one line
+        """
         rows = []
         for item, row in zip(self.items, self._differences(), strict=True):
             own = [step.seconds for step in item.steps if step.source is None]
             row["state"] = "failed" if item.name in failed else _state(item)
-            row |= _worth(item.point.folder.iteration(item.point.iterations[-1]))
+            row |= _worth(item.point.last)
             row["minutes"] = round(sum(filter(None, own)) / 60, 2)
             rows.append(row | {"why": failed.get(item.name)})
-        return f"{table(self.name, rows, first=('point',))}\n\n{self.saving()}"
+        parts = [table(self.name, rows, first=("point",)), self.saving(), self.best()]
+        return "\n\n".join([*filter(None, parts), f"its figure: {self.figure_command()}"])
+
+    def best(self) -> str | None:
+        """The point with the best main held-out number, in a line; None where points cannot be
+        compared by one."""
+        worths = [(comparison.worth(item.point.last), item) for item in self.items]
+        known = [(worth, item) for worth, item in worths if worth is not None]
+        if len(known) < 2 or len({worth.metric for worth, _ in known}) > 1:
+            return None
+        sign = 1 if evaluation.MAIN[known[0][0].metric] else -1
+        worth, item = max(known, key=lambda pair: sign * pair[0].value)
+        row = next(row for row in self._differences() if row["point"] == item.number)
+        words = ", ".join(f"{key}={value}" for key, value in row.items() if key != "point")
+        return (
+            f"best of {len(known)}: point {item.number} ({words}), held-out {worth.name} {worth}; "
+            "95% intervals over prompts"
+        )
+
+    def figure_command(self) -> str:
+        figure = FIGURES.get(self.name, self.name if FIGURE.match(self.name) else "comparison")
+        folder = shlex.quote(str(self.points[0].run.folder.parent))
+        return f"python -m analysis {figure} runs={folder} out=report"
 
     def saving(self) -> str:
         """What was shared, and how long it took where it was made."""
@@ -221,6 +254,29 @@ def plan(name: str, points: Sequence[Point]) -> Plan:
     return Plan(name, tuple(items), frozenset(leaders), timed)
 
 
+class Watch:
+    """Points that run in other processes: a line about them where it says something new."""
+
+    def __init__(self, points: Sequence[Point]) -> None:
+        self._points, self._line = points, ""
+
+    def look(self) -> None:
+        done = sum(point.last.done.exists() for point in self._points)
+        running = [point.run.name for point in self._points if is_owned(point.folder.path)]
+        line = f"{done} of {_count(len(self._points), 'point')} done, {len(running)} running"
+        line = ": ".join(filter(None, [line, ", ".join(running)]))
+        if line != self._line:
+            self._line = line
+            log.info("%s", line)
+
+
+@contextmanager
+def watched(points: Sequence[Point]) -> Iterator[None]:
+    """Inside, a line about the points every LOG_SECONDS, where it says something new."""
+    with repeating(Watch(points).look, every=LOG_SECONDS):
+        yield
+
+
 def announce(points: Sequence[Point]) -> None:
     """Claims the folders of points that share, but keep not all of their checkpoints.
 
@@ -246,13 +302,13 @@ def _lacks_benchmarks(point: Point) -> bool:
         return True
 
 
-def _worth(out: Iteration) -> dict[str, float | None]:
-    """The average of the benchmarks and the held-out accuracy, as far as they are there."""
+def _worth(out: Iteration) -> dict[str, Any]:
+    """The average of the benchmarks and the main held-out number, as far as they are there."""
     if not out.evaluation.exists():
         return {}
-    facts = read_json(out.evaluation)
-    accuracy = facts.get("heldout", {}).get("exact_match,greedy", {})
-    return {"average": facts.get("average", {}).get("value"), "accuracy": accuracy.get("value")}
+    worth = comparison.worth(out)
+    average = read_json(out.evaluation).get("average", {}).get("value")
+    return {"average": average} | ({} if worth is None else {worth.name: str(worth)})
 
 
 # --- saying --------------------------------------------------------------------------------------
@@ -267,11 +323,3 @@ def _state(item: Item) -> str:
 
 def _count(num: int, what: str) -> str:
     return f"{num} {what}" + ("" if num == 1 else "s")
-
-
-def duration(seconds: float) -> str:
-    """In the unit that people would use."""
-    for size, unit in ((3600, "h"), (60, "min")):
-        if seconds >= 1.5 * size:
-            return f"{seconds / size:.{0 if seconds >= 10 * size else 1}f} {unit}"
-    return f"{seconds:.0f} s"

@@ -16,6 +16,9 @@ from tspin.tools.files import digest, flatten
 
 IDENTITY_FREE = (
     "track.wandb",
+    "track.tensorboard",
+    "track.mlflow",
+    "track.trackio",
     "track.project",
     "track.entity",
     "track.group",

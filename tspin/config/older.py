@@ -17,6 +17,9 @@ ADDED: dict[str, Any] = {
     "compute.deterministic": False,
     "data.rounds": "first",
     "data.system": "error",
+    "track.tensorboard": False,
+    "track.mlflow": False,
+    "track.trackio": False,
 }
 """Keys that came after the first runs, each at the value where a run is what it was without it."""
 

@@ -189,6 +189,9 @@ class EvalsConfig:
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class TrackConfig:
     wandb: Literal["online", "offline", "none"]
+    tensorboard: bool
+    mlflow: bool
+    trackio: bool
     project: str
     entity: str | None
     group: str | None

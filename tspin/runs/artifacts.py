@@ -36,7 +36,7 @@ from tspin.tools.parquet import each_row, read_rows
 # model.safetensors (SAFE_WEIGHTS_NAME; above 5 GB parts and an index of them), the tokenizer's;
 # or peft's, where adapters are trained (policy.adapters); tools.files.SUMS stands beside them.
 CHECKPOINT, TRAIN_STATE = "checkpoint", "train_state"
-TRACKER = "wandb"  # folder of the tracker in a run
+TRACKERS = ("wandb", "tensorboard", "mlflow", "trackio")  # their folders in a run
 MIRROR = "mirror.json"  # what a copy of a run folder holds
 
 HISTORY = pa.list_(pa.list_(pa.string()))
@@ -230,6 +230,11 @@ class RunDir:
 
     def iteration(self, t: int) -> Iteration:
         return Iteration(self.path / f"iter_{t}")
+
+    def tracker(self, name: str) -> Path:
+        """What one of TRACKERS keeps of the run: a view, no part of it."""
+        assert name in TRACKERS, name
+        return self.path / name
 
     def first_metrics(self) -> Path:
         """metrics.jsonl of the earliest iteration: where the run began."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tspin.config.run import SyncConfig
-from tspin.runs.artifacts import CHECKPOINT, TRACKER, TRAIN_STATE, Iteration, RunDir
+from tspin.runs.artifacts import CHECKPOINT, TRACKERS, TRAIN_STATE, Iteration, RunDir
 from tspin.runs.store import (
     Record,
     Store,
@@ -240,7 +240,7 @@ class Mirror:
         if CHECKPOINT in inside and self.sync.checkpoints != "all":
             last = self.sync.checkpoints == "last"
             return last and Iteration(self.folder.path / first).t >= newest
-        return first not in (TRACKER, self.folder.heartbeat.name, self.folder.errors.name)
+        return first not in (*TRACKERS, self.folder.heartbeat.name, self.folder.errors.name)
 
     def _kept(self, name: str) -> bool:
         """Whether the store keeps what is not here any more.

@@ -51,6 +51,11 @@ class Point:
         return RunDir(self.run.folder)
 
     @property
+    def last(self) -> Iteration:
+        """The iteration whose policy is the point's result."""
+        return self.folder.iteration(self.iterations[-1])
+
+    @property
     def iterations(self) -> range:
         first = 0
         if self.run.selfplay.start_from is not None:

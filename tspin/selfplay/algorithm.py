@@ -23,8 +23,8 @@ from tspin.distributed.failure import stopping_together
 from tspin.distributed.world import World, join
 from tspin.policy import determinism, dtypes, policy
 from tspin.policy.policy import Policies
-from tspin.runs import heartbeat, mirror, provenance, retention
-from tspin.runs.artifacts import RunDir
+from tspin.runs import comparison, heartbeat, mirror, provenance, retention
+from tspin.runs.artifacts import Iteration, RunDir
 from tspin.runs.start import first_iteration
 from tspin.selfplay import preflight
 from tspin.selfplay.base_evaluation import base_evaluation
@@ -35,8 +35,9 @@ from tspin.selfplay.session import Session
 from tspin.selfplay.twin import linked_or
 from tspin.stages.prepare import prepare
 from tspin.tools.files import check_sums, read_json, remove
-from tspin.tracking import replay, report, sessions
-from tspin.tracking.wandb import Tracker
+from tspin.tools.run_progress import RunProgress, run_progress
+from tspin.tracking import backends, replay, report, sessions
+from tspin.tracking.tracker import Tracker
 from tspin.training import throughput
 
 log = logging.getLogger("tspin")
@@ -45,20 +46,25 @@ log = logging.getLogger("tspin")
 def play(session: Session) -> None:
     """Algorithm 1: theta_1 .. theta_T from theta_0."""
     cfg, folder, world = session.cfg, session.folder, session.world
-    if cfg.samples:
-        proto_synthetic(session)  # y0 ~ pi_theta_0, once
-    base_evaluation(session)
-    world.main(session.push)
-    for t in range(first_iteration(cfg), cfg.selfplay.iterations):
-        out = folder.iteration(t)
-        fresh = not world.exists(out.done)
-        if fresh:
-            linked_or(play_iteration, session, t)
-        label = f"iteration {t}: benchmarks"
-        if session.benchmark(out.checkpoint, out, label=label) or fresh:
-            replay.evaluation(out, t + 1, session.tracker)
-        world.main(retention.prune, cfg, folder)
+    first, total = first_iteration(cfg), cfg.selfplay.iterations
+    with run_progress(total, initial=first, show=world.is_main) as progress:
+        if cfg.samples:
+            proto_synthetic(session)  # y0 ~ pi_theta_0, once
+        base_evaluation(session)
+        world.main(_show, progress, folder.base, "base")
         world.main(session.push)
+        for t in range(first, total):
+            out = folder.iteration(t)
+            fresh = not world.exists(out.done)
+            if fresh:
+                linked_or(play_iteration, session, t)
+            label = f"iteration {t}: benchmarks"
+            if session.benchmark(out.checkpoint, out, label=label) or fresh:
+                replay.evaluation(out, t + 1, session.tracker)
+            progress.finish_iteration()
+            world.main(_show, progress, out, f"iteration {t}")
+            world.main(retention.prune, cfg, folder)
+            world.main(session.push)
 
 
 def play_iteration(session: Session, t: int) -> None:
@@ -155,14 +161,17 @@ def _session(
     world.main(preflight.check_same_beginning, cfg, folder, inputs)
     world.main(_record, cfg, folder, world, command)
     run_id, whole = world.main(sessions.begin, folder, cfg.track.wandb)
-    with Tracker(
-        replay.identity(folder),
-        mode=cfg.track.wandb if world.is_main else "none",
-        folder=folder.path,
-        run_id=run_id,
-        whole=whole,
-    ) as tracker:
+    shown = backends.of_launch(cfg.track, folder, run_id, whole=whole) if world.is_main else []
+    with Tracker(shown) as tracker:
         yield Session(cfg, folder, world, policies, inputs, tracker, push)
+
+
+def _show(progress: RunProgress, out: Iteration, name: str) -> None:
+    """The main held-out number of a policy, as soon as it is known."""
+    worth = comparison.worth(out)
+    if worth is not None:
+        progress.show(f"{worth.name} {worth.number} ({name})")
+        log.info("%s: held-out %s %s", name, worth.name, worth)
 
 
 def _record(cfg: Run, folder: RunDir, world: World, command: list[str]) -> None:

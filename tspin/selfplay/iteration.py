@@ -12,7 +12,7 @@ from tspin.selfplay.session import Session
 from tspin.stages.score import write_contingency, write_scores
 from tspin.tools.files import link, read_json, write_json
 from tspin.tools.parquet import each_row
-from tspin.tracking import health, replay, report
+from tspin.tracking import replay, report
 from tspin.training.cut import Cut
 from tspin.training.recipe import Recipe
 
@@ -34,13 +34,7 @@ class IterationStages:
             with session.timed(self.out, "generate"):
                 start, facts = self.inputs.start_of(self.t), {"t": self.t}
                 session.generate(start, out, self.t, label=self._label("generate"), facts=facts)
-        annotated = {row["id"]: row["annotated_ids"] for row in self.inputs.prompts}
-        num_same, reasons = 0, []
-        for row in out.each("id", "response_ids", "finish_reason"):
-            num_same += row["response_ids"] == annotated[row["id"]]
-            reasons.append(row["finish_reason"])
-        same = health.identical(num_same, len(reasons))
-        session.warn(self.t, {"cut": health.cut(reasons), "same": same})
+        session.warn(self.t, report.sample_warnings(session.folder, self.t))
 
     def score_reference(self, triplets: Sequence[Triplet]) -> None:
         """log pi_theta_t over the batches that training begins with, then over the held-out."""

@@ -33,7 +33,7 @@ from tspin.stages.score import score
 from tspin.stages.train import train
 from tspin.tools import activity
 from tspin.tools.files import check_sums, read_json, write_json
-from tspin.tracking.wandb import Tracker
+from tspin.tracking.tracker import Tracker
 from tspin.training.recipe import Recipe
 
 log = logging.getLogger("tspin")
@@ -200,3 +200,4 @@ class Session:
                 self._warned.add(kind)
                 log.warning("iteration %d: %s", t, message)
                 activity.warn(kind, f"iteration {t}: {message}")
+                self.tracker.alert(kind, f"iteration {t}: {message}")

@@ -21,7 +21,7 @@ from tspin.runs.metrics import StepLog
 from tspin.tools import signals
 from tspin.tools.files import remove
 from tspin.tools.terminal import progress
-from tspin.tracking.wandb import Tracker
+from tspin.tracking.tracker import Tracker
 from tspin.training import shards
 from tspin.training.cut import Cut
 from tspin.training.optimizer import Optimizer, build_optimizer

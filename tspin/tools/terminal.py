@@ -85,8 +85,9 @@ def progress(
         with Progress(**facts, disable=True) as bar:
             yield bar
     elif sys.stderr.isatty():
-        # Log lines of the stage go above the bar instead of through it.
-        with logging_redirect_tqdm(), Progress(**facts, dynamic_ncols=True) as bar:
+        # Log lines of the stage go above the bar instead of through it. leave=None: where it stands
+        # below the bar of a whole run it goes when it is done.
+        with logging_redirect_tqdm(), Progress(**facts, leave=None, dynamic_ncols=True) as bar:
             yield bar
     else:
         pace = {"mininterval": LOG_SECONDS, "delay": LOG_SECONDS, "miniters": 1, "smoothing": 0}
@@ -231,6 +232,14 @@ def _plain(grid: Table, width: int) -> str:
 def rate_text(rate: float, unit: str) -> str:
     """Units per second, or seconds per unit for what is slower than that."""
     return f"{1 / rate:.3g} s/{unit}" if 0 < rate < 1 else f"{rate:.3g} {unit}/s"
+
+
+def duration(seconds: float) -> str:
+    """In the unit that people would use."""
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.{0 if seconds >= 10 * size else 1}f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def _show(value: Any) -> str:

@@ -1,7 +1,7 @@
 """What the files of a run say, told to a View (tracking): live, for linked iterations, afterwards.
 
-One road for all three, so that W&B can be rebuilt from the files alone. No torch. A file that is
-not what `artifacts` promises is a ValueError that names it.
+One road for all three, so that every tracker can be rebuilt from the files alone. No torch. A file
+that is not what `artifacts` promises is a ValueError that names it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,13 @@ import yaml
 
 from tspin.config.load import dump, load
 from tspin.config.run import Run
+from tspin.objectives.contingency import CELLS
 from tspin.runs.artifacts import Iteration, RunDir
 from tspin.runs.metrics import StepLog
 from tspin.tools.files import digest, flatten, read_json
-from tspin.tracking.wandb import CELLS, Identity, View
+from tspin.tools.parquet import each_row
+from tspin.tracking import report
+from tspin.tracking.view import Identity, View
 
 _MAX_NAME = 128  # characters of a name or a group in W&B
 
@@ -60,6 +63,7 @@ def run(folder: RunDir, view: View) -> bool:
     for t in range(num_iterations):
         steps(folder, t, view)
         iteration(folder, t, view)
+        alerts(folder, t, view)
         evaluation(folder.iteration(t), t + 1, view)
     return folder.iteration(num_iterations - 1).done.exists()
 
@@ -72,7 +76,9 @@ def steps(folder: RunDir, t: int, view: View) -> None:
 
 
 def iteration(folder: RunDir, t: int, view: View) -> None:
-    """Means and contingency table by split, time by stage and samples after iteration t."""
+    """Means and contingency table by split, time by stage, distributions and samples with their
+    rewards after iteration t.
+    """
     out = folder.iteration(t)
     scalars: dict[str, float] = {}
     if out.contingency.exists():
@@ -97,10 +103,24 @@ def iteration(folder: RunDir, t: int, view: View) -> None:
                 scalars |= {f"time_share/{stage}": share for stage, share in shares.items()}
     if scalars:
         view.log_iteration(t, scalars)
+    scores = _scores(out) if out.contingency.exists() else []
+    if scores:
+        view.log_histograms(t, _distributions(scores))
     if out.samples.exists():
         with reading(out.samples), out.samples.open(encoding="utf-8") as lines:
             rows = [json.loads(line) for line in lines]
+            of_rows = _of_rows(scores, {row["id"] for row in rows})
+            rows = [row | of_rows.get(row["id"], {}) for row in rows]
         view.log_samples(t, rows)
+
+
+def alerts(folder: RunDir, t: int, view: View) -> None:
+    """What is wrong with iteration t, in plain words, once it is complete."""
+    if folder.iteration(t).done.exists():
+        messages = report.sample_warnings(folder, t) | report.warnings(folder, t)
+        for kind, message in messages.items():
+            if message is not None:
+                view.alert(kind, f"iteration {t}: {message}")
 
 
 def evaluation(out: Iteration, num_iterations: int, view: View) -> None:
@@ -147,6 +167,35 @@ def reading(path: Path) -> Iterator[None]:
 def _estimate(key: str, estimate: Mapping[str, Any]) -> dict[str, float]:
     values = {key: estimate["value"], f"{key}_stderr": estimate["stderr"]}
     return _finite({name: value for name, value in values.items() if value is not None})
+
+
+def _scores(out: Iteration) -> list[dict[str, Any]]:
+    if not out.scores.exists():
+        return []
+    with reading(out.scores):
+        return [*each_row(out.scores, "id", "split", "role", "logp", "reward")]
+
+
+def _distributions(scores: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """SPLIT/{rewards,logps}/ROLE -> one value a row; rewards where the objective has some."""
+    values: dict[str, list[float]] = {}
+    for row in scores:
+        values.setdefault(f"{row['split']}/logps/{row['role']}", []).append(row["logp"])
+        if row["reward"] is not None:
+            values.setdefault(f"{row['split']}/rewards/{row['role']}", []).append(row["reward"])
+    return values
+
+
+def _of_rows(
+    scores: Sequence[Mapping[str, Any]], ids: set[str]
+) -> dict[str, dict[str, float | None]]:
+    """Prompt id -> logp_ROLE and reward_ROLE of the rows that are shown."""
+    values: dict[str, dict[str, float | None]] = {}
+    for row in scores:
+        if row["id"] in ids:
+            of_role = {f"logp_{row['role']}": row["logp"], f"reward_{row['role']}": row["reward"]}
+            values.setdefault(row["id"], {}).update(of_role)
+    return values
 
 
 def _metrics(path: Path) -> list[dict[str, Any]]:

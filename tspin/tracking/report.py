@@ -21,6 +21,7 @@ HELDOUT_COLUMNS = {
     "perplexity": "perplexity",
 }
 # Of metrics.jsonl, means over the time: tokens over seconds are tokens over seconds.
+ANNOTATED = ("id", "annotated_ids")
 SPEED_COLUMNS = (
     "tokens_per_second",
     "useful_tokens_per_second",
@@ -106,6 +107,19 @@ def samples(folder: RunDir, t: int, *, count: int) -> None:
     }
     rows = [row | {role: by_id[row["id"]] for role, by_id in responses.items()} for row in chosen]
     write_jsonl(out.samples, rows)
+
+
+def sample_warnings(folder: RunDir, t: int) -> dict[str, str | None]:
+    """What is wrong with the samples that iteration t trains on, likewise; nothing without any."""
+    out = folder.iteration(t).synthetic
+    if not out.exists():
+        return {}
+    annotated = {row["id"]: row["annotated_ids"] for row in each_row(folder.prompts, *ANNOTATED)}
+    num_same, reasons = 0, []
+    for row in out.each("id", "response_ids", "finish_reason"):
+        num_same += row["response_ids"] == annotated[row["id"]]
+        reasons.append(row["finish_reason"])
+    return {"cut": health.cut(reasons), "same": health.identical(num_same, len(reasons))}
 
 
 def warnings(folder: RunDir, t: int) -> dict[str, str | None]:

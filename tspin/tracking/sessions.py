@@ -11,7 +11,7 @@ import secrets
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from tspin.runs.artifacts import TRACKER, RunDir
+from tspin.runs.artifacts import RunDir
 from tspin.tools.files import read_json, write_json
 
 Mode = Literal["online", "offline", "none"]
@@ -53,7 +53,7 @@ def _id(base: str, mode: Mode, earlier: list[Session]) -> str:
 
 def _unrecorded(folder: RunDir, base: str) -> Session:
     """The launches of a version that took no note of them: what they left in the folder."""
-    left = folder.path / TRACKER
+    left = folder.tracker("wandb")
     if any(left.glob(OFFLINE_RUNS)):
         return Session(base, "offline")
     return Session(base, "online" if any(left.glob("run-*")) else "none")

@@ -20,11 +20,17 @@ from tspin.training.cut import Cut
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-SIZE = {"cpu": 1024, "cuda": 8192}  # of the matrices that are multiplied to measure the machine
+# Of the matrices that are multiplied to measure the machine: one that fits its caches, a large one.
+SIZES = {"cpu": (256, 1024), "cuda": (4096, 8192)}
+REPEATS = 3  # of which the best counts: others may be disturbed
 
 
 class Speed:
-    """The speed of one training's steps, on `num_devices` that take part in each."""
+    """The speed of one training's steps, on `num_devices` that take part in each.
+
+    peak  operations a second that were seen to be possible: of matrix products, or of a step that
+          beat them (they were measured while others had the machine); no step is above it
+    """
 
     def __init__(self, policy: Policy, roles: Sequence[Role], *, num_devices: int = 1) -> None:
         self.roles = roles
@@ -45,8 +51,9 @@ class Speed:
             "seconds": seconds,
         }
         if self._work is not None:
-            flops = self._work.flops(batch, self.roles)
-            metrics["flop_utilisation"] = flops / seconds / self.peak
+            rate = self._work.flops(batch, self.roles) / seconds
+            self.peak = max(self.peak, rate)
+            metrics["flop_utilisation"] = rate / self.peak
         return metrics
 
 
@@ -107,11 +114,16 @@ def _pairs(triplet: Triplet, roles: Sequence[Role]) -> float:
 
 @cache
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations a second of a large matrix product there, measured once a process (tenths of a
-    second), so after the number of threads is set.
+    """Operations a second of the fastest matrix product there: of SIZES, by one thread and by all.
+
+    Measured once a process (tenths of a second), so after the number of threads is set.
     """
-    size = SIZE[device.type]
+    threads = {1, torch.get_num_threads()} if device.type == "cpu" else {torch.get_num_threads()}
+    return max(_rate(size, n, device, dtype) for size in SIZES[device.type] for n in threads)
+
+
+def _rate(size: int, num_threads: int, device: torch.device, dtype: torch.dtype) -> float:
     generator = torch.Generator(device).manual_seed(0)  # nobody else's random numbers are used up
     a = torch.randn(size, size, generator=generator, dtype=torch.float32, device=device).to(dtype)
-    timer = Timer("a @ a", globals={"a": a}, num_threads=torch.get_num_threads())
-    return 2 * size**3 / min(timer.timeit(1).mean for _ in range(3))  # some may be disturbed
+    timer = Timer("a @ a", globals={"a": a}, num_threads=num_threads)
+    return 2 * size**3 / min(timer.timeit(1).mean for _ in range(REPEATS))
