@@ -38,8 +38,8 @@ class SPACE(RelativeObjective):
 
     Self-play by noise-contrastive estimation (arXiv 2512.07175): y' is noise to be told from y,
     each by a reward of its own, mu samples of noise for one of data. Since s_mu(x) =
-    s(x - log mu), it is l(r_y - log mu) + mu l(log mu - r_y') with the logistic link l, and at mu = 1
-    the paired form of BCO with beta 1 (arXiv 2404.04656).
+    s(x - log mu), it is l(r_y - log mu) + mu l(log mu - r_y') with the logistic link l, and at
+    mu = 1 the paired form of BCO with beta 1 (arXiv 2404.04656).
     """
 
     mu: Positive
