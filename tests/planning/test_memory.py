@@ -3,7 +3,7 @@
 from support.tiny import compose
 
 from tspin.planning import shapes
-from tspin.planning.memory import PROMPT_TOKENS, memory
+from tspin.planning.memory import PROCESS, PROMPT_TOKENS, host, memory
 from tspin.sampling import decode
 
 RUN = compose(
@@ -33,3 +33,49 @@ def test_nothing_is_narrow_that_is_multiplied_as_it_is_held():
     for words in (["compute.dtype=float32"], ["optim.precision=bf16_stochastic"]):
         m = memory(shape, compose("model=zephyr", "compute=cuda", *words), device="cuda")
         assert m.inferring == m.loading == m.weights
+
+
+def gigabytes(*words, **options):
+    run = compose("model=zephyr", "compute=cuda", *words)
+    return memory(shapes.KNOWN[RUN.model.path], run, device="cuda", **options)
+
+
+def test_a_process_holds_all_weights_before_it_cuts_them_into_shards():
+    """29 GB in float32: more than 8 processes hold of weights, gradients and state together."""
+    m = gigabytes(gpus=8, sharding="fsdp2")
+    shape = shapes.KNOWN[RUN.model.path]
+    assert m.loading == 4 * shape.parameters
+    assert m.weights + m.gradients + m.state == 3 * 4 * shape.parameters / 8 < m.loading
+    assert m.training >= m.context + m.loading
+
+
+def test_what_is_whole_under_shards_by_stage():
+    """Of 218e6 weights a layer, 131e6 of a head and as many of an embedding in float32."""
+    shape = shapes.KNOWN[RUN.model.path]
+    three, two, one = (gigabytes(gpus=8, sharding="fsdp2", stage=stage) for stage in (3, 2, 1))
+    layer = shape.linear / 32
+    assert three.copies == two.copies == 0  # they are gathered in bfloat16
+    assert three.gathered == 2 * (2 * layer + shape.head)
+    assert two.gathered == one.gathered == 2 * (shape.linear + shape.head) + 4 * shape.head
+    assert three.unreduced == two.unreduced == (2 + 4) * layer
+    assert one.unreduced == two.unreduced + 4 * shape.parameters
+    assert three.training < two.training < one.training < 80e9
+
+
+def test_under_shards_adapters_are_whole_and_their_base_is_not():
+    shape = shapes.KNOWN[RUN.model.path]
+    m = gigabytes("lora=default", gpus=8, sharding="fsdp2")
+    assert m.weights == 2 * shape.parameters / 8 + 4 * 41_943_040
+    assert m.gradients == m.state == 4 * 41_943_040
+    assert m.unreduced == 0
+
+
+def test_a_training_state_passes_through_the_host():
+    """8 processes, and weights and one number a weight in float32: 58 GB."""
+    shape = shapes.KNOWN[RUN.model.path]
+    run = compose("model=zephyr", "compute=cuda")
+    assert host(shape, run, device="cuda", gpus=8) == 8 * PROCESS + 8 * shape.parameters
+    never = compose("model=zephyr", "compute=cuda", "compute.save_seconds=1e9")
+    assert host(shape, never, device="cuda", gpus=1) == PROCESS + 4 * shape.parameters
+    m = memory(shape, run, device="cpu", gpus=2)
+    assert host(shape, run, device="cpu", gpus=2) == 2 * m.peak

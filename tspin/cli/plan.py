@@ -179,7 +179,10 @@ def _largest(m: Memory) -> str:
 def _way_out(plan: Plan, columns: Mapping[str, Memory], card: Card) -> str:
     """What would fit into the card, or at least take less."""
     ways = {word: memory(plan.shape, run, device=plan.device) for word, run in plan.smaller.items()}
-    ways |= {f"compute=fsdp2 ({name})": m for name, m in columns.items() if "fsdp2" in name}
+    shards = {name: m for name, m in columns.items() if "fsdp2" in name}
+    if shards:
+        name = min(shards, key=lambda each: shards[each].peak)
+        ways[f"compute=fsdp2 on {name.split()[0]} processes"] = shards[name]
     fits = {word: m for word, m in ways.items() if m.peak <= card.memory}
     if fits:
         return f"what fits: {'; '.join(f'{w} ({_largest(m)})' for w, m in fits.items())}"
