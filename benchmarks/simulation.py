@@ -129,7 +129,7 @@ def as_on_a_card(device: Device) -> Iterator[None]:
             stack.enter_context(
                 mock.patch.dict(fused_head.CHUNK, {"cpu": fused_head.CHUNK["cuda"]})
             )
-        else:  # autocast asks for a card, which has to be none here
+        else:  # autocast, the choice of a kernel and autograd would ask the driver
             put("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
             put("torch.cuda.is_bf16_supported", lambda including_emulation=True: True)
             put("torch.nn.functional.scaled_dot_product_attention", _attend)
