@@ -26,8 +26,8 @@ WORKS = {work.name: work for work in simulation.ALL}
     ],
 )
 def test_a_7b_is_as_planned_and_attends_in_bfloat16(name, gigabytes, attention):
-    """RMSprop's update takes the most of a checkpointed training: weights, gradients, squares and their roots,
-    4 x 7.24e9 numbers of 4 bytes."""
+    """The update takes the most of a checkpointed training: weights, gradients, their squares and
+    the roots of these, 4 x 7.24e9 numbers of 4 bytes."""
     result = WORKS[name].run("cpu")
     assert result.planned == pytest.approx(result.peak, rel=simulation.TOLERANCE)
     assert result.peak / 1e9 == pytest.approx(gigabytes, abs=0.1)
