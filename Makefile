@@ -12,13 +12,19 @@
 #             docs/benchmarks.md; make bench-gpu the same on one CUDA card, with models of 7B
 # make gpu-check  what holds on this CUDA card: ten minutes, one line a claim, into build/gpu-check
 #             (GPU_CHECK="--tiny": all of it on the CPU, to see that it runs; docs/gpu.md)
+# make gpu-simulate  a 7B without a card and without its memory, on torch's build for CUDA: what is
+#             alive at most, against the plan, and which kernels attend, into build/simulation.md.
+#             That torch comes into .venv-cuda: several GB
 PYTHON ?= python3
 VENV ?= .venv
 READY := $(VENV)/.ready
+CUDA_VENV ?= .venv-cuda
+CUDA_TORCH ?= torch==2.11.0
+CUDA_READY := $(CUDA_VENV)/.ready
 SEEDS ?= 3
 JOBS ?= 2
 
-.PHONY: run check test chaos audit lint docs paper tune bench bench-gpu gpu-check
+.PHONY: run check test chaos audit lint docs paper tune bench bench-gpu gpu-check gpu-simulate
 run: $(READY)
 	$(VENV)/bin/python main.py
 
@@ -74,6 +80,18 @@ bench-gpu: $(READY)
 
 gpu-check: $(READY)
 	$(VENV)/bin/python -m benchmarks.gpu_check $(GPU_CHECK)
+
+gpu-simulate: $(CUDA_READY)
+	mkdir -p build
+	OMP_NUM_THREADS=1 $(CUDA_VENV)/bin/python -m benchmarks.simulation --device cuda --out build/simulation
+
+# PyPI's torch for Linux is the one for CUDA; the tested set is that of the CPU.
+$(CUDA_READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(CUDA_VENV)
+	grep -v '^torch==' constraints.txt > $(CUDA_VENV)/constraints.txt
+	$(CUDA_VENV)/bin/pip install --quiet --no-cache-dir '$(CUDA_TORCH)'
+	$(CUDA_VENV)/bin/pip install --quiet --constraint $(CUDA_VENV)/constraints.txt --editable .
+	touch $(CUDA_READY)
 
 # torch first: asked for alone it is the build of this platform, and what follows leaves it as it is.
 $(READY): pyproject.toml constraints.txt

@@ -53,7 +53,7 @@ MAY_IMPORT = {
     "sampling",
     "selfplay": "tools objectives config data planning distributed runs logprobs tracking policy "
     "training sampling stages",
-    "cli": "tools config data planning distributed runs policy sampling",
+    "cli": "tools config data planning distributed runs policy training sampling",
     "export": "tools config data runs tracking policy cli",
 }
 STAGES = ("prepare", "generate", "score", "train", "evaluate", "benchmark")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -233,6 +234,44 @@ def test_the_table_of_a_24_gb_card_is_what_memory_says():
         numbers = m.weights, m.gradients + m.state, m.training, m.sampling, peak
         fits = "yes" if peak <= 24 * plan.GB else "no"
         assert cells == [*(f"{number / plan.GB:.1f}" for number in numbers), fits]
+
+
+def test_adamw_of_a_7b_is_said_not_to_fit_and_what_does(capsys):
+    """146 GB: 4 numbers of 4 bytes a weight, and their square roots."""
+    words = ["model=zephyr", "compute=cuda", "optim=adamw"]
+    assert tspin(["plan", *words, "--gpus", "1", "8", "--card", "h100", "h200"]) == 0
+    h100, h200 = capsys.readouterr().out.split("\nOne ")[1:3]
+    for text in (h100, h200):
+        assert "does not fit: 1 process; 8 ddp (1 process: 146 GB in training)" in text
+        assert "lora=default (" in text and "compute=fsdp2 on 8 processes (" in text
+    assert "optim.precision=bf16_stochastic" not in h100  # 95 GB
+    assert "what fits: optim.precision=bf16_stochastic (95 GB in training)" in h200
+    assert tspin(["plan", *words, "--gpus", "1", "--card", "rtx4090"]) == 0
+    text = capsys.readouterr().out
+    assert "One RTX 4090 (24 GB): nothing of this fits" in text
+    assert "what takes less: optim.precision=bf16_stochastic (95 GB" in text
+
+
+def test_the_least_times_of_a_card(capsys):
+    """64 triplets of 56e12 operations, checkpointed, at 700e12 a second: 5.2 s."""
+    words = ["model=zephyr", "compute=cuda", "--card", "h200"]
+    assert tspin(["plan", *words, "--lengths", "200", "330", "230"]) == 0
+    text = capsys.readouterr().out
+    assert re.search(r"H200 +200\+330\+230\+230 \(given\) +5.1\d +12,2\d\d +arithmetic", text)
+    assert "H200 700 TFLOP/s (measured, 0.71 of nominal), 4.8 TB/s (nominal)" in text
+    assert tspin(["plan", *words, "--flops", "350e12", "--lengths", "200", "330", "230"]) == 0
+    assert re.search(r"\(given\) +10.3 ", capsys.readouterr().out)
+    assert tspin(["plan", *words, "--lengths", "200"]) == 1
+    assert "--lengths 200: give the tokens of a prompt and of a response" in capsys.readouterr().err
+    assert tspin(["plan", "model=zephyr", "--card", "h300"]) == 1
+    assert "h300" in capsys.readouterr().err
+
+
+def test_the_least_times_of_this_cpu_are_at_its_measured_rate(capsys):
+    assert tspin(["plan", "model=micro", "compute=cpu"]) == 0
+    text = capsys.readouterr().out
+    assert "this CPU" in text and "TFLOP/s (measured here), traffic free" in text
+    assert "One H100" not in text
 
 
 def test_the_command(capsys):

@@ -1,18 +1,9 @@
-"""The plan of sampling and scoring against the live tensors of a 7B that holds no numbers."""
+"""The plan of a 7B by hand; benchmarks/test_simulation.py holds it against live tensors."""
 
-import pytest
-import torch
-from support.live import LiveBytes
-from support.tiny import compose, triplet
-from torch._subclasses import FakeTensorMode
-from transformers import AutoModelForCausalLM, MistralConfig
+from support.tiny import compose
 
-from tspin.logprobs import attention, fused_head
-from tspin.logprobs.packed import Packed
-from tspin.objectives import ROLES
 from tspin.planning import shapes
-from tspin.planning.memory import CONTEXT, PROMPT_TOKENS, memory
-from tspin.policy.inference import narrow
+from tspin.planning.memory import PROCESS, PROMPT_TOKENS, host, memory
 from tspin.sampling import decode
 
 RUN = compose(
@@ -20,63 +11,6 @@ RUN = compose(
     *("compute.score_batch=16", "compute.max_tokens=null"),
 )
 PLAN = memory(shapes.KNOWN[RUN.model.path], RUN, device="cuda")
-CUDA = torch.device("cuda")
-PROMPT = [5] * RUN.max_prompt_length
-
-
-def arithmetic():
-    return torch.autocast("cpu", dtype=torch.bfloat16)
-
-
-@pytest.fixture(scope="module")
-def fake():
-    """Tensors in the block have shapes and dtypes, and no memory."""
-    with FakeTensorMode(), torch.no_grad():
-        yield
-
-
-@pytest.fixture(scope="module")
-def model(fake):
-    """Mistral-7B, the default of its configuration, as it is sampled and scored from."""
-    model = AutoModelForCausalLM.from_config(MistralConfig(sliding_window=None)).eval()
-    assert sum(p.numel() for p in model.parameters()) == 7_241_732_096
-    assert narrow(model, torch.bfloat16)
-    return model
-
-
-def live_bytes(model):
-    live = LiveBytes()
-    for parameter in model.parameters():
-        live.add(parameter)
-    return live
-
-
-@pytest.mark.slow
-def test_sampling_64_slots_with_prompts_of_1792_tokens(model):
-    """Weights, the keys of 64 rows of 2048 tokens, and the second of the passes that read."""
-    how = RUN.decoding
-    cut = decode.Cut.of(how, CUDA)
-    with live_bytes(model) as live, arithmetic():
-        assert live.now == pytest.approx(PLAN.inferring, rel=1e-3)
-        columns = len(PROMPT) + how.max_new_tokens - 1
-        table = decode._Table(model, slots=cut.slots, columns=columns)
-        rows = 2 * (cut.tokens // len(PROMPT))
-        decode._read(table, [[i] for i in range(rows)], [PROMPT] * rows, start=0, tokens=cut.tokens)
-        assert live.now == pytest.approx(PLAN.inferring + PLAN.cache, rel=0.01)
-        table.step([5] * cut.slots, [columns - 1] * cut.slots)
-    assert PLAN.sampling - CONTEXT["cuda"] == pytest.approx(live.peak, rel=0.1)
-    assert live.peak < 36e9
-
-
-@pytest.mark.slow
-def test_scoring_16_of_the_longest_triplets(model):
-    assert attention.install(model) is None
-    path = Packed(model, fused_head.head(model, torch.bfloat16), arithmetic)
-    response = [5] * RUN.decoding.max_new_tokens
-    triplets = [triplet(i, PROMPT, *[response] * 3) for i in range(RUN.compute.score_batch)]
-    with live_bytes(model) as live:
-        path.logps(triplets, ROLES, "shared")
-    assert PLAN.inferring + PLAN.scored == pytest.approx(live.peak, rel=0.1)
 
 
 def test_prompts_are_read_by_as_many_tokens_as_the_plan_says():
@@ -99,3 +33,49 @@ def test_nothing_is_narrow_that_is_multiplied_as_it_is_held():
     for words in (["compute.dtype=float32"], ["optim.precision=bf16_stochastic"]):
         m = memory(shape, compose("model=zephyr", "compute=cuda", *words), device="cuda")
         assert m.inferring == m.loading == m.weights
+
+
+def gigabytes(*words, **options):
+    run = compose("model=zephyr", "compute=cuda", *words)
+    return memory(shapes.KNOWN[RUN.model.path], run, device="cuda", **options)
+
+
+def test_a_process_holds_all_weights_before_it_cuts_them_into_shards():
+    """29 GB in float32: more than 8 processes hold of weights, gradients and state together."""
+    m = gigabytes(gpus=8, sharding="fsdp2")
+    shape = shapes.KNOWN[RUN.model.path]
+    assert m.loading == 4 * shape.parameters
+    assert m.weights + m.gradients + m.state == 3 * 4 * shape.parameters / 8 < m.loading
+    assert m.training >= m.context + m.loading
+
+
+def test_what_is_whole_under_shards_by_stage():
+    """Of 218e6 weights a layer, 131e6 of a head and as many of an embedding in float32."""
+    shape = shapes.KNOWN[RUN.model.path]
+    three, two, one = (gigabytes(gpus=8, sharding="fsdp2", stage=stage) for stage in (3, 2, 1))
+    layer = shape.linear / 32
+    assert three.copies == two.copies == 0  # they are gathered in bfloat16
+    assert three.gathered == 2 * (2 * layer + shape.head)
+    assert two.gathered == one.gathered == 2 * (shape.linear + shape.head) + 4 * shape.head
+    assert three.unreduced == two.unreduced == (2 + 4) * layer
+    assert one.unreduced == two.unreduced + 4 * shape.parameters
+    assert three.training < two.training < one.training < 80e9
+
+
+def test_under_shards_adapters_are_whole_and_their_base_is_not():
+    shape = shapes.KNOWN[RUN.model.path]
+    m = gigabytes("lora=default", gpus=8, sharding="fsdp2")
+    assert m.weights == 2 * shape.parameters / 8 + 4 * 41_943_040
+    assert m.gradients == m.state == 4 * 41_943_040
+    assert m.unreduced == 0
+
+
+def test_a_training_state_passes_through_the_host():
+    """8 processes, and weights and one number a weight in float32: 58 GB."""
+    shape = shapes.KNOWN[RUN.model.path]
+    run = compose("model=zephyr", "compute=cuda")
+    assert host(shape, run, device="cuda", gpus=8) == 8 * PROCESS + 8 * shape.parameters
+    never = compose("model=zephyr", "compute=cuda", "compute.save_seconds=1e9")
+    assert host(shape, never, device="cuda", gpus=1) == PROCESS + 4 * shape.parameters
+    m = memory(shape, run, device="cpu", gpus=2)
+    assert host(shape, run, device="cpu", gpus=2) == 2 * m.peak

@@ -12,28 +12,34 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tspin.config.run import Run, arithmetic_dtype
+from tspin.planning import disk
 from tspin.planning.disk import BYTES, optimizer_tensors, state_dtype, weights_dtype
 from tspin.planning.shapes import Shape
 
 Device = Literal["cpu", "cuda"]
 Sharding = Literal["ddp", "fsdp2"]
+Stage = Literal[1, 2, 3]  # of fsdp2, in ZeRO's numbers: how much is whole while a step lasts
 CHUNK = {"cpu": 2**23, "cuda": 2**27}  # logits at a time: fused.CHUNK, unread here: it needs torch
 PROMPT_TOKENS = {"cpu": None, "cuda": 2**14}  # decode.PROMPT_TOKENS, unread here as well
 BLOCK = 256  # scales of a 4-bit base with one scale of their own
 CONTEXT = {"cpu": 0, "cuda": 2**30}  # assumed: CUDA's own, and what its allocator cannot use
+PROCESS = 4e9  # assumed: of the host, what Python, torch and CUDA's libraries take beside a card
 
 
 @dataclass(frozen=True)
 class Memory:
     """Bytes of one process. What is there all the time, what comes on top, and when.
 
-    copies       of weights in the dtype of the products, while autocast holds them
+    copies       of weights in the dtype of the products, while autocast holds them: all of them by
+                 the end of a forward pass; none of shards, which are gathered in that dtype
     activations  kept for the backward pass of the longest micro-batch, and one layer at work
     head         of the last projection: a chunk of logits, and gradients by its weights
     step         of the optimiser's update
-    gathered     of sharded weights, the layers that are whole at a time
+    gathered     of sharded weights, those that are whole at a time
+    unreduced    gradients of sharded weights that are whole, until processes have summed them
     inferring    weights that are sampled and scored from, whole in every process
-    loading      the same while they are read, before they are narrow
+    loading      weights as they are read: whole in every process, before they are narrow or cut
+                 into shards
     cache        keys and values of sampling
     sampled      on top of them: a pass that reads prompts, or one that draws a token for each row
     scored       of the largest batch that is scored: its forward pass and its logits
@@ -47,6 +53,7 @@ class Memory:
     head: float
     step: float
     gathered: float
+    unreduced: float
     inferring: float
     loading: float
     cache: float
@@ -56,10 +63,10 @@ class Memory:
 
     @property
     def training(self) -> float:
-        """Peak of a training step: in forward and backward, or in the update."""
-        work = self.copies + self.activations + self.head + self.gathered
+        """Peak of training: of a forward and backward pass, of the update, or of loading."""
+        work = self.copies + self.activations + self.head + self.gathered + self.unreduced
         held = self.weights + self.gradients + self.state
-        return self.context + held + max(work, self.step)
+        return self.context + max(self.loading, held + max(work, self.step))
 
     @property
     def sampling(self) -> float:
@@ -69,26 +76,37 @@ class Memory:
     def scoring(self) -> float:
         return self.context + max(self.loading, self.inferring + self.scored)
 
+    @property
+    def peak(self) -> float:
+        return max(self.training, self.sampling, self.scoring)
+
 
 def memory(
-    shape: Shape, run: Run, *, device: Device, gpus: int = 1, sharding: Sharding = "ddp"
+    shape: Shape,
+    run: Run,
+    *,
+    device: Device,
+    gpus: int = 1,
+    sharding: Sharding = "ddp",
+    stage: Stage = 3,
 ) -> Memory:
     """Of one of `gpus` processes, on the packed path, at the longest triplet there can be.
 
-    A process of several under ddp holds the gradient twice (its buckets); under fsdp2 weights,
-    gradients and state are divided, and two layers and the head are whole at a time. What samples
-    and scores is whole in every process.
+    A process of several under ddp holds the gradient twice (its buckets). Under fsdp2 weights,
+    gradients and state are divided, adapters are not, and weights move in the dtype of the
+    products. Whole are at stage 3 two layers, the head and a layer's gradient; at 2 all weights; at
+    1 all gradients too, which are then summed once a step. What samples and scores is whole in
+    every process.
     """
     held, products = dtypes(run, device)
     lora, own = run.model.lora, weights_dtype(run)
     trained = shape.trained(lora)
-    weights = float(shape.parameters * BYTES[held])
-    if lora is not None:
-        weights += trained * BYTES[own]
+    base = float(shape.parameters * BYTES[held])
+    adapted = float(trained * BYTES[own]) if lora is not None else 0.0
     if run.model.quantize == "8bit":
-        weights -= shape.linear * (BYTES[held] - 1 - 4 / shape.hidden)
+        base -= shape.linear * (BYTES[held] - 1 - 4 / shape.hidden)
     elif run.model.quantize == "4bit":  # a byte of scale for 64, and for 256 scales another
-        weights -= shape.linear * (BYTES[held] - 0.5 - 1 / 64 - 4 / 64 / BLOCK)
+        base -= shape.linear * (BYTES[held] - 0.5 - 1 / 64 - 4 / 64 / BLOCK)
     gradients = float(trained * BYTES[own])
     state = float(trained * optimizer_tensors(run.optim) * BYTES[state_dtype(run)])
     copied = BYTES[own] != BYTES[products]
@@ -96,26 +114,31 @@ def memory(
     largest = max(a * b for a, b in shape.matrices.values())
     if run.model.quantize is not None:
         copies += largest * BYTES[products]  # unpacked, one at a time
-    loading, inferring = weights, weights - _narrowed(shape, held, products)
+    loading = base + adapted
+    inferring = loading - _narrowed(shape, held, products)
     if lora is not None:
         inferring += copies
-    gathered = 0.0
-    if gpus > 1 and sharding == "ddp":
+    gathered = unreduced = 0.0
+    shards, moved = gpus > 1 and sharding == "fsdp2", own
+    if gpus > 1 and not shards:
         gradients *= 2
-    elif gpus > 1:
-        gathered = (2 * shape.linear / shape.layers + shape.head) * BYTES[products]
-        weights, gradients, state, copies = (
-            part / gpus for part in (weights, gradients, state, copies)
-        )
+    elif shards:
+        base /= gpus
+        gathered = _gathered(shape, BYTES[held], BYTES[products], stage)
+        if lora is None:
+            gradients, state, copies, moved = gradients / gpus, state / gpus, 0.0, products
+            layer = shape.linear / shape.layers * (BYTES[products] + BYTES[own])
+            unreduced = layer + (trained * BYTES[own] if stage == 1 else 0)
     return Memory(
-        weights=weights,
+        weights=base + adapted,
         gradients=gradients,
         state=state,
         copies=copies,
         activations=_activations(shape, run, held, products, device),
-        head=_head(shape, run, own if lora is None else None, products, device),
-        step=_step(shape, run, own, device, trained / (gpus if sharding == "fsdp2" else 1)),
+        head=_head(shape, run, moved if lora is None else None, products, device),
+        step=_step(shape, run, own, device, trained / (gpus if shards and lora is None else 1)),
         gathered=gathered,
+        unreduced=unreduced,
         inferring=inferring,
         loading=loading,
         cache=_cache(shape, run, products),
@@ -123,6 +146,22 @@ def memory(
         scored=_scored(shape, run, held, products, device),
         context=CONTEXT[device],
     )
+
+
+def host(shape: Shape, run: Run, *, device: Device, gpus: int) -> float:
+    """Bytes of a machine's own memory, where all `gpus` processes run on it.
+
+    To a card weights are read tensor by tensor, the largest at once in every process; a training
+    state passes through the host whole, in one process or in the parts of all. On the CPU a process
+    has nothing else.
+    """
+    if device == "cpu":
+        return gpus * memory(shape, run, device=device, gpus=gpus).peak
+    trained = shape.trained(run.model.lora)
+    saved = disk.sizes(run, parameters=trained, train=0, heldout=0)
+    own = BYTES[weights_dtype(run)]
+    reading = gpus * max(shape.head, *(a * b for a, b in shape.matrices.values())) * own
+    return gpus * PROCESS + max(reading, saved.checkpoint, saved.train_state)
 
 
 def dtypes(run: Run, device: Device) -> tuple[str, str]:
@@ -185,6 +224,17 @@ def _head(shape: Shape, run: Run, own: str | None, products: str, device: Device
     copy = 0 if own == products or own is None else shape.head * BYTES[products]
     gradient = 0 if own is None else shape.head * 4
     return logits + copy + gradient + 2 * responses * shape.hidden * 4
+
+
+def _gathered(shape: Shape, held: int, products: int, stage: Stage) -> float:
+    """Bytes of weights that are whole at a time. held, products: bytes of a number
+
+    The head always; an embedding does not move in the dtype of the products.
+    """
+    layers = shape.linear if stage < 3 else 2 * shape.linear / shape.layers
+    if shape.tied:
+        return layers * products + shape.head * held
+    return (layers + shape.head) * products + (shape.head * held if stage < 3 else 0)
 
 
 def _step(shape: Shape, run: Run, own: str, device: Device, trained: float) -> float:
