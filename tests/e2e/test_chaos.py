@@ -29,7 +29,8 @@ FAULTS = ("killed_outside", "damaged_file", "clock", "deleted_checkpoint", "chan
 
 @pytest.mark.parametrize("number, name", enumerate(FAULTS), ids=FAULTS)
 def test_survived(place, number, name):
-    """Kills inside, full and read-only disks and two owners are in test_resume.py."""
+    """Kills inside are in test_resume.py, full and read-only disks in test_disks.py, two owners in
+    test_concurrent.py."""
     print(getattr(chaos, name)(place(number, chaos.random.Random(name))))  # noqa: T201  # what
 
 

@@ -33,6 +33,7 @@ TINY = [
     "optim.batch_size=8", "optim.epochs=1", "decoding.batch_size=4", "compute.device=cpu",
     "compute.save_seconds=0",
 ]  # fmt: skip
+STEPS = 3  # an iteration: 24 pairs / 8
 HANGS = 300.0  # seconds of a child
 LOSSES = ("tspin", "spin")  # without and with a reference
 STAGES = ["start", "prepare", "proto: generate", "base: score", "base: evaluate"] + [

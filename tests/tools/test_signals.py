@@ -1,6 +1,7 @@
 """Signals that want the machine back: what they become, and who is asked to requeue.
 
-A real training is preempted in test_resume.py; here by submitit's local executor, which requeues.
+A real training is preempted in test_preempted.py; here by submitit's local executor, which
+requeues.
 """
 
 import json
