@@ -15,6 +15,8 @@ VENV ?= .venv
 READY := $(VENV)/.ready
 SEEDS ?= 3
 JOBS ?= 2
+# Hundreds of processes import the same modules: they are compiled once, whatever the shell says.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: run check test chaos audit lint docs paper tune bench bench-gpu
 run: $(READY)
