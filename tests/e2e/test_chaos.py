@@ -1,7 +1,5 @@
 """A few faults of chaos.py, a fixed handful; `make chaos` tries them all."""
 
-import sys
-
 import pyarrow as pa
 import pytest
 from e2e import chaos
@@ -10,18 +8,10 @@ from tspin.runs.artifacts import ANSWERS
 from tspin.tools.files import SHA256, Damaged, check_sums, read_json, write_json, write_sums
 from tspin.tools.parquet import read_rows, write_rows
 
-pytestmark = [
-    pytest.mark.process,
-    pytest.mark.skipif(sys.platform != "linux", reason="forks with torch loaded"),
-]
-
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("chaos")
-    forker = chaos.Forker(folder)
-    yield chaos.ground(folder, forker)
-    forker.close()
+def place(forker, tmp_path_factory):
+    return chaos.ground(tmp_path_factory.mktemp("chaos"), forker)
 
 
 FAULTS = ("killed_outside", "damaged_file", "clock", "deleted_checkpoint", "changed_data")
