@@ -33,6 +33,7 @@ def test_a_plan_has_every_kind():
 # --- what finds a changed byte -------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_byte_of_a_small_table_counts_or_does_not_matter(tmp_path):
     """One bit of each in turn: refused by name, or read as it was."""
     file = tmp_path / "rows.parquet"
