@@ -23,6 +23,8 @@ CUDA_TORCH ?= torch==2.11.0
 CUDA_READY := $(CUDA_VENV)/.ready
 SEEDS ?= 3
 JOBS ?= 2
+# Hundreds of processes import the same modules: they are compiled once, whatever the shell says.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: run check test chaos audit lint docs paper tune bench bench-gpu gpu-check gpu-simulate
 run: $(READY)

@@ -4,6 +4,7 @@ import gc
 import logging
 import os
 import shutil
+import signal
 import sys
 from collections import Counter
 
@@ -13,6 +14,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 from hypothesis import settings
 from support.forker import Forker
+
+# A shell starts what runs in its background with SIGINT ignored, and so would be what tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("tspin", deadline=None)  # a busy machine is no failure
 settings.load_profile("tspin")

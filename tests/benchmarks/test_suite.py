@@ -102,6 +102,7 @@ def test_what_was_skipped_says_why():
     assert [v.status for v in judge([TARGET], [])] == ["not measured (not run)"]
 
 
+@pytest.mark.process  # whose server imports what the ways need
 def test_a_way_that_fails_says_so_and_stops_nobody():
     result = measure(replace(CASE, ways=("nothing",)), threads=1)
     assert result.skipped == {"nothing": "failed: KeyError: 'nothing'"} and not result.seconds

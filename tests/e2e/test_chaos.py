@@ -1,7 +1,5 @@
 """A few faults of chaos.py, a fixed handful; `make chaos` tries them all."""
 
-import sys
-
 import pyarrow as pa
 import pytest
 from e2e import chaos
@@ -10,18 +8,10 @@ from tspin.runs.artifacts import ANSWERS
 from tspin.tools.files import SHA256, Damaged, check_sums, read_json, write_json, write_sums
 from tspin.tools.parquet import read_rows, write_rows
 
-pytestmark = [
-    pytest.mark.process,
-    pytest.mark.skipif(sys.platform != "linux", reason="forks with torch loaded"),
-]
-
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("chaos")
-    forker = chaos.Forker(folder)
-    yield chaos.ground(folder, forker)
-    forker.close()
+def place(forker, tmp_path_factory):
+    return chaos.ground(tmp_path_factory.mktemp("chaos"), forker)
 
 
 FAULTS = ("killed_outside", "damaged_file", "clock", "deleted_checkpoint", "changed_data")
@@ -29,7 +19,8 @@ FAULTS = ("killed_outside", "damaged_file", "clock", "deleted_checkpoint", "chan
 
 @pytest.mark.parametrize("number, name", enumerate(FAULTS), ids=FAULTS)
 def test_survived(place, number, name):
-    """Kills inside, full and read-only disks and two owners are in test_resume.py."""
+    """Kills inside are in test_resume.py, full and read-only disks in test_disks.py, two owners in
+    test_concurrent.py."""
     print(getattr(chaos, name)(place(number, chaos.random.Random(name))))  # noqa: T201  # what
 
 
@@ -42,6 +33,7 @@ def test_a_plan_has_every_kind():
 # --- what finds a changed byte -------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_byte_of_a_small_table_counts_or_does_not_matter(tmp_path):
     """One bit of each in turn: refused by name, or read as it was."""
     file = tmp_path / "rows.parquet"

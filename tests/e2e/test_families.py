@@ -3,8 +3,8 @@
 import shutil
 
 import pytest
-from support.families_folders import FAMILIES
-from support.families_matrix import COMMAND, row, stored
+from support.families.folders import FAMILIES
+from support.families.matrix import COMMAND, row, stored
 
 pytestmark = [
     pytest.mark.runs,

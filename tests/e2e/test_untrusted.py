@@ -7,7 +7,7 @@ import json
 
 import pytest
 import torch
-from support.forker import Forker
+from support.forker import MAIN, TINY
 from support.tiny import compose, micro_tokenizer, play, random_model
 
 from analysis.__main__ import main as analysis
@@ -32,31 +32,30 @@ SECRETS = {
 # --- secrets -------------------------------------------------------------------------------------
 
 
-def test_no_secret_of_the_environment_is_in_any_file_or_word(tmp_path, monkeypatch, capfd, caplog):
+def test_no_secret_of_the_environment_is_in_any_file_or_word(
+    forker, tmp_path, monkeypatch, capfd, caplog
+):
     """A run with W&B offline and a copy in a store; a sweep, of which a point fails; all that is
     made from the run."""
-    for name, value in SECRETS.items():
+    environment = SECRETS | {"WANDB_MODE": "offline"}
+    for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("WANDB_MODE", "offline")
     runs = tmp_path / "runs"
-    forker = Forker(tmp_path)
-    try:
-        copied = ["track.wandb=offline", f"sync.url=file://{tmp_path / 'store'}"]
-        whole = forker.run(runs, "selfplay.iterations=1", *copied)
-        assert whole.code == 0, whole.text
-        points = ["name=null", "selfplay.iterations=1", "optim.lr=3e-5,1e30"]
-        sweep = forker.run(runs, "-m", *points)
-        assert sweep.code == 1 and "finite" in sweep.text, sweep.text
-    finally:
-        forker.close()
-    told = [f"run={runs / 'run'}", "iteration=0"]
-    assert verbs(["export", *told, f"to={tmp_path / 'policy'}"]) == 0
-    assert verbs(["pairs", *told, f"to={tmp_path / 'pairs'}"]) == 0
+    words = [str(MAIN), f"runs_dir={runs}", *TINY, "selfplay.iterations=1"]
+    copied = ["track.wandb=offline", f"sync.url=file://{tmp_path / 'store'}"]
+    whole = forker.python(*words, *copied, cwd=tmp_path, **environment)
+    points = ["-m", "name=null", "optim.lr=3e-5,1e30"]
+    sweep = forker.python(*words, *points, cwd=tmp_path, code=1, **environment)
+    assert "finite" in sweep.err
+    run = [f"run={runs / 'run'}", "iteration=0"]
+    assert verbs(["export", *run, f"to={tmp_path / 'policy'}"]) == 0
+    assert verbs(["pairs", *run, f"to={tmp_path / 'pairs'}"]) == 0
     assert verbs(["status", str(runs)]) == 0
     monkeypatch.setattr(catalogue, "NAMES", ("table1", "figure2"))  # of what there is, quickly
     analysis(["all", f"runs={runs}", f"out={tmp_path / 'report'}"])
-    (tmp_path / "said").write_text("".join([*capfd.readouterr(), caplog.text]))
-    assert "2 runs" in (tmp_path / "said").read_text()
+    output = [whole.out, whole.err, sweep.out, sweep.err, *capfd.readouterr(), caplog.text]
+    (tmp_path / "output").write_text("".join(output))
+    assert "2 runs" in (tmp_path / "output").read_text()
     for name in ("runs/run/wandb", "store/run", "policy/README.md", "pairs", "report/index.html"):
         assert (tmp_path / name).exists(), name
     files = [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import signatures
-from support.families import FAMILIES, REFUSED, Exact, family
+from support.families.architectures import FAMILIES, REFUSED, Exact, family
 from support.tiny import LOSSES, compose, random_model, random_triplets, triplet
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode

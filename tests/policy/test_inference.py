@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.families import FAMILIES, family
+from support.families.architectures import FAMILIES, family
 from support.tiny import compose, random_policy, random_triplets
 
 from tspin.objectives import ROLES

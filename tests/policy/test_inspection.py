@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 import transformers
-from support.families import FAMILIES, REFUSED, family
+from support.families.architectures import FAMILIES, REFUSED, family
 from support.model_folders import configured, copied, model_folder
 from support.tiny import compose, micro_tokenizer
 

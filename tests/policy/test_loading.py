@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.families import FAMILIES, REFUSED, family
+from support.families.architectures import FAMILIES, REFUSED, family
 from support.model_folders import POINTER, configured, copied, cut, model_folder, rewritten
 from support.tiny import compose, random_model
 

@@ -44,12 +44,12 @@ def test_the_examples_work(tmp_path):
     subprocess.run(["git", "apply", "-"], input=changes, text=True, check=True, cwd=tmp_path)
     commands = "".join(blocks("sh")).splitlines()
     assert len(blocks("diff")) == 3 and len(commands) == 4
-    said = ""
+    output = ""
     for command in commands:
         python, *words = shlex.split(command)
         assert python == "python"
-        said += run(words, tmp_path, PYTHONPATH=str(tmp_path))
-    assert said.count("optim.lr=3e-05: model=micro has none for loss=slic; optim.lr=VALUE") == 1
+        output += run(words, tmp_path, PYTHONPATH=str(tmp_path))
+    assert output.count("optim.lr=3e-05: model=micro has none for loss=slic; optim.lr=VALUE") == 1
     (folder,) = (tmp_path / "runs").glob("micro-slic-*")
     assert (folder / "iter_1" / "done.json").exists()
     assert (tmp_path / "report" / "lengths.png").stat().st_size > 10_000
@@ -64,6 +64,17 @@ def added(path):
     """The text of a file that the examples add."""
     (lines,) = re.findall(rf"^\+\+\+ b/{path}\n@@.*@@\n((?:\+.*\n)+)", TEXT, re.M)
     return "".join(line[1:] for line in lines.splitlines(keepends=True))
+
+
+@pytest.fixture
+def command(forker):
+    """`python main.py WORDS` in a folder, by its path. -> what it wrote"""
+
+    def call(*words, folder, code=0):
+        main = str(ROOT / "main.py")
+        return forker.python(main, *words, cwd=folder, code=code, WANDB_MODE="disabled").err
+
+    return call
 
 
 @pytest.fixture
@@ -82,25 +93,25 @@ def names(folder):
     return sorted(config.parent.name for config in (folder / "runs").glob("*/config.yaml"))
 
 
-def test_an_objective_of_ones_own_runs_from_ones_own_folder(own):
+def test_an_objective_of_ones_own_runs_from_ones_own_folder(own, command):
     """main.py by its path: neither the module nor the options lie where tspin is."""
-    words = [str(ROOT / "main.py"), "--config-dir", "my_conf", "loss=slic", *FAST]
-    run(words, own)
+    words = ["--config-dir", "my_conf", "loss=slic", *FAST]
+    command(*words, folder=own)
     (name,) = names(own)
     assert name.startswith("micro-slic-micro-s0-alpha=0.3-")  # alpha once, beta as in its file
-    assert "complete: nothing to do" in run(words, own)
+    assert "complete: nothing to do" in command(*words, folder=own)
     main = own / "runs" / name / "config.yaml"
     assert "_target_: slic.SLiC" in main.read_text(encoding="utf-8")
 
 
-def test_a_multirun_over_ones_own_and_built_in_objectives(own):
+def test_a_multirun_over_ones_own_and_built_in_objectives(own, command):
     """Each in a process of joblib's, too; what they have in common is sampled once."""
-    words = [str(ROOT / "main.py"), "-m", "--config-dir", "my_conf", "loss=slic,tspin,wo_ha", *FAST]
-    said = run([*words, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], own)
+    words = ["-m", "--config-dir", "my_conf", "loss=slic,tspin,wo_ha", *FAST]
+    output = command(*words, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", folder=own)
     assert [name.split("-")[1] for name in names(own)] == ["slic", "tspin", "wo_ha"]
-    assert said.count("has none for loss=slic") == 1
+    assert output.count("has none for loss=slic") == 1
     assert len([*(own / "runs" / "proto").iterdir()]) == 1
-    assert "3 points, all done" in run([*words, "--dry-run"], own)
+    assert "3 points, all done" in command(*words, "--dry-run", folder=own)
 
 
 @pytest.mark.parametrize(
@@ -113,10 +124,10 @@ def test_a_multirun_over_ones_own_and_built_in_objectives(own):
         ("optim.lr=1e-5 loss.beta=0", "error: loss.beta=0.0 must be above 0"),
     ],
 )
-def test_what_is_wrong_with_it_is_said_in_one_line(own, word, reason):
-    words = [str(ROOT / "main.py"), "--config-dir", "my_conf", "loss=slic", *FAST, *word.split()]
-    done = subprocess.run([sys.executable, *words], cwd=own, capture_output=True, text=True)
-    error = [line for line in done.stderr.splitlines() if "has none for loss=slic" not in line]
-    assert done.returncode == 2 and len(error) == 1 and reason in error[0]
-    assert "optim.lr" not in word or "has none" not in done.stderr  # whoever sets it is not told
+def test_what_is_wrong_with_it_is_said_in_one_line(own, command, word, reason):
+    words = ["--config-dir", "my_conf", "loss=slic", *FAST, *word.split()]
+    output = command(*words, folder=own, code=2)
+    error = [line for line in output.splitlines() if "has none for loss=slic" not in line]
+    assert len(error) == 1 and reason in error[0]
+    assert "optim.lr" not in word or "has none" not in output  # whoever sets it is not told
     assert not (own / "runs").exists()

@@ -1,7 +1,7 @@
 """The copy of a run folder: what is copied when, what a fresh machine makes of it, what may fail.
 
-Run folders are made by hand; a real run that goes on from its copy is in test_resume.py. Each test
-has a folder (file://) as the store, and a real S3 server where there is one:
+Run folders are made by hand; a real run that goes on from its copy is in test_preempted.py. Each
+test has a folder (file://) as the store, and a real S3 server where there is one:
 pip install s3fs 'moto[server]'.
 """
 

@@ -33,6 +33,7 @@ TINY = [
     "optim.batch_size=8", "optim.epochs=1", "decoding.batch_size=4", "compute.device=cpu",
     "compute.save_seconds=0",
 ]  # fmt: skip
+STEPS = 3  # an iteration: 24 pairs / 8
 HANGS = 300.0  # seconds of a child
 LOSSES = ("tspin", "spin")  # without and with a reference
 STAGES = ["start", "prepare", "proto: generate", "base: score", "base: evaluate"] + [
@@ -166,15 +167,19 @@ def serve() -> None:
     {"words": [...], "cwd": FOLDER, "environment": {...}, "log": FILE} -> pid
     {"wait": PID} -> exit code, or minus the signal; null where it hangs
     """
-    import hydra.main  # noqa: F401  # what a child need not repeat: imports, the task's contents
+    import hydra.main  # what a child need not repeat: imports, plugins, the task's contents
     import pandas  # noqa: F401
     import pyarrow.dataset  # noqa: F401
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from tspin import micro
+    from tspin.cli import command  # noqa: F401
     from tspin.micro import task
+    from tspin.selfplay import algorithm  # noqa: F401
     from tspin.tools import terminal  # noqa: F401
 
+    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        hydra.compose("config")
     for kind in (AutoModelForCausalLM, AutoTokenizer):
         kind.from_pretrained(micro.folder("warm"))
     for split in ("train", "test"):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers.processors import TemplateProcessing
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tspin.config.run import Run
@@ -83,6 +84,18 @@ def sentencepiece_like():
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
     )
+
+
+def two_id_tokenizer():
+    """As GLM: two special tokens before a text."""
+    tokenizer = micro_tokenizer()
+    words = ["[gMASK]", "<sop>"]
+    tokenizer.add_special_tokens({"additional_special_tokens": words})
+    tokenizer._tokenizer.post_processor = TemplateProcessing(
+        single="[gMASK] <sop> $A",
+        special_tokens=[(word, tokenizer.convert_tokens_to_ids(word)) for word in words],
+    )
+    return tokenizer
 
 
 @contextmanager

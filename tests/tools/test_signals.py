@@ -1,6 +1,7 @@
 """Signals that want the machine back: what they become, and who is asked to requeue.
 
-A real training is preempted in test_resume.py; here by submitit's local executor, which requeues.
+A real training is preempted in test_preempted.py; here by submitit's local executor, which
+requeues.
 """
 
 import json
@@ -196,7 +197,7 @@ def preempted(folder, launcher, pid):
 
 
 @pytest.mark.process
-def test_submitit_requeues_a_job_that_ends_with_the_weights_of_an_unbroken_one(tmp_path):
+def test_submitit_requeues_a_job_that_ends_with_the_weights_of_an_unbroken_one(forker, tmp_path):
     broken, whole = tmp_path / "broken", tmp_path / "whole"
     jobs = broken / "runs/multirun/.submitit"
     # A job is called by the process that starts it, which passes signals on.
@@ -206,7 +207,8 @@ def test_submitit_requeues_a_job_that_ends_with_the_weights_of_an_unbroken_one(t
     assert code == 0, message
     log = "".join(path.read_text() for path in jobs.glob("*/*_log.*"))
     assert "Requeued job" in log and log.count("stopped by SIGTERM") == 1
-    assert start(whole).wait(400) == 0
+    whole.mkdir()
+    forker.python(str(ROOT / "main.py"), *TINY, cwd=whole)
     assert weights(broken) == weights(whole)
 
 

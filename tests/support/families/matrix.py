@@ -1,6 +1,6 @@
 """The table of docs/models.md: a row a family, measured.
 
-PYTHONPATH=.:tests OMP_NUM_THREADS=1 python -m support.families_matrix    # writes it anew
+PYTHONPATH=.:tests OMP_NUM_THREADS=1 python -m support.families.matrix    # writes it anew
 """
 
 import re
@@ -12,13 +12,13 @@ from typing import Any
 
 import transformers
 
-from support import families_logits, families_runs, families_texts
-from support.families_folders import FAMILIES, save
-from support.families_texts import Apart
+from support.families import logits, runs, texts
+from support.families.folders import FAMILIES, save
+from support.families.texts import Apart
 from tspin.tools.log import first_line
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "models.md"
-COMMAND = "PYTHONPATH=.:tests OMP_NUM_THREADS=1 python -m support.families_matrix"
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "models.md"
+COMMAND = "PYTHONPATH=.:tests OMP_NUM_THREADS=1 python -m support.families.matrix"
 HEAD = (
     "family", "what is special of it", "text", "spelt tokens", "sampling", "packing",
     "two iterations", "resume", "LoRA", "export",
@@ -28,21 +28,21 @@ HEAD = (
 def row(name: str, root: Path) -> str:
     """The family's line of the table. root: an empty folder"""
     family, model = FAMILIES[name], save(name, root / "model")
-    cfg = families_runs.configuration(name, model, root / "runs")
-    again = families_runs.configuration(name, model, root / "again")
-    adapted = families_runs.configuration(name, model, root / "adapted", "lora=default")
+    cfg = runs.configuration(name, model, root / "runs")
+    again = runs.configuration(name, model, root / "again")
+    adapted = runs.configuration(name, model, root / "adapted", "lora=default")
     return line(
         [
             family.title,
             family.special,
-            cell(families_texts.template, name, model),
-            cell(families_texts.spelt_tokens, name, model),
-            cell(families_logits.sampling, name, model),
-            cell(families_logits.packing, name, model),
-            cell(families_runs.iterations, cfg),
-            cell(families_runs.resume, cfg, again),
-            cell(families_runs.lora, name, adapted, root / "merged"),
-            cell(families_runs.export, name, cfg, root / "exported"),
+            cell(texts.template, name, model),
+            cell(texts.spelt_tokens, name, model),
+            cell(logits.sampling, name, model),
+            cell(logits.packing, name, model),
+            cell(runs.iterations, cfg),
+            cell(runs.resume, cfg, again),
+            cell(runs.lora, name, adapted, root / "merged"),
+            cell(runs.export, name, cfg, root / "exported"),
         ]
     )
 

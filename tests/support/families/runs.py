@@ -16,10 +16,10 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from support.families_folders import FAMILIES
-from support.families_logits import load, prompts_of
-from support.families_texts import Apart, first_apart
-from support.families_tokenizers import MARK
+from support.families.folders import FAMILIES
+from support.families.logits import load, prompts_of
+from support.families.texts import Apart, first_apart
+from support.families.tokenizers import MARK
 from support.tiny import compose, interrupted
 from tspin.__main__ import main as verb
 from tspin.config.run import Run

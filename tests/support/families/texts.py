@@ -6,7 +6,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from support.families_folders import FAMILIES
+from support.families.folders import FAMILIES
 from tspin.data.templates import TEXT_TEMPLATES, Conversation
 from tspin.policy import policy
 

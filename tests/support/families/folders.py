@@ -1,6 +1,6 @@
 """Model families of the hub as folders: tiny random weights, a tokenizer, a template of their kind.
 
-    path = families_folders.save("qwen3", tmp_path / "qwen3")    # for model.path=
+    path = folders.save("qwen3", tmp_path / "qwen3")    # for model.path=
 
 Each has its family's own class in transformers and what is special of it; docs/models.md says what
 works with which.
@@ -15,8 +15,8 @@ from typing import Any
 import torch
 import transformers
 
-from support import families_templates as templates
-from support.families_tokenizers import byte_level, metaspace
+from support.families import templates
+from support.families.tokenizers import byte_level, metaspace
 
 LENGTH = 256  # tokens that a model takes
 ROPE = {

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from support.families import Exact
-from support.families_folders import FAMILIES
-from support.families_texts import PROMPTS, RESPONSES, Apart, first_apart
+from support.families.architectures import Exact
+from support.families.folders import FAMILIES
+from support.families.texts import PROMPTS, RESPONSES, Apart, first_apart
 from support.tiny import compose
 from tspin.config.run import LoraConfig, Run
 from tspin.data.templates import Conversation
