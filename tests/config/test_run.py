@@ -530,6 +530,7 @@ FREE = {
     "sync.checkpoints": "last",
     "sync.train_state": False,
     "compute.parallel": "fsdp2",
+    "compute.zero_stage": 2,
     "compute.deterministic": True,
     "evals.template": "run",
     **dict.fromkeys(("evals.batch_size", "evals.limit", "evals.max_length"), 3),

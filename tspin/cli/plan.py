@@ -33,7 +33,7 @@ def describe(
     held, products = dtypes(run, device)
     base = run.model.quantize or held
     head = f"{run.name}: {shape.parameters / 1e9:.3f}e9 weights in {base}, products in {products}"
-    unsharded = launcher.whole(run.optim, lora=run.model.lora is not None) is not None
+    unsharded = launcher.whole(run.optim, run.model.quantize) is not None
     columns: dict[str, Memory] = {}
     for count in gpus:
         kinds: tuple[Sharding, ...] = ("ddp",) if count == 1 or unsharded else ("ddp", "fsdp2")
