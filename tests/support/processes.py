@@ -113,7 +113,7 @@ def losses(world, folder):
 
 class Collectives(TorchDispatchMode):
     """Counts gathers of weights and sums of gradients by the dtype in which they move, and casts
-    of whole matrices."""
+    of whole matrices to bfloat16."""
 
     KINDS = {"_allgather_base_": "gather", "_reduce_scatter_base_": "reduce"}
     MATRICES = {(48, 32), (32, 48)}  # of the MLP, and the shape of nothing else here
@@ -127,8 +127,8 @@ class Collectives(TorchDispatchMode):
         if func.namespace == "c10d" and kind is not None:
             dtype = str(args[1].dtype).removeprefix("torch.")
             self.counts[f"{kind} {dtype}"] += 1
-        if func is torch.ops.aten._to_copy.default and tuple(args[0].shape) in self.MATRICES:
-            self.counts["cast"] += 1
+        if func is torch.ops.aten._to_copy.default and kwargs.get("dtype") is torch.bfloat16:
+            self.counts["cast"] += tuple(args[0].shape) in self.MATRICES
         return func(*args, **(kwargs or {}))
 
 
@@ -161,7 +161,7 @@ def mixed(world, folder):
                 if key.startswith("logps_per_token/")
             }
             torch.save(
-                {"gradients": gradients, "logps": logps, "counts": dict(collectives.counts)},
+                {"gradients": gradients, "logps": logps, "counts": dict(+collectives.counts)},
                 folder / f"{stage}-{tied}.pt",
             )
 
@@ -194,7 +194,7 @@ def adapters_narrow(world, folder):
             teach(folder / str(stage), "spin", here, policy=policy, compute=compute)
         local = [p for p in policy.model.parameters() if isinstance(p, DTensor)]
         facts = {
-            "counts": dict(collectives.counts),
+            "counts": dict(+collectives.counts),
             "base": sorted({str(p.dtype) for p in local}),
             "numbers": sum(p.to_local().numel() for p in local),
         }
