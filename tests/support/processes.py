@@ -141,7 +141,8 @@ def mixed(world, folder):
         compute = replace(COMPUTE, zero_stage=stage, gradient_checkpointing=True)
         policy = random_policy(dtype=torch.float32, seed=3, scale=0.5, tied=tied)
         policy = replace(policy, autocast=torch.bfloat16)
-        policy.model.gradient_checkpointing_enable({"use_reentrant": False})
+        enable = getattr(policy.model, "activation_checkpointing_enable", None)
+        (enable or policy.model.gradient_checkpointing_enable)({"use_reentrant": False})
         policy.model.train()
         assert policy.packed is not None
         recipe = Recipe(loss=LOSSES["tspin"], optim=OPTIM, compute=compute, seed=0, t=1)
