@@ -151,7 +151,8 @@ class _Parts:
         # The root holds what no other part does, the head first of all: whole from the first
         # layer to the last, where the fused head reads its weight. A head that is the embedding
         # too moves in the dtype of that.
-        if id(policy.model.get_output_embeddings().weight) in narrow:
+        head = policy.model.get_output_embeddings()
+        if id(getattr(head, "weight", None)) in narrow:
             self._divide_wide(policy.model, narrow)
             self._divide(root, policy.autocast, whole=True)
         else:
