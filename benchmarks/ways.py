@@ -45,9 +45,9 @@ from tspin.tools.parquet import read_rows
 from tspin.tracking.tracker import Tracker
 from tspin.training.cut import Cut
 from tspin.training.optimizer import build_optimizer
-from tspin.training.parallel import Strategy
 from tspin.training.recipe import Recipe
 from tspin.training.step import gradient_step
+from tspin.training.strategy import Strategy
 
 if TYPE_CHECKING:
     from trl import DPOTrainer

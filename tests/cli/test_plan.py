@@ -280,7 +280,9 @@ def test_the_command(capsys):
     assert "7.242e9 weights in float32, products in bfloat16; 7,241,732,096 of them are" in text
     assert "4 fsdp2" in text and "peak in training" in text and "29 GB a checkpoint" in text
     assert tspin(["plan", "model=zephyr", "lora=default"]) == 0
-    assert "fsdp2" not in capsys.readouterr().out  # see launch.whole
+    assert "fsdp2" in capsys.readouterr().out
+    assert tspin(["plan", "model=zephyr", "optim.precision=bf16_stochastic"]) == 0
+    assert "fsdp2" not in capsys.readouterr().out  # see launcher.whole
     assert tspin(["plan", "model=zephir"]) == 1
     assert "did you mean zephyr" in capsys.readouterr().err
     assert tspin(["plan", "model=zephyr", "--gpus", "0"]) == 1

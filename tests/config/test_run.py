@@ -536,6 +536,7 @@ FREE = {
     "sync.checkpoints": "last",
     "sync.train_state": False,
     "compute.parallel": "fsdp2",
+    "compute.zero_stage": 2,
     "compute.deterministic": True,
     "evals.template": "run",
     **dict.fromkeys(("track.tensorboard", "track.mlflow", "track.trackio"), True),

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,6 +16,7 @@ from support import processes
 from support.tiny import compose, play
 
 import main
+from tspin.__main__ import main as tspin
 from tspin.config.identity import history, run_name
 from tspin.config.load import dump
 from tspin.data.triplets import Triplet
@@ -45,7 +47,7 @@ def server():
         process.stdin.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def start(server):
     """Runs a case of tests/support/processes.py on `size` processes. -> their exit codes"""
 
@@ -57,7 +59,7 @@ def start(server):
     return call
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def run(start):
     """The same, where none of them is to fail."""
 
@@ -78,6 +80,15 @@ def alone(tmp_path_factory):
     tokens = replace(processes.COMPUTE, max_tokens=40)
     processes.teach(folder / "plain", "tspin", ALONE, compute=tokens, attention="plain")
     return folder
+
+
+@pytest.fixture(scope="module")
+def mixed(run, tmp_path_factory):
+    """The gradients that one process and two have under bfloat16 arithmetic."""
+    one, two = (tmp_path_factory.mktemp(name) for name in ("mixed-1", "mixed-2"))
+    processes.mixed(ALONE, one)
+    run(2, "mixed", two)
+    return one, two
 
 
 def weights(folder):
@@ -107,6 +118,9 @@ def test_the_number_of_processes_changes_no_weight(size, run, alone, tmp_path):
         for case in (*processes.LOSSES, "plain"):
             assert distance(weights(tmp_path / kind / case), weights(alone / case)) < 1e-10
             assert moved(tmp_path / kind / case) > 1e-3
+        for stage in (1, 2):  # what is whole in between
+            folder = tmp_path / "fsdp2" / f"stage-{stage}"
+            assert distance(weights(folder), weights(alone / "tspin")) < 1e-10
         assert distance(weights(tmp_path / kind / "float32"), weights(alone / "float32")) < 1e-5
         for case in ("spin", "tspin"):
             rows = StepLog.read(Iteration(tmp_path / kind / case).metrics)
@@ -118,16 +132,114 @@ def test_the_number_of_processes_changes_no_weight(size, run, alone, tmp_path):
                     assert row[key] == pytest.approx(same[key], rel=1e-9, abs=1e-12), key
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_bfloat16_moves_what_autocast_casts_and_computes_what_it_computes(mixed, tied):
+    """8 triplets over 2 processes, 4 passes each, of two layers, an embedding and a head.
+
+    Untied: 5 norms. Nothing whole: layers are gathered twice a pass, head and embedding once.
+    """
+    counts = {}
+    for stage in (3, 2, 1):
+        one, two = (torch.load(folder / f"{stage}-{tied}.pt") for folder in mixed)
+        assert one["logps"].keys() == two["logps"].keys()
+        for key, expected in one["logps"].items():
+            assert float((two["logps"][key] - expected).abs().max()) < 1e-3
+        for name, expected in one["gradients"].items():
+            gradient = two["gradients"][name]
+            assert gradient.dtype == torch.float32
+            cosine = torch.nn.functional.cosine_similarity(
+                gradient.flatten(), expected.flatten(), 0
+            )
+            assert cosine > 0.9999, name
+            assert float(gradient.norm()) == pytest.approx(float(expected.norm()), rel=1e-3)
+        assert set(one["counts"]) == {"cast"}
+        counts[stage] = two["counts"]
+    if tied:  # head and embedding are one float32 matrix, in a part with the last norm
+        assert counts == {
+            3: {"gather bfloat16": 4 * 4, "gather float32": 4 + 4, "reduce float32": 4 * 3 + 4},
+            2: {"gather bfloat16": 2, "gather float32": 1 + 4, "reduce float32": 4 * 3 + 4},
+            1: {"gather bfloat16": 2, "gather float32": 1 + 4, "reduce float32": 3 + 4},
+        }
+    else:
+        assert counts == {
+            3: {"gather bfloat16": 4 * 5, "gather float32": 4 + 5, "reduce float32": 4 * 4 + 5},
+            2: {"gather bfloat16": 3, "gather float32": 1 + 5, "reduce float32": 4 * 4 + 5},
+            1: {"gather bfloat16": 3, "gather float32": 1 + 5, "reduce float32": 4 + 5},
+        }
+
+
+def test_the_stage_is_the_lowest_that_fits():
+    """Float32 weights under bfloat16 arithmetic, by hand: 4 tensors of 4 bytes in shards, 2 bytes
+    of each matrix whole, 4 of its gradient."""
+    from tspin.training.sharded import lowest_stage
+
+    policy = processes.random_policy(dtype=torch.float32, tied=False)
+    policy = replace(policy, autocast=torch.bfloat16)
+    parameters = policy.model.state_dict()
+    total = sum(p.numel() for p in parameters.values())
+    wide = sum(p.numel() for name, p in parameters.items() if "norm" in name or "embed" in name)
+    shards, weights, gradients = 4 * 4 * total / 8, 2 * total + 2 * wide, 4 * total
+    assert lowest_stage(policy, 8, shards + weights + gradients) == 1
+    assert lowest_stage(policy, 8, shards + weights + gradients - 1) == 2
+    assert lowest_stage(policy, 8, shards + weights) == 2
+    assert lowest_stage(policy, 8, shards + weights - 1) == 3
+
+
+def lora_weights(folder):
+    return load_file(Iteration(folder).checkpoint / "adapter_model.safetensors")
+
+
 def test_adapters_are_trained_by_several_processes_as_by_one(run, tmp_path):
+    """Stopped on two and resumed there: the same bits as without; on one: the same weights."""
     pytest.importorskip("peft")
-    processes.adapters(ALONE, tmp_path / "one")
+    processes.teach(tmp_path / "one", "tspin_ref", ALONE, policy=processes.adapted("float64"))
     run(2, "adapters", tmp_path / "two")
-    one, two = (
-        load_file(Iteration(tmp_path / name / "adapters").checkpoint / "adapter_model.safetensors")
-        for name in ("one", "two")
-    )
-    assert distance(one, two) < 1e-10
+    one = lora_weights(tmp_path / "one")
     assert max(float(p.abs().max()) for name, p in one.items() if "lora_B" in name) > 1e-3
+    for kind in processes.KINDS:
+        assert distance(one, lora_weights(tmp_path / "two" / kind)) < 1e-10
+        check_sums(Iteration(tmp_path / "two" / kind).checkpoint)
+    stopped = Iteration(tmp_path / "two" / "stopped")
+    assert stopped.train_state.exists() and not stopped.all_train_shards()
+    shutil.copytree(tmp_path / "two", tmp_path / "again")
+    run(2, "adapters_go_on", tmp_path / "two")
+    sharded = lora_weights(tmp_path / "two" / "fsdp2")
+    assert distance(sharded, lora_weights(stopped.path)) == 0
+    processes.adapters_go_on(ALONE, tmp_path / "again")
+    assert distance(one, lora_weights(tmp_path / "again" / "stopped")) < 1e-10
+
+
+def test_a_frozen_base_is_divided_in_the_dtype_of_the_arithmetic(run, tmp_path):
+    """Nothing but the base is gathered, and no gradient of it is there to be summed."""
+    pytest.importorskip("peft")
+    run(2, "adapters_narrow", tmp_path)
+    base = processes.adapted("bfloat16").model
+    numbers = sum(p.numel() for p in base.parameters() if not p.requires_grad)
+    for stage in ("3", "1"):
+        facts = [
+            json.loads((tmp_path / f"facts-{stage}-{rank}.json").read_text()) for rank in (0, 1)
+        ]
+        assert sum(fact["numbers"] for fact in facts) == numbers
+        for fact in facts:
+            assert fact["base"] == ["torch.bfloat16"]
+            assert set(fact["counts"]) == {"gather bfloat16"}
+    assert distance(*(lora_weights(tmp_path / stage) for stage in ("3", "1"))) == 0
+
+
+def test_self_play_of_adapters_in_shards_is_exported_as_of_one_process(run, tmp_path):
+    pytest.importorskip("peft")
+    run(2, "adapted_run", tmp_path / "two")
+    play(tmp_path / "one", "spin", *processes.ADAPTED)
+    logits = []
+    for name in ("one", "two"):
+        run_dir = RunDir(tmp_path / name / "spin")
+        assert run_dir.iteration(0).done.exists()
+        to = tmp_path / f"exported-{name}"
+        assert tspin(["export", f"run={run_dir.path}", "iteration=0", f"to={to}"]) == 0
+        logits.append(load_file(to / "model.safetensors"))
+    assert distance(*logits) < 1e-5
+    launch = json.loads((tmp_path / "two" / "spin" / "provenance.json").read_text())["launches"][0]
+    assert launch["processes"] == {"number": 2, "parallel": "fsdp2", "zero_stage": 3}
 
 
 def test_a_sharded_checkpoint_has_the_files_of_a_whole_one(run, alone, tmp_path):
@@ -221,7 +333,7 @@ def test_self_play_on_two_processes_is_self_play(run, tmp_path):
     for row, same in zip(*scores, strict=True):
         assert row["logp"] == pytest.approx(same["logp"], abs=1e-2)
     launch_record = json.loads(two.provenance.read_text())["launches"][0]
-    assert launch_record["processes"] == {"number": 2, "parallel": "fsdp2"}
+    assert launch_record["processes"] == {"number": 2, "parallel": "fsdp2", "zero_stage": 3}
     read = [(tmp_path / "two" / f"read-{rank}").read_text().split() for rank in (0, 1)]
     assert set(read[0]) == {"model.safetensors"} and not read[1]  # one process reads it for all
     assert "Traceback" not in said and len(rows) == 3  # the initial policy, two iterations
@@ -258,8 +370,7 @@ def test_all_stop_when_one_fails_and_one_says_why(case, line, start, run, alone,
 
 def chosen(parallel, *words, **environment):
     run = compose(f"compute.parallel={parallel}", *words)
-    lora = run.model.lora is not None
-    return launcher.chosen(run.compute, run.optim, environment, lora=lora)
+    return launcher.chosen(run.compute, run.optim, environment, quantize=run.model.quantize)
 
 
 FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
@@ -285,11 +396,13 @@ def test_contradictions_name_both_sides(parallel, environment, reason):
         chosen(parallel, **environment)
 
 
-@pytest.mark.parametrize("word", ["optim.precision=bf16_stochastic", "lora=default"])
+@pytest.mark.parametrize("word", ["optim.precision=bf16_stochastic", "model.quantize=4bit"])
 def test_what_needs_whole_matrices_is_not_cut_into_shards(word):
-    assert chosen("ddp", word) == "ddp"
+    words = word, "lora=default"
+    assert chosen("ddp", *words) == "ddp"
+    assert chosen("fsdp2", "lora=default") == "fsdp2"
     with pytest.raises(ValueError, match=f"{word} .* compute=ddp"):
-        chosen("fsdp2", word)
+        chosen("fsdp2", *words)
 
 
 def test_the_way_of_training_is_no_part_of_a_runs_name():
@@ -311,7 +424,7 @@ def test_torchrun_starts_one_run_and_not_a_sweep(monkeypatch, caplog):
 
 def test_micro_batches_are_dealt_so_that_all_have_as_many():
     """5 micro-batches over 2: 0 2 4 and 1 3 -, where - computes the shortest with weight 0."""
-    from tspin.training.parallel import deal
+    from tspin.training.strategy import deal
 
     micro_batches = [[Triplet(str(i), "train", 0, [1], {})] for i in range(5)]
     worlds = [replace(ALONE, rank=rank, size=2) for rank in range(2)]

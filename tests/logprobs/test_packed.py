@@ -21,9 +21,9 @@ from tspin.objectives import ROLES, Logps
 from tspin.policy.policy import Policy
 from tspin.tools.log import once
 from tspin.training.cut import Cut
-from tspin.training.parallel import Strategy
 from tspin.training.recipe import Recipe
 from tspin.training.step import accumulate, gradient_step
+from tspin.training.strategy import Strategy
 
 CPU = torch.device("cpu")
 RUN = compose()

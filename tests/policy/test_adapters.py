@@ -31,9 +31,9 @@ from tspin.tracking.tracker import Tracker
 from tspin.training import throughput
 from tspin.training.cut import Cut
 from tspin.training.optimizer import build_optimizer
-from tspin.training.parallel import Strategy
 from tspin.training.recipe import Recipe
 from tspin.training.step import gradient_step
+from tspin.training.strategy import Strategy
 
 pytest.importorskip("peft")
 

@@ -22,6 +22,9 @@ OPTIONAL = {
     "torch.nn.attention.varlen.varlen_attn": "scaled dot-product attention",
     f"{MODEL}.activation_checkpointing_enable": f"{MODEL}.gradient_checkpointing_enable",
     f"{MODEL}.gradient_checkpointing_enable": f"{MODEL}.activation_checkpointing_enable",
+    # of torch 2.6, with which compute=fsdp2 is refused
+    signatures.SHARDED["set_gradient_divide_factor"]: "compute=ddp",
+    signatures.SHARDED["set_force_sum_reduction_for_comms"]: "compute=ddp",
 }
 
 

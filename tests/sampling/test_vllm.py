@@ -5,6 +5,7 @@ need the real one: TSPIN_VLLM_PYTHON=PATH names an interpreter that has it.
 """
 
 import gc
+import hashlib
 import json
 import os
 import subprocess
@@ -212,6 +213,90 @@ def test_a_run_samples_from_the_policy_of_each_moment(stand_in, tmp_path):
     sampled = {row["decoding"] for row in read_rows(Iteration(run.base.path).answers)}
     assert sampled == {"greedy", "sampled"}
     assert read_json(run.iteration(1).done)["key"]
+
+
+# --- adapters ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def adapted(tmp_path_factory):
+    """A checkpoint of adapters that do something."""
+    pytest.importorskip("peft")
+    cfg = compose("compute.device=cpu", "lora=default", "model.lora.rank=2")
+    policy = model.load(folder("warm"), template="alpaca_space", compute=cfg.compute,
+                        precision="fp32_master", lora=cfg.model.lora)  # fmt: skip
+    with torch.no_grad():
+        for name, parameter in policy.model.named_parameters():
+            if "lora_B" in name:
+                parameter.fill_(0.02)
+    out = tmp_path_factory.mktemp("adapted") / "checkpoint"
+    policy.save(out)
+    return out
+
+
+def merging(checkpoint, log, python, *words):
+    """What the run's configuration makes of it; it needs no policy in memory."""
+    cfg = compose("decoding.engine=vllm", f"decoding.vllm_python={python}", "lora=default",
+                  "decoding.max_new_tokens=12", "decoding.batch_size=2", *words)  # fmt: skip
+    return engine_of(checkpoint, Policies(lambda folder: pytest.fail("read")), cfg, log=log), cfg
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_adapters_are_merged_once_for_all_processes(stand_in, adapted, tmp_path, dtype):
+    """As the export merges them, in the dtype of the arithmetic; gone when sampling has ended."""
+    python, told = stand_in
+    out = Responses(tmp_path / "out")
+    engine, cfg = merging(
+        adapted, out.log, python, f"compute.dtype={dtype}", "decoding.data_parallel=2"
+    )
+    generate(engine, PROMPTS, out, Draws(cfg.decoding, 0, 1), label="test", facts={})
+    expected = tmp_path / "expected"
+    expected.mkdir()
+    model.write(adapted, expected, getattr(torch, dtype))
+    base = hashlib.sha256((folder("warm") / "model.safetensors").read_bytes()).hexdigest()
+    sha = hashlib.sha256((expected / "model.safetensors").read_bytes()).hexdigest()
+    assert told("weights") == [[sha], [sha]] and sha != base
+    models = {one["model"] for one in told("engine")}
+    assert models == {str(out.path / vllm.MERGED)} and {one["dtype"] for one in told("engine")} == {
+        dtype
+    }
+    assert not (out.path / vllm.MERGED).exists()
+    assert out.facts()["engine"] == {"vllm": None, "adapters": "merged"}
+
+
+@pytest.mark.process
+def test_a_merged_model_goes_with_an_engine_that_fails(stand_in, adapted, tmp_path, monkeypatch):
+    monkeypatch.setenv("STAND_IN_FATE", json.dumps({"batches": 0, "end": "raise"}))
+    engine, cfg = merging(adapted, tmp_path / "log", stand_in[0])
+    left = tmp_path / vllm.MERGED / "model.safetensors"  # by a process that was killed
+    left.parent.mkdir()
+    left.write_bytes(b"half")
+    requests = [(0, [Request([5, 6], None, 1.0)])]
+    with pytest.raises(ValueError, match="No available memory"):
+        list(engine.respond(requests, cfg.decoding, done=lambda n: None))
+    assert not left.parent.exists()
+
+
+@pytest.mark.process
+def test_a_run_of_adapters_samples_from_the_merged_policy(stand_in, tmp_path):
+    """The initial policy is the base itself; what follows is merged where it is sampled from."""
+    pytest.importorskip("peft")
+    python, told = stand_in
+    run, _ = play(tmp_path / "runs", "tspin", "decoding.engine=vllm", "lora=default",
+                  f"decoding.vllm_python={python}", "model.lora.rank=2")  # fmt: skip
+    models = [Path(engine["model"]) for engine in told("engine")]
+    assert models[:2] == [folder("warm"), folder("warm")]
+    assert {path.name for path in models[2:]} == {vllm.MERGED} and len(models) == 5
+    weights = [sha for (sha,) in told("weights")]
+    assert weights[0] == weights[1] and weights[2] == weights[3]  # answers, then y' of the next
+    assert len({*weights}) == 3
+    assert not [path for path in run.path.rglob(vllm.MERGED)]
+
+
+def test_a_base_of_fewer_bits_is_not_what_vllm_reads():
+    with pytest.raises(ValueError, match="engine=vllm reads the base .* model.quantize=4bit"):
+        compose("decoding.engine=vllm", "lora=default", "model.quantize=4bit")
 
 
 # --- memory, and ends ----------------------------------------------------------------------------

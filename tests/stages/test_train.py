@@ -18,9 +18,9 @@ from tspin.stages.train import train
 from tspin.tools.parquet import read_rows
 from tspin.tracking.tracker import Tracker
 from tspin.training.cut import Cut
-from tspin.training.parallel import Strategy
 from tspin.training.recipe import Recipe
 from tspin.training.step import gradient_step
+from tspin.training.strategy import Strategy
 
 RUN = compose()
 OPTIM = replace(RUN.optim, lr=1e-3, batch_size=4, epochs=1, max_grad_norm=None)

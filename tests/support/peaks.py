@@ -20,9 +20,9 @@ from tspin.policy import adapters
 from tspin.policy.policy import Policy
 from tspin.training.cut import Cut
 from tspin.training.optimizer import build_optimizer
-from tspin.training.parallel import Strategy
 from tspin.training.recipe import Recipe
 from tspin.training.step import gradient_step
+from tspin.training.strategy import Strategy
 
 COMMON = ("compute.device=cpu", "model.max_length=128", "decoding.max_new_tokens=32")
 CASES = {  # layers, width, words

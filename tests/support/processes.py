@@ -12,11 +12,14 @@ import signal
 import socket
 import sys
 import traceback
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch.distributed import TCPStore
+from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from support.tiny import LOSSES, compose, play, random_policy, random_triplets
 from tspin import micro
@@ -36,6 +39,8 @@ from tspin.stages.score import score, write_scores
 from tspin.tools import files
 from tspin.tracking.tracker import Tracker
 from tspin.training import shards, step
+from tspin.training.cut import Cut
+from tspin.training.parallel import strategy_of
 from tspin.training.recipe import Recipe
 
 RUN = compose("compute.device=cpu")
@@ -46,6 +51,7 @@ TRIPLETS = random_triplets(9, seed=1)  # batches of 4, 4 and 1: one process alon
 STEPS = 6
 LONGEST = float(os.environ.get("TSPIN_LONGEST", "300"))  # seconds of a case
 KINDS = ("ddp", "fsdp2")
+ADAPTED = "compute.device=cpu", "lora=default", "model.lora.rank=2", "selfplay.iterations=1"
 
 
 class Killed(BaseException):
@@ -99,16 +105,111 @@ def losses(world, folder):
         teach(folder / kind / "float32", "tspin", here, dtype=torch.float32)
         tokens = replace(COMPUTE, max_tokens=40)
         teach(folder / kind / "plain", "tspin", here, compute=tokens, attention="plain")
+    for stage in (1, 2):
+        whole = replace(COMPUTE, zero_stage=stage)
+        teach(folder / "fsdp2" / f"stage-{stage}", "tspin", here, compute=whole)
 
 
-def adapters(world, folder):
-    """model.lora, whose base is the same in all processes and trained in none."""
-    run = compose("compute.device=cpu", "compute.dtype=float64", "lora=default")
-    policy = load(
+class Collectives(TorchDispatchMode):
+    """Counts gathers of weights and sums of gradients by the dtype in which they move, and casts
+    of whole matrices to bfloat16."""
+
+    KINDS = {"_allgather_base_": "gather", "_reduce_scatter_base_": "reduce"}
+    MATRICES = {(48, 32), (32, 48)}  # of the MLP, and the shape of nothing else here
+
+    def __init__(self):
+        super().__init__()
+        self.counts = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kind = self.KINDS.get(func.overloadpacket.__name__)
+        if func.namespace == "c10d" and kind is not None:
+            dtype = str(args[1].dtype).removeprefix("torch.")
+            self.counts[f"{kind} {dtype}"] += 1
+        if func is torch.ops.aten._to_copy.default and kwargs.get("dtype") is torch.bfloat16:
+            self.counts["cast"] += tuple(args[0].shape) in self.MATRICES
+        return func(*args, **(kwargs or {}))
+
+
+MIXED = [(stage, tied) for stage in (3, 2, 1) for tied in (False, True)]
+
+
+def mixed(world, folder):
+    """The gradient of a batch of 8 under bfloat16 arithmetic, one triplet at a time."""
+    for stage, tied in MIXED:
+        compute = replace(COMPUTE, zero_stage=stage, gradient_checkpointing=True)
+        policy = random_policy(dtype=torch.float32, seed=3, scale=0.5, tied=tied)
+        policy = replace(policy, autocast=torch.bfloat16)
+        enable = getattr(policy.model, "activation_checkpointing_enable", None)
+        (enable or policy.model.gradient_checkpointing_enable)({"use_reentrant": False})
+        policy.model.train()
+        assert policy.packed is not None
+        recipe = Recipe(loss=LOSSES["tspin"], optim=OPTIM, compute=compute, seed=0, t=1)
+        strategy = strategy_of(policy, compute, replace(world, parallel="fsdp2"))
+        for _ in range(2):  # the second time as the first
+            policy.model.zero_grad()
+            with Collectives() as collectives:
+                parts = step.accumulate(strategy, TRIPLETS[:8], recipe, Cut.of(compute))
+        gradients = {
+            name: p.grad.full_tensor() if isinstance(p.grad, DTensor) else p.grad
+            for name, p in policy.model.named_parameters()
+        }
+        if world.is_main:
+            logps = {
+                key: torch.cat([metrics[key] for _, metrics in parts])
+                for key in parts[0][1]
+                if key.startswith("logps_per_token/")
+            }
+            torch.save(
+                {"gradients": gradients, "logps": logps, "counts": dict(+collectives.counts)},
+                folder / f"{stage}-{tied}.pt",
+            )
+
+
+def adapted(dtype):
+    """A policy of new adapters beside the embedded base."""
+    run = compose("compute.device=cpu", f"compute.dtype={dtype}", "lora=default")
+    return load(
         micro.folder("warm"), template="alpaca_space", compute=run.compute,
         precision=run.optim.precision, lora=run.model.lora,
     )  # fmt: skip
-    teach(folder / "adapters", "tspin_ref", world, policy=policy)
+
+
+def adapters(world, folder):
+    """model.lora: a base that none trains, whole in all processes or in shards."""
+    for kind in KINDS:
+        here = replace(world, parallel=kind)
+        teach(folder / kind, "tspin_ref", here, policy=adapted("float64"))
+    often = replace(COMPUTE, save_seconds=0)
+    teach(folder / "stopped", "tspin_ref", here, policy=adapted("float64"), stop_at=3,
+          compute=often)  # fmt: skip
+
+
+def adapters_narrow(world, folder):
+    """In bfloat16, with all that is whole while a step lasts and with nothing. -> counts"""
+    for stage in (3, 1):
+        here, compute = replace(world, parallel="fsdp2"), replace(COMPUTE, zero_stage=stage)
+        policy = adapted("bfloat16")
+        with Collectives() as collectives:
+            teach(folder / str(stage), "spin", here, policy=policy, compute=compute)
+        local = [p for p in policy.model.parameters() if isinstance(p, DTensor)]
+        facts = {
+            "counts": dict(+collectives.counts),
+            "base": sorted({str(p.dtype) for p in local}),
+            "numbers": sum(p.to_local().numel() for p in local),
+        }
+        (folder / f"facts-{stage}-{world.rank}.json").write_text(json.dumps(facts))
+
+
+def adapters_go_on(world, folder):
+    """After `adapters`, from where it was stopped."""
+    teach(folder / "stopped", "tspin_ref", replace(world, parallel="fsdp2"),
+          policy=adapted("float64"))  # fmt: skip
+
+
+def adapted_run(world, folder):
+    """Self-play of adapters from the command line's configuration."""
+    play(folder, "spin", *ADAPTED, "compute.parallel=fsdp2")
 
 
 def small_files(world, folder):
@@ -252,7 +353,7 @@ def _process(job, rank, port):
     faulthandler.dump_traceback_later(LONGEST, exit=True)  # a test fails, and never hangs
     code = 0
     try:
-        world = join(RUN.compute, RUN.optim, lora=False)
+        world = join(RUN.compute, RUN.optim, quantize=None)
         globals()[job["case"]](world, folder)
         world.barrier()
     except SystemExit as stopped:

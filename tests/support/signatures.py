@@ -21,11 +21,17 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 TABLE = ROOT / "tests" / "golden" / "signatures.json"
 LIBRARIES = ("torch", "transformers")
+SHARDED = {
+    name: f"torch.distributed.fsdp._fully_shard._fully_shard.FSDPModule.{name}"
+    for name in ("set_gradient_divide_factor", "set_force_sum_reduction_for_comms",
+                 "set_requires_gradient_sync", "set_reshard_after_backward",
+                 "set_is_last_backward", "set_unshard_in_backward")
+}  # fmt: skip
 METHODS = tuple(
     f"transformers.modeling_utils.PreTrainedModel.{name}"
     for name in ("set_attn_implementation", "_can_set_attn_implementation",
                  "gradient_checkpointing_enable", "activation_checkpointing_enable")
-)  # fmt: skip
+) + tuple(SHARDED.values())  # fmt: skip
 COMPILED = {"torch.distributed.ProcessGroup"}  # what no source says
 
 
@@ -63,7 +69,11 @@ def calls() -> Iterator[tuple[str, str, ast.Call]]:
             if not isinstance(node, ast.Call):
                 continue
             whole = None
-            if isinstance(node.func, ast.Name):
+            if isinstance(node.func, ast.Attribute) and node.func.attr in SHARDED:
+                self = ast.Constant("self")
+                bound = ast.Call(node.func, [self, *node.args], node.keywords)
+                yield f"{path.relative_to(ROOT)}:{node.lineno}", SHARDED[node.func.attr], bound
+            elif isinstance(node.func, ast.Name):
                 whole = names.get(node.func.id)
             elif isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name):
                 module = names.get(node.func.value.id)
@@ -112,7 +122,8 @@ def defined(body: list[ast.stmt], name: str) -> ast.stmt | None:
     for node in body:
         targets = getattr(node, "targets", None) or [getattr(node, "target", None)]
         names = [getattr(target, "id", None) for target in targets]
-        if name in (getattr(node, "name", None), *names):
+        decorators = [getattr(d, "id", None) for d in getattr(node, "decorator_list", ())]
+        if name in (getattr(node, "name", None), *names) and "overload" not in decorators:
             return node
         if isinstance(node, ast.If | ast.Try):
             inner = defined([*node.body, *node.orelse], name)

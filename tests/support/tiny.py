@@ -42,7 +42,7 @@ def micro_tokenizer():
     return PreTrainedTokenizerFast.from_pretrained(folder("base"))
 
 
-def random_model(*, vocab_size=294, seed=0, dtype=torch.float64, scale=1.0):
+def random_model(*, vocab_size=294, seed=0, dtype=torch.float64, scale=1.0, tied=True):
     """A one-layer Llama whose logits are far from uniform."""
     torch.manual_seed(seed)
     model = LlamaForCausalLM(
@@ -54,7 +54,7 @@ def random_model(*, vocab_size=294, seed=0, dtype=torch.float64, scale=1.0):
             num_attention_heads=4,
             num_key_value_heads=2,
             initializer_range=0.3 * scale,
-            tie_word_embeddings=True,
+            tie_word_embeddings=tied,
         )
     )
     return model.to(dtype).eval()

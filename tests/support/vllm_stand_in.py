@@ -15,7 +15,7 @@ real = pytest.mark.skipif(REAL is None, reason="TSPIN_VLLM_PYTHON names no inter
 STOP = 1  # of the embedded tokenizer
 
 STAND_IN = """
-import json, os, random, signal
+import hashlib, json, os, pathlib, random, signal
 
 FATE = json.loads(os.environ.get("STAND_IN_FATE", "{}"))
 
@@ -40,6 +40,8 @@ class LLM:
                  max_num_seqs, tensor_parallel_size, gpu_memory_utilization, enforce_eager=False):
         told = {name: value for name, value in locals().items() if name != "self"}
         record({"engine": told, "devices": os.environ.get("CUDA_VISIBLE_DEVICES")})
+        files = sorted(pathlib.Path(model).glob("*.safetensors"))
+        record({"weights": [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]})
         print("what libraries print is no message")
         self.batches = 0
 

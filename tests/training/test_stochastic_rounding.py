@@ -22,10 +22,10 @@ from tspin.tools.parquet import read_rows
 from tspin.tracking.tracker import Tracker
 from tspin.training.cut import Cut
 from tspin.training.optimizer import build_optimizer
-from tspin.training.parallel import Strategy
 from tspin.training.recipe import Recipe
 from tspin.training.step import gradient_step
 from tspin.training.stochastic_rounding import NOISE, StochasticRounding, stochastic_round
+from tspin.training.strategy import Strategy
 from tspin.training.train_state import load_state, save_state
 
 RUN = compose("compute.device=cpu")

@@ -9,9 +9,9 @@ from support.tiny import compose, random_policy, random_triplets
 from tspin.objectives import SFT
 from tspin.training.cut import Cut
 from tspin.training.optimizer import build_optimizer
-from tspin.training.parallel import Strategy
 from tspin.training.recipe import Recipe
 from tspin.training.step import gradient_step
+from tspin.training.strategy import Strategy
 from tspin.training.train_state import load_state, save_state
 
 RUN = compose()

@@ -13,12 +13,12 @@ from dataclasses import dataclass, fields, replace
 
 from tspin.cli.command import check
 from tspin.cli.options import Parser
-from tspin.config.run import Run
+from tspin.config.run import Run, ZeroStage
 from tspin.distributed import launcher
 from tspin.planning import disk, hours, roofline, shapes
 from tspin.planning.cards import CARDS, Card, this_cpu
 from tspin.planning.hours import LENGTHS, STAGES, Machine
-from tspin.planning.memory import Device, Memory, Stage, dtypes, host, memory
+from tspin.planning.memory import Device, Memory, dtypes, host, memory
 from tspin.planning.shapes import Shape
 from tspin.tools.terminal import table
 
@@ -28,7 +28,7 @@ ROWS = [(field.name, field.name) for field in fields(Memory)]
 ROWS += [(f"peak in {name}", name) for name in ("training", "sampling", "scoring")]
 
 
-STAGES_OF_FSDP2: tuple[Stage, ...] = (3, 2, 1)
+STAGES_OF_FSDP2: tuple[ZeroStage, ...] = (3, 2, 1)
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def main(arguments: Sequence[str]) -> None:
 def _processes(plan: Plan) -> dict[str, Memory]:
     """By how many processes there are and what each of them holds."""
     run, shape, device = plan.run, plan.shape, plan.device
-    unsharded = launcher.whole(run.optim, lora=run.model.lora is not None) is not None
+    unsharded = launcher.whole(run.optim, run.model.quantize) is not None
     columns: dict[str, Memory] = {}
     for count in plan.gpus:
         name = "1 process" if count == 1 else f"{count} ddp"

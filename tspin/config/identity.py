@@ -29,6 +29,7 @@ IDENTITY_FREE = (
     "compute.save_seconds",
     "compute.grace_seconds",
     "compute.threads",
+    "compute.zero_stage",
     "decoding.vllm_python",
     "decoding.data_parallel",
     "decoding.tensor_parallel",
@@ -39,8 +40,8 @@ IDENTITY_FREE = (
     "runs_dir",
 )
 """Keys or sections that a relaunch may set otherwise: none changes what is trained (threads,
-parallel, deterministic and tensor_parallel: its last bits). A benchmark is of a policy, not of its
-training, and its file says how it was made."""
+parallel, zero_stage, deterministic and tensor_parallel: its last bits). A benchmark is of a policy,
+not of its training, and its file says how it was made."""
 
 NOT_OF_METHOD = (
     *IDENTITY_FREE,

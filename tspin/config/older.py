@@ -15,6 +15,7 @@ ADDED: dict[str, Any] = {
     "model.quantize": None,
     "model.template_args": {},
     "compute.deterministic": False,
+    "compute.zero_stage": "auto",
     "data.rounds": "first",
     "data.system": "error",
     "track.tensorboard": False,

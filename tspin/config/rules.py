@@ -139,10 +139,10 @@ def _vllm(run: Run) -> Iterator[str]:
         yield f"decoding.vllm_args.{key} is set by {OURS_OF_VLLM[key]}"
     for key in how.vllm_args.keys() & SECRETS_OF_VLLM:
         yield f"decoding.vllm_args.{key} would stand in config.yaml; use the environment"
-    if run.model.lora is not None:
+    if run.model.quantize is not None:
         yield (
-            "decoding.engine=vllm reads whole models, and lora=default leaves adapters beside "
-            "their base; use decoding.engine=native"
+            f"decoding.engine=vllm reads the base as it is stored, and model.quantize="
+            f"{run.model.quantize} computes with fewer bits of it; use decoding.engine=native"
         )
 
 

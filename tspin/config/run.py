@@ -31,6 +31,7 @@ Precision = Literal["fp32_master", "bf16_stochastic", "fp32"]
 Quantize = Literal["8bit", "4bit"]
 DType = Literal["auto", "float32", "bfloat16", "float64"]
 Parallel = Literal["auto", "ddp", "fsdp2"]
+ZeroStage = Literal[1, 2, 3]
 TemplateName = Literal["alpaca", "alpaca_space", "chat", "none"]
 
 SHARED = ("proto", "base")  # folders of runs_dir that are no runs
@@ -163,6 +164,7 @@ class ComputeConfig:
     gradient_checkpointing: bool
     deterministic: bool  # on CUDA operations that repeat, or none
     parallel: Parallel  # of several processes, as a launcher started them
+    zero_stage: ZeroStage | Literal["auto"]  # of fsdp2: what is whole while a step lasts
     threads: int | None = Field(ge=1)
     save_seconds: float = Field(ge=0)  # between two saves of the training state; 0: every step
     grace_seconds: float = Field(ge=0)  # from a signal to stop to the end of a step or part

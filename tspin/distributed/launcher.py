@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from typing import Literal
 
-from tspin.config.run import ComputeConfig, OptimConfig
+from tspin.config.run import ComputeConfig, OptimConfig, Quantize
 
 Parallel = Literal["ddp", "fsdp2"]
 
@@ -20,7 +20,11 @@ def launched(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
 
 
 def chosen(
-    compute: ComputeConfig, optim: OptimConfig, environment: Mapping[str, str], *, lora: bool
+    compute: ComputeConfig,
+    optim: OptimConfig,
+    environment: Mapping[str, str],
+    *,
+    quantize: Quantize | None,
 ) -> Parallel:
     """How the processes train: compute.parallel, or what accelerate's own configuration says.
 
@@ -33,7 +37,7 @@ def chosen(
             "says fsdp2 (ACCELERATE_USE_FSDP); leave one of them out"
         )
     parallel: Parallel = "fsdp2" if by_accelerate or compute.parallel == "fsdp2" else "ddp"
-    if parallel == "fsdp2" and (reason := whole(optim, lora=lora)) is not None:
+    if parallel == "fsdp2" and (reason := whole(optim, quantize)) is not None:
         raise ValueError(f"{reason} and knows no compute=fsdp2; use compute=ddp")
     mixed = environment.get("ACCELERATE_MIXED_PRECISION", "no")
     if mixed not in ("no", "bf16") or (
@@ -46,11 +50,13 @@ def chosen(
     return parallel
 
 
-def whole(optim: OptimConfig, *, lora: bool) -> str | None:
-    """Why what is trained cannot be cut into shards; None: it can."""
+def whole(optim: OptimConfig, quantize: Quantize | None) -> str | None:
+    """Why weights cannot be cut into shards; None: they can."""
     if optim.precision == "bf16_stochastic":
         return "optim.precision=bf16_stochastic rounds whole matrices"
-    return "lora=default leaves little that is worth cutting into shards" if lora else None
+    if quantize is not None:
+        return f"model.quantize={quantize} packs whole matrices, with their scales beside them,"
+    return None
 
 
 def _accelerate_shards(environment: Mapping[str, str]) -> bool:

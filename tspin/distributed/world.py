@@ -20,7 +20,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, Protocol, TypeVar
 
-from tspin.config.run import ComputeConfig, OptimConfig
+from tspin.config.run import ComputeConfig, OptimConfig, Quantize
 from tspin.distributed.launcher import Parallel, check_devices, chosen, launched
 from tspin.tools.files import atomic, owner
 
@@ -180,7 +180,7 @@ class World:
 ALONE = World(0, 1)
 
 
-def join(compute: ComputeConfig, optim: OptimConfig, *, lora: bool) -> World:
+def join(compute: ComputeConfig, optim: OptimConfig, *, quantize: Quantize | None) -> World:
     """The world that the launcher made, ready for use.
 
     Raises ValueError for a launch that contradicts the configuration, on rank 0; OtherRankFailed
@@ -190,7 +190,7 @@ def join(compute: ComputeConfig, optim: OptimConfig, *, lora: bool) -> World:
     if size == 1:
         return ALONE
     try:
-        parallel = chosen(compute, optim, os.environ, lora=lora)
+        parallel = chosen(compute, optim, os.environ, quantize=quantize)
         check_devices(compute)
     except ValueError:
         if rank == 0:

@@ -12,7 +12,7 @@ micro-batches (training.cut), and for each of them
         loss_function(triplets, logps) -> losses (batch,)                         training.step
         backward through losses and projection, while the logits are there
         -> the sum of losses, which knows its gradient by hidden states and head
-    .backward() takes that gradient through the layers to the weights             training.parallel
+    .backward() takes that gradient through the layers to the weights             training.strategy
 
 and once all are done the optimiser updates (training.step). A `LossFunction` is all that the way
 back needs to know of an objective. Scoring goes the same way without one (`Policy.logps`). The

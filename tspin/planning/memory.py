@@ -11,14 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from tspin.config.run import Run, arithmetic_dtype
+from tspin.config.run import Run, ZeroStage, arithmetic_dtype
 from tspin.planning import disk
 from tspin.planning.disk import BYTES, optimizer_tensors, state_dtype, weights_dtype
 from tspin.planning.shapes import Shape
 
 Device = Literal["cpu", "cuda"]
 Sharding = Literal["ddp", "fsdp2"]
-Stage = Literal[1, 2, 3]  # of fsdp2, in ZeRO's numbers: how much is whole while a step lasts
 CHUNK = {"cpu": 2**23, "cuda": 2**27}  # logits at a time: fused.CHUNK, unread here: it needs torch
 PROMPT_TOKENS = {"cpu": None, "cuda": 2**14}  # decode.PROMPT_TOKENS, unread here as well
 BLOCK = 256  # scales of a 4-bit base with one scale of their own
@@ -88,7 +87,7 @@ def memory(
     device: Device,
     gpus: int = 1,
     sharding: Sharding = "ddp",
-    stage: Stage = 3,
+    stage: ZeroStage = 3,
 ) -> Memory:
     """Of one of `gpus` processes, on the packed path, at the longest triplet there can be.
 
@@ -226,7 +225,7 @@ def _head(shape: Shape, run: Run, own: str | None, products: str, device: Device
     return logits + copy + gradient + 2 * responses * shape.hidden * 4
 
 
-def _gathered(shape: Shape, held: int, products: int, stage: Stage) -> float:
+def _gathered(shape: Shape, held: int, products: int, stage: ZeroStage) -> float:
     """Bytes of weights that are whole at a time. held, products: bytes of a number
 
     The head always; an embedding does not move in the dtype of the products.

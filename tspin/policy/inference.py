@@ -22,19 +22,7 @@ def narrow(model: PreTrainedModel, autocast: torch.dtype | None) -> bool:
     model.zero_grad()  # the gradient of training's last step
     if autocast is None or model.dtype == autocast:
         return False
-    elsewhere = {
-        id(parameter)
-        for module in model.modules()
-        if type(module) is not nn.Linear
-        for parameter in module.parameters(recurse=False)
-    }
-    wider = [
-        parameter
-        for module in model.modules()
-        if type(module) is nn.Linear
-        for parameter in module.parameters(recurse=False)
-        if id(parameter) not in elsewhere and parameter.dtype != autocast
-    ]
+    wider = [weight for weight in linear_weights(model) if weight.dtype != autocast]
     if not wider:
         return False
     for parameter in wider:
@@ -43,3 +31,23 @@ def narrow(model: PreTrainedModel, autocast: torch.dtype | None) -> bool:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return True
+
+
+def linear_weights(model: nn.Module) -> list[nn.Parameter]:
+    """What linear layers alone hold: all of it is cast by autocast, before every product.
+
+    A head that is an embedding too is none of them.
+    """
+    elsewhere = {
+        id(parameter)
+        for module in model.modules()
+        if type(module) is not nn.Linear
+        for parameter in module.parameters(recurse=False)
+    }
+    return [
+        parameter
+        for module in model.modules()
+        if type(module) is nn.Linear
+        for parameter in module.parameters(recurse=False)
+        if id(parameter) not in elsewhere
+    ]

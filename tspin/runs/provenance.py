@@ -53,6 +53,15 @@ def add_kernels(folder: RunDir, kernels: list[str]) -> None:
         write_json(folder.provenance, {"launches": launches})
 
 
+def add_zero_stage(folder: RunDir, stage: int) -> None:
+    """Records in the last launch what compute.zero_stage came to."""
+    launches = read_json(folder.provenance)["launches"]
+    processes = launches[-1]["processes"]
+    if processes.get("zero_stage") != stage:
+        processes["zero_stage"] = stage
+        write_json(folder.provenance, {"launches": launches})
+
+
 def _version(package: str) -> str | None:
     try:
         return metadata.version(package)

@@ -7,13 +7,14 @@ is forgotten before it starts.
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from tspin.config.run import Run
 from tspin.data.templates import Rendering
-from tspin.policy import dtypes, policy
+from tspin.policy import adapters, dtypes, policy
 from tspin.policy.policy import Policies
 from tspin.sampling import vllm
 from tspin.sampling.native import Native
@@ -34,12 +35,17 @@ def engine_of(folder: Path, policies: Policies, cfg: Run, *, log: Path) -> Engin
         return Native(policies.to_infer(folder))
     policies.check(folder)  # of the native engine when the policy is loaded
     policies.forget()
+    dtype = dtypes.facts(cfg.compute, cfg.optim.precision, cfg.model)["dtype"]
+    merge = None
+    if adapters.is_adapter(folder):
+        merge = partial(policy.write, folder, dtype=getattr(torch, dtype))
     return vllm.VLLM(
         folder,
         policy.renderer(folder, template=Rendering.of(cfg)),
-        dtypes.facts(cfg.compute, cfg.optim.precision, cfg.model)["dtype"],
+        dtype,
         vllm.devices(how, _visible(cfg.compute.device)),
         log,
+        merge,
     )
 
 

@@ -4,6 +4,9 @@ vLLM lives in its own environment (decoding.vllm_python), reads the weights from
 and gets prompts and gives responses as ids; vllm_worker is what runs there. One batch after
 the other, each from an empty prefix cache, so that a batch's samples depend neither on restarts nor
 on how many processes there are, as far as vLLM itself repeats what it does.
+
+Adapters are merged into their base first, once for all processes: vLLM's own way of adding them
+knows no float32, only some ranks and not every architecture.
 """
 
 from __future__ import annotations
@@ -13,8 +16,8 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ from tspin.config.run import DecodingConfig
 from tspin.data.tokens import Renderer
 from tspin.sampling.requests import Batches, Done, Request, check_response
 from tspin.tools.child import Child, started, without_ranks
+from tspin.tools.files import remove, room_for
 
 WORKER = Path(__file__).resolve().parent / "vllm_worker" / "__main__.py"
 # Without the working folder on the path; loading it would take seconds.
@@ -32,6 +36,7 @@ del sys.path[0]
 sys.exit(find_spec("vllm") is None and f"{sys.executable} has no module vllm")"""
 CHECK_SECONDS = 60.0
 TAIL = 3  # lines of a log that an error shows
+MERGED = ".merged.tmp"  # hidden, so that no copy of the run takes it along
 WAY_OUT = (
     "see the log; less memory takes decoding.gpu_memory or decoding.batch_size, decoding.engine="
     "native needs no vLLM, and the same command goes on where this one stopped"
@@ -71,6 +76,7 @@ class VLLM:
     dtype    of the arithmetic, as vLLM calls it
     devices  for each process the value of CUDA_VISIBLE_DEVICES; None: as it is here
     log      file for everything that vLLM says
+    merge    writes the whole model into a new folder, where `folder` holds adapters
     """
 
     folder: Path
@@ -78,6 +84,7 @@ class VLLM:
     dtype: str
     devices: Sequence[str | None]
     log: Path
+    merge: Callable[[Path], None] | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     central = True
 
@@ -100,7 +107,7 @@ class VLLM:
         left = len(by_key)
         with ExitStack() as stack:
             log = stack.enter_context(self.log.open("ab"))
-            request = self._request(by_key, how)
+            request = self._request(stack.enter_context(self._whole_model()), by_key, how)
             command = [_python(how), str(WORKER)]
             for device in self.devices[:left]:
                 environment = _environment(how, device)
@@ -117,7 +124,8 @@ class VLLM:
                         f"{WAY_OUT}"
                     )
                 if "ready" in event:
-                    self.facts["engine"] = event["ready"]
+                    merged = {} if self.merge is None else {"adapters": "merged"}
+                    self.facts["engine"] = event["ready"] | merged
                 elif "done" in event:
                     done(event["done"])
                 else:
@@ -127,8 +135,24 @@ class VLLM:
                         check_response(ids, stop=stop, max_new_tokens=how.max_new_tokens)
                     yield event["key"], event["responses"]
 
+    @contextmanager
+    def _whole_model(self) -> Iterator[Path]:
+        """A folder that vLLM can read; a merged one is beside the log, as long as it is needed."""
+        if self.merge is None:
+            yield self.folder
+            return
+        merged = self.log.parent / MERGED
+        remove(merged)  # of a process that was killed
+        try:
+            merged.mkdir()
+            with room_for(merged):
+                self.merge(merged)
+            yield merged
+        finally:
+            remove(merged)
+
     def _request(
-        self, batches: Mapping[int, Sequence[Request]], how: DecodingConfig
+        self, folder: Path, batches: Mapping[int, Sequence[Request]], how: DecodingConfig
     ) -> dict[str, Any]:
         """What to load and how to sample, in vLLM's own words.
 
@@ -138,7 +162,7 @@ class VLLM:
         longest = max(len(request.prompt) for batch in batches.values() for request in batch)
         return {
             "engine": {
-                "model": str(self.folder.absolute()),
+                "model": str(folder.absolute()),
                 "skip_tokenizer_init": True,
                 "generation_config": "vllm",
                 "dtype": self.dtype,

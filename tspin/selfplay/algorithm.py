@@ -98,7 +98,7 @@ def run(cfg: Run, *, command: list[str]) -> list[dict[str, Any]]:
     another configuration.
     """
     determinism.before_cuda(cfg.compute)
-    world = join(cfg.compute, cfg.optim, lora=cfg.model.lora is not None)
+    world = join(cfg.compute, cfg.optim, quantize=cfg.model.quantize)
     with stopping_together(world):
         folder = RunDir(cfg.folder)
         complete = world.main(preflight.look, cfg, folder)

@@ -29,6 +29,7 @@ from tspin.training.parallel import strategy_of
 from tspin.training.recipe import Recipe
 from tspin.training.schedule import begin_step
 from tspin.training.step import gradient_step
+from tspin.training.strategy import Strategy
 from tspin.training.throughput import Speed
 from tspin.training.train_state import load_state, next_step, save_state, state
 
@@ -57,9 +58,9 @@ def train(
     per_epoch = len(_epoch(triplets, recipe, 0))
     num_steps = recipe.optim.epochs * per_epoch
     speed = Speed(policy, recipe.loss.roles, num_devices=world.size)
-    strategy = strategy_of(policy, world)
+    strategy = strategy_of(policy, recipe.compute, world)
     optimizer = build_optimizer(policy, recipe.optim)
-    first = _resume(out, policy, optimizer, world)
+    first = _resume(out, strategy, optimizer)
     # Checkpointing acts in training mode only, where transformers drops the cache that sampling
     # needs. Dropout is 0, but in adapters if asked for: the two modes compute alike.
     policy.model.train(recipe.compute.gradient_checkpointing or policy.dropout)
@@ -93,7 +94,7 @@ def train(
             if save:
                 if record is not None:
                     record.sync()  # the rows before a saved step must not be lost after it
-                _save(out, policy, optimizer, step + 1, world)
+                _save(out, strategy, optimizer, step + 1)
                 if after_save is not None and not stop:
                     world.main(after_save)
                 saved = time.monotonic()
@@ -127,26 +128,25 @@ def _agree(world: World, due: bool, stop: bool) -> tuple[bool, bool]:
     return stop or of_all[0][0], stop
 
 
-def _save(
-    out: Iteration, policy: Policy, optimizer: Optimizer, next_step: int, world: World
-) -> None:
+def _save(out: Iteration, strategy: Strategy, optimizer: Optimizer, next_step: int) -> None:
     """Saves the state of training, then removes older ones."""
-    if world.shards:
+    policy, world = strategy.policy, strategy.world
+    if strategy.shards:
         shards.save_state(out.train_shards(next_step), state(policy, optimizer), next_step, world)
     else:
         world.main(save_state, out.train_state, policy, optimizer, next_step)
 
     def clear() -> None:
         for step, folder in out.all_train_shards().items():
-            if step != next_step or not world.shards:
+            if step != next_step or not strategy.shards:
                 remove(folder)
-        if world.shards:
+        if strategy.shards:
             remove(out.train_state)
 
     world.main(clear)
 
 
-def _resume(out: Iteration, policy: Policy, optimizer: Optimizer, world: World) -> int:
+def _resume(out: Iteration, strategy: Strategy, optimizer: Optimizer) -> int:
     """Loads the last state, whatever number of processes saved it. -> the next step, or 0"""
 
     def last() -> Path | None:
@@ -155,9 +155,10 @@ def _resume(out: Iteration, policy: Policy, optimizer: Optimizer, world: World) 
             states[next_step(out.train_state)] = out.train_state
         return states[max(states)] if states else None
 
+    policy, world = strategy.policy, strategy.world
     path = world.main(last)
     if path is None:
         return 0
     if path == out.train_state:
-        return load_state(path, policy, optimizer, shards=world.shards)
+        return load_state(path, policy, optimizer, shards=strategy.shards)
     return shards.load_state(path, policy, optimizer, world)

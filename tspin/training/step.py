@@ -21,8 +21,8 @@ from tspin.objectives import Logps, Metrics, Role, mean_metrics
 from tspin.policy.out_of_memory import until_it_fits
 from tspin.training.cut import Cut
 from tspin.training.optimizer import Optimizer
-from tspin.training.parallel import Strategy, deal
 from tspin.training.recipe import Recipe
+from tspin.training.strategy import Strategy, deal
 
 Part = tuple[Tensor, Metrics]  # losses (triplets,) of a part of a micro-batch, and metrics alike
 
