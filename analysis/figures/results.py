@@ -72,7 +72,7 @@ def build(runs: Runs, name: str, *, with_paper: bool = False) -> list[Piece]:
     covered = runs.where(lambda run: plan.covers(run.setting))
     pieces = of_settings(covered, name, lambda of, at, named: [_of_setting(of, at, named, plan)])
     if not len(covered):
-        lines = [f"no run of it: {missing.command(plan.sweep, None, 'model=mistral')}"]
+        lines = [f"no run of it{missing.command(plan.sweep, runs, None)}"]
         pieces.append(_piece(name, plan, plan.what, measures.values(covered, []), [], lines, {}))
     if with_paper:
         pieces.append(_of_paper(plan, name))

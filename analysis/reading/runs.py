@@ -7,7 +7,6 @@ goes on (`files`); only a folder without any run is an error.
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +16,7 @@ import pandas as pd
 import yaml
 from tqdm import tqdm
 
+from analysis.reading import commands
 from analysis.reading.files import Files
 from analysis.reading.methods import Run, Setting, labelled
 from tspin.config import older
@@ -36,9 +36,13 @@ OF_BENCHMARK = ["n", "num_fewshot", "version"]
 class Runs:
     """Some runs, the problems of their files, and frames of their numbers."""
 
-    def __init__(self, runs: Sequence[Run], files: Files) -> None:
+    def __init__(
+        self, runs: Sequence[Run], files: Files, every: Sequence[Run] | None = None
+    ) -> None:
+        """every: the runs that these are some of"""
         self.runs = list(runs)
         self._files = files
+        self._every = self.runs if every is None else every
 
     @classmethod
     def read(cls, folder: Path) -> Runs:
@@ -60,8 +64,9 @@ class Runs:
             for t in range(run.iterations):
                 out = run.folder.iteration(t)
                 if out.path.exists() and not out.done.exists():
-                    way = f"`{result.resume(run)}` goes on"
-                    files.problem(out.path, f"not finished, left out; {way}")
+                    command = result.resume(run)
+                    way = f"; `{command}` goes on" if command else ""
+                    files.problem(out.path, f"not finished, left out{way}")
         return result
 
     @property
@@ -70,10 +75,11 @@ class Runs:
 
     def where(self, keep: Callable[[Run], bool]) -> Runs:
         """Some of the runs; problems and what was read are shared."""
-        return Runs([run for run in self.runs if keep(run)], self._files)
+        return Runs([run for run in self.runs if keep(run)], self._files, self._every)
 
     def settings(self) -> list[Setting]:
-        return sorted({run.setting for run in self.runs})
+        """Those of runs that have finished an iteration."""
+        return sorted({run.setting for run in self.runs if run.folder.iterations()})
 
     def of(self, setting: Setting) -> Runs:
         return self.where(lambda run: run.setting == setting)
@@ -152,13 +158,28 @@ class Runs:
         """`num_pairs` by label."""
         return {run.label: self.num_pairs(run) for run in self}
 
-    def resume(self, run: Run) -> str:
-        """The command that goes on with a run, as it was last given."""
-        launches = self._files.once(run.folder.provenance, read_json, optional=True)
-        try:
-            return "python " + shlex.join((launches or {})["launches"][-1]["command"])
-        except (TypeError, KeyError, IndexError):
-            return f"python main.py name={run.name} (and what it was started with)"
+    def words(self, run: Run) -> list[str] | None:
+        """The words that a run was last started with; None where they are not recorded."""
+        return commands.words_of(self._files.once(run.folder.provenance, read_json, optional=True))
+
+    def resume(self, run: Run, *more: str) -> str | None:
+        """The command that goes on with a run, as it was last given; None where nothing says.
+
+        more  words that replace those of the same key: of a longer run
+        """
+        words = self.words(run)
+        return None if words is None else commands.run(words, *more)
+
+    def on_setting(self, setting: Setting, *more: str) -> str | None:
+        """A multirun on a setting, as the words of a run of it say; None where no run has any.
+
+        more  what is run: +sweep=NAME, loss=..., seed=0,1,2
+        """
+        runs = [run for run in self._every if run.setting == setting]
+        for run in sorted(runs, key=lambda run: (not run.is_main, run.loss == "sft", run.name)):
+            if (words := self.words(run)) is not None:
+                return commands.of_setting(words, *more)
+        return None
 
     def described(self, values: pd.DataFrame, **facts: Callable[[Run], Any]) -> pd.DataFrame:
         """`values` with a column for each fact of the run that a row is of."""

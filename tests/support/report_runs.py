@@ -79,7 +79,9 @@ def write_run(
         "selfplay": {"iterations": iterations},
     }
     write_text(folder.config, yaml.safe_dump(config, sort_keys=False))
-    write_json(folder.provenance, {"launches": [{"command": ["main.py", f"loss={loss}"]}]})
+    words = [f"model={model}", f"data={data}", f"loss={loss}", f"seed={seed}"]
+    words += [f"data.eval_split={split}"] * (split != "test")
+    write_json(folder.provenance, {"launches": [{"command": ["main.py", *words]}]})
     write_json(folder.data, {"num_train": size})
     gain = GAIN[loss] + (apart != "")  # a variant gains one prompt more
     _evaluate(folder.base, loss, -1, START + seed, heldout, benchmarks)
