@@ -10,7 +10,13 @@ from tspin.cli import outcome
 from tspin.tools.spelling import unknown
 
 # command -> module with a main(arguments); the first line of its docstring is the help
-COMMANDS = {"dashboard": "analysis.wandb.dashboard", "wandb_sync": "analysis.wandb.sync"}
+COMMANDS = {
+    "watch": "analysis.watch",
+    "show": "analysis.show",
+    "compare": "analysis.compare",
+    "dashboard": "analysis.wandb.dashboard",
+    "wandb_sync": "analysis.wandb.sync",
+}
 
 
 def main(arguments: Sequence[str]) -> None:

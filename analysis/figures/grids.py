@@ -13,7 +13,7 @@ from analysis.reading import measures, missing, paper
 from analysis.reading.measures import Measure
 from analysis.reading.methods import Run, Setting
 from analysis.reading.runs import Runs
-from analysis.reading.stats import bands
+from analysis.reading.stats import bands, within
 
 NAMES = ("figure4a", "figure4c")
 LOSSES = ("sft", "tspin")
@@ -39,6 +39,8 @@ def _figure4a(runs: Runs, setting: Setting, name: str, t: int) -> Drawing:
     )  # fmt: skip
     shown = (values["iteration"] == t) | ((values["loss"] == "sft") & (values["iteration"] == 0))
     data = bands(values[shown], ["objective", "loss", "iteration", "size"])
+    if main.unit == "%":
+        data = within(data, 0.0, 100.0)
     epochs = {float(run.values.get("optim.epochs", math.nan)) for run in chosen}
     data["epochs"] = (epochs.pop() if len(epochs) == 1 else math.nan) * (data["iteration"] + 1)
     lines = missing.objectives(chosen, LOSSES, "figure4a", setting)

@@ -69,6 +69,15 @@ class Runs:
                     files.problem(out.path, f"not finished, left out{way}")
         return result
 
+    @classmethod
+    def read_one(cls, folder: Path) -> Runs:
+        """The one run in its folder, unfinished or not. ValueError where it cannot be read."""
+        files = Files()
+        run = files.once(RunDir(folder).config, _run)
+        if run is None:
+            raise ValueError(f"{folder} is no run that can be read: {'; '.join(files.problems)}")
+        return cls(labelled([run], lambda path, what: None), files)
+
     @property
     def problems(self) -> list[str]:
         return self._files.problems
@@ -109,12 +118,15 @@ class Runs:
         """One row per number of an evaluation.
 
         label, seed, run, iteration (BASE: initial policy), part (heldout | benchmark | average),
-        key (held-out metric, task, "average"), value (as evaluations hold it: a share, nats), and
+        key (held-out metric, task, "average"), value (as evaluations hold it: a share, nats), its
+        stderr, and
         of a benchmark n, num_fewshot, version.
         """
         rows = self._rows(lambda out: out.evaluation, _numbers, first=BASE, optional=True)
-        columns = [*OF_RUN, "part", "key", "value", *OF_BENCHMARK]
-        return pd.DataFrame(rows, columns=columns).astype({"iteration": int, "value": float})
+        columns = [*OF_RUN, "part", "key", "value", "stderr", *OF_BENCHMARK]
+        return pd.DataFrame(rows, columns=columns).astype(
+            {"iteration": int, "value": float, "stderr": float}
+        )
 
     @cached_property
     def contingency(self) -> pd.DataFrame:
@@ -264,7 +276,10 @@ def _numbers(path: Path) -> list[dict[str, Any]]:
         way = "the run's own command counts it again once the file is removed"
         raise ValueError(f"an older layout, {layout}; {way}")
     heldout, average = evaluation.get("heldout", {}), evaluation.get("average")
-    rows = [{"part": "heldout", "key": key, "value": it["value"]} for key, it in heldout.items()]
+    rows = [
+        {"part": "heldout", "key": key, "value": it["value"], "stderr": it.get("stderr")}
+        for key, it in heldout.items()
+    ]
     for task, facts in evaluation.get("benchmarks", {}).items():
         metrics, of_average = facts["metrics"], average and average["of"].get(task)
         for metric in [of_average] if of_average in metrics else [*metrics][:1]:
