@@ -56,15 +56,15 @@ def _numbers(out: Any) -> list[tuple[str, Any]]:
     from tspin.tools.files import flatten, read_json
 
     pairs: list[tuple[str, Any]] = []
-    for file, prefix in ((out.evaluation, ""), (out.contingency, ""), (out.done, "")):
+    for file in (out.evaluation, out.contingency, out.done):
         values = flatten(read_json(file)) if file.exists() else {}
-        pairs += [(prefix + key, v) for key, v in values.items() if isinstance(v, int | float)]
+        pairs += [(key, value) for key, value in values.items() if isinstance(value, int | float)]
     if out.metrics.exists():
         steps = StepLog.read(out.metrics)
         keys = dict.fromkeys(key for row in steps for key in row)
         for key in (key for key in keys if key not in ("iteration", "step", "epoch", "progress")):
-            values = [row[key] for row in steps if key in row]
-            pairs.append((f"steps, mean: {key}", sum(values) / len(values)))
+            numbers = [row[key] for row in steps if key in row]
+            pairs.append((f"steps, mean: {key}", sum(numbers) / len(numbers)))
     return pairs
 
 

@@ -160,6 +160,11 @@ class Runs:
         path = run.folder.iteration(t).samples
         return self._files.once(path, self._files.json_lines, optional=True) or []
 
+    def seconds(self, run: Run, t: int) -> dict[str, float]:
+        """Of the stages of iteration t, where it is finished and says."""
+        facts = self._files.once(run.folder.iteration(t).done, read_json, optional=True) or {}
+        return dict(facts.get("seconds", {}))
+
     def num_pairs(self, run: Run) -> float:
         """Annotated pairs the run trains on; NaN where it does not say."""
         counts = self._files.once(run.folder.data, read_json, optional=True) or {}

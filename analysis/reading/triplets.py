@@ -47,7 +47,8 @@ class Triplets:
         self.folder = folder
         self._readable = {} if folder.prompts.exists() else _readable(folder)
         self._sampled = _sampled(folder)
-        self._scores = {t: _scores(folder.iteration(t).scores, t) for t in folder.iterations()}
+        scores = {t: _scores(folder.iteration(t).scores, t) for t in folder.iterations()}
+        self._scores = {t: wide for t, wide in scores.items() if not wide.empty}
         self.frame = self._frame()
 
     def __len__(self) -> int:
@@ -178,7 +179,7 @@ class Triplets:
         if self._readable:
             lower = words.lower()
             return {i for i, row in self._readable.items() if lower in json.dumps(row).lower()}
-        files = [(self.folder.prompts, ("prompt", "annotated"))]
+        files: list[tuple[Path, tuple[str, ...]]] = [(self.folder.prompts, ("prompt", "annotated"))]
         for samples in (self.folder.proto, *self._sampled.values()):
             files += [(part, ("response",)) for part in _parts(samples)]
         return {name for path, columns in files for name in _matching(path, columns, words)} | (

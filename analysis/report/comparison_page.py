@@ -20,9 +20,10 @@ from analysis.reading.triplets import Triplets
 from analysis.report import curves
 from analysis.report.environment import render
 from tspin.config.identity import IDENTITY_FREE
+from tspin.config.objective import TARGET
 
 PROMPTS = 30  # that are shown: those whose answers or log-likelihoods differ most
-SHOWN = "annotated", "synthetic"
+FREE = ("name", f"loss.{TARGET}", *IDENTITY_FREE)  # changes no number, or says it twice
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def page(a: Side, b: Side, *, alone: bool = True) -> str:
 def configuration(a: Side, b: Side) -> list[tuple[str, str, str]]:
     """(key, of A, of B) where they differ; what changes no number is left out."""
     one, other = a.run.values, b.run.values
-    keys = [key for key in sorted({*one, *other}) if not key.startswith(("name", *IDENTITY_FREE))]
+    keys = [key for key in sorted({*one, *other}) if not key.startswith(FREE)]
     pairs = [(key, str(one.get(key, "-")), str(other.get(key, "-"))) for key in keys]
     return [(key, left, right) for key, left, right in pairs if left != right]
 
@@ -141,11 +142,13 @@ def samples(a: Side, b: Side) -> list[dict[str, Any]]:
     chosen = sorted(common, key=rank)[:PROMPTS]
     kept = Triplets(a.run.folder)
     rows = {row["id"]: row for row in kept.rows([i for i in chosen if i in kept.frame.index])}
-    return [
-        {"prompt": rows.get(i, {}).get("prompt") or i, "annotated": rows.get(i, {}).get("annotated"),
-         "answers": [(table[i]["response"], table[i]["correct"]) for table in tables]}
-        for i in chosen
-    ]  # fmt: skip
+    result = []
+    for name in chosen:
+        row = rows.get(name, {})
+        answers = [(table[name]["response"], table[name]["correct"]) for table in tables]
+        texts = {"prompt": row.get("prompt") or name, "annotated": row.get("annotated")}
+        result.append(texts | {"answers": answers})
+    return result
 
 
 def _values(it: Side) -> dict[str, float]:

@@ -29,11 +29,18 @@ from tspin.objectives.contingency import CELLS
 INK = "#010203"  # stands for the page's ink
 SIZE = (2.4, 1.65)  # inches: small, so that its words are large enough on a phone
 MAX_POINTS = 160  # of a line; more are averaged
-LOOK: dict[str, Any] = style.SETTINGS | {
-    "font.size": 7.5, "axes.labelsize": 7, "xtick.labelsize": 7, "ytick.labelsize": 7, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK,
-    "xtick.color": INK, "ytick.color": INK, "grid.color": "#888888", "svg.fonttype": "none",
-    "font.family": "sans-serif", "lines.linewidth": 1.4,
-}  # fmt: skip
+WORDS = ("axes.labelsize", "xtick.labelsize", "ytick.labelsize")
+INKED = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+LOOK: dict[Any, Any] = {
+    **style.SETTINGS,
+    **dict.fromkeys(WORDS, 7),
+    **dict.fromkeys(INKED, INK),
+    "font.size": 7.5,
+    "font.family": "sans-serif",
+    "grid.color": "#888888",
+    "lines.linewidth": 1.4,
+    "svg.fonttype": "none",
+}
 STAGES = ("generate", "train", "score", "evaluate", "benchmarks")
 STAGE_COLOURS = ("#56B4E9", "#0072B2", "#009E73", "#E69F00", "#CC79A7")
 REWARD, LOGP = "rewards", "logps"
@@ -148,7 +155,7 @@ def distributions(scores: pd.DataFrame, name: str) -> list[Picture]:
 
         def draw(axes: Axes) -> None:
             for role, values in logps.items():
-                axes.hist(values.clip(low, high), edges, histtype="step",
+                axes.hist(values.clip(low, high), edges.tolist(), histtype="step",
                           color=style.ROLES[role])  # fmt: skip
             axes.set(xlabel="log-likelihood (nats)", ylabel="prompts")
 
@@ -220,7 +227,7 @@ def contingency(cells: pd.DataFrame, name: str) -> Picture | None:
 
 
 def svg(draw: Any, name: str) -> Markup:
-    """What `draw(axes)` draws, for a page: its ids begin with `name`, so that pages may hold many."""
+    """What `draw(axes)` draws, for a page: ids begin with `name`, so that it may hold many."""
     with mpl.rc_context(LOOK | {"svg.hashsalt": name}):
         figure = Figure(figsize=SIZE, layout="constrained")
         draw(figure.subplots())

@@ -31,8 +31,8 @@ def render(
         loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"coded": coded, "slug": slug, "part": part}
-    environment.globals |= {"colour": style.colour}
+    environment.filters |= {"coded": coded, "slug": slug, "part": part, "ink": ink}
+    environment.globals |= {"colour": lambda label: ink(style.colour(label))}
     bundle = Path(datatables.dt_bundle)
     styles, modules = [inline(FOLDER / "page.css")], {}
     if tables:
@@ -59,6 +59,11 @@ def coded(line: str) -> Markup:
 def part(name: str) -> str:
     """A name as a part of an address."""
     return quote(name, safe="")
+
+
+def ink(colour: str) -> str:
+    """Black is the page's ink, which is light in the dark."""
+    return "currentColor" if colour == "#000000" else colour
 
 
 def slug(text: str) -> str:

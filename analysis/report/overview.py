@@ -47,13 +47,13 @@ def page(runs: Runs, problems: Sequence[str], *, live: bool = False, paper: bool
 def states(runs: Runs) -> Mapping[str, Status]:
     """By the names of runs, what each is doing."""
     folders = {run.folder.path.parent for run in runs}
-    found: dict[str, Status] = {}
+    statuses: dict[str, Status] = {}
     for folder in sorted(folders):
         try:
-            found |= {status.run: status for status in survey(Path(folder))}
+            statuses |= {status.run: status for status in survey(Path(folder))}
         except (ValueError, OSError):
             continue
-    return found
+    return statuses
 
 
 def lacking(lines: Iterable[str]) -> list[tuple[str, list[str]]]:
@@ -107,8 +107,15 @@ def _row(runs: Runs, run: Run, status: Status | None) -> dict[str, Any]:
         "numbers": changed.numbers if changed else "", "setting": str(run.setting),
         "slug": slug(str(run.setting)), "verdict": changed.verdict if changed else "",
         "order": changed.end if changed else None,
-        "alerts": [*run_page.alerts(own, run, status).values()],
+        "alerts": _alerts(own, run, status),
     }  # fmt: skip
+
+
+def _alerts(runs: Runs, run: Run, status: Status | None) -> list[str]:
+    try:
+        return [*run_page.alerts(runs, run, status).values()]
+    except (OSError, ValueError, LookupError, TypeError):  # damaged: its page says what
+        return []
 
 
 def _missing(runs: Runs, setting: Setting) -> list[str]:

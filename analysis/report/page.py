@@ -18,10 +18,8 @@ from analysis.claims import claims
 from analysis.figures import responses, results, style
 from analysis.figures.pieces import Drawing, Piece, Table, cells
 from analysis.reading.runs import Runs
-from analysis.report import render
+from analysis.report import environment, render
 from analysis.report.environment import data_url
-from analysis.report.environment import render as as_page
-from analysis.report.environment import slug
 from analysis.report.overview import lacking
 from tspin.tools.files import write_text
 
@@ -65,12 +63,16 @@ def page(
     """
     shown = [it for it in pieces if has_content(it) and not it.name.startswith(TWICE)]
     decided = [(it, [f for f in it.findings if f.verdict in KNOWN]) for it in judged]
-    undecided = [f"{it.claim.statement} ({finding.regime}): {finding.way_out}"
-                 for it in judged for finding in it.findings if finding.verdict not in KNOWN]  # fmt: skip
+    undecided = [
+        f"{it.claim.statement} ({finding.regime}): {finding.way_out}"
+        for it in judged
+        for finding in it.findings
+        if finding.verdict not in KNOWN
+    ]
     verdicts = [finding.verdict for _, findings in decided for finding in findings]
     lines = [line for piece in pieces for line in piece.missing]
     settings = [(str(setting), setting.slug) for setting in runs.settings()]
-    return as_page(
+    return environment.render(
         "paper.html", scripts=("live.js",), tables=True, live=False, tall=TALL, files=files,
         runs=runs, settings=settings, judged=[pair for pair in decided if pair[1]],
         verdicts={verdict: verdicts.count(verdict) for verdict in KNOWN},

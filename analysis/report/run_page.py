@@ -21,8 +21,7 @@ from analysis.reading.triplets import ORDERS, Triplets
 from analysis.report import curves
 from analysis.report.environment import embedded, render
 from tspin.cli.status import Status, survey
-from tspin.runs.artifacts import RunDir
-from tspin.tools.files import read_json, write_text
+from tspin.tools.files import write_text
 from tspin.tracking import health
 
 log = logging.getLogger("tspin")
@@ -95,8 +94,8 @@ def alerts(runs: Runs, run: Run, status: Status | None) -> dict[str, str]:
     steps = {t: runs.steps(run, t).to_dict("records") for t in begun}
     rows = {t: [_finite(row) for row in part] for t, part in steps.items()}
     now = health.alerts(rows, triplets.lengths(run.folder), triplets.finish_reasons(run.folder))
-    said = [] if status is None else status.warnings
-    more = [line for line in said if line not in now.values()]
+    warned = [] if status is None else status.warnings
+    more = [line for line in warned if line not in now.values()]
     known = {*now}
     # a warning of the run's own of the same kind tells of an earlier iteration
     return now | {f"run-{i}": line for i, line in enumerate(more) if not _repeats(line, known)}
@@ -108,7 +107,7 @@ def pictures(runs: Runs, run: Run) -> list[curves.Picture]:
     over = [curves.measure(values, it, f"m{i}") for i, it in enumerate(shown[:4])]
     done = run.folder.iterations()
     cells = runs.contingency
-    spent = {t: read_json(run.folder.iteration(t).done).get("seconds", {}) for t in done}
+    spent = {t: runs.seconds(run, t) for t in done}
     drawn = [
         *over, *curves.of_steps(runs, run, "steps"),
         curves.contingency(cells[cells["split"] == "train"], "cells"),
@@ -134,7 +133,7 @@ def iterations(runs: Runs, run: Run) -> dict[str, Any]:
         row += [_text(facts.get(f"logps/{role}")) for role in SIDES]
         wrong = facts.get("reward_only", math.nan) + facts.get("logp_only", math.nan)
         row.append(_text(100 * wrong, 1))
-        seconds = {} if t == BASE else read_json(run.folder.iteration(t).done).get("seconds", {})
+        seconds = {} if t == BASE else runs.seconds(run, t)
         row.append(_text(sum(seconds.values()) / 60 if seconds else None, 1))
         rows.append(row)
     head = ["after iteration", *(it.axis for it in shown), "log p(y)", "log p(y')",
@@ -177,11 +176,3 @@ def _repeats(line: str, kinds: set[str]) -> bool:
 
 def _text(value: Any, digits: int = 2) -> str:
     return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
-
-
-def folder_of(path: str) -> RunDir:
-    """The run folder that RUN means. ValueError where there is none."""
-    folder = RunDir(Path(path).expanduser())
-    if not folder.config.exists():
-        raise ValueError(f"{path} is no run (a run has a config.yaml); give runs/NAME")
-    return folder

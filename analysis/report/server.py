@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
+import pyarrow.parquet as pq
+
 from analysis.reading.runs import Runs
 from analysis.reading.triplets import ORDERS, Triplets
 from analysis.report import comparison_page, overview, run_page
@@ -115,7 +117,7 @@ class Site:
             runs = Runs.read_one(folder.path)
             (run,) = runs
             url = f"../samples/{quote(name, safe='')}"
-            samples = {"url": url, "total": len(self._triplets(folder)), "orders": ORDERS}
+            samples = {"url": url, "total": self._number(folder), "orders": ORDERS}
             return run_page.page(runs, run, run_page.status_of(run), samples, live=True)
 
         return "text/html", self._once(f"run {name}", self.state(folder), make)
@@ -126,6 +128,12 @@ class Site:
         key = f"triplets {folder.path.name}"
         state = f"{done} {sampled} {folder.prompts.exists()}"
         return self._once(key, state, lambda: Triplets(folder))
+
+    def _number(self, folder: RunDir) -> int:
+        """Of prompts: without reading their numbers, so that the page opens before them."""
+        if folder.prompts.exists():
+            return int(pq.read_metadata(folder.prompts).num_rows)
+        return len(self._triplets(folder))
 
     def _samples(self, folder: RunDir, query: Mapping[str, str]) -> dict[str, Any]:
         kept = self._triplets(folder)

@@ -6,6 +6,7 @@ Addresses are the same as those that `watch` serves, so that pages lead to each 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +18,9 @@ from analysis.reading.triplets import ORDERS, Triplets
 from analysis.report import overview, run_page
 from analysis.report.environment import embedded, part
 from tspin.tools.files import write_text
+from tspin.tools.log import first_line
 
+log = logging.getLogger("tspin")
 FOLDER = "runs"
 MOST = 1000  # prompts of a run that a page brings along; `watch` has them all
 INSIDE = 200_000  # characters of samples that stay inside the page of a run
@@ -26,7 +29,11 @@ INSIDE = 200_000  # characters of samples that stay inside the page of a run
 def write(runs: Runs, out: Path, problems: Sequence[str]) -> None:
     """index.html and runs/NAME.html in `out`; problems: as they are to be listed."""
     for run in tqdm(runs, "pages", disable=None, leave=False):
-        write_run(runs, run, out)
+        try:
+            write_run(runs, run, out)
+        except (OSError, ValueError, LookupError, TypeError) as error:  # costs only its own page
+            log.debug("%s", run.name, exc_info=True)
+            runs.problems.append(f"{run.folder.path}: no page ({first_line(error)})")
     text = overview.page(runs, list(dict.fromkeys([*problems, *runs.problems])))
     write_text(out / overview.NAME, text)
 

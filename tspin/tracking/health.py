@@ -35,9 +35,9 @@ def alerts(
         return {}
     first, last = begun[0], begun[-1]
     sampled = [length for _, length in sorted((lengths or {}).items())]
-    logps = [_mean(part, "logps/annotated") for part in (first[:1], _tail(last))]
+    start, end = (_mean(part, "logps/annotated") for part in (first[:1], _tail(last)))
     warnings = {
-        "collapse": collapse(logps[0], logps[1]) if None not in logps else None,
+        "collapse": None if start is None or end is None else collapse(start, end),
         "entropy": entropy(first, last),
         "lengths": length(sampled[0], sampled[-1]) if len(sampled) > 1 else None,
         "misaligned": misaligned(begun),
@@ -58,7 +58,7 @@ def collapse(first: float, now: float) -> str | None:
     return None
 
 
-def saturation(steps: Sequence[dict[str, Any]]) -> str | None:
+def saturation(steps: Steps) -> str | None:
     """steps: rows of metrics.jsonl of one iteration; reads its last tenth."""
     weights = [row["weights/current"] for row in steps if "weights/current" in row]
     tail = weights[-max(1, len(weights) // 10) :]
@@ -119,8 +119,8 @@ def misaligned(iterations: Sequence[Steps]) -> str | None:
     """iterations: steps of each; by how much the share of pairs that reward and log-likelihood
     rank differently has risen from the first steps to the last."""
     keys = ("contingency/reward_only", "contingency/logp_only")
-    ends = [[_mean(part, key) for key in keys] for part in (iterations[0][:1], _tail(iterations[-1]))]
-    shares = [sum(value for value in end if value is not None) for end in ends]
+    ends = iterations[0][:1], _tail(iterations[-1])
+    shares = [sum(_mean(part, key) or 0.0 for key in keys) for part in ends]
     if shares[1] > MISALIGNED and shares[1] - shares[0] > MISALIGNED:
         return (
             f"reward and log-likelihood rank {shares[1]:.0%} of the pairs differently, "
