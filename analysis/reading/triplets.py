@@ -80,6 +80,8 @@ class Triplets:
         prompt, annotated, proto, gain, longest, misaligned; iterations: t, response, num_tokens,
         cut, scores {role: [log-likelihood, reward]} after it
         """
+        if not ids:
+            return []
         texts, proto = self._texts(ids), self._responses(self.folder.proto, ids)
         sampled = {t: self._responses(samples, ids) for t, samples in self._sampled.items()}
         rows = []
@@ -176,7 +178,7 @@ class Triplets:
 
     def _with_text(self, words: str) -> set[str]:
         """Ids of the prompts that have these words in a text, capitals or not."""
-        if self._readable:
+        if not self.folder.prompts.exists():
             lower = words.lower()
             return {i for i, row in self._readable.items() if lower in json.dumps(row).lower()}
         files: list[tuple[Path, tuple[str, ...]]] = [(self.folder.prompts, ("prompt", "annotated"))]

@@ -102,3 +102,10 @@ def test_lengths_and_ends_of_samples(folder):
     """Means of 1, 2, 3, 4 tokens, twice that in the next iteration; one of four was cut."""
     assert triplets.lengths(folder) == {0: 2.5, 1: 5.0}
     assert triplets.finish_reasons(folder) == ["length", "stop", "stop", "stop"]
+
+
+def test_a_run_that_has_begun_has_no_prompts_yet(tmp_path):
+    made = write_run(tmp_path, "tspin", iterations=1)
+    made.iteration(0).done.unlink()
+    kept = Triplets(made)
+    assert len(kept) == 0 and kept.rows(kept.chosen(10)) == kept.ids(search="x") == []
