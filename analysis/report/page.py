@@ -27,6 +27,7 @@ NAME = "paper.html"
 METHODS = ("label", "a", "b")  # columns that hold a method, shown with its colour
 NO_METHODS = (results.START, responses.DATA)  # but for these
 TWICE = ("objectives",)  # on the first page, as curves
+ABLATIONS = ("table2", "figure5", "figure4b")  # two methods against each other
 SHORT = 24  # characters of a cell that stay on one line
 TALL = 40  # rows, beyond which a table scrolls in its box
 DPI = 96  # CSS pixels of an inch
@@ -82,7 +83,10 @@ def page(
 
 
 def has_content(piece: Piece) -> bool:
-    """Whether there is something to see, rather than an empty axis."""
+    """Whether there is something to see, rather than an empty axis or what stands elsewhere."""
+    if piece.name.partition("-")[0] in ABLATIONS:  # of one method they repeat Table 1
+        frame = piece.data if isinstance(piece, Drawing) else piece.frame
+        return len({*frame["label"]} - {results.START}) > 1
     if isinstance(piece, Drawing):
         points = {"figure4a": "size", "figure4c": "alpha"}.get(piece.name.partition("-")[0])
         if points is None or piece.name.endswith("-paper"):

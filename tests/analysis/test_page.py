@@ -20,7 +20,16 @@ from analysis.report import catalogue, overview, page, render, run_page, site
 from tspin.cli import command
 from tspin.tools.files import write_jsonl
 
-PIECES = ("table1", "figure2", "table4", "figure4a", "figure4c", "objectives", "comparison")
+PIECES = (
+    "table1",
+    "figure2",
+    "table2",
+    "table4",
+    "figure4a",
+    "figure4c",
+    "objectives",
+    "comparison",
+)
 PHONE, DESKTOP = 390, 1280
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 HOSTILE = "<img src=x onerror=window.ran=1>"  # no slash: it is part of a folder's name
@@ -118,11 +127,11 @@ def test_a_run_without_a_finished_iteration_makes_no_setting(folder, pages):
 
 
 def test_nothing_stands_twice_and_no_axis_is_empty(folder, pages):
-    """Objectives are the first page's curves; Table 4 and Figure 4a have no runs, and the grid of
-    Figure 4c has a single cell: none of them is drawn."""
+    """Objectives are the first page's curves; Table 4 and Figure 4a have no runs, Table 2 one of its two
+    methods, and the grid of Figure 4c a single cell: none of them is drawn."""
     html = pages["paper.html"]
     drawn = set(re.findall(r'<article class="piece" id="piece-([\w-]+)"', html))
-    assert drawn == {"table1", "table1-paper", "figure2", "figure2-paper", "table4-paper",
+    assert drawn == {"table1", "table1-paper", "table2-paper", "figure2", "figure2-paper", "table4-paper",
                      "figure4a-paper", "comparison", "comparison-figure"}  # fmt: skip
     assert "not enough data" not in html and "no runs" not in html
 
