@@ -127,11 +127,12 @@ def test_a_run_without_a_finished_iteration_makes_no_setting(folder, pages):
 
 
 def test_nothing_stands_twice_and_no_axis_is_empty(folder, pages):
-    """Objectives are the first page's curves; Table 4 and Figure 4a have no runs, Table 2 one of its two
-    methods, and the grid of Figure 4c a single cell: none of them is drawn."""
+    """Objectives are the first page's curves; Table 4 and Figure 4a have no runs, Table 2 one of
+    its two methods, and the grid of Figure 4c a single cell: none of them is drawn."""
     html = pages["paper.html"]
     drawn = set(re.findall(r'<article class="piece" id="piece-([\w-]+)"', html))
-    assert drawn == {"table1", "table1-paper", "table2-paper", "figure2", "figure2-paper", "table4-paper",
+    assert drawn == {"table1", "table1-paper", "table2-paper", "figure2", "figure2-paper",
+                     "table4-paper",
                      "figure4a-paper", "comparison", "comparison-figure"}  # fmt: skip
     assert "not enough data" not in html and "no runs" not in html
 

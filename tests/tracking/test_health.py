@@ -54,8 +54,14 @@ def steps(number=10, **values):
 
 
 def test_a_healthy_run_has_no_alert():
-    row = {"logps/annotated": -10.0, "logps_per_token/synthetic": -1.0, "grad_norm": 2.0,
-           "weights/current": 0.4, "contingency/reward_only": 0.0, "contingency/logp_only": 0.0}  # fmt: skip
+    row = {
+        "logps/annotated": -10.0,
+        "logps_per_token/synthetic": -1.0,
+        "grad_norm": 2.0,
+        "weights/current": 0.4,
+        "contingency/reward_only": 0.0,
+        "contingency/logp_only": 0.0,
+    }
     assert health.alerts({0: [row] * 9, 1: [row] * 9}, {0: 20.0, 1: 22.0}, ["stop"] * 3) == {}
     assert health.alerts({}) == health.alerts({0: []}) == {}
     assert health.alerts({0: steps(loss=1.0)}) == {}  # sft

@@ -20,7 +20,8 @@ async function look() {
     if (state !== null && now !== state) await renew();
     state = now;
     document.body.classList.remove("gone");
-  } catch {
+  } catch (error) {
+    console.warn(String(error));
     document.body.classList.add("gone"); // who served it has ended: the page stays
   }
   setTimeout(look, EVERY);
