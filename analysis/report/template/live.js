@@ -30,14 +30,16 @@ async function look() {
 async function renew() {
   const text = await (await fetch(location.href)).text();
   const fresh = new DOMParser().parseFromString(text, "text/html");
-  for (const part of fresh.querySelectorAll("[data-renew]")) {
+  const parts = [...fresh.querySelectorAll("[data-renew]")]; // each moves from there to here
+  const names = new Set(parts.map((part) => part.dataset.renew));
+  for (const part of parts) {
     const old = document.querySelector(`[data-renew="${CSS.escape(part.dataset.renew)}"]`);
     if (old) old.replaceWith(part);
     else if (part.dataset.renew.startsWith("setting-")) document.getElementById("runs")?.before(part);
     else document.getElementById("main").prepend(part);
   }
   for (const old of document.querySelectorAll("[data-renew]"))
-    if (!fresh.querySelector(`[data-renew="${CSS.escape(old.dataset.renew)}"]`)) old.remove();
+    if (!names.has(old.dataset.renew)) old.remove();
   document.dispatchEvent(new Event("renewed"));
 }
 if ("live" in document.body.dataset) look();
