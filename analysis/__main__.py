@@ -11,6 +11,9 @@ from tspin.tools.spelling import unknown
 
 # command -> module with a main(arguments); the first line of its docstring is the help
 COMMANDS = {
+    "watch": "analysis.watch",
+    "show": "analysis.show",
+    "compare": "analysis.compare",
     "dashboard": "analysis.wandb.dashboard",
     "wandb_sync": "analysis.wandb.sync",
     "tracker_sync": "analysis.wandb.local_sync",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from tspin.cli import outcome
 from tspin.cli.options import BOOLEAN, KeyParser
@@ -28,3 +29,19 @@ def command(doc: str | None, arguments: Sequence[str], **defaults: str) -> Itera
         yield parser.read(arguments)
     except (Exception, KeyboardInterrupt) as error:
         sys.exit(outcome.exit_code(error, ["analysis", *arguments]))
+
+
+def named(arguments: Sequence[str], *keys: str) -> list[str]:
+    """Folders that are given without a key, as KEY=FOLDER, keys in their order; a folder's name may
+    hold an equals sign itself."""
+    left, result = list(keys), []
+    for argument in arguments:
+        key = argument.removeprefix("--").partition("=")[0]
+        folder = Path(argument.rpartition(":")[0] or argument).expanduser()
+        is_folder = Path(argument).expanduser().is_dir() or folder.is_dir()
+        if left and (is_folder or "=" not in argument) and not argument.startswith("-"):
+            result.append(f"{left.pop(0)}={argument}")
+        else:
+            left = [name for name in left if name != key]
+            result.append(argument)
+    return result

@@ -310,7 +310,9 @@ def _find(claim: Claim, regime: Regime) -> Finding:
     if result == NOT_ENOUGH:
         of_mistral = claim.sweep == "table1" and "mistral" in regime.setting.model
         sweep = "table4" if of_mistral else claim.sweep
-        way_out = missing.command(sweep, regime.setting, "seed=0,1,2", *regime.overrides)
+        way_out = missing.command(
+            sweep, regime.runs, regime.setting, "seed=0,1,2", *regime.overrides
+        ).removeprefix(": ")
     return Finding(regime, result, parts, way_out)
 
 

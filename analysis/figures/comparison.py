@@ -69,7 +69,7 @@ def differences(runs: Runs, a: Side, b: Side, decoding: str) -> np.ndarray:
     """(seeds, prompts) right under A minus right under B, NaN where one has no answer."""
     others = {run.seed: run for run in b.runs}
     columns = [
-        _right(runs, run, a.t, decoding) - _right(runs, others[run.seed], b.t, decoding)
+        right(runs, run, a.t, decoding) - right(runs, others[run.seed], b.t, decoding)
         for run in a.runs if run.seed in others
     ]  # fmt: skip
     together = pd.concat(columns, axis=1) if columns else pd.DataFrame()
@@ -96,7 +96,7 @@ def _of_regime(regime: Regime, name: str, *, iteration: int | None) -> list[Piec
     frame = compare(runs, iteration)
     lines = missing.seeds(runs, "seeds", setting, *regime.overrides)
     if len(runs.labels()) < 2:
-        lines.append(f"fewer than two methods: {missing.command('table1', setting)}")
+        lines.append(f"fewer than two methods{missing.command('table1', runs, setting)}")
     lines += missing.iterations(runs)
     against = (
         f"A against B, {regime}, after their last common iteration, or each after its own last "
@@ -190,7 +190,7 @@ def _of_seeds(values: pd.DataFrame, side: Side) -> dict[int, float]:
     return {run.seed: at_end[run.name] for run in side.runs if run.name in at_end}
 
 
-def _right(runs: Runs, run: Run, t: int, decoding: str) -> pd.Series:
+def right(runs: Runs, run: Run, t: int, decoding: str) -> pd.Series:
     """Share of right answers by prompt, over its draws."""
     answers = runs.answers(run, t)
     answers = answers[answers["decoding"] == decoding]

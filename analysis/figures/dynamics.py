@@ -19,7 +19,7 @@ from analysis.figures.pieces import Drawing, Piece, of_settings
 from analysis.reading import missing
 from analysis.reading.methods import Setting
 from analysis.reading.runs import Runs
-from analysis.reading.stats import bands
+from analysis.reading.stats import bands, within
 from tspin.objectives.contingency import CELLS
 
 NAMES = ("figure3", "figure7", "contingency")
@@ -142,7 +142,7 @@ def _contingency(runs: Runs, setting: Setting, name: str) -> Drawing:
     table = table.assign(misaligned=table["reward_only"] + table["logp_only"])
     index = ["split", "label", "iteration", "key"]
     long = table.melt([*index[:3], "seed"], [*CELLS, "misaligned"], "key").dropna(subset=["value"])
-    data = bands(long.assign(value=100 * long["value"].astype(float)), index)
+    data = within(bands(long.assign(value=100 * long["value"].astype(float)), index), 0.0, 100.0)
     drawn = style.figure(2, 2)
     splits = ("train", "training"), ("heldout", "held-out")
     panels = [(split, of, key) for split, of in splits for key in ("misaligned", "both")]

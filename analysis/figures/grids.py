@@ -13,7 +13,7 @@ from analysis.reading import measures, missing, paper
 from analysis.reading.measures import Measure
 from analysis.reading.methods import Run, Setting
 from analysis.reading.runs import Runs
-from analysis.reading.stats import bands
+from analysis.reading.stats import bands, within
 
 NAMES = ("figure4a", "figure4c")
 LOSSES = ("sft", "tspin")
@@ -39,11 +39,13 @@ def _figure4a(runs: Runs, setting: Setting, name: str, t: int) -> Drawing:
     )  # fmt: skip
     shown = (values["iteration"] == t) | ((values["loss"] == "sft") & (values["iteration"] == 0))
     data = bands(values[shown], ["objective", "loss", "iteration", "size"])
+    if main.unit == "%":
+        data = within(data, 0.0, 100.0)
     epochs = {float(run.values.get("optim.epochs", math.nan)) for run in chosen}
     data["epochs"] = (epochs.pop() if len(epochs) == 1 else math.nan) * (data["iteration"] + 1)
     lines = missing.objectives(chosen, LOSSES, "figure4a", setting)
     if data["size"].nunique() < 2:
-        lines.append(f"one number of pairs only: {missing.command('figure4a', setting)}")
+        lines.append(f"one number of pairs only{missing.command('figure4a', runs, setting)}")
     lines += missing.iterations(chosen.where(lambda run: run.loss == "sft"), [0])
     lines += missing.iterations(chosen.where(lambda run: run.loss != "sft"), [t])
     lines += missing.seeds(chosen, "figure4a", setting)
@@ -103,14 +105,16 @@ def _figure4c(runs: Runs, setting: Setting, name: str, t: int) -> Drawing:
         for key in ("mean", "half")
     )
     lines = [
-        f"alpha={alpha:g}, beta={beta:g}: "
-        + missing.command("figure4c", setting, f"coef.alpha={alpha:g}", f"coef.beta=[0,{beta:g}]")
+        f"alpha={alpha:g}, beta={beta:g}"
+        + missing.command(
+            "figure4c", runs, setting, f"coef.alpha={alpha:g}", f"coef.beta=[0,{beta:g}]"
+        )
         for alpha in alphas
         for beta in betas
         if math.isnan(mean.loc[alpha, beta])
     ]
     if len(lines) == mean.size:
-        lines = [f"the whole grid: {missing.command('figure4c', setting)}"]
+        lines = [f"the whole grid{missing.command('figure4c', runs, setting)}"]
     lines += missing.iterations(chosen, [t])
     caption = (
         f"{main.opening} of T-SPIN after iteration {t} over alpha and beta, "

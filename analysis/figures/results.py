@@ -18,7 +18,7 @@ from analysis.reading import measures, missing, paper
 from analysis.reading.measures import AVERAGE, Measure
 from analysis.reading.methods import Run, Setting
 from analysis.reading.runs import BASE, Runs
-from analysis.reading.stats import bands
+from analysis.reading.stats import bands, within
 
 DELTA = "delta"
 START = "initial policy"
@@ -72,7 +72,7 @@ def build(runs: Runs, name: str, *, with_paper: bool = False) -> list[Piece]:
     covered = runs.where(lambda run: plan.covers(run.setting))
     pieces = of_settings(covered, name, lambda of, at, named: [_of_setting(of, at, named, plan)])
     if not len(covered):
-        lines = [f"no run of it: {missing.command(plan.sweep, None, 'model=mistral')}"]
+        lines = [f"no run of it{missing.command(plan.sweep, runs, None)}"]
         pieces.append(_piece(name, plan, plan.what, measures.values(covered, []), [], lines, {}))
     if with_paper:
         pieces.append(_of_paper(plan, name))
@@ -127,6 +127,8 @@ def panels(values: pd.DataFrame, shown: Sequence[Measure]) -> tuple[style.Figure
     values = values[values["key"].isin([m.key for m in shown])]
     labels = style.in_order(values.loc[values["iteration"] != BASE, "label"])
     data = bands(values, ["key", "label", "iteration"])
+    shares = data["key"].isin([m.key for m in shown if m.unit == "%"])
+    data[shares] = within(data[shares], 0.0, 100.0)
     data["done"] = data["iteration"] + 1
     drawn = style.figure(1, max(len(shown), 1))
     strokes = style.strokes(labels)

@@ -26,14 +26,14 @@ def build(runs: Runs, name: str = "table3", *, with_paper: bool = False) -> list
     tasks = yaml.safe_load(CONFIGURED.read_text(encoding="utf-8"))["tasks"]
     numbers = runs.evaluation
     had = numbers[numbers["part"] == "benchmark"].drop_duplicates("key").set_index("key")
-    rows, lines, way = [], [], missing.command("table1", None, "evals=paper")
+    rows, lines, way = [], [], missing.command("table1", runs, None, "evals=paper")
     for task in dict.fromkeys([*tasks, *had.index]):
         of_conf, of_runs = tasks.get(task, {}), had.loc[task] if task in had.index else {}
         facts = [of_runs.get(key) for key in ("num_fewshot", "n", "version")]
         title = measures.TASKS.get(task, task)
         rows.append([title, task, of_conf.get("shots"), of_conf.get("metric"), *facts])
         if facts[:2] == [None, None]:
-            lines.append(f"no run was evaluated on {task}: {way}")
+            lines.append(f"no run was evaluated on {task}{way}")
     frame = pd.DataFrame(rows, columns=[column.key for column in COLUMNS], dtype=object)
     caption = "Benchmarks, as configured and as these runs had them."
     pieces: list[Piece] = [Table(name, caption, COLUMNS, frame, missing=lines)]

@@ -23,9 +23,10 @@ def build(runs: Runs, name: str = "tuning") -> list[Piece]:
     tuned = runs.where(lambda run: run.setting.split == "validation")
     if len(tuned):
         return of_settings(tuned, name, _of_setting)
-    way = missing.command("tune", runs.settings()[0] if len(runs.settings()) == 1 else None)
+    only = runs.settings()[0] if len(runs.settings()) == 1 else None
+    way = missing.command("tune", runs, only)
     caption = "Learning rates, judged on validation prompts."
-    lines = [f"no run on validation prompts: {way}"]
+    lines = [f"no run on validation prompts{way}"]
     return [_table(name, caption, bands(pd.DataFrame(), BY), [], measures.NOTHING, lines)]
 
 
@@ -38,8 +39,7 @@ def _of_setting(runs: Runs, setting: Setting, name: str) -> list[Piece]:
     rates = sorted(set(data["lr"]))
     lines = missing.iterations(chosen)
     if len(rates) < 3:
-        way = missing.command("tune", setting._replace(split="test"))  # it names the split itself
-        lines.append(f"fewer than three learning rates: {way}")
+        lines.append(f"fewer than three learning rates{missing.command('tune', runs, setting)}")
     caption = (
         f"{main.opening} after the last iteration for each learning rate, "
         f"{setting}: mean over seeds; best, and how far it is above its better neighbour."

@@ -6,24 +6,23 @@ from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
+from analysis.reading import commands
 from analysis.reading.measures import HELDOUT, Measure
 from analysis.reading.methods import Run, Setting
 from analysis.reading.runs import Runs
 
-BUILT_IN = {"micro": "micro", "micro_base": "micro", "zephyr": "ultrachat", "mistral": "ultrachat"}
 ENOUGH = 3  # seeds, below which an interval says little
 
 
-def command(sweep: str, setting: Setting | None, *more: str) -> str:
-    """The command line of a sweep on a setting; None: the sweep's own model and data."""
-    chosen = []
-    if setting:
-        chosen.append(f"model={setting.model}")
-        if BUILT_IN.get(setting.model) != setting.data:
-            chosen.append(f"data={setting.data}")
-        if setting.split != "test":
-            chosen.append(f"data.eval_split={setting.split}")
-    return "`" + " ".join(["python main.py -m", f"+sweep={sweep}", *chosen, *more]) + "`"
+def command(sweep: str, runs: Runs, setting: Setting | None, *more: str) -> str:
+    """How a sweep is run on a setting, as a sentence's end: ": `COMMAND`"; "" where no run of the
+    setting says how it was started.
+
+    setting  None: the sweep's own model and data
+    """
+    words = (f"+sweep={sweep}", *more)
+    way = commands.of_setting([], *words) if setting is None else runs.on_setting(setting, *words)
+    return f": `{way}`" if way else ""
 
 
 def objectives(
@@ -31,18 +30,19 @@ def objectives(
 ) -> list[str]:
     """Objectives of which there is no run at all. more: words of the command"""
     present = {run.loss for run in runs}
-    way = f"({setting}): {command(sweep, setting, *more)}"
+    way = f"({setting}){command(sweep, runs, setting, *more)}"
     return [f"no run with loss={loss} {way}" for loss in losses if loss not in present]
 
 
 def iterations(runs: Runs, needed: Sequence[int] | None = None) -> list[str]:
     """Iterations that runs have not finished: of those needed (None: all that they were to do)."""
-    more = " with more selfplay.iterations" if needed else ""
     lines = []
     for run in runs:
         lacking = set(needed or range(run.iterations)) - {*run.folder.iterations()}
         if lacking:
-            lines.append(_line(runs, run, f"iteration {_listed(lacking)}") + more)
+            longer = max(lacking) >= run.iterations
+            more = [f"selfplay.iterations={max(lacking) + 1}"] if longer else []
+            lines.append(_line(runs, run, f"iteration {_listed(lacking)}", *more))
     return lines
 
 
@@ -67,12 +67,13 @@ def seeds(runs: Runs, sweep: str, setting: Setting, *more: str) -> list[str]:
     """Methods with fewer seeds than an interval needs. more: words of the command"""
     numbers = {label: len(members) for label, members in runs.by_label().items()}
     few = ", ".join(f"{label} ({n})" for label, n in numbers.items() if n < ENOUGH)
-    way = command(sweep, setting, "seed=0,1,2", *more)
-    return [f"fewer than {ENOUGH} seeds, so that intervals say little: {few}: {way}"] if few else []
+    way = command(sweep, runs, setting, "seed=0,1,2", *more)
+    return [f"fewer than {ENOUGH} seeds, so that intervals say little: {few}{way}"] if few else []
 
 
-def _line(runs: Runs, run: Run, what: str) -> str:
-    return f"{run.label}, seed {run.seed}: {what}: `{runs.resume(run)}`"
+def _line(runs: Runs, run: Run, what: str, *more: str) -> str:
+    way = runs.resume(run, *more)
+    return f"{run.label}, seed {run.seed}: {what}" + (f": `{way}`" if way else "")
 
 
 def _listed(iterations: Iterable[int]) -> str:

@@ -7,7 +7,6 @@ goes on (`files`); only a folder without any run is an error.
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +16,7 @@ import pandas as pd
 import yaml
 from tqdm import tqdm
 
+from analysis.reading import commands
 from analysis.reading.files import Files
 from analysis.reading.methods import Run, Setting, labelled
 from tspin.config import older
@@ -36,9 +36,13 @@ OF_BENCHMARK = ["n", "num_fewshot", "version"]
 class Runs:
     """Some runs, the problems of their files, and frames of their numbers."""
 
-    def __init__(self, runs: Sequence[Run], files: Files) -> None:
+    def __init__(
+        self, runs: Sequence[Run], files: Files, every: Sequence[Run] | None = None
+    ) -> None:
+        """every: the runs that these are some of"""
         self.runs = list(runs)
         self._files = files
+        self._every = self.runs if every is None else every
 
     @classmethod
     def read(cls, folder: Path) -> Runs:
@@ -60,9 +64,19 @@ class Runs:
             for t in range(run.iterations):
                 out = run.folder.iteration(t)
                 if out.path.exists() and not out.done.exists():
-                    way = f"`{result.resume(run)}` goes on"
-                    files.problem(out.path, f"not finished, left out; {way}")
+                    command = result.resume(run)
+                    way = f"; `{command}` goes on" if command else ""
+                    files.problem(out.path, f"not finished, left out{way}")
         return result
+
+    @classmethod
+    def read_one(cls, folder: Path) -> Runs:
+        """The one run in its folder, unfinished or not. ValueError where it cannot be read."""
+        files = Files()
+        run = files.once(RunDir(folder).config, _run)
+        if run is None:
+            raise ValueError(f"{folder} is no run that can be read: {'; '.join(files.problems)}")
+        return cls(labelled([run], lambda path, what: None), files)
 
     @property
     def problems(self) -> list[str]:
@@ -70,10 +84,11 @@ class Runs:
 
     def where(self, keep: Callable[[Run], bool]) -> Runs:
         """Some of the runs; problems and what was read are shared."""
-        return Runs([run for run in self.runs if keep(run)], self._files)
+        return Runs([run for run in self.runs if keep(run)], self._files, self._every)
 
     def settings(self) -> list[Setting]:
-        return sorted({run.setting for run in self.runs})
+        """Those of runs that have finished an iteration."""
+        return sorted({run.setting for run in self.runs if run.folder.iterations()})
 
     def of(self, setting: Setting) -> Runs:
         return self.where(lambda run: run.setting == setting)
@@ -103,12 +118,15 @@ class Runs:
         """One row per number of an evaluation.
 
         label, seed, run, iteration (BASE: initial policy), part (heldout | benchmark | average),
-        key (held-out metric, task, "average"), value (as evaluations hold it: a share, nats), and
+        key (held-out metric, task, "average"), value (as evaluations hold it: a share, nats), its
+        stderr, and
         of a benchmark n, num_fewshot, version.
         """
         rows = self._rows(lambda out: out.evaluation, _numbers, first=BASE, optional=True)
-        columns = [*OF_RUN, "part", "key", "value", *OF_BENCHMARK]
-        return pd.DataFrame(rows, columns=columns).astype({"iteration": int, "value": float})
+        columns = [*OF_RUN, "part", "key", "value", "stderr", *OF_BENCHMARK]
+        return pd.DataFrame(rows, columns=columns).astype(
+            {"iteration": int, "value": float, "stderr": float}
+        )
 
     @cached_property
     def contingency(self) -> pd.DataFrame:
@@ -142,6 +160,11 @@ class Runs:
         path = run.folder.iteration(t).samples
         return self._files.once(path, self._files.json_lines, optional=True) or []
 
+    def seconds(self, run: Run, t: int) -> dict[str, float]:
+        """Of the stages of iteration t, where it is finished and says."""
+        facts = self._files.once(run.folder.iteration(t).done, read_json, optional=True) or {}
+        return dict(facts.get("seconds", {}))
+
     def num_pairs(self, run: Run) -> float:
         """Annotated pairs the run trains on; NaN where it does not say."""
         counts = self._files.once(run.folder.data, read_json, optional=True) or {}
@@ -152,13 +175,28 @@ class Runs:
         """`num_pairs` by label."""
         return {run.label: self.num_pairs(run) for run in self}
 
-    def resume(self, run: Run) -> str:
-        """The command that goes on with a run, as it was last given."""
-        launches = self._files.once(run.folder.provenance, read_json, optional=True)
-        try:
-            return "python " + shlex.join((launches or {})["launches"][-1]["command"])
-        except (TypeError, KeyError, IndexError):
-            return f"python main.py name={run.name} (and what it was started with)"
+    def words(self, run: Run) -> list[str] | None:
+        """The words that a run was last started with; None where they are not recorded."""
+        return commands.words_of(self._files.once(run.folder.provenance, read_json, optional=True))
+
+    def resume(self, run: Run, *more: str) -> str | None:
+        """The command that goes on with a run, as it was last given; None where nothing says.
+
+        more  words that replace those of the same key: of a longer run
+        """
+        words = self.words(run)
+        return None if words is None else commands.run(words, *more)
+
+    def on_setting(self, setting: Setting, *more: str) -> str | None:
+        """A multirun on a setting, as the words of a run of it say; None where no run has any.
+
+        more  what is run: +sweep=NAME, loss=..., seed=0,1,2
+        """
+        runs = [run for run in self._every if run.setting == setting]
+        for run in sorted(runs, key=lambda run: (not run.is_main, run.loss == "sft", run.name)):
+            if (words := self.words(run)) is not None:
+                return commands.of_setting(words, *more)
+        return None
 
     def described(self, values: pd.DataFrame, **facts: Callable[[Run], Any]) -> pd.DataFrame:
         """`values` with a column for each fact of the run that a row is of."""
@@ -243,7 +281,10 @@ def _numbers(path: Path) -> list[dict[str, Any]]:
         way = "the run's own command counts it again once the file is removed"
         raise ValueError(f"an older layout, {layout}; {way}")
     heldout, average = evaluation.get("heldout", {}), evaluation.get("average")
-    rows = [{"part": "heldout", "key": key, "value": it["value"]} for key, it in heldout.items()]
+    rows = [
+        {"part": "heldout", "key": key, "value": it["value"], "stderr": it.get("stderr")}
+        for key, it in heldout.items()
+    ]
     for task, facts in evaluation.get("benchmarks", {}).items():
         metrics, of_average = facts["metrics"], average and average["of"].get(task)
         for metric in [of_average] if of_average in metrics else [*metrics][:1]:

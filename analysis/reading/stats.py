@@ -47,6 +47,11 @@ def bands(frame: pd.DataFrame, by: Sequence[str], value: str = "value") -> pd.Da
     return result[[*by, "mean", "low", "high", "n"]]
 
 
+def within(banded: pd.DataFrame, low: float, high: float) -> pd.DataFrame:
+    """`bands` of what lies within limits, such as a share: an interval does not reach over them."""
+    return banded.assign(low=banded["low"].clip(low, high), high=banded["high"].clip(low, high))
+
+
 def paired(a: Mapping[int, float], b: Mapping[int, float]) -> Interval:
     """`mean_interval` of a - b over the seeds that both have."""
     return mean_interval([a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())])

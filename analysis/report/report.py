@@ -3,8 +3,9 @@
     python -m analysis all [runs=RUNS] [out=REPORT] [with_paper=true]
     python -m analysis figure3 [runs=RUNS] [out=REPORT] [iteration=1]
 
-`all` also leaves index.html, one page that needs no network: the paper's claims with the evidence
-in these runs, every table and figure, a browser of samples. Tables are saved as CSV, Markdown and
+`all` also leaves pages that need no network: index.html says what happened in every run and leads
+to a page of each, with its curves and samples, and to paper.html: the paper's claims with the
+evidence in these runs, every table and figure that has some. Tables are saved as CSV, Markdown and
 LaTeX, figures as PDF, PNG and CSV of what they show; what is wrong with a run, or missing for a
 figure, is said and the rest is built. with_paper puts the paper's own numbers beside ours. Options
 of single figures: iteration= (figure3, figure4a, figure4c, comparison), last= (figure7), prompt=
@@ -44,11 +45,12 @@ def main(name: str, arguments: Sequence[str]) -> None:
         images = render.images(built, formats)
         if name == ALL:
             from analysis.claims import claims
-            from analysis.report import page  # their libraries take a while to import
+            from analysis.report import page, site  # their libraries take a while to import
 
             judged = claims.judge(runs)
-            page.write(runs, built, images, judged, out, runs.problems)
+            page.write(runs, built, images, judged, out)
             built.append(claims.table(judged))
+            site.write(runs, out, runs.problems)
         pieces.write(built, images, out)
         write_text(out / "problems.txt", "".join(f"{line}\n" for line in runs.problems))
         for problem in runs.problems:

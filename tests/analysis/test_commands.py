@@ -35,7 +35,9 @@ def test_all_is_every_table_and_figure(tmp_path):
     endings = {path.suffix for path in tmp_path.glob("table1-*")}
     assert endings == {".csv", ".md", ".tex"}
     assert {path.suffix for path in tmp_path.glob("figure3-*")} == {".csv", ".pdf", ".png"}
-    assert (tmp_path / "index.html").stat().st_size > 1e6 and "claims" in made
+    assert (tmp_path / "index.html").exists() and "claims" in made
+    assert (tmp_path / "paper.html").stat().st_size > 1e6
+    assert len([*(tmp_path / "runs").glob("*.html")]) == len([*FOLDERS.glob("*/config.yaml")])
 
 
 def test_what_is_wrong_with_runs_is_a_file_beside_the_tables(tmp_path):

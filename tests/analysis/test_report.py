@@ -5,6 +5,8 @@ stored tables again.
 """
 
 import math
+import re
+import shlex
 import subprocess
 import sys
 
@@ -15,6 +17,7 @@ import yaml
 from matplotlib.colors import to_hex
 from support.report_runs import FOLDERS, GAIN, TABLES, write_run
 
+from analysis.claims import claims
 from analysis.figures import style, tasks
 from analysis.figures.comparison import Side, differences
 from analysis.figures.pieces import Drawing, Table, csv, write
@@ -22,6 +25,7 @@ from analysis.reading import missing, paper
 from analysis.reading.methods import Setting
 from analysis.reading.runs import Runs
 from analysis.report import catalogue, render
+from tspin.cli import command
 from tspin.runs.artifacts import ANSWERS, RunDir
 from tspin.tools.files import read_json, write_json
 from tspin.tools.parquet import read_rows, write_rows
@@ -116,15 +120,42 @@ def test_missing_runs_are_named_with_a_command(pieces):
     assert any("fewer than 3 seeds" in line for line in pieces["table2-micro-micro"].missing)
     absent = pieces["table2-zephyr-ultrachat"].missing
     assert "no run with loss=wo_ha (zephyr on ultrachat): " in absent[0]
-    assert "`python main.py -m +sweep=table2 model=zephyr`" in absent[0]
-    assert "+sweep=table4 model=mistral" in pieces["table4"].missing[0]
+    assert "`python main.py -m model=zephyr data=ultrachat +sweep=table2`" in absent[0]
+    assert pieces["table4"].missing == ["no run of it: `python main.py -m +sweep=table4`"]
 
 
-def test_a_setting_of_ones_own_is_in_the_command():
-    setting = Setting("custom", "file", "validation")
-    assert missing.command("table1", setting) == (
-        "`python main.py -m +sweep=table1 model=custom data=file data.eval_split=validation`"
+def test_a_suggested_command_keeps_the_words_of_the_setting(tmp_path):
+    """What chooses data and scale stays, what is of one method or seed goes."""
+    made = write_run(tmp_path, "tspin", split="validation")
+    words = ["experiment=quick", "data=file", "data.path=my pairs.jsonl", "loss=tspin", "seed=3"]
+    write_json(made.provenance, {"launches": [{"command": ["main.py", *words, "coef.alpha=2"]}]})
+    runs = Runs.read(tmp_path)
+    assert missing.command("seeds", runs, runs.settings()[0], "seed=0,1,2") == (
+        ": `python main.py -m experiment=quick data=file 'data.path=my pairs.jsonl' "
+        "+sweep=seeds seed=0,1,2`"
     )
+
+
+def test_without_recorded_words_no_command_is_suggested(tmp_path):
+    write_run(tmp_path, "tspin").provenance.unlink()
+    runs = Runs.read(tmp_path)
+    assert missing.command("seeds", runs, runs.settings()[0]) == ""
+    assert runs.resume(next(iter(runs))) is None
+
+
+@pytest.mark.slow
+def test_every_command_of_a_report_composes(pieces, monkeypatch, tmp_path):
+    """What is missing, and what claims lack, as python main.py would check it."""
+    monkeypatch.chdir(tmp_path)
+    judged = claims.judge(Runs.read(FOLDERS))
+    lines = [line for piece in pieces.values() for line in piece.missing]
+    lines += [finding.way_out for it in judged for finding in it.findings]
+    commands = {found for line in lines for found in re.findall("`([^`]*)`", line)}
+    assert len(commands) > 10
+    for text in sorted(commands):
+        python, script, *arguments = shlex.split(text)
+        assert (python, script) == ("python", "main.py")
+        assert command.check(arguments).points
 
 
 def test_responses_side_by_side(pieces):
@@ -252,7 +283,7 @@ def test_without_validation_runs_there_is_nothing_tuned(tmp_path):
     write_run(tmp_path, "tspin")
     (table,) = catalogue.build(Runs.read(tmp_path), ["tuning"])
     assert table.frame.empty
-    way = "`python main.py -m +sweep=tune model=micro`"
+    way = "`python main.py -m model=micro data=micro +sweep=tune`"
     assert table.missing == [f"no run on validation prompts: {way}"]
 
 
@@ -357,7 +388,7 @@ def test_figure4c(pieces):
     crosses = [text for text in axes.texts if text.get_text() == "x"]
     assert len(crosses) == 14
     named = [line for line in drawing.missing if line.startswith("alpha=")]
-    assert len(named) == 14 and "coef.alpha=0.1 coef.beta=[0,0.1]" in named[0]
+    assert len(named) == 14 and "coef.alpha=0.1 'coef.beta=[0,0.1]'" in named[0]
     assert (axes.get_xlabel(), axes.get_ylabel()) == (r"$\beta$", r"$\alpha$")
 
 

@@ -164,7 +164,10 @@ def test_an_unfinished_iteration_is_named_with_the_command_that_goes_on(runs):
     (runs / "micro-tspin-micro-s0" / "iter_1" / "done.json").unlink()
     found = Runs.read(runs)
     (problem,) = found.problems
-    assert "iter_1: not finished" in problem and "python main.py loss=tspin" in problem
+    assert (
+        "iter_1: not finished" in problem
+        and "`python main.py model=micro data=micro loss=tspin seed=0` goes on" in problem
+    )
     assert set(found.evaluation[found.evaluation["label"] == "T-SPIN"]["iteration"]) == {BASE, 0}
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 import yaml
 
-from tspin.runs.artifacts import RESPONSES, SCORES, Iteration, RunDir
+from tspin.runs.artifacts import PROMPTS, RESPONSES, SCORES, Iteration, RunDir
 from tspin.tools.files import write_json, write_jsonl, write_text
 from tspin.tools.parquet import write_rows
 
@@ -79,7 +79,9 @@ def write_run(
         "selfplay": {"iterations": iterations},
     }
     write_text(folder.config, yaml.safe_dump(config, sort_keys=False))
-    write_json(folder.provenance, {"launches": [{"command": ["main.py", f"loss={loss}"]}]})
+    words = [f"model={model}", f"data={data}", f"loss={loss}", f"seed={seed}"]
+    words += [f"data.eval_split={split}"] * (split != "test")
+    write_json(folder.provenance, {"launches": [{"command": ["main.py", *words]}]})
     write_json(folder.data, {"num_train": size})
     gain = GAIN[loss] + (apart != "")  # a variant gains one prompt more
     _evaluate(folder.base, loss, -1, START + seed, heldout, benchmarks)
@@ -96,6 +98,49 @@ def write_run(
             write_rows(out.answers, _answers(START + gain * (t + 1) + seed, heldout), ANSWERS)
         write_json(out.done, {"seconds": {"train": 1.5}, "weights": "0" * 8})
     return folder
+
+
+def add_triplets(folder, number=4, iterations=2, text=lambda i, what: f"{what} {i}"):
+    """prompts.parquet, y0, y' and the scores of p0, p1, ..., the last one of training, the others
+    held out.
+
+    log pi(y) of p_i is -10 at first, then -10 + i - 1: p0 loses 1, p2 gains 1. y' of p_i has i + 1
+    tokens more in every iteration. The reward of y' is above that of y for p1 alone.
+    """
+    ids = [f"p{i}" for i in range(number)]
+    prompts = [
+        {"id": name, "split": "train" if i == number - 1 else "heldout", "system": None,
+         "history": None, "prompt": text(i, "prompt"), "annotated": text(i, "y"),
+         "prompt_ids": [1], "annotated_ids": [1]}
+        for i, name in enumerate(ids)
+    ]  # fmt: skip
+    write_rows(folder.prompts, prompts, PROMPTS)
+    _respond(folder.proto, ids, 0, text, "y0")
+    for t in range(iterations):
+        _respond(folder.iteration(t).synthetic, ids, t, text, f"y' at {t}")
+        rows = []
+        for i, name in enumerate(ids):
+            logps = {"annotated": -10.0 + t * (i - 1), "synthetic": -20.0, "proto": -30.0}
+            for role, logp in logps.items():
+                reward = 0.0 if (role, i) == ("synthetic", 1) else logp
+                rows.append({
+                    "id": name, "split": prompts[i]["split"], "source": t, "role": role,
+                    "logp": logp, "num_tokens": (i + 1) * (t + 1), "ref_logp": None,
+                    "reward": reward,
+                })  # fmt: skip
+        write_rows(folder.iteration(t).scores, rows, SCORES)
+    return folder
+
+
+def _respond(samples, ids, t, text, what):
+    samples.path.mkdir(parents=True)
+    rows = [
+        {"id": name, "response": text(i, what), "response_ids": [1],
+         "num_tokens": (i + 1) * (t + 1), "finish_reason": "length" if i == 0 else "stop"}
+        for i, name in enumerate(ids)
+    ]  # fmt: skip
+    write_rows(samples.part(0), rows, RESPONSES)
+    write_json(samples.manifest, {"num_parts": 1, "num_prompts": len(ids)})
 
 
 def main(arguments):

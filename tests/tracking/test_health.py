@@ -44,3 +44,50 @@ def test_a_collapsing_run_says_so_once(tmp_path, caplog):
         rows = algorithm.run(run, command=["test"])
     assert rows[-1]["logps_annotated"] < -20 and rows[-2]["logps_annotated"] < -20
     assert caplog.text.count("log pi(y) has fallen") == 1
+
+
+# --- all that metrics alone show -----------------------------------------------------------------
+
+
+def steps(number=10, **values):
+    return [dict(values)] * number
+
+
+def test_a_healthy_run_has_no_alert():
+    row = {
+        "logps/annotated": -10.0,
+        "logps_per_token/synthetic": -1.0,
+        "grad_norm": 2.0,
+        "weights/current": 0.4,
+        "contingency/reward_only": 0.0,
+        "contingency/logp_only": 0.0,
+    }
+    assert health.alerts({0: [row] * 9, 1: [row] * 9}, {0: 20.0, 1: 22.0}, ["stop"] * 3) == {}
+    assert health.alerts({}) == health.alerts({0: []}) == {}
+    assert health.alerts({0: steps(loss=1.0)}) == {}  # sft
+
+
+def test_every_kind_of_alert_is_found_in_metrics():
+    bad = {0: steps(**{"logps/annotated": -10.0, "logps_per_token/synthetic": -2.0,
+                       "contingency/reward_only": 0.05, "contingency/logp_only": 0.0}),
+           1: steps(**{"logps/annotated": -40.0, "logps_per_token/synthetic": -0.2,
+                       "contingency/reward_only": 0.5, "contingency/logp_only": 0.1,
+                       "grad_norm": 0.0, "weights/current": 0.0})}  # fmt: skip
+    found = health.alerts(bad, {0: 40.0, 1: 10.0}, ["length"] * 3 + ["stop"])
+    assert {*found} == {
+        "collapse", "entropy", "lengths", "misaligned", "cut", "gradient", "saturation"
+    }  # fmt: skip
+    assert "from 2.000 to 0.200 nats a token" in found["entropy"]
+    assert "shrunk from 40 to 10 tokens" in found["lengths"]
+    assert "60% of the pairs differently, 5% at the start" in found["misaligned"]
+    assert "gradient is zero" in found["gradient"]
+
+
+def test_lengths_may_grow_too():
+    assert "grown from 10 to 30" in health.length(10.0, 30.0)
+    assert health.length(10.0, 18.0) is None
+
+
+def test_one_step_with_a_gradient_is_a_gradient():
+    assert health.no_gradient(steps(9, grad_norm=1.0) + steps(1, grad_norm=0.0)) is not None
+    assert health.no_gradient(steps(9, grad_norm=0.0) + steps(1, grad_norm=0.1)) is None

@@ -1,0 +1,61 @@
+"""Commands to suggest, from the words that runs were started with: so that they run as printed.
+
+A run without its words (made through the Python interface, or by an older version) gets none.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+SCRIPT = "main.py"
+# What another method, seed or length of the same setting replaces.
+OF_METHOD = ("name", "seed", "loss", "optim.lr", "size", "sweep", "track.tags", "track.group")
+OF_METHOD_SECTIONS = ("coef", "loss.", "coef.", "selfplay.")
+
+
+def words_of(provenance: Any) -> list[str] | None:
+    """The words of a run's last launch, behind main.py; None where they are not recorded.
+
+    provenance  what provenance.json holds
+    """
+    try:
+        script, *words = provenance["launches"][-1]["command"]
+    except (TypeError, KeyError, IndexError, ValueError):
+        return None
+    return [str(word) for word in words] if str(script) else None
+
+
+def run(words: Iterable[str], *more: str) -> str:
+    """The command of one run. more: words that replace those of the same key"""
+    return shlex.join(["python", SCRIPT, *_replaced(words, more)])
+
+
+def of_setting(words: Iterable[str], *more: str) -> str:
+    """A multirun on the setting of a run, which other methods and seeds may follow.
+
+    words  of that run: what chooses its model, data and scale is kept
+    more   what is run on it: +sweep=NAME, loss=..., seed=0,1,2
+    """
+    kept = [word for word in words if not _is_of_method(key(word)) and not word.startswith("-")]
+    return shlex.join(["python", SCRIPT, "-m", *_replaced(kept, more)])
+
+
+def key(word: str) -> str:
+    """What a word sets: coef.alpha of ++coef.alpha=0.3."""
+    return word.lstrip("+").split("=", 1)[0]
+
+
+def values_of(values: Mapping[str, Any], *keys: str) -> list[str]:
+    """Words KEY=VALUE that a run's configuration says."""
+    return [f"{name}={values[name]}" for name in keys if values.get(name) is not None]
+
+
+def _is_of_method(name: str) -> bool:
+    return name in OF_METHOD or name.startswith(OF_METHOD_SECTIONS)
+
+
+def _replaced(words: Iterable[str], more: Sequence[str]) -> list[str]:
+    own = {key(word) for word in more}
+    return [*(word for word in words if key(word) not in own), *more]

@@ -1,0 +1,196 @@
+"""Two runs, or two iterations of one, side by side: what differs in their configuration, curves on
+one axis, paired differences with intervals, samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.figures import comparison
+from analysis.reading import measures, stats
+from analysis.reading.measures import Measure
+from analysis.reading.methods import Run
+from analysis.reading.runs import BASE, Runs
+from analysis.reading.triplets import Triplets
+from analysis.report import curves
+from analysis.report.environment import render
+from tspin.config.identity import IDENTITY_FREE
+from tspin.config.objective import TARGET
+
+PROMPTS = 30  # that are shown: those whose answers or log-likelihoods differ most
+FREE = ("name", f"loss.{TARGET}", *IDENTITY_FREE)  # changes no number, or says it twice
+
+
+@dataclass(frozen=True)
+class Side:
+    """A run after iteration t (BASE: before the first)."""
+
+    runs: Runs
+    run: Run
+    t: int
+
+    @property
+    def name(self) -> str:
+        when = "before the first iteration" if self.t == BASE else f"after iteration {self.t}"
+        return f"{self.run.name}, {when}"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A minus B in one measure, over the held-out prompts of both where those are known."""
+
+    measure: Measure
+    a: float
+    b: float
+    over: stats.Interval
+
+    @property
+    def text(self) -> str:
+        digits = 1 if self.measure.unit == "%" else self.measure.digits
+        mean = f"{self.over.mean:+.{digits}f}"
+        if math.isnan(self.over.low):
+            return mean
+        return f"{mean} [{self.over.low:.{digits}f}, {self.over.high:.{digits}f}]"
+
+    @property
+    def verdict(self) -> str:
+        """better | worse | "": A against B, where the whole interval lies on one side."""
+        turned = self.over.turned(self.measure.better or 1)
+        if not self.measure.better or math.isnan(turned.low):
+            return ""
+        return "better" if turned.low > 0 else "worse" if turned.high < 0 else ""
+
+    def shown(self, value: float) -> str:
+        return f"{value:.{1 if self.measure.unit == '%' else self.measure.digits}f}"
+
+
+def side(folder: Path, iteration: str = "") -> Side:
+    """iteration: a number, "base", or "" for the last. ValueError for what is not there."""
+    runs = Runs.read_one(folder)
+    (run,) = runs
+    done = run.folder.iterations()
+    if iteration == "base":
+        return Side(runs, run, BASE)
+    if not done:
+        raise ValueError(f"{folder} has no finished iteration yet; python -m tspin status")
+    if not iteration:
+        return Side(runs, run, done[-1])
+    if iteration not in map(str, done):
+        raise ValueError(
+            f"iteration {iteration} is none of {folder}'s; use base or one of "
+            f"{', '.join(map(str, done))}"
+        )
+    return Side(runs, run, int(iteration))
+
+
+def page(a: Side, b: Side, *, alone: bool = True) -> str:
+    """The page as text. alone: whether there are no other pages to lead to"""
+    return render(
+        "compare.html", live=False, alone=alone, a=a, b=b, configuration=configuration(a, b),
+        differences=differences(a, b), pictures=pictures(a, b), samples=samples(a, b),
+    )  # fmt: skip
+
+
+def configuration(a: Side, b: Side) -> list[tuple[str, str, str]]:
+    """(key, of A, of B) where they differ; what changes no number is left out."""
+    one, other = a.run.values, b.run.values
+    keys = [key for key in sorted({*one, *other}) if not key.startswith(FREE)]
+    pairs = [(key, str(one.get(key, "-")), str(other.get(key, "-"))) for key in keys]
+    return [(key, left, right) for key, left, right in pairs if left != right]
+
+
+def differences(a: Side, b: Side) -> list[Difference]:
+    """Of every measure that both have."""
+    result = []
+    values = [_values(it) for it in (a, b)]
+    for shown in measures.columns(a.runs):
+        if all(shown.key in of for of in values):
+            left, right = (of[shown.key] for of in values)
+            over = _paired(a, b, shown) or stats.mean_interval([left - right])
+            result.append(Difference(shown, left, right, over))
+    return result
+
+
+def pictures(a: Side, b: Side) -> list[curves.Picture]:
+    """Every measure of both over iterations, on one axis."""
+    shown = measures.columns(a.runs)
+    if a.run.name == b.run.name:
+        frames = [measures.values(a.runs, shown)]
+    else:
+        frames = [measures.values(it.runs, shown).assign(label=label)
+                  for it, label in ((a, _label(a, "A")), (b, _label(b, "B")))]  # fmt: skip
+    values = pd.concat(frames, ignore_index=True)
+    drawn = [curves.measure(values, it, f"c{i}") for i, it in enumerate(shown[:4])]
+    return [picture for picture in drawn if picture is not None]
+
+
+def samples(a: Side, b: Side) -> list[dict[str, Any]]:
+    """Held-out prompts with the answers of both, those whose correctness or text differs first:
+    prompt, annotated, and (text, correct) of A and of B."""
+    tables = [_answers(it) for it in (a, b)]
+    common = [i for i in tables[0] if i in tables[1]]
+
+    def rank(name: str) -> tuple[bool, bool]:
+        one, other = (table[name] for table in tables)
+        return one["correct"] == other["correct"], one["response"] == other["response"]
+
+    chosen = sorted(common, key=rank)[:PROMPTS]
+    kept = Triplets(a.run.folder)
+    rows = {row["id"]: row for row in kept.rows([i for i in chosen if i in kept.frame.index])}
+    result = []
+    for name in chosen:
+        row = rows.get(name, {})
+        answers = [(table[name]["response"], table[name]["correct"]) for table in tables]
+        texts = {"prompt": row.get("prompt") or name, "annotated": row.get("annotated")}
+        result.append(texts | {"answers": answers})
+    return result
+
+
+def _values(it: Side) -> dict[str, float]:
+    values = measures.values(it.runs, measures.columns(it.runs))
+    values = values[values["iteration"] == it.t]
+    return dict(zip(values["key"], values["value"].astype(float), strict=True))
+
+
+def _paired(a: Side, b: Side, shown: Measure) -> stats.Interval | None:
+    """Over the prompts that both answered; None where the measure is not of single answers."""
+    kind, _, decoding = shown.key.partition(",")
+    if kind == "exact_match":
+        pairs = [comparison.right(it.runs, it.run, it.t, decoding) for it in (a, b)]
+    elif shown.key == "logp":
+        pairs = [_logps(it) for it in (a, b)]
+    else:
+        return None
+    both = pd.concat(pairs, axis=1, join="inner")
+    if len(both) < 2:
+        return None
+    over = stats.bootstrap(shown.factor * (both.iloc[:, 0] - both.iloc[:, 1]).to_numpy()[None, :])
+    return None if math.isnan(over.mean) else replace(over, n=1)
+
+
+def _logps(it: Side) -> pd.Series:
+    out = it.run.folder.base if it.t == BASE else it.run.folder.iteration(it.t)
+    if not out.scores.exists():
+        return pd.Series(dtype=float)
+    frame = pd.read_parquet(out.scores, columns=["id", "split", "role", "logp"])
+    frame = frame[(frame["split"] == "heldout") & (frame["role"] == "annotated")]
+    return frame.drop_duplicates("id").set_index("id")["logp"]
+
+
+def _answers(it: Side) -> Mapping[str, dict[str, Any]]:
+    """By id the first answer of the first decoding."""
+    frame = it.runs.answers(it.run, it.t).drop_duplicates("id")
+    correct = [None if pd.isna(value) else bool(value) for value in frame["correct"]]
+    return {
+        name: {"response": text, "correct": right}
+        for name, text, right in zip(frame["id"], frame["response"], correct, strict=True)
+    }
+
+
+def _label(it: Side, letter: str) -> str:
+    return f"{it.run.label} {letter}"

@@ -1,0 +1,178 @@
+"""The page of one run: what happened, its curves, its samples, its configuration.
+
+`write` leaves it as one file in the run's folder: what a run calls at its end, see docs/reports.md.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.figures import change
+from analysis.reading import measures, triplets
+from analysis.reading.methods import Run
+from analysis.reading.runs import BASE, Runs
+from analysis.reading.triplets import ORDERS, Triplets
+from analysis.report import curves
+from analysis.report.environment import embedded, render
+from tspin.cli.status import Status, survey
+from tspin.tools.files import write_text
+from tspin.tracking import health
+
+log = logging.getLogger("tspin")
+NAME = "report.html"
+FEW = 60  # prompts inside the one file of a run, of at most MOST characters
+MOST = 1_000_000
+SIDES = ("annotated", "synthetic")
+
+
+def write(folder: Path) -> Path:
+    """`folder`/report.html: the run in this folder as one small file that needs nothing else.
+
+    ValueError where there is no run that can be read.
+    """
+    runs = Runs.read_one(folder)
+    (run,) = runs
+    kept = Triplets(run.folder)
+    rows = kept.rows(kept.chosen(FEW))
+    while len(rows) > 1 and len(json.dumps(rows)) > MOST:
+        rows = rows[: len(rows) // 2]
+    samples = {"rows": rows, "total": len(kept), "orders": ORDERS}
+    text = page(runs, run, status_of(run), samples, alone=True)
+    write_text(folder / NAME, text)
+    return folder / NAME
+
+
+def at_end(folder: Path) -> Path | None:
+    """`write`, for the end of a run: what goes wrong with a page is a line of the log, never the
+    run's failure. -> the page, or None"""
+    try:
+        return write(folder)
+    except Exception as error:
+        log.warning("no %s: %s: %s", NAME, type(error).__name__, error)
+        log.debug("%s", folder, exc_info=True)
+        return None
+
+
+def page(
+    runs: Runs, run: Run, status: Status | None, samples: dict[str, Any], *,
+    alone: bool = False, live: bool = False,
+) -> str:  # fmt: skip
+    """The page as text.
+
+    samples  how it gets its samples: "rows" inside it; "script", a file beside it; "url", from
+             who serves it; with "total" and "orders"
+    alone    whether there are no other pages to lead to
+    live     whether it renews itself
+    """
+    of_run = runs.where(lambda other: other.name == run.name)
+    return render(
+        "run.html", scripts=("samples.js", "live.js"), live=live, alone=alone, run=run,
+        status=status, sentence=change.of(of_run, [run]), alerts=alerts(of_run, run, status),
+        pictures=pictures(of_run, run), table=iterations(of_run, run),
+        samples=embedded(samples), resume=runs.resume(run),
+        values=[(key, str(value)) for key, value in run.values.items()],
+    )  # fmt: skip
+
+
+def status_of(run: Run) -> Status | None:
+    """What the run is doing; None where its folder says nothing."""
+    try:
+        return survey(run.folder.path)[0]
+    except (ValueError, OSError):
+        return None
+
+
+def alerts(runs: Runs, run: Run, status: Status | None) -> dict[str, str]:
+    """Kind -> in words: what its numbers show now, and what it said itself."""
+    begun = sorted({*run.folder.iterations(), *run.folder.begun()})
+    steps = {t: runs.steps(run, t).to_dict("records") for t in begun}
+    rows = {t: [_finite(row) for row in part] for t, part in steps.items()}
+    now = health.alerts(rows, triplets.lengths(run.folder), triplets.finish_reasons(run.folder))
+    warned = [] if status is None else status.warnings
+    more = [line for line in warned if line not in now.values()]
+    known = {*now}
+    # a warning of the run's own of the same kind tells of an earlier iteration
+    return now | {f"run-{i}": line for i, line in enumerate(more) if not _repeats(line, known)}
+
+
+def pictures(runs: Runs, run: Run) -> list[curves.Picture]:
+    """All that are not empty."""
+    values = measures.values(runs, shown := measures.columns(runs))
+    over = [curves.measure(values, it, f"m{i}") for i, it in enumerate(shown[:4])]
+    done = run.folder.iterations()
+    cells = runs.contingency
+    spent = {t: runs.seconds(run, t) for t in done}
+    drawn = [
+        *over, *curves.of_steps(runs, run, "steps"),
+        curves.contingency(cells[cells["split"] == "train"], "cells"),
+        curves.lengths(triplets.lengths(run.folder), "lengths"),
+        *(curves.distributions(_last_scores(run), "spread") if done else ()),
+        curves.seconds(spent, "time"),
+    ]  # fmt: skip
+    return [picture for picture in drawn if picture is not None]
+
+
+def iterations(runs: Runs, run: Run) -> dict[str, Any]:
+    """head and rows of the table: a row per policy, the initial one first."""
+    shown = measures.columns(runs)
+    values = measures.values(runs, shown)
+    cells = runs.contingency
+    train = cells[cells["split"] == "train"].set_index("iteration")
+    rows = []
+    for t in (BASE, *run.folder.iterations()):
+        own = values[values["iteration"] == t].set_index("key")
+        row = ["initial policy" if t == BASE else str(t)]
+        row += [_with_interval(own, it) for it in shown]
+        facts = train.loc[t] if t in train.index else {}
+        row += [_text(facts.get(f"logps/{role}")) for role in SIDES]
+        wrong = facts.get("reward_only", math.nan) + facts.get("logp_only", math.nan)
+        row.append(_text(100 * wrong, 1))
+        seconds = {} if t == BASE else runs.seconds(run, t)
+        row.append(_text(sum(seconds.values()) / 60 if seconds else None, 1))
+        rows.append(row)
+    head = ["after iteration", *(it.axis for it in shown), "log p(y)", "log p(y')",
+            "misaligned (%)", "minutes"]  # fmt: skip
+    kept = [i for i in range(len(head)) if i == 0 or any(row[i] != "-" for row in rows)]
+    return {"head": [head[i] for i in kept], "rows": [[row[i] for i in kept] for row in rows]}
+
+
+def _with_interval(values: pd.DataFrame, shown: measures.Measure) -> str:
+    """ "52.8 [49.3, 56.3]": of a mean over prompts 1.96 standard errors, a share within 0 to 100"""
+    if shown.key not in values.index:
+        return "-"
+    value, stderr = (float(values.loc[shown.key, name]) for name in ("value", "stderr"))
+    digits = 1 if shown.unit == "%" else shown.digits
+    if math.isnan(stderr):
+        return f"{value:.{digits}f}"
+    half = 1.96 * stderr * shown.factor
+    low, high = value - half, value + half
+    if shown.unit == "%":
+        low, high = max(0.0, low), min(100.0, high)
+    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def _last_scores(run: Run) -> pd.DataFrame:
+    path = run.folder.iteration(run.folder.iterations()[-1]).scores
+    columns = ["id", "role", "logp", "reward"]
+    return (
+        pd.read_parquet(path, columns=columns) if path.exists() else pd.DataFrame(columns=columns)
+    )
+
+
+def _finite(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if not math.isnan(value)}
+
+
+def _repeats(line: str, kinds: set[str]) -> bool:
+    opening = {"collapse": "log pi(y) has fallen", "saturation": "the margins are saturated"}
+    return any(line.startswith(words) for kind, words in opening.items() if kind in kinds)
+
+
+def _text(value: Any, digits: int = 2) -> str:
+    return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
