@@ -242,6 +242,7 @@ def test_analysis_reads_files_and_no_model(module):
         ("pydantic", {f"tspin.config.{name}" for name in ("run", "load", "objective")}),
         ("vllm", {"tspin.sampling.vllm_worker.__main__"}),
         ("peft", {"tspin.policy.adapters"}),
+        ("liger_kernel", {"tspin.policy.kernels"}),
         ("datasets", {"tspin.data.hf_datasets", "tspin.harness.__main__"}),
         ("fsspec", {"tspin.runs.store"}),
         ("pickle", set()),
@@ -438,6 +439,7 @@ def test_every_import_is_a_declared_dependency():
     extra = {
         "analysis.wandb.dashboard": "dashboards",
         "tspin.policy.adapters": "lora",
+        "tspin.policy.kernels": "liger",
         "tspin.policy.quantization": "lora",
     }
     extra |= {module: "evals" for module in SOURCES if module.startswith("tspin.harness.")}

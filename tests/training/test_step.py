@@ -20,9 +20,7 @@ def recipe_of(loss, triplets):
     """With reference log-probs that are all -3."""
     keys = [(t.id, t.source, role) for t in triplets for role in loss.roles]
     reference = dict.fromkeys(keys, -3.0) if loss.needs_reference else None
-    return Recipe(
-        loss=loss, reference=reference, optim=CFG.optim, compute=CFG.compute, seed=0, t=1
-    )
+    return Recipe(loss=loss, reference=reference, optim=CFG.optim, compute=CFG.compute, seed=0, t=1)
 
 
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)

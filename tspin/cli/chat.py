@@ -58,7 +58,8 @@ def parser() -> KeyParser:
 
 def main(arguments: Sequence[str]) -> None:
     options = parser().read(arguments)
-    from tspin.policy.policy import load  # here: --help needs no torch
+    from tspin.policy.inference import narrow  # here: --help needs no torch
+    from tspin.policy.policy import load
 
     greedy = options["greedy"] == "true"
     if not options["seed"].isdecimal():
@@ -66,8 +67,12 @@ def main(arguments: Sequence[str]) -> None:
     run = StoredRun.open(options["run"])
     cfg = _longer(run.cfg, options["tokens"]) if options["tokens"] else run.cfg
     chosen = [options[key] for key in ("iteration", "against") if options[key]]
-    own = partial(load, template=run.rendering, compute=cfg.compute, precision=cfg.optim.precision)
+    # Layers as they are: what makes training fast may not be here, and sampling does not need it.
+    compute = replace(cfg.compute, compile=False, kernels="torch")
+    own = partial(load, template=run.rendering, compute=compute, precision=cfg.optim.precision)
     policies = {name: own(weights) for name, weights in (_weights(run, c) for c in chosen)}
+    for policy in policies.values():
+        narrow(policy.model, policy.autocast)
     system = options["system"] or None
     at_terminal = sys.stdin.isatty()
     if at_terminal:

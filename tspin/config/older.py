@@ -11,6 +11,8 @@ ADDED: dict[str, Any] = {
     "model.quantize": None,
     "model.template_args": {},
     "compute.deterministic": False,
+    "compute.compile": False,
+    "compute.kernels": "torch",
     "data.rounds": "first",
     "data.system": "error",
 }

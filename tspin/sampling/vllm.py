@@ -33,8 +33,8 @@ sys.exit(find_spec("vllm") is None and f"{sys.executable} has no module vllm")""
 CHECK_SECONDS = 60.0
 TAIL = 3  # lines of a log that an error shows
 WAY_OUT = (
-    "see the log; less memory takes decoding.gpu_memory or decoding.batch_size, decoding.engine="
-    "native needs no vLLM, and the same command goes on where this one stopped"
+    "see the log; less memory takes decoding.gpu_memory or decoding.vllm_args.max_num_seqs, "
+    "decoding.engine=native needs no vLLM, and the same command goes on where this one stopped"
 )
 
 Message = dict[str, Any]
@@ -133,7 +133,9 @@ class VLLM:
         """What to load and how to sample, in vLLM's own words.
 
         Stop ids are ours alone: neither the tokenizer nor the folder's generation_config adds any,
-        and the id that stopped a response stays in it. No filter is what stands for null.
+        and the id that stopped a response stays in it. No filter is what stands for null. How many
+        responses are in the making at a time is vLLM's to say: as many as their keys and values fit
+        beside the weights (decoding.vllm_args.max_num_seqs limits them).
         """
         longest = max(len(request.prompt) for batch in batches.values() for request in batch)
         return {
@@ -143,7 +145,6 @@ class VLLM:
                 "generation_config": "vllm",
                 "dtype": self.dtype,
                 "max_model_len": longest + how.max_new_tokens,
-                "max_num_seqs": how.batch_size,
                 "tensor_parallel_size": how.tensor_parallel,
                 "gpu_memory_utilization": how.gpu_memory,
                 **how.vllm_args,
