@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from support.tiny import compose, random_model, random_policy, random_triplets
+from support.tiny import checkpointed, compose, random_model, random_policy, random_triplets
 from torch._dynamo.utils import counters
 from transformers.models.llama import modeling_llama
 
@@ -41,13 +41,6 @@ def scores(policy, triplets):
     return torch.stack([logps[role] for role in ROLES])
 
 
-def checkpointed(policy):
-    old = "gradient_checkpointing_enable"
-    enable = getattr(policy.model, "activation_checkpointing_enable", None)
-    (enable or getattr(policy.model, old))({"use_reentrant": False})
-    policy.model.train()
-
-
 @pytest.fixture
 def fresh():
     """Nothing is compiled yet, and nothing counted."""
@@ -66,7 +59,7 @@ def test_streams_of_all_lengths_run_in_one_graph_a_layer(fresh, attention, check
     for each in (eager, compiled):
         assert each.packed is not None
         if checkpointing:
-            checkpointed(each)
+            checkpointed(each.model)
     state = kernels.compile_layers(compiled.model, backend="eager")
     graphs = []
     for i in range(5):

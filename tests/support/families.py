@@ -58,6 +58,9 @@ def family(name, *, dtype=torch.float64, seed=0):
     return model.to(dtype).eval()
 
 
+PRODUCTS = (torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__)
+
+
 class Exact(TorchFunctionMode):
     """Keeps float64 where the hub's code goes to float32 (norms, softmax): else one compares
     rounding."""
@@ -70,4 +73,6 @@ class Exact(TorchFunctionMode):
                 return args[0]
         if wide and kwargs.get("dtype") == torch.float32:
             kwargs = kwargs | {"dtype": torch.float64}
+        if func in PRODUCTS and torch.float64 in {x.dtype for x in args}:
+            args = tuple(x.double() for x in args)  # angles, of positions that begin as float32
         return func(*args, **kwargs)
