@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from inspect import unwrap
@@ -77,8 +76,10 @@ def use_liger(model: PreTrainedModel) -> None:
     module = sys.modules[name]
     own = dict(vars(module))
     _ropes.setdefault(name, own[ROPE])
-    with _functions_of(module, own):
-        MODEL_TYPE_TO_APPLY_LIGER_FN[model.config.model_type](model=model, **LIGER_OPTIONS)
+    MODEL_TYPE_TO_APPLY_LIGER_FN[model.config.model_type](model=model, **LIGER_OPTIONS)
+    for key, value in own.items():
+        if key != ROPE:
+            setattr(module, key, value)
 
 
 def use_torch(model: PreTrainedModel) -> None:
@@ -88,22 +89,13 @@ def use_torch(model: PreTrainedModel) -> None:
         setattr(sys.modules[name], ROPE, _ropes.pop(name))
 
 
-@contextmanager
-def _functions_of(module: Any, own: dict[str, Any]) -> Iterator[None]:
-    yield
-    for key, value in own.items():
-        if key != ROPE and getattr(module, key) is not value:
-            setattr(module, key, value)
-
-
 @dataclass
 class Compiled:
-    """A model's decoder layers, each compiled by itself; back to eager ones at the first failure.
+    """Decoder layers that are compiled, each by itself; eager ones again from a failure on.
 
     failure  what the compiler said, in one line; None: nothing yet
     """
 
-    model: PreTrainedModel
     failure: str | None = None
 
     @property
@@ -139,7 +131,7 @@ def compile_layers(model: PreTrainedModel, *, backend: str = "inductor") -> Comp
     backend  what torch.compile makes code of a graph with, by its names
     Raises ValueError for an architecture that does not say what its layers are.
     """
-    compiled, layers = Compiled(model), layers_of(model)
+    compiled, layers = Compiled(), layers_of(model)
     if not layers:
         raise ValueError(
             f"{type(model).__name__} does not say what its layers are, which compute.compile=true "
