@@ -49,7 +49,10 @@ def family(name, *, dtype=torch.float64, seed=0):
     own = kind in ("GPT2", "Bloom", "Mamba")
     config = getattr(transformers, f"{kind}Config")(**({} if own else SIZE) | options)
     torch.manual_seed(seed)
-    model = transformers.AutoModelForCausalLM.from_config(config)
+    # Before 5.23 the default leaves the soft-cap of the scores out.
+    capped = "attn_logit_softcapping" in options
+    how = {"attn_implementation": "eager"} if capped else {}
+    model = transformers.AutoModelForCausalLM.from_config(config, **how)
     if hasattr(config, "num_local_experts"):
         model.set_experts_implementation("eager")  # the default has no float64
     for name, parameter in model.named_parameters():
