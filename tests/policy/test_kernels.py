@@ -103,7 +103,7 @@ def test_a_compiler_that_fails_is_left_out_and_said_once(fresh, monkeypatch):
         f"compute.compile=true: layers are not compiled from here on: {state.failure}"
     ]
     record = replace(compiled, compiled=state).kernels
-    assert record == ["sdpa", f"torch.compile off: {state.failure}"]
+    assert f"torch.compile off: {state.failure}" in record
 
 
 def test_sampling_is_not_compiled(fresh):

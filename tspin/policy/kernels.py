@@ -122,16 +122,19 @@ class Compiled:
             return eager(*args, **kwargs)
 
 
-def compile_layers(model: PreTrainedModel, *, backend: str = "inductor") -> Compiled:
+def compile_layers(
+    model: PreTrainedModel, compiled: Compiled | None = None, *, backend: str = "inductor"
+) -> Compiled:
     """Compiles what a decoder layer computes, in place; weights and their names stay.
 
     Lengths are symbols, so that streams of any length run in the same code. Checkpointing stays
     outside: each layer is recomputed by the same compiled code.
 
-    backend  what torch.compile makes code of a graph with, by its names
+    compiled  gets what becomes of them; None: a new one
+    backend   what torch.compile makes code of a graph with, by its names
     Raises ValueError for an architecture that does not say what its layers are.
     """
-    compiled, layers = Compiled(), layers_of(model)
+    compiled, layers = compiled or Compiled(), layers_of(model)
     if not layers:
         raise ValueError(
             f"{type(model).__name__} does not say what its layers are, which compute.compile=true "

@@ -11,7 +11,7 @@ import contextlib
 import gc
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -178,11 +178,16 @@ def load(
         enable({"use_reentrant": False})
     model.eval()  # train() alone turns training mode on, for checkpointing
     dropout = lora is not None and lora.dropout > 0
-    policy = Policy(model, text, how.device, how.autocast, compute.attention, dropout, liger)
+    compiled = kernels.Compiled() if compute.compile else None
+    policy = Policy(
+        model, text, how.device, how.autocast, compute.attention, dropout, liger, compiled
+    )
     _ = policy.packed  # an architecture that cannot do what was asked for is known now
     if lora is not None:
         adapters.compute_in(model, how.autocast)
-    return replace(policy, compiled=kernels.compile_layers(model)) if compute.compile else policy
+    if compiled is not None:
+        kernels.compile_layers(model, compiled)
+    return policy
 
 
 def renderer(folder: Path, *, template: Rendering | str) -> Renderer:
