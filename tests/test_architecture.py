@@ -244,6 +244,7 @@ def test_analysis_reads_files_and_no_model(module):
         ("pydantic", {f"tspin.config.{name}" for name in ("run", "load", "objective")}),
         ("vllm", {"tspin.sampling.vllm_worker.__main__"}),
         ("peft", {"tspin.policy.adapters"}),
+        ("liger_kernel", {"tspin.policy.kernels"}),
         ("datasets", {"tspin.data.hf_datasets", "tspin.harness.__main__"}),
         ("fsspec", {"tspin.runs.store"}),
         ("pickle", set()),
@@ -445,6 +446,7 @@ def test_every_import_is_a_declared_dependency():
     extra = {
         "analysis.wandb.dashboard": "dashboards",
         "tspin.policy.adapters": "lora",
+        "tspin.policy.kernels": "liger",
         "tspin.tracking.mlflow": "mlflow",
         "tspin.tracking.trackio": "trackio",
         "tspin.policy.quantization": "lora",

@@ -13,7 +13,8 @@ from analysis.reading import measures, stats
 from analysis.reading.measures import Measure
 from analysis.reading.methods import Run, finished
 from analysis.reading.runs import BASE, Runs
-from analysis.reading.stats import Interval
+from tspin.tools import intervals
+from tspin.tools.intervals import Interval
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def of(runs: Runs, members: Sequence[Run], measure: Measure | None = None) -> Ch
         pairs = [
             right(runs, run, t, decoding) - right(runs, run, BASE, decoding) for run in members
         ]
-        paired = stats.bootstrap(main.factor * pd.concat(pairs, axis=1).to_numpy(dtype=float).T)
+        paired = intervals.bootstrap(main.factor * pd.concat(pairs, axis=1).to_numpy(dtype=float).T)
         over = over if math.isnan(paired.mean) else paired
     mean = sum(start.values()) / len(names)
     return Change(main, mean, end, over, t, len(names))

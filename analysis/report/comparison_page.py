@@ -21,6 +21,7 @@ from analysis.report import curves
 from analysis.report.environment import render
 from tspin.config.identity import IDENTITY_FREE
 from tspin.config.objective import TARGET
+from tspin.tools import intervals
 
 PROMPTS = 30  # that are shown: those whose answers or log-likelihoods differ most
 FREE = ("name", f"loss.{TARGET}", *IDENTITY_FREE)  # changes no number, or says it twice
@@ -47,7 +48,7 @@ class Difference:
     measure: Measure
     a: float
     b: float
-    over: stats.Interval
+    over: intervals.Interval
 
     @property
     def text(self) -> str:
@@ -157,7 +158,7 @@ def _values(it: Side) -> dict[str, float]:
     return dict(zip(values["key"], values["value"].astype(float), strict=True))
 
 
-def _paired(a: Side, b: Side, shown: Measure) -> stats.Interval | None:
+def _paired(a: Side, b: Side, shown: Measure) -> intervals.Interval | None:
     """Over the prompts that both answered; None where the measure is not of single answers."""
     kind, _, decoding = shown.key.partition(",")
     if kind == "exact_match":
@@ -169,7 +170,9 @@ def _paired(a: Side, b: Side, shown: Measure) -> stats.Interval | None:
     both = pd.concat(pairs, axis=1, join="inner")
     if len(both) < 2:
         return None
-    over = stats.bootstrap(shown.factor * (both.iloc[:, 0] - both.iloc[:, 1]).to_numpy()[None, :])
+    over = intervals.bootstrap(
+        shown.factor * (both.iloc[:, 0] - both.iloc[:, 1]).to_numpy()[None, :]
+    )
     return None if math.isnan(over.mean) else replace(over, n=1)
 
 

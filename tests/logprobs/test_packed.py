@@ -10,7 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import signatures
 from support.families.architectures import FAMILIES, REFUSED, Exact, family
-from support.tiny import LOSSES, compose, random_model, random_triplets, triplet
+from support.tiny import (
+    LOSSES,
+    checkpointed,
+    compose,
+    random_model,
+    random_triplets,
+    triplet,
+)
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
@@ -172,11 +179,10 @@ def test_scored_and_trained_log_probs_have_the_same_bits(layout):
 def test_gradient_checkpointing_computes_the_same(layout):
     """Its recomputation in the backward pass goes through the packed attention again."""
     grads = []
-    for checkpointed in (False, True):
+    for checkpointing in (False, True):
         network = random_model(vocab_size=VOCAB)
-        if checkpointed:
-            network.activation_checkpointing_enable({"use_reentrant": False})
-            network.train()
+        if checkpointing:
+            checkpointed(network)
         grads.append(gradient(policy_of(network, layout), awkward(7), LOSSES["tspin"])[1])
     assert torch.equal(*grads)
 
@@ -275,8 +281,7 @@ def test_under_autocast_queries_keys_and_values_have_its_dtype(name):
     """Rotary embeddings, and norms of queries and keys, leave float32, for which there is no flash
     attention. Forward, and again in the backward pass of a checkpointed layer."""
     network = family(name, dtype=torch.float32)
-    network.activation_checkpointing_enable({"use_reentrant": False})
-    network.train()
+    checkpointed(network)
     policy = policy_of(network, "shared", autocast=torch.bfloat16)
     assert policy.packed is not None  # which is checked once, with calls of its own
     with AttentionCalls() as calls:

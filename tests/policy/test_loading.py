@@ -46,6 +46,14 @@ def test_what_transformers_saves_is_read_as_it_is(name, tmp_path):
         assert torch.equal(value, tensors[key]), key
 
 
+def test_scores_that_have_a_soft_cap_are_capped(tmp_path):
+    """transformers' default before 5.23 leaves the cap out."""
+    model, ids = family("gemma2", dtype=torch.float32), torch.arange(3, 13)[None]
+    model.save_pretrained(tmp_path)
+    with torch.no_grad():
+        torch.testing.assert_close(read(tmp_path)(ids).logits, model(ids).logits)
+
+
 def test_no_whole_model_passes_through_the_hosts_memory(whole, monkeypatch):
     """Eight processes would hold it eight times. Where the tensors are as transformers returns"""
     devices, load = [], loading.strictly

@@ -5,7 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 from support.tiny import compose, random_policy, random_triplets
+from support.waits import Waits
 
+from tspin.objectives import ROLES
 from tspin.policy import finite
 from tspin.sampling import decode
 from tspin.sampling.native import Native, _Choice, respond
@@ -157,3 +159,46 @@ def test_keys_are_kept_in_the_dtype_of_the_arithmetic():
             table.step([8, 9], [2, 1])
         kinds.append({x.dtype for layer in table.layers for x in (layer.keys, layer.values)})
     assert kinds == [{torch.float64}, {torch.bfloat16}]
+
+
+# --- waiting for the device ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sample", [False, True])
+def test_a_sampling_step_waits_once(sample):
+    """For its tokens; and transformers once, to see whether a mask hides anything."""
+    policy, how = random_policy(dtype=torch.float32), replace(compose().decoding, batch_size=4)
+    requests = [Request([5, 6, 7 + i], i if sample else None, 1.0) for i in range(4)]
+    counts = []
+    for steps in (3, 8):
+        how = replace(how, max_new_tokens=steps)
+        with Waits() as waits:
+            responses = respond(policy, requests, how)
+        assert {len(response) for response in responses} == {steps}
+        counts.append(waits.calls)
+    assert counts[1] - counts[0] == {"tolist": 5, "__bool__": 5}
+
+
+def test_a_pass_of_scoring_waits_once():
+    policy, triplets = random_policy(dtype=torch.float32), random_triplets(4)
+    assert policy.packed is not None
+    with Waits() as waits:
+        scores = score(policy, [triplets[:2], triplets[2:]], ROLES, label="test")
+    assert len(scores) == 12
+    assert waits.calls["cpu"] == 2
+
+
+def test_the_row_whose_logits_are_not_finite_is_named():
+    """The second prompt's, at the token after two that were good."""
+    policy = random_policy(dtype=torch.float32)
+
+    def overflow(module, args, logits):
+        calls.append(None)
+        row = torch.arange(len(logits))[:, None, None] == 1
+        return torch.where(row, torch.inf, logits) if len(calls) == 3 else logits
+
+    calls = []
+    policy.model.get_output_embeddings().register_forward_hook(overflow)
+    how = replace(compose().decoding, max_new_tokens=5)
+    with pytest.raises(finite.NotFinite, match="token 2 of the response to prompt 1 .*inf"):
+        respond(policy, [Request([5, 6], 1, 1.0), Request([7, 8], 2, 1.0)], how)

@@ -115,10 +115,19 @@ def test_the_engine_is_told_where_the_weights_are_and_what_fits(stand_in, tmp_pa
     sample(how, tmp_path / "out", dtype="bfloat16")
     (engine,) = told("engine")
     assert engine == {
-        "model": str(folder("warm")), "dtype": "bfloat16", "max_model_len": 19, "max_num_seqs": 2,
+        "model": str(folder("warm")), "dtype": "bfloat16", "max_model_len": 19,
         "generation_config": "vllm", "skip_tokenizer_init": True, "tensor_parallel_size": 1,
         "gpu_memory_utilization": 0.5, "enforce_eager": True,
     }  # fmt: skip
+
+
+def test_how_many_responses_are_made_at_a_time_is_vllms_to_say_or_an_argument(stand_in, tmp_path):
+    python, told = stand_in
+    sample(settings(python, batch_size=2), tmp_path / "own")
+    arguments = load(tree(engine="vllm", vllm_args={"max_num_seqs": 512})).decoding.vllm_args
+    sample(settings(python, vllm_args=arguments), tmp_path / "given")
+    assert ["max_num_seqs" in engine for engine in told("engine")] == [False, True]
+    assert told("engine")[1]["max_num_seqs"] == 512
 
 
 def test_each_process_gets_gpus_of_its_own():

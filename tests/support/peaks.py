@@ -12,7 +12,7 @@ import sys
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from support.tiny import compose, micro_tokenizer, triplet
+from support.tiny import checkpointed, compose, micro_tokenizer, triplet
 from tspin.data.tokens import Renderer
 from tspin.planning import shapes
 from tspin.planning.memory import memory
@@ -54,7 +54,7 @@ def step(layers, width, words):
     if run.model.lora is not None:
         adapters.add(model, run.model.lora, base=adapters.Path("x"), dtype=torch.float32)
     if run.compute.gradient_checkpointing:
-        model.activation_checkpointing_enable({"use_reentrant": False})
+        checkpointed(model)
     renderer = Renderer(micro_tokenizer(), "alpaca_space")
     policy = Policy(model, renderer, torch.device("cpu"), None, "auto")
     assert policy.packed is not None

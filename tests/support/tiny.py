@@ -60,6 +60,14 @@ def random_model(*, vocab_size=294, seed=0, dtype=torch.float64, scale=1.0, tied
     return model.to(dtype).eval()
 
 
+def checkpointed(model):
+    """Turns gradient checkpointing on, whose name changes during transformers 5."""
+    old = "gradient_checkpointing_enable"
+    enable = getattr(model, "activation_checkpointing_enable", None) or getattr(model, old)
+    enable({"use_reentrant": False})
+    model.train()
+
+
 def random_policy(*, attention="auto", **options):
     renderer = Renderer(micro_tokenizer(), "alpaca_space")
     return Policy(random_model(**options), renderer, torch.device("cpu"), None, attention)

@@ -37,8 +37,8 @@ class Out:
 
 class LLM:
     def __init__(self, model, *, skip_tokenizer_init, generation_config, dtype, max_model_len,
-                 max_num_seqs, tensor_parallel_size, gpu_memory_utilization, enforce_eager=False):
-        told = {name: value for name, value in locals().items() if name != "self"}
+                 tensor_parallel_size, gpu_memory_utilization, enforce_eager=False, **others):
+        told = {n: v for n, v in locals().items() if n not in ("self", "others")} | others
         record({"engine": told, "devices": os.environ.get("CUDA_VISIBLE_DEVICES")})
         files = sorted(pathlib.Path(model).glob("*.safetensors"))
         record({"weights": [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]})

@@ -4,11 +4,35 @@ import math
 from dataclasses import replace
 
 import pytest
+import torch
 from support.tiny import compose
+from transformers import get_scheduler
 
 from tspin.training.schedule import lr_factor
 
 OPTIM = compose().optim
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+@pytest.mark.parametrize("warmup", [0.0, 0.1, 0.3])
+def test_the_decay_is_that_of_transformers_and_warm_up_one_step_ahead(schedule, warmup):
+    """transformers begins with a step at learning rate 0, which moves nothing.
+
+    Ours begins at 1 / warm-up steps, so that it is at the peak one step earlier. From its second
+    step at the peak on, theirs is the same.
+    """
+    num_steps, num_warmup = 40, round(40 * warmup)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = get_scheduler(schedule, optimizer, num_warmup, num_steps)
+    theirs = []
+    for _ in range(num_steps):
+        theirs.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    optim = replace(OPTIM, warmup=warmup, schedule=schedule)
+    ours = [lr_factor(step, num_steps, optim) for step in range(num_steps)]
+    assert ours[:num_warmup] == pytest.approx(theirs[1 : num_warmup + 1])
+    assert ours[num_warmup:] == pytest.approx(theirs[num_warmup:])
 
 
 def test_learning_rate_schedule():

@@ -66,7 +66,10 @@ def test_but_for_attention_the_estimate_is_what_torch_counts():
         policy.logps([alone], ("annotated",)).annotated.sum().backward()
     work = replace(throughput._work(policy.model), queries=0)  # unknown to the counter on a CPU
     last = 3 * 2 * 32 * 294
-    assert work.flops([alone], ("annotated",)) + last == counter.get_total_flops()
+    # transformers before 5.18 or so forms the angles of positions by a product too.
+    angles = 2 * 4 * 50
+    left = counter.get_total_flops() - work.flops([alone], ("annotated",)) - last
+    assert left in (0, angles)
 
 
 def test_an_architecture_that_cannot_be_counted_has_no_estimate():

@@ -9,14 +9,13 @@ import io
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tspin.cli.options import BOOLEAN, KeyParser
 from tspin.cli.stored_run import RUN, StoredRun
 from tspin.config.run import Run
-from tspin.data.templates import Conversation
+from tspin.data.templates import Conversation, Rendering
 from tspin.sampling.requests import Request, sample_seed
 from tspin.tools.terminal import beside, printable, terminal_width
 
@@ -58,7 +57,6 @@ def parser() -> KeyParser:
 
 def main(arguments: Sequence[str]) -> None:
     options = parser().read(arguments)
-    from tspin.policy.policy import load  # here: --help needs no torch
 
     greedy = options["greedy"] == "true"
     if not options["seed"].isdecimal():
@@ -66,8 +64,8 @@ def main(arguments: Sequence[str]) -> None:
     run = StoredRun.open(options["run"])
     cfg = _longer(run.cfg, options["tokens"]) if options["tokens"] else run.cfg
     chosen = [options[key] for key in ("iteration", "against") if options[key]]
-    own = partial(load, template=run.rendering, compute=cfg.compute, precision=cfg.optim.precision)
-    policies = {name: own(weights) for name, weights in (_weights(run, c) for c in chosen)}
+    by_name = dict(_weights(run, name) for name in chosen)
+    policies = {name: load(folder, cfg, run.rendering) for name, folder in by_name.items()}
     system = options["system"] or None
     at_terminal = sys.stdin.isatty()
     if at_terminal:
@@ -92,6 +90,19 @@ def main(arguments: Sequence[str]) -> None:
             sys.stdout.write(_notes(next(iter(policies.values())), line, cfg, system))
         sys.stdout.write(shown(answers, width=min(terminal_width(), WIDEST)))
         sys.stdout.flush()
+
+
+def load(folder: Path, cfg: Run, rendering: Rendering) -> Policy:
+    """The policy in `folder`, in the memory that sampling takes, its layers as they are: what makes
+    training fast may not be here, and sampling does without.
+    """
+    from tspin.policy import policy  # here: --help needs no torch
+    from tspin.policy.inference import narrow
+
+    compute = replace(cfg.compute, compile=False, kernels="torch")
+    loaded = policy.load(folder, template=rendering, compute=compute, precision=cfg.optim.precision)
+    narrow(loaded.model, loaded.autocast)
+    return loaded
 
 
 def answer(

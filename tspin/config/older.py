@@ -16,6 +16,8 @@ ADDED: dict[str, Any] = {
     "model.template_args": {},
     "compute.deterministic": False,
     "compute.zero_stage": "auto",
+    "compute.compile": False,
+    "compute.kernels": "torch",
     "data.rounds": "first",
     "data.system": "error",
     "track.tensorboard": False,

@@ -17,7 +17,6 @@ from tspin.objectives.objective import ABOVE_0, AT_LEAST_0
 OURS_OF_VLLM = {  # arguments of its engine -> what sets them
     "model": "model.path",
     "dtype": "compute.dtype",
-    "max_num_seqs": "decoding.batch_size",
     "max_model_len": "decoding.max_new_tokens",
     "tensor_parallel_size": "decoding.tensor_parallel",
     "data_parallel_size": "decoding.data_parallel",

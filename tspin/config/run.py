@@ -162,6 +162,8 @@ class ComputeConfig:
     score_batch: int = Field(ge=1)  # triplets per forward pass of held-out scoring
     max_tokens: int | None = Field(ge=1)  # of a pass, in place of the two above; None: they hold
     gradient_checkpointing: bool
+    compile: bool  # each decoder layer, by torch.compile, to train and to score
+    kernels: Literal["torch", "liger"]  # of norms, rotary embeddings and SwiGLU
     deterministic: bool  # on CUDA operations that repeat, or none
     parallel: Parallel  # of several processes, as a launcher started them
     zero_stage: ZeroStage | Literal["auto"]  # of fsdp2: what is whole while a step lasts

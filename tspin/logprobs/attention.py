@@ -21,7 +21,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from tspin.logprobs.packing import Block, Stream, blocks
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
 NAME = "tspin_packed"
 LAYERS = {"full_attention", "sliding_attention"}  # of config.layer_types
@@ -49,6 +49,19 @@ class Plan:
         self.rows, self.device = stream.rows, stream.input_ids.device
         self.kernels = kernels
         self._masks: dict[tuple[int, int | None], Mask] = {}
+
+    def prepare(self, dtype: torch.dtype, windows: set[int | None]) -> None:
+        """Makes what the layers will ask for, outside of what is compiled of them.
+
+        dtype    of queries, keys and values
+        windows  of the layers' attention
+        """
+        if kernel(self.device, dtype) == "varlen_attn":
+            _ = self.varlen
+            return
+        for index in range(len(self.blocks[0])):
+            for window in windows:
+                self.mask(index, window)
 
     @cached_property
     def blocks(self) -> tuple[list[Block], Tensor]:
@@ -80,14 +93,28 @@ def hidden_states(model: PreTrainedModel, stream: Stream, kernels: set[str]) -> 
 
     kernels  gets the names of what has attended
     """
+    plan, config = Plan(stream, kernels), model.config.get_text_config()
+    kind = stream.input_ids.device.type
+    autocast = torch.is_autocast_enabled(kind) and model.dtype != torch.float64
+    dtype = torch.get_autocast_dtype(kind) if autocast else model.dtype
+    if getattr(config, "attn_logit_softcapping", None) is not None:
+        dtype = torch.float32  # which leaves the kernel that knows soft-caps
+    plan.prepare(dtype, _windows(config))
     return model.base_model(
         input_ids=stream.input_ids,
         position_ids=stream.position_ids,
         # Four dimensions: "prepared, leave it alone". What is visible is in the plan.
         attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=stream.input_ids.device),
         use_cache=False,
-        packed_plan=Plan(stream, kernels),
+        packed_plan=plan,
     ).last_hidden_state[0]
+
+
+def _windows(config: PretrainedConfig) -> set[int | None]:
+    """Attention windows of the layers; None: a layer without one."""
+    window = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None) or ["sliding_attention"]
+    return {window if kind == "sliding_attention" else None for kind in kinds}
 
 
 def install(model: PreTrainedModel) -> str | None:

@@ -75,11 +75,15 @@ def advantage_metrics(
 
 
 def mean_metrics(batches: Iterable[Metrics]) -> dict[str, float]:
-    """Mean over all examples of several micro-batches, however they were cut."""
+    """Mean over all examples of several micro-batches, however they were cut.
+
+    A device is waited for once, for all of them.
+    """
     import torch  # not at the top: see tspin.objectives.links
 
     columns: dict[str, list[Tensor]] = {}
     for metrics in batches:
         for key, values in metrics.items():
             columns.setdefault(key, []).append(values.double())
-    return {key: float(torch.cat(values).mean()) for key, values in columns.items()}
+    means = torch.stack([torch.cat(values).mean() for values in columns.values()])
+    return dict(zip(columns, means.tolist(), strict=True))

@@ -66,6 +66,7 @@ def sampling_key(compute: ComputeConfig, precision: Precision, model: ModelConfi
     key = [how.device.type, str(how.autocast or arithmetic_dtype(compute, precision))]
     # Said only where it is not float32: keys of folders that are there stay what they are.
     key += ["bfloat16 weights"] if held == torch.bfloat16 else []
+    key += [compute.kernels] if compute.kernels != "torch" else []
     return [*key, model.quantize] if model.quantize else key
 
 

@@ -20,7 +20,10 @@ class NotFinite(ValueError):
 
 
 def check(values: Tensor, what: str) -> None:
-    """NotFinite unless all values are finite. what: is computed, as a plural"""
+    """NotFinite unless all values are finite. what: is computed, as a plural
+
+    Waits for the device of the values: they should be in the host's memory already.
+    """
     if not bool(values.isfinite().all()):
         worst = values[~values.isfinite()][0].item()
         raise NotFinite(f"{what} are not finite ({worst}): {WAY_OUT}")

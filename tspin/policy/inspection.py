@@ -18,7 +18,7 @@ from torch import nn
 from tspin.config.run import ComputeConfig, ModelConfig
 from tspin.data.templates import Conversation, Rendering
 from tspin.data.tokens import Renderer
-from tspin.policy import adapters, model_files, quantization
+from tspin.policy import adapters, kernels, model_files, quantization
 from tspin.policy.loading import read_config
 from tspin.policy.model_files import CONFIG, listed
 from tspin.policy.policy import renderer
@@ -43,6 +43,7 @@ def check(folder: Path, model: ModelConfig, compute: ComputeConfig) -> None:
     if base != folder:
         adapters.check_files(folder)
     quantization.check_base(base, model, compute)
+    kernels.check_family(str(model_files.config(base).get("model_type")), compute)
     stated = read_config(base)
     _check_causal(stated, base)
     model_files.check(base)

@@ -49,6 +49,9 @@ def read_model(
         if "dropout" in name and isinstance(getattr(config, name), float):
             setattr(config, name, 0.0)
     options: dict[str, Any] = {"config": config, "dtype": dtype, "use_safetensors": True}
+    if getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None:
+        # Scaled dot products know no soft-cap, and transformers before 5.23 leaves it out in them.
+        options["attn_implementation"] = "eager"
     packed = quantize is not None or quantization.method(config.to_dict()) is not None
     if packed or how.device.type != "cpu":
         options["device_map"] = {"": with_index(how.device)}

@@ -28,7 +28,7 @@ from tspin.logprobs.packed import Packed, packed
 from tspin.logprobs.packing import Layout
 from tspin.logprobs.padded import sequence_logps
 from tspin.objectives import Logps, Role
-from tspin.policy import adapters, dtypes
+from tspin.policy import adapters, dtypes, kernels
 from tspin.policy.dtypes import MixedPrecision
 from tspin.policy.inference import narrow
 from tspin.policy.loading import read_config, read_model, read_tokenizer
@@ -49,6 +49,8 @@ class Policy:
     autocast: torch.dtype | None  # None: compute in the dtype of the weights
     attention: Attention  # how micro-batches are laid out
     dropout: bool = False  # in training, of what goes into adapters
+    liger: bool = False  # some of its layers' kernels are Liger's
+    compiled: kernels.Compiled | None = None  # None: no layer is
 
     @property
     def products(self) -> torch.dtype:
@@ -82,10 +84,13 @@ class Policy:
 
     @property
     def kernels(self) -> list[str]:
-        """What has computed the attention of its scores and losses so far."""
+        """What has computed its scores and losses so far: attention, and layers if not as usual."""
         if self.packed is None:
-            return [str(self.model.config._attn_implementation)]
-        return sorted(self.packed.kernels)
+            names = {str(self.model.config._attn_implementation)}
+        else:
+            names = set(self.packed.kernels)
+        names |= {"liger"} if self.liger else set()
+        return sorted(names | {*(self.compiled.facts if self.compiled is not None else [])})
 
     def layout(self, triplets: Sequence[Triplet], roles: Sequence[Role]) -> Layout | None:
         """How these triplets are laid out, a function of their lengths; None: padded rows."""
@@ -153,6 +158,8 @@ def load(
     base = adapters.base_of(folder)
     # What is not trained needs no more than the products are made in.
     model = read_model(base, how.weights if lora is None else how.products, how, quantize)
+    liger = compute.kernels == "liger"
+    kernels.use_liger(model) if liger else kernels.use_torch(model)
     if lora is not None:
         adapters.add(model, lora, base=base, dtype=how.weights)
         adapters.resume(model, lora, folder) if adapted else adapters.begin(model, seed)
@@ -171,10 +178,15 @@ def load(
         enable({"use_reentrant": False})
     model.eval()  # train() alone turns training mode on, for checkpointing
     dropout = lora is not None and lora.dropout > 0
-    policy = Policy(model, text, how.device, how.autocast, compute.attention, dropout)
+    compiled = kernels.Compiled() if compute.compile else None
+    policy = Policy(
+        model, text, how.device, how.autocast, compute.attention, dropout, liger, compiled
+    )
     _ = policy.packed  # an architecture that cannot do what was asked for is known now
     if lora is not None:
         adapters.compute_in(model, how.autocast)
+    if compiled is not None:
+        kernels.compile_layers(model, compiled)
     return policy
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from transformers.cache_utils import (
 
 from tspin.config.run import DecodingConfig
 from tspin.logprobs import attention
+from tspin.policy import finite
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -35,7 +36,9 @@ PROMPT_TOKENS: dict[str, int | None] = {"cpu": None, "cuda": 2**14}
 # implementations that build a mask for rows of different lengths
 ATTENTION = ("sdpa", "eager", attention.NAME)
 
-# (logits (batch, vocab), number of each row's prompt, step of each row) -> tokens (batch,)
+# (logits (batch, vocab), number of each row's prompt, step of each row) -> tokens (batch,), and
+# NO_TOKEN in a row whose logits are not finite
+NO_TOKEN = -1
 Choose = Callable[[Tensor, list[int], list[int]], Tensor]
 
 
@@ -143,7 +146,11 @@ def decode(
             ]
         logits = table.step([row.token for row in rows], [row.length for row in rows])
         chosen = choose(logits, [row.prompt for row in rows], [len(row.response) for row in rows])
-        for row, token in zip(rows, chosen.tolist(), strict=True):
+        tokens = chosen.tolist()  # the device is waited for here, once a step
+        if NO_TOKEN in tokens:
+            bad = tokens.index(NO_TOKEN)
+            refuse(logits[bad], prompt=rows[bad].prompt, step=len(rows[bad].response))
+        for row, token in zip(rows, tokens, strict=True):
             row.response.append(token)
             row.token, row.length = token, row.length + 1
         ended = [len(row.response) == max_new_tokens or row.token in stop for row in rows]
@@ -153,6 +160,13 @@ def decode(
         done(sum(ended))
         rows = _compact(table, rows, ended)
     return responses
+
+
+def refuse(logits: Tensor, *, prompt: int, step: int) -> NoReturn:
+    """Raises NotFinite for the logits (vocab,) of a row without a token to choose."""
+    where = f"at token {step} of the response to prompt {prompt} of its part"
+    finite.check(logits.max(), f"{where}, the logits that it samples from")
+    raise AssertionError("the highest logit of a row without a token is not finite")
 
 
 def _groups(
@@ -215,6 +229,11 @@ def _compact(table: _Table, rows: list[_Row], ended: list[bool]) -> list[_Row]:
     return rows[:left]
 
 
+def _to(device: torch.device, values: Sequence[Any]) -> Tensor:
+    """Whole numbers on the device, which is not waited for."""
+    return torch.tensor(values, dtype=torch.long).to(device, non_blocking=True)
+
+
 class _Table:
     """The cache of a model, one row a slot, and the passes that write to it.
 
@@ -239,23 +258,23 @@ class _Table:
         if width == 0:
             return
         ids = [[*prompt, *[0] * (width - len(prompt))] for prompt in prompts]
-        of = torch.tensor(owner, device=self.model.device)
+        of = _to(self.model.device, owner)
         for layer in self.layers:
             layer.expect_prompts(of, start)
         self.model.base_model(
-            input_ids=torch.tensor(ids, device=self.model.device),
+            input_ids=_to(self.model.device, ids),
             past_key_values=self.cache,
             use_cache=True,
         )
 
     def step(self, tokens: list[int], lengths: list[int]) -> Tensor:
         """Appends one token to each of the first rows. -> logits of what follows (rows, vocab)"""
-        at = torch.tensor(lengths, device=self.model.device)
+        at = _to(self.model.device, lengths)
         width = max(lengths) + 1
         for layer in self.layers:
             layer.expect_tokens(at, width)
         output = self.model(
-            input_ids=torch.tensor(tokens, device=self.model.device)[:, None],
+            input_ids=_to(self.model.device, tokens)[:, None],
             attention_mask=self.columns[:width] <= at[:, None],
             position_ids=at[:, None],
             past_key_values=self.cache,
@@ -265,7 +284,7 @@ class _Table:
 
     def move(self, sources: list[int], targets: list[int], width: int) -> None:
         """Copies the first `width` columns of slots to other slots."""
-        where = torch.tensor([sources, targets], device=self.model.device)
+        where = _to(self.model.device, [sources, targets])
         for layer in self.layers:
             layer.move(where[0], where[1], width)
 

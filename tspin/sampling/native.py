@@ -26,7 +26,6 @@ from transformers import (
 
 from tspin.config.run import DecodingConfig
 from tspin.data.tokens import Renderer
-from tspin.policy import finite
 from tspin.policy.out_of_memory import until_it_fits
 from tspin.policy.policy import Policy
 from tspin.sampling import decode
@@ -152,7 +151,7 @@ class _Choice:
         numbers = [none if q.seed is None else uniforms(q.seed, len(none)) for q in requests]
         self.numbers = torch.stack(numbers).to(device)
         self.greedy = torch.tensor([q.seed is None for q in requests], device=device)
-        self.all_greedy = bool(self.greedy.all())
+        self.all_greedy = all(q.seed is None for q in requests)
         self.temperature = torch.tensor(
             [[q.temperature] for q in requests], dtype=torch.double, device=device
         )
@@ -167,15 +166,15 @@ class _Choice:
     def __call__(self, logits: Tensor, rows: list[int], steps: list[int]) -> Tensor:
         scores = logits if logits.dtype == torch.double else logits.float()
         likeliest = scores.argmax(-1)  # NaN where there is any
-        finite.check(scores.gather(-1, likeliest[:, None]), "the logits that it samples from")
+        # A token that is read anyway says what is not finite: to look here would be to wait here.
+        good = scores.gather(-1, likeliest[:, None])[:, 0].isfinite()
         if self.all_greedy:
-            return likeliest
-        row = torch.tensor(rows, device=scores.device)
-        step = torch.tensor(steps, device=scores.device)
+            return likeliest.where(good, decode.NO_TOKEN)
+        row, step = torch.tensor([rows, steps]).to(scores.device, non_blocking=True)
         warm = scores / self.temperature[row].to(scores.dtype)
         filtered = self.filters(row[:, None], warm)  # they read the scores alone
         drawn = pick(filtered, self.numbers[row, step])
-        return torch.where(self.greedy[row], likeliest, drawn)
+        return torch.where(self.greedy[row], likeliest, drawn).where(good, decode.NO_TOKEN)
 
 
 class _OneToken(LogitsProcessor):
@@ -187,6 +186,10 @@ class _OneToken(LogitsProcessor):
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         step = input_ids.shape[1] - self.prompt_length
         token = self.choose(scores, self.rows, [step] * len(self.rows))
+        tokens = token.tolist()
+        if decode.NO_TOKEN in tokens:
+            bad = tokens.index(decode.NO_TOKEN)
+            decode.refuse(scores[bad], prompt=self.rows[bad], step=step)
         return torch.full_like(scores, -torch.inf).scatter_(1, token[:, None], 0.0)
 
 

@@ -38,8 +38,8 @@ CHECK_SECONDS = 60.0
 TAIL = 3  # lines of a log that an error shows
 MERGED = ".merged.tmp"  # hidden, so that no copy of the run takes it along
 WAY_OUT = (
-    "see the log; less memory takes decoding.gpu_memory or decoding.batch_size, decoding.engine="
-    "native needs no vLLM, and the same command goes on where this one stopped"
+    "see the log; less memory takes decoding.gpu_memory or decoding.vllm_args.max_num_seqs, "
+    "decoding.engine=native needs no vLLM, and the same command goes on where this one stopped"
 )
 
 Message = dict[str, Any]
@@ -157,7 +157,9 @@ class VLLM:
         """What to load and how to sample, in vLLM's own words.
 
         Stop ids are ours alone: neither the tokenizer nor the folder's generation_config adds any,
-        and the id that stopped a response stays in it. No filter is what stands for null.
+        and the id that stopped a response stays in it. No filter is what stands for null. How many
+        responses are in the making at a time is vLLM's to say: as many as their keys and values fit
+        beside the weights (decoding.vllm_args.max_num_seqs limits them).
         """
         longest = max(len(request.prompt) for batch in batches.values() for request in batch)
         return {
@@ -167,7 +169,6 @@ class VLLM:
                 "generation_config": "vllm",
                 "dtype": self.dtype,
                 "max_model_len": longest + how.max_new_tokens,
-                "max_num_seqs": how.batch_size,
                 "tensor_parallel_size": how.tensor_parallel,
                 "gpu_memory_utilization": how.gpu_memory,
                 **how.vllm_args,

@@ -9,7 +9,7 @@ from tspin.config.identity import IDENTITY_FREE
 from tspin.config.load import dump
 from tspin.config.run import Run
 from tspin.data import annotated
-from tspin.policy import dtypes, inspection, model_files, quantization, weights
+from tspin.policy import dtypes, inspection, kernels, model_files, quantization, weights
 from tspin.runs import benchmarks, mirror
 from tspin.runs.artifacts import RunDir
 from tspin.runs.start import first_iteration, start_from
@@ -48,6 +48,7 @@ def check_reachable(cfg: Run) -> None:
         partial(weights.check_reachable, cfg.model),
         partial(engines.check, cfg),
         partial(quantization.check, cfg.model, cfg.compute),
+        partial(kernels.check, cfg.compute),
         partial(_check_data, cfg),
     ):
         try:

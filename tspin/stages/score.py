@@ -156,9 +156,10 @@ def _score(
     logps: dict[Key, float] = {}
     for part in budget.parts(batch, roles):
         by_role = policy.logps(part, roles)
-        for role in roles:
-            finite.check(by_role[role], f"its log-probabilities of {role} responses")
-            for triplet, logp in zip(part, by_role[role].tolist(), strict=True):
+        rows = torch.stack([by_role[role] for role in roles]).cpu()  # the device is waited for once
+        for role, row in zip(roles, rows, strict=True):
+            finite.check(row, f"its log-probabilities of {role} responses")
+            for triplet, logp in zip(part, row.tolist(), strict=True):
                 logps[triplet.id, triplet.source, role] = logp
     return logps
 

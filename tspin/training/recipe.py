@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+
 from tspin.config.run import ComputeConfig, OptimConfig
 from tspin.data.triplets import Key, Triplet
 from tspin.objectives import Logps, Objective
@@ -31,8 +33,10 @@ class Recipe:
             return None
         assert self.reference is not None
         stored, like = self.reference, logps[logps.present()[0]]
-        by_role = {
-            role: like.new_tensor([stored[t.id, t.source, role] for t in triplets])
-            for role in roles
-        }
+        by_role = {}
+        for role in roles:
+            values = torch.tensor(
+                [stored[t.id, t.source, role] for t in triplets], dtype=like.dtype
+            )
+            by_role[role] = values.to(like.device, non_blocking=True)
         return Logps(lengths=logps.lengths).with_values(by_role)

@@ -31,7 +31,12 @@ def begin_step(
 
 
 def lr_factor(step: int, num_steps: int, optim: OptimConfig) -> float:
-    """Share of the peak learning rate at a step: linear warm-up, then decay to 0 at num_steps."""
+    """Share of the peak learning rate at a step: linear warm-up, then decay to 0 at num_steps.
+
+    transformers' schedules, but for the warm-up: theirs is step / warmup, whose first step has
+    learning rate 0 and moves nothing; here each step is what theirs is one step later. Its length
+    is rounded, which transformers' Trainer rounds up.
+    """
     warmup = round(optim.warmup * num_steps)
     if step < warmup:
         return (step + 1) / warmup

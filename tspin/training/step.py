@@ -54,8 +54,9 @@ def gradient_step(
         where=where,
         same="the gradient is the same",
     )
-    loss = float(torch.cat([losses for losses, _ in parts]).double().mean())
     grad_norm = strategy.clip(recipe.optim.max_grad_norm)
+    means = mean_metrics({"loss": losses, **metrics} for losses, metrics in parts)
+    loss = means["loss"]
     if not (math.isfinite(loss) and math.isfinite(grad_norm)):
         raise FloatingPointError(
             f"{where}: loss {loss} and gradient norm {grad_norm} must be finite; batch of "
@@ -64,8 +65,7 @@ def gradient_step(
         )
     optimizer.step()
     metrics = {
-        "loss": loss,
-        **mean_metrics(metrics for _, metrics in parts),
+        **means,
         "grad_norm": grad_norm,
         "num_examples": len(batch),
         "num_tokens": num_tokens(batch, recipe.loss.roles),
@@ -111,8 +111,23 @@ def _gather(mine: dict[int, list[Part]], world: World) -> dict[int, list[Part]]:
     """By micro-batch, those of all processes."""
     if world.size == 1:
         return mine
-    on_cpu = {
-        number: [(losses.cpu(), {k: v.cpu() for k, v in facts.items()}) for losses, facts in parts]
-        for number, parts in mine.items()
+    of_all = world.gather(_on_cpu(mine))
+    return {number: parts for each in of_all for number, parts in each.items()}
+
+
+def _on_cpu(by_number: dict[int, list[Part]]) -> dict[int, list[Part]]:
+    """The same in float64 in the host's memory, in one transfer: each waits for the device."""
+    tensors = [
+        tensor.double()
+        for parts in by_number.values()
+        for losses, metrics in parts
+        for tensor in (losses, *metrics.values())
+    ]
+    if not tensors:
+        return by_number
+    sizes = [len(tensor) for tensor in tensors]
+    values = iter(torch.cat(tensors).cpu().split(sizes))
+    return {
+        number: [(next(values), {key: next(values) for key in metrics}) for _, metrics in parts]
+        for number, parts in by_number.items()
     }
-    return {number: parts for each in world.gather(on_cpu) for number, parts in each.items()}

@@ -49,13 +49,19 @@ def family(name, *, dtype=torch.float64, seed=0):
     own = kind in ("GPT2", "Bloom", "Mamba")
     config = getattr(transformers, f"{kind}Config")(**({} if own else SIZE) | options)
     torch.manual_seed(seed)
-    model = transformers.AutoModelForCausalLM.from_config(config)
+    # Before 5.23 the default leaves the soft-cap of the scores out.
+    capped = "attn_logit_softcapping" in options
+    how = {"attn_implementation": "eager"} if capped else {}
+    model = transformers.AutoModelForCausalLM.from_config(config, **how)
     if hasattr(config, "num_local_experts"):
         model.set_experts_implementation("eager")  # the default has no float64
     for name, parameter in model.named_parameters():
         if "bias" in name:  # hub code starts them at 0
             torch.nn.init.normal_(parameter, std=0.3)
     return model.to(dtype).eval()
+
+
+PRODUCTS = (torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__)
 
 
 class Exact(TorchFunctionMode):
@@ -70,4 +76,6 @@ class Exact(TorchFunctionMode):
                 return args[0]
         if wide and kwargs.get("dtype") == torch.float32:
             kwargs = kwargs | {"dtype": torch.float64}
+        if func in PRODUCTS and torch.float64 in {x.dtype for x in args}:
+            args = tuple(x.double() for x in args)  # angles, of positions that begin as float32
         return func(*args, **kwargs)
