@@ -1,4 +1,4 @@
-"""The command line of main.py, checked: flags, overrides, sweeps -> points that are Runs."""
+"""The command line of a run, checked: flags, overrides, sweeps -> points that are Runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from tspin.cli import arguments as overrides
 from tspin.cli.arguments import Overrides
 from tspin.cli.compose import VERSION, compose, parsed
-from tspin.cli.folders import CONF, SWEEPS
+from tspin.cli.folders import CONF, SWEEPS, torchrun_words
 from tspin.cli.quoting import as_typed, quoted_word
 from tspin.runs.point import Point, distinct
 
@@ -58,7 +58,7 @@ class Command:
         point = " ".join(self.points[0].words) if self.points else "OVERRIDES OF A POINT"
         raise ValueError(
             f"a multirun is started once, not by each of {size} processes: give its points one by "
-            f"one, each as torchrun --nproc_per_node={size} main.py {point} "
+            f"one, each as torchrun --nproc_per_node={size} {torchrun_words()} {point} "
             "(-m --dry-run lists them)"
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -45,6 +46,24 @@ def load(tree: dict[str, Any]) -> Run:
 def dump(run: Run) -> dict[str, Any]:
     """The inverse of load: plain values, by the names a user types."""
     return _RUN.dump_python(run, mode="json", by_alias=True)
+
+
+@cache
+def keys() -> tuple[str, ...]:
+    """The dotted key of every field there is, by the names a user types; mappings are one."""
+    schema = _RUN.json_schema()
+    names: list[str] = []
+    todo = [("", schema["properties"])]
+    while todo:
+        prefix, fields = todo.pop()
+        for name, field in fields.items():
+            kinds = [kind for kind in field.get("anyOf", [field]) if "$ref" in kind]
+            if not kinds:
+                names.append(f"{prefix}{name}")
+            for kind in kinds:
+                section = schema["$defs"][kind["$ref"].rsplit("/", 1)[-1]]
+                todo.append((f"{prefix}{name}.", section["properties"]))
+    return tuple(sorted(key for key in names if key != "loss.coefficients"))
 
 
 def _coefficients(tree: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
