@@ -502,3 +502,27 @@ def test_options_of_ones_own(point, tmp_path, how):
     (own / "mine.yaml").write_text(text)
     run = point(how.format(tmp_path / "own"), "model=mine", "coef.alpha=0.3")
     assert run.name == "mine-tspin-micro-s0-alpha=0.3"
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("coef.alpha=abc", "coef.alpha='abc' must be a number or a list"),
+        ("coef.beta=[0,x]", "coef.beta.1='x' must be a number"),
+        ("optim.epochs=1.5", "optim.epochs=1.5 must be a whole number"),
+        ("data.skip_bad_rows=7", "data.skip_bad_rows=7 must be true or false"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_said_in_our_words(refused, word, message):
+    assert refused(word) == message
+
+
+def test_values_of_a_list_that_no_iteration_reads_are_named(cli, caplog):
+    """A list that an option brings, the coef.beta of the paper, may be longer."""
+    caplog.set_level(logging.INFO)
+    cli("coef.beta=[0,0.1,0.25]", "selfplay.iterations=2")
+    message = "coef.beta has 3 values for selfplay.iterations=2: 0.25 will not be used"
+    assert message in caplog.messages
+    caplog.clear()
+    cli("selfplay.iterations=1")
+    assert not [line for line in caplog.messages if "will not be used" in line]

@@ -19,7 +19,9 @@ from tspin.cli.arguments import Overrides
 from tspin.cli.compose import VERSION, compose, parsed
 from tspin.cli.folders import CONF, SWEEPS, torchrun_words
 from tspin.cli.quoting import as_typed, quoted_word
-from tspin.runs.point import Point, distinct
+from tspin.config import rules
+from tspin.runs.point import Point, distinct, key
+from tspin.tools.log import once
 
 OURS = "hydra/sweeper=points"
 DRY_RUN = "--dry-run"
@@ -97,6 +99,11 @@ def check(arguments: Sequence[str]) -> Command:
                     points.append(Point(tuple(chosen), compose([*of_hydra, *chosen])))
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(str(error)) from None
+    for point in points:  # of what is typed: an option's list may be longer than a short run
+        keys = {key(word) for word in point.words}
+        for name_of_list, message in rules.unread(point.run):
+            if name_of_list in keys:
+                once(message)
     points = distinct(points, name)
     for folder in {point.run.folder.parent for point in points}:
         nearest = next(p for p in [folder, *folder.absolute().parents] if p.exists())
@@ -133,6 +140,6 @@ def _grid(line: Overrides, *, multirun: bool) -> Iterator[Overrides]:
         if not multirun:
             word = quoted_word(text)
             raise ValueError(f"{text} is a sweep: add -m (a list is [A,B], a comma in text {word})")
-        key = text.split("=", 1)[0]
-        alternatives.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+        name = text.split("=", 1)[0]
+        alternatives.append([f"{name}={value}" for value in override.sweep_string_iterator()])
     yield from map(list, product(*alternatives))

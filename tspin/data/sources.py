@@ -25,6 +25,8 @@ def check_reachable(path: str, *, revision: str | None = None) -> None:
         hf_datasets.reach_hub(path, revision=revision)
     elif not os.access(local, os.R_OK | (os.X_OK if local.is_dir() else 0)):
         raise ValueError(f"data.path={path} may not be read by this user; change its permissions")
+    elif local.is_dir():
+        hf_datasets.check_folder(local)
 
 
 def rows(path: str, *, split: str, revision: str | None) -> Iterator[tuple[str, object]]:

@@ -111,6 +111,6 @@ def _inspect_model(cfg: Run) -> None:
 
 
 def _check_data(cfg: Run) -> None:
-    annotated.check_reachable(cfg.data.path, revision=cfg.data.revision)
-    if model_files.is_model(Path(cfg.data.path).expanduser()):
+    if model_files.has_part(Path(cfg.data.path).expanduser()):
         raise ValueError(f"data.path={cfg.data.path} holds a model, which is for model.path")
+    annotated.check_reachable(cfg.data.path, revision=cfg.data.revision)
