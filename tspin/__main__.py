@@ -25,6 +25,8 @@ VERBS = {
     "run": Verb("tspin.cli.run", "a run, or many (-m): GROUP=OPTION KEY=VALUE ..., as main.py"),
     "plan": Verb("tspin.cli.plan", "memory, hours and disk of a run, before anything starts"),
     "status": Verb("tspin.cli.status", "how far runs are, and which of them live"),
+    "ls": Verb("tspin.cli.run_folders", "the runs in a folder, a line each", ("ls",)),
+    "rm": Verb("tspin.cli.run_folders", "runs taken away, and what only they had", ("rm",)),
     "report": Verb("analysis.__main__", "tables, figures and a page of what runs found", ("all",)),
     "chat": Verb("tspin.cli.chat", "talk to a policy, or to two side by side"),
     "export": Verb("tspin.export.checkpoint", "a policy as a model for others, with its card"),

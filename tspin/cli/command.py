@@ -77,10 +77,9 @@ def check(arguments: Sequence[str]) -> Command:
     overrides.check(given.overrides)
     flags = [argument for argument in arguments if argument not in given.overrides]
     name, lines = overrides.sweep(given.overrides, SWEEPS)
-    lines = [
-        [as_typed(override, multirun=given.multirun) for override in overrides.tasks(line, CONF)]
-        for line in lines
-    ]
+    confs = [CONF, *([Path(given.config_dir)] if given.config_dir else [])]
+    lines = [overrides.places(overrides.tasks(line, CONF), confs) for line in lines]
+    lines = [[as_typed(override, multirun=given.multirun) for override in line] for line in lines]
     if name and not given.multirun:
         raise ValueError(f"sweep={name} makes several runs: add -m")
     of_hydra = [override for override in given.overrides if override.startswith("hydra")]

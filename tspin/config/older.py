@@ -11,6 +11,7 @@ ADDED: dict[str, Any] = {
     "model.quantize": None,
     "model.template_args": {},
     "compute.deterministic": False,
+    "data.columns": {},
     "data.rounds": "first",
     "data.system": "error",
 }

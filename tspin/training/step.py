@@ -59,7 +59,8 @@ def gradient_step(
         raise FloatingPointError(
             f"diverged at {where}: loss {loss} and gradient norm {grad_norm} must be finite; "
             f"batch of prompts {', '.join(t.id for t in batch)}. Try a smaller optim.lr or "
-            "coef.alpha, optim.max_grad_norm=1.0, or compute.dtype=float32; nothing of this step was applied"
+            "coef.alpha, optim.max_grad_norm=1.0, or compute.dtype=float32; nothing of this step "
+            "was applied"
         )
     optimizer.step()
     metrics = {
