@@ -170,8 +170,8 @@ def read_pairs(
         counts += [f"{num_undesirable} whose label is false"] if num_undesirable else []
         detail = f": {'; '.join(counts)}" if counts else ""
         raise ValueError(f"data.path={path} has no usable row{detail}; a row has {schemas.SCHEMAS}")
-    columns = _listed(unused, num_rows)
-    return Source(pairs.pairs, bad_rows.number, bad_rows.reasons, num_undesirable, columns)
+    left = _listed(unused, num_rows)
+    return Source(pairs.pairs, bad_rows.number, bad_rows.reasons, num_undesirable, left)
 
 
 def split_pairs(
