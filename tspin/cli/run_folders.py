@@ -57,7 +57,7 @@ def describe(runs: Path, *, width: int) -> str:
                 "state": STATES.get(status.state, "stopped"),
             }
         )
-    return table(str(runs), rows, width=width)
+    return table(str(runs), rows, first=("run", "iterations", "last"), width=width)
 
 
 def remove_runs(arguments: Sequence[str]) -> None:

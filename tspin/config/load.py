@@ -37,8 +37,12 @@ def load(tree: dict[str, Any]) -> Run:
             key = ".".join(str(part) for part in e["loc"] if part not in _UNION_TAGS)
             errors.setdefault(key, []).append(e)
     # Of a list with a wrong item the item is named, and not that it is no single value either.
-    inner = [key for key in errors if not any(k.startswith(f"{key}.") for k in errors)]
-    reasons = wrong | {key: _explain(key, errors[key]) for key in inner}
+    reasons = wrong | {key: _explain(key, errors[key]) for key in errors}
+    reasons = {
+        key: reason
+        for key, reason in reasons.items()
+        if not any(inner.startswith(f"{key}.") for inner in reasons)
+    }
     if reasons:
         raise ValueError("; ".join(reasons.values()))
     if (problem := next(rules.problems(run), None)) is not None:
