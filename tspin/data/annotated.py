@@ -151,7 +151,8 @@ def read_pairs(
     bad_rows = BadRows(skip_bad_rows)
     num_rows = num_undesirable = 0
     unused: Counter[str] = Counter()
-    for place, row in sources.rows(path, split=split, revision=revision):
+    own = (columns or {}).values()
+    for place, row in sources.rows(path, split=split, revision=revision, columns=own):
         try:
             dialogue = schemas.dialogue(row, first_only=rounds == "first", columns=columns)
         except BadRow as bad:

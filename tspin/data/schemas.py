@@ -71,10 +71,23 @@ def dialogue(
     return Dialogue(system, whole.rounds, (*cells.unused(), *whole.unused))
 
 
+def nearest(names: Sequence[str]) -> str:
+    """What misspelt columns may be, as a part of a sentence."""
+    wanted = {*QUESTIONS, *ANSWERS, *CONVERSATIONS}
+    words = filter(str.isidentifier, names)  # and no line that another mark separates
+    near = {name: difflib.get_close_matches(name.lower(), wanted, n=1) for name in words}
+    pairs = {matches[0]: name for name, matches in near.items() if matches}
+    if not pairs:
+        return ""
+    meant = ",".join(f"{right}:{name}" for right, name in sorted(pairs.items()))
+    return f" (did you mean {', '.join(sorted(pairs))}? data.columns={{{meant}}} says so)"
+
+
 def _renamed(row: Mapping[Any, object], columns: Mapping[str, str]) -> dict[Any, object]:
     for name in columns.values():
-        if name not in row:
-            raise BadRow(unknown(f"column {name}", name, map(str, row)))
+        if name not in row:  # or an empty cell of a table
+            near = difflib.get_close_matches(name, [*map(str, row)], n=1)
+            raise BadRow(f"it has no {name}{f'; did you mean {near[0]}?' if near else ''}")
     left_out = {*OF_PAIRS, *columns, *columns.values()}
     others = {name: value for name, value in row.items() if name not in left_out}
     return others | {name: row[own] for name, own in columns.items()}
@@ -224,15 +237,4 @@ def _unknown(cells: _Cells, answer: str | None) -> str:
     if answer is None and isinstance(cells.values.get("text"), str):
         return "text does not say where its prompt ends: split it into prompt and response"
     names = sorted(map(str, cells.values))
-    return f"unknown schema with columns {reprlib.repr(names)}{_nearest(names)}; it needs {SCHEMAS}"
-
-
-def _nearest(names: Sequence[str]) -> str:
-    """What misspelt columns may be, as a part of a sentence."""
-    wanted = {*QUESTIONS, *ANSWERS, *CONVERSATIONS}
-    near = {name: difflib.get_close_matches(name.lower(), wanted, n=1) for name in names}
-    pairs = {matches[0]: name for name, matches in near.items() if matches}
-    if not pairs:
-        return ""
-    meant = ", ".join(f"{right}:{name}" for right, name in sorted(pairs.items()))
-    return f" (did you mean {', '.join(sorted(pairs))}? data.columns={{{meant}}} says so)"
+    return f"unknown schema with columns {reprlib.repr(names)}{nearest(names)}; it needs {SCHEMAS}"
