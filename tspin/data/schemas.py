@@ -75,7 +75,9 @@ def nearest(names: Sequence[str]) -> str:
     """What misspelt columns may be, as a part of a sentence."""
     wanted = {*QUESTIONS, *ANSWERS, *CONVERSATIONS}
     words = filter(str.isidentifier, names)  # and no line that another mark separates
-    near = {name: difflib.get_close_matches(name.lower(), wanted, n=1) for name in words}
+    near = {
+        name: difflib.get_close_matches(name.lower(), wanted, n=1, cutoff=0.75) for name in words
+    }
     pairs = {matches[0]: name for name, matches in near.items() if matches}
     if not pairs:
         return ""
