@@ -22,15 +22,13 @@ RUN if [ "$COMPUTE" = cpu ]; then \
       pip install -c constraints.txt torch; \
     fi
 
-COPY pyproject.toml README.md LICENSE ./
-COPY tspin ./tspin
-RUN pip install -c constraints.txt -e ".[${EXTRAS}]"
-
-COPY main.py ./
+COPY pyproject.toml setup.py README.md LICENSE main.py ./
 COPY conf ./conf
 COPY sweeps ./sweeps
-COPY analysis ./analysis
 COPY hydra_plugins ./hydra_plugins
+COPY analysis ./analysis
+COPY tspin ./tspin
+RUN pip install -c constraints.txt -e ".[${EXTRAS}]"
 
 RUN useradd --create-home --uid 1000 tspin && install -d -o tspin /home/tspin/work
 USER 1000

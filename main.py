@@ -1,4 +1,4 @@
-"""Command line: compose the configuration, check it, run self-play.
+"""`tspin run` of a checkout that is not installed: one run, or a multirun.
 
 python main.py [GROUP=OPTION ...] [KEY=VALUE ...]        one run
 python main.py -m loss=sft,tspin seed=0,1,2              every combination
@@ -8,70 +8,17 @@ python main.py --help
 
 from __future__ import annotations
 
-import logging
 import sys
 
-import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-from omegaconf import DictConfig
-
-from tspin.cli import outcome, sweep
-from tspin.cli.command import check
-from tspin.cli.compose import VERSION, typed
-from tspin.cli.folders import CONF
-from tspin.distributed import launcher
-from tspin.tools import signals
-
-log = logging.getLogger("tspin")
-
-
-@hydra.main(version_base=VERSION, config_path=str(CONF), config_name="config")
-def job(cfg: DictConfig) -> None:
-    """One point: a single run, or one of a multirun's."""
-    hydra_cfg = HydraConfig.get()
-    single = hydra_cfg.mode == RunMode.RUN
-    with outcome.of_work(single=single) as work:
-        run = work.run = typed(cfg, hydra_cfg)
-        if not single:
-            log.info("--- %s", run.name)
-        # torch and transformers: not before the configuration is right
-        from tspin.runs.artifacts import RunDir
-        from tspin.selfplay import algorithm
-        from tspin.tracking import summary
-
-        command = sys.argv if single else [sys.argv[0], *hydra_cfg.overrides.task]
-        with signals.watched(run.compute.grace_seconds):
-            rows = algorithm.run(run, command=command)
-        end = summary.text(RunDir(run.folder), rows, commands=single)
-        log.info("\n%s\n\nfiles: %s", end, run.folder)
+from tspin.cli import outcome, run
 
 
 def main() -> None:
-    rank, size = launcher.launched()
-    outcome.configure_logging()
-    if rank != 0:  # one process of those that a launcher started speaks for all
-        log.setLevel(logging.CRITICAL)
     try:
-        command = check(sys.argv[1:])
-        command.check_processes(size)
-        if command.points and (command.dry_run or command.multirun):
-            plan = sweep.plan(command.name, command.points)
-    except Exception as error:
-        outcome.refuse(error)
-    if command.dry_run:
-        log.info("%s", plan.describe())
-        return
-    if command.multirun and command.points:
-        # Not at the top: when Hydra first looks for plugins (in check) it executes them anew.
-        from hydra_plugins.tspin import Points
-
-        Points.plan = plan
-    sys.argv[1:] = command.arguments
-    job()
+        run.main(sys.argv[1:])
+    except KeyboardInterrupt as error:  # before self-play, which has a line of its own
+        sys.exit(outcome.exit_code(error))
 
 
 if __name__ == "__main__":
-    from main import main as by_name  # launchers pickle `job` for workers, which import `main`
-
-    by_name()
+    main()

@@ -21,6 +21,13 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str]) -> None:
+    try:
+        _main(arguments)
+    except KeyboardInterrupt as error:  # while libraries are imported, too
+        sys.exit(outcome.exit_code(error))
+
+
+def _main(arguments: Sequence[str]) -> None:
     name, *rest = arguments or ["--help"]
     if name == "--help":
         sys.stdout.write(usage())

@@ -33,7 +33,7 @@ REASON = 100  # characters
 class Points(Sweeper):
     """Runs the points of `plan` that are not done yet.
 
-    plan  set by main.py, which has composed and checked every point
+    plan  set by tspin.cli.run, which has composed and checked every point
     """
 
     plan: ClassVar[sweeps.Plan]
@@ -71,7 +71,7 @@ class Points(Sweeper):
 
     def _launch(self, points: Sequence[sweeps.Point]) -> dict[str, str]:
         """-> name of the run -> why, of those that failed"""
-        # Workers begin with another search path, and neither main.py nor this is installed.
+        # Workers begin with another search path, and in a checkout nothing is installed.
         paths = [str(root()), *filter(None, [os.environ.get("PYTHONPATH")])]
         os.environ["PYTHONPATH"] = os.pathsep.join(paths)
         if not self.serial:

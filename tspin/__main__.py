@@ -1,30 +1,48 @@
-"""python -m tspin VERB ...: what there is beside a run (main.py) and its report (analysis)."""
+"""tspin VERB ..., or python -m tspin VERB ...: all there is, a line in one table each."""
 
 from __future__ import annotations
 
 import importlib
 import sys
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from tspin import __version__
 from tspin.cli import outcome
+from tspin.cli.folders import program
 from tspin.tools.spelling import unknown
 
-# verb -> module with a main(arguments), and one line of help
-VERBS = {
-    "plan": ("tspin.cli.plan", "memory, hours and disk of a run, before anything starts"),
-    "status": ("tspin.cli.status", "how far runs are, and which of them live"),
-    "chat": ("tspin.cli.chat", "talk to a policy, or to two side by side"),
-    "export": ("tspin.export.checkpoint", "a policy as a model for others, with its card"),
-    "pairs": ("tspin.export.pairs", "an iteration's training data, as preferences and triplets"),
-}
-USAGE = """usage: python -m tspin VERB ...
 
-What there is beside a run (python main.py) and its report (python -m analysis):
+class Verb(NamedTuple):
+    """module: has a main(arguments); words: of it, before those that are typed"""
+
+    module: str
+    help: str
+    words: tuple[str, ...] = ()
+
+
+VERBS = {
+    "run": Verb("tspin.cli.run", "a run, or many (-m): GROUP=OPTION KEY=VALUE ..., as main.py"),
+    "plan": Verb("tspin.cli.plan", "memory, hours and disk of a run, before anything starts"),
+    "status": Verb("tspin.cli.status", "how far runs are, and which of them live"),
+    "ls": Verb("tspin.cli.run_folders", "the runs in a folder, a line each", ("ls",)),
+    "rm": Verb("tspin.cli.run_folders", "runs taken away, and what only they had", ("rm",)),
+    "watch": Verb("analysis.watch", "a page of runs while they go on, for this machine alone"),
+    "show": Verb("analysis.show", "the numbers of one run"),
+    "compare": Verb("analysis.compare", "two runs, or two iterations, side by side"),
+    "report": Verb("analysis.__main__", "tables, figures and a page of what runs found", ("all",)),
+    "chat": Verb("tspin.cli.chat", "talk to a policy, or to two side by side"),
+    "export": Verb("tspin.export.checkpoint", "a policy as a model for others, with its card"),
+    "pairs": Verb(
+        "tspin.export.pairs", "an iteration's training data, as preferences and triplets"
+    ),
+    "completion": Verb("tspin.cli.completion", "what makes a shell complete verbs and overrides"),
+}
+USAGE = """usage: {program} VERB ...
 
 {verbs}
 
-python -m tspin VERB --help says more, --version which version this is.
+{program} VERB --help says more, --version which version this is.
 """
 
 
@@ -36,13 +54,14 @@ def main(arguments: Sequence[str]) -> int:
     if arguments[0] == "--version":
         sys.stdout.write(f"tspin {__version__}\n")
         return 0
-    verb, *rest = arguments
-    if verb not in VERBS:
-        sys.stderr.write(f"error: {unknown(f'verb {verb}', verb, VERBS)}\n")
+    name, *rest = arguments
+    if name not in VERBS:
+        sys.stderr.write(f"error: {unknown(f'verb {name}', name, VERBS)}\n")
         return 2
     outcome.configure_logging()
+    verb = VERBS[name]
     try:
-        importlib.import_module(VERBS[verb][0]).main(rest)
+        importlib.import_module(verb.module).main([*verb.words, *rest])
     except (Exception, KeyboardInterrupt) as error:
         return outcome.exit_code(error, arguments)
     except SystemExit as end:  # --help of argparse
@@ -50,9 +69,15 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
+def command() -> int:
+    """The console script."""
+    return main(sys.argv[1:])
+
+
 def usage() -> str:
-    return USAGE.format(verbs="\n".join(f"  {verb:<8} {line}" for verb, (_, line) in VERBS.items()))
+    verbs = "\n".join(f"  {name:<11} {verb.help}" for name, verb in VERBS.items())
+    return USAGE.format(program=program(), verbs=verbs)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(command())

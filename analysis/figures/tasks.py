@@ -3,17 +3,16 @@ them."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pandas as pd
 import yaml
 
 from analysis.figures.pieces import Column, Piece, Table
 from analysis.reading import measures, missing, paper
 from analysis.reading.runs import Runs
+from tspin.cli.folders import CONF
 
 NAMES = ("table3",)
-CONFIGURED = Path(__file__).parents[2] / "conf" / "evals" / "paper.yaml"
+CONFIGURED = CONF / "evals" / "paper.yaml"
 COLUMNS = (
     Column("task", "task"), Column("benchmark", "lm-eval"), Column("num_fewshot", "shots"),
     Column("metric", "metric"), Column("shots_had", "shots in these runs"),

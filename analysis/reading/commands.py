@@ -5,31 +5,33 @@ A run without its words (made through the Python interface, or by an older versi
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-SCRIPT = "main.py"
+from tspin.runs import commands
+
+MAIN = ("main.py",)  # of a checkout
 # What another method, seed or length of the same setting replaces.
 OF_METHOD = ("name", "seed", "loss", "optim.lr", "size", "sweep", "track.tags", "track.group")
 OF_METHOD_SECTIONS = ("coef", "loss.", "coef.", "selfplay.")
 
 
 def words_of(provenance: Any) -> list[str] | None:
-    """The words of a run's last launch, behind main.py; None where they are not recorded.
+    """The words of a run's last launch, behind what starts one; None where none are recorded.
 
     provenance  what provenance.json holds
     """
     try:
-        script, *words = provenance["launches"][-1]["command"]
-    except (TypeError, KeyError, IndexError, ValueError):
+        parts = commands.split(provenance["launches"][-1]["command"])
+    except (TypeError, KeyError, IndexError):
         return None
-    return [str(word) for word in words] if str(script) else None
+    return None if parts is None else parts[1]
 
 
 def run(words: Iterable[str], *more: str) -> str:
     """The command of one run. more: words that replace those of the same key"""
-    return shlex.join(["python", SCRIPT, *_replaced(words, more)])
+    return commands.shown(_start(), _replaced(words, more))
 
 
 def of_setting(words: Iterable[str], *more: str) -> str:
@@ -39,7 +41,12 @@ def of_setting(words: Iterable[str], *more: str) -> str:
     more   what is run on it: +sweep=NAME, loss=..., seed=0,1,2
     """
     kept = [word for word in words if not _is_of_method(key(word)) and not word.startswith("-")]
-    return shlex.join(["python", SCRIPT, "-m", *_replaced(kept, more)])
+    return commands.shown(_start(), ["-m", *_replaced(kept, more)])
+
+
+def _start() -> tuple[str, ...]:
+    """What starts a run where this is read: the command of a checkout, or the installed one."""
+    return MAIN if (Path.cwd() / MAIN[0]).exists() else commands.INSTALLED
 
 
 def key(word: str) -> str:

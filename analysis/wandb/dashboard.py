@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from analysis.options import command
+from tspin.cli.folders import CONF
 from tspin.objectives.contingency import CELLS, TIES
 from tspin.tools.files import digest, write_text
 from tspin.tools.spelling import unknown
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tspin")
 
-EVALS = Path(__file__).resolve().parents[2] / "conf" / "evals"
+EVALS = CONF / "evals"
 SMOOTHING = 0.7  # of curves over optimiser steps; one point per iteration is drawn as it is
 MAX_RUNS = 100  # lines of a panel: a sweep of 48 points whole
 COLUMNS = 3

@@ -502,3 +502,67 @@ def test_options_of_ones_own(point, tmp_path, how):
     (own / "mine.yaml").write_text(text)
     run = point(how.format(tmp_path / "own"), "model=mine", "coef.alpha=0.3")
     assert run.name == "mine-tspin-micro-s0-alpha=0.3"
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("coef.alpha=abc", "coef.alpha='abc' must be a number or a list"),
+        ("coef.beta=[0,x]", "coef.beta.1='x' must be a number"),
+        ("optim.epochs=1.5", "optim.epochs=1.5 must be a whole number"),
+        ("data.skip_bad_rows=7", "data.skip_bad_rows=7 must be true or false"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_said_in_our_words(refused, word, message):
+    assert refused(word) == message
+
+
+def test_values_of_a_list_that_no_iteration_reads_are_named(cli, caplog):
+    """A list that an option brings, the coef.beta of the paper, may be longer."""
+    caplog.set_level(logging.INFO)
+    cli("coef.beta=[0,0.1,0.25]", "selfplay.iterations=2")
+    message = "coef.beta has 3 values for selfplay.iterations=2: 0.25 will not be used"
+    assert message in caplog.messages
+    caplog.clear()
+    cli("selfplay.iterations=1")
+    assert not [line for line in caplog.messages if "will not be used" in line]
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("lr=1e-5", "optim.lr"),
+        ("alpha=0.3", "coef.alpha"),
+        ("epochs=2", "optim.epochs"),
+        ("batch_size=4", "optim.batch_size"),
+        ("iterations=4", "selfplay.iterations"),
+        ("fsdp2=true", "compute=fsdp2"),
+    ],
+)
+def test_a_key_without_its_section_gets_it(refused, word, meant):
+    assert refused(word) == f"unknown key {word.split('=')[0]}; did you mean {meant}?"
+
+
+def test_wandb_is_a_matter_of_tracking(refused):
+    assert "did you mean track" in refused("wandb=none")
+
+
+def test_a_file_and_a_folder_are_what_they_seem(point, tmp_path):
+    """The same run as by the long words, and of one name with it."""
+    run = point("data=pairs.csv")
+    assert run == point("data=file", "data.path=pairs.csv") and run.data.path == "pairs.csv"
+    both = point("model=OWNER/NAME", "data=my data/pairs.jsonl")
+    assert (both.model.name, both.model.path) == ("custom", "OWNER/NAME")
+    assert (both.data.name, both.data.path) == ("file", "my data/pairs.jsonl")
+    columns = point("data=a.tsv", "data.columns={prompt: question, response: answer}").data.columns
+    assert columns == {"prompt": "question", "response": "answer"}
+
+
+def test_an_option_is_meant_before_a_folder_of_its_name(point, tmp_path):
+    for name in ("micro", "mine", "other"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "own" / "data").mkdir(parents=True)
+    (tmp_path / "own/data/mine.yaml").write_text("defaults: [micro]\nname: mine\n")
+    assert point("data=micro").data.path == "micro"
+    assert point("--config-dir", "own", "data=mine").data.name == "mine"
+    assert point("data=other").data.path == "other"

@@ -267,3 +267,48 @@ def test_analysis_ends_in_one_line(
     line = capfd.readouterr().err
     assert stopped.value.code == 1 and "Traceback" not in line
     assert line.startswith(f"error: analysis runs={small_run.parent}: {kind}")
+
+
+# --- Ctrl-C --------------------------------------------------------------------------------------
+
+
+def interrupted(*args, **kwargs):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("verb", tspin.__main__.VERBS)
+def test_an_interrupted_verb_is_one_line(verb, monkeypatch, capsys):
+    monkeypatch.setattr(f"{tspin.__main__.VERBS[verb].module}.main", interrupted)
+    assert tspin.__main__.main([verb]) == outcome.INTERRUPTED
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.parametrize("where", ["analysis.report.report.main", "analysis.wandb.sync.main"])
+def test_an_interrupted_analysis_is_one_line(where, monkeypatch, capsys):
+    monkeypatch.setattr(where, interrupted)
+    with pytest.raises(SystemExit) as stopped:
+        analysis.__main__.main(["all" if "report" in where else "wandb_sync"])
+    assert stopped.value.code == outcome.INTERRUPTED
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_main_py_interrupted_before_self_play_is_one_line(monkeypatch, capsys):
+    monkeypatch.setattr("tspin.cli.run.check", interrupted)
+    monkeypatch.setattr(sys, "argv", ["main.py"])
+    with pytest.raises(SystemExit) as stopped:
+        main.main()
+    assert stopped.value.code == outcome.INTERRUPTED
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+# --- a run that diverges -------------------------------------------------------------------------
+
+
+@pytest.mark.runs
+def test_a_run_that_diverges_says_where_and_what_to_lower(run_ends, tmp_path):
+    """The same command says the same: what diverged is no iteration to go on from."""
+    for _ in range(2):
+        line = run_ends("loss=tspin", "optim.lr=0.5", "optim.max_grad_norm=1.0")
+        assert line.startswith("error: diverged at iteration 0: log pi(y) is -")
+        assert "lower optim.lr (0.5 here)" in line
+    assert not RunDir(tmp_path / "run").iteration(0).done.exists()

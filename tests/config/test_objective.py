@@ -130,7 +130,7 @@ def test_what_is_no_objective_is_refused_in_one_line(kind, words):
         (Mine, {}, ["loss.gamma is not set", "Mine"]),
         (Mine, {"gama": 1}, ["unknown coefficient loss.gama", "did you mean gamma?"]),
         (SFT, {"alpha": 1.0}, ["unknown coefficient loss.alpha of tspin.objectives.sft.SFT"]),
-        (Mine, {"gamma": "x"}, ["loss.gamma='x'", "valid number"]),
+        (Mine, {"gamma": "x"}, ["loss.gamma='x' must be a number"]),
         (Mine, {"gamma": [0.5, float("nan")]}, ["loss.gamma=nan", "finite"]),
         (Mine, {"gamma": 2}, ["loss.gamma=2.0 must be between 0 and 1", "one per iteration"]),
         (Mine, {"gamma": [0.5, 2]}, ["loss.gamma=[0.5, 2.0] must be between 0 and 1"]),

@@ -346,7 +346,7 @@ def test_nothing_has_a_second_default():
 @pytest.mark.parametrize(
     ("changed", "says"),
     [
-        ({"seed": "x"}, ["seed='x'", "integer"]),
+        ({"seed": "x"}, ["seed='x'", "whole number"]),
         ({"seed": -1}, ["seed=-1", "0"]),
         ({"coef__alpha": "x"}, ["coef.alpha='x'", "number", "list"]),
         ({"coef__alpha": float("nan")}, ["coef.alpha=nan", "finite"]),

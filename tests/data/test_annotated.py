@@ -981,3 +981,40 @@ def test_rows_that_are_all_undesirable_are_an_error(tmp_path):
     path = write_jsonl(tmp_path / "rows.jsonl", [{"prompt": "p", "response": "r", "label": False}])
     with pytest.raises(ValueError, match="has no usable row: 1 whose label is false; a row has"):
         annotated.read_pairs(path)
+
+
+@pytest.mark.parametrize(("name", "mark"), [("pairs.csv", ","), ("pairs.tsv", "\t")])
+def test_columns_by_other_names(tmp_path, name, mark):
+    """Of a table with two answers the one that is named is read."""
+    rows = [["output", "answer", "question"], ["no", "4", "2 + 2?"], ["no", "6", "3 + 3?"]]
+    (tmp_path / name).write_text("".join(mark.join(row) + "\n" for row in rows))
+    columns = {"prompt": "question", "response": "answer"}
+    pairs = annotated.read_pairs(str(tmp_path / name), columns=columns).pairs
+    assert [(pair.prompt, pair.annotated) for pair in pairs] == [("2 + 2?", "4"), ("3 + 3?", "6")]
+
+
+def test_columns_in_a_language_of_ones_own(tmp_path):
+    file = tmp_path / "pairs.csv"
+    file.write_text("frage,antwort\na,b\n")
+    (pair,) = annotated.read_pairs(
+        str(file), columns={"prompt": "frage", "response": "antwort"}
+    ).pairs
+    assert (pair.prompt, pair.annotated) == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("pairs.csv", "promt,respones\na,b\n"),
+        ("pairs.jsonl", '{"promt": "a", "respones": "b"}\n'),
+    ],
+)
+def test_a_misspelt_column_gets_the_nearest(tmp_path, name, text):
+    file = tmp_path / name
+    file.write_text(text)
+    with pytest.raises(ValueError, match="data.columns={prompt:promt,response:respones} says so"):
+        annotated.read_pairs(str(file))
+    with pytest.raises(ValueError, match="prompt; did you mean promt"):
+        annotated.read_pairs(str(file), columns={"prompt": "prompt", "response": "respones"})
+    with pytest.raises(ValueError, match="column data.columns.promt; did you mean prompt"):
+        annotated.read_pairs(str(file), columns={"promt": "promt"})

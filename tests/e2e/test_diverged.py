@@ -13,7 +13,7 @@ def test_a_diverged_training_stops_with_the_last_good_step(forker, runs):
     for _ in range(2):  # and stops there again
         child = forker.run(runs, "optim.lr=1e30")
         error = child.text.splitlines()[-1]
-        assert child.code == 1 and error.startswith("error: iteration 0: train 1: loss")
+        assert child.code == 1 and error.startswith("error: diverged at iteration 0: train 1")
         assert "nan" in error and "Try a smaller optim.lr" in error
         trained = [r for r in read_rows(runs / "run/prompts.parquet") if r["split"] == "train"]
         assert sum(row["id"] in error for row in trained) == 8  # the batch

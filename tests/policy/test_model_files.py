@@ -58,8 +58,8 @@ def test_what_a_folder_holds_instead_is_said(tmp_path):
         model_files.config(data)
     with pytest.raises(ValueError, match="is a file and no .gguf"):
         model_files.config(data / "rows.jsonl")
-    assert model_files.is_model(tmp_path / "run" / "checkpoint")
-    assert not model_files.is_model(data)
+    assert model_files.has_part(tmp_path / "run" / "checkpoint")
+    assert not model_files.has_part(data)
 
 
 def test_pickles_are_named_with_the_way_out(tmp_path):

@@ -102,14 +102,15 @@ def test_the_image_has_all_that_the_command_needs():
         source for word, rest in instructions() if word == "COPY" for source in rest.split()[:-1]
     ]
     assert all((ROOT / source).exists() and not ignored(source) for source in copied)
-    tools = ("pyproject.toml", "constraints.txt", "README.md", "LICENSE", "main.py")
+    tools = ("pyproject.toml", "setup.py", "constraints.txt", "README.md", "LICENSE", "main.py")
     needed = {"tspin", "conf", "sweeps", "analysis", "hydra_plugins", *tools}
     assert set(copied) == needed
     for left_out in ("runs", ".git", ".venv", "tests", "tspin/__pycache__", "wandb"):
         assert ignored(left_out), left_out
-    # setuptools reads these before the rest is there
-    before = copied[: copied.index("tspin")]
-    assert {"pyproject.toml", PROJECT["readme"], *PROJECT["license-files"]} <= set(before)
+    # all that is packaged is there when it is installed
+    assert {PROJECT["readme"], *PROJECT["license-files"]} <= set(copied)
+    (install,) = [i for i, (word, rest) in enumerate(instructions()) if "-e " in rest]
+    assert not [rest for word, rest in instructions()[install:] if word == "COPY"]
 
 
 def test_a_signal_reaches_python():

@@ -123,3 +123,17 @@ def test_without_held_out_prompts_there_are_benchmarks_alone(tmp_path):
     out = Iteration(tmp_path)
     evaluation.write(out, {"benchmarks": {"gsm8k": {}}})
     assert read_json(out.evaluation) == {"benchmarks": {"gsm8k": {}}}
+
+
+def test_a_perplexity_beyond_all_floats_is_infinite_and_no_part_of_the_file(tmp_path):
+    """-800 nats in one token; the largest float is e^709.8."""
+    rows = [score("a", "annotated", -800.0, 1), score("b", "annotated", -800.0, 1)]
+    estimates = of_scores(rows)
+    assert estimates["perplexity"] == {"value": math.inf, "stderr": None, "n": 2}
+    out = Iteration(tmp_path / "iter_0")
+    write_rows(out.scores, rows, SCORES)
+    evaluation.write(out, {})
+    assert "perplexity" not in read_json(out.evaluation)["heldout"]
+    assert (
+        evaluation.divergence(out) == "log pi(y) is -800 nats a token, and the perplexity infinite"
+    )

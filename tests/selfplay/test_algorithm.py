@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.contents import differences
 from support.offline import of, recorded
 from support.tiny import play
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -390,3 +391,17 @@ def test_warnings_in_plain_words(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, logger="tspin"):
         play(tmp_path, "wo_ha", "decoding.max_new_tokens=2", "selfplay.iterations=1")
     assert "were cut at decoding.max_new_tokens" in caplog.text
+
+
+@pytest.mark.parametrize("keep", ["all", "last"])
+def test_a_finished_run_goes_on_with_more_iterations(tmp_path, keep):
+    """Bit for bit as if it had been begun with two; with fewer than it has it is another run."""
+    options = (f"selfplay.keep={keep}", "selfplay.share=false")
+    play(tmp_path / "whole", "tspin", *options, name="run")
+    folder, _ = play(tmp_path / "grown", "tspin", *options, "selfplay.iterations=1", name="run")
+    assert folder.iterations() == [0]
+    assert len(play(tmp_path / "grown", "tspin", *options, name="run")[1]) == 3  # with the base
+    assert differences(tmp_path / "grown", tmp_path / "whole") == []
+    fewer = "selfplay.iterations \\(there 2, here 1\\)"
+    with pytest.raises(ValueError, match=fewer):
+        play(tmp_path / "grown", "tspin", *options, "selfplay.iterations=1", name="run")

@@ -35,6 +35,25 @@ def test_a_model_given_as_data_and_data_given_as_a_model(whole, tmp_path):
     (tmp_path / "rows" / "train.jsonl").write_text("{}\n")
     with pytest.raises(ValueError, match="looks like data, which is for data.path"):
         begin(tmp_path / "runs", tmp_path / "rows")
+    part = copied(whole, tmp_path / "part")
+    (part / "config.json").unlink()
+    with pytest.raises(ValueError, match="part holds a model, which is for model.path"):
+        begin(tmp_path / "runs", whole, "data=file", f"data.path={part}")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "readme.md").write_text("None of it is data.")
+    with pytest.raises(ValueError, match="other is a folder without data; use a .jsonl, "):
+        begin(tmp_path / "runs", whole, "data=file", f"data.path={tmp_path / 'other'}")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_model_without_a_tokenizer_or_a_configuration_leaves_no_folder(whole, tmp_path):
+    for name, message in (("config.json", "holds no config.json"), ("tokenizer", "no tokenizer")):
+        folder = copied(whole, tmp_path / name)
+        for file in folder.glob(f"{name}*"):
+            file.unlink()
+        with pytest.raises(ValueError, match=message):
+            begin(tmp_path / "runs", folder)
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.runs

@@ -14,14 +14,18 @@ from typing import Any
 
 import yaml
 
+from tspin.config.load import keys
 from tspin.runs.point import key
 from tspin.tools.spelling import unknown
 
 Overrides = list[str]
 FIELDS = {"title": str, "points": list, "include": list}  # of a sweep file
 SINGLE = ("name", "runs_dir", "seed")  # keys of a run beside its sections
-ARGUMENTS = ("decoding.vllm_args", "model.template_args")  # mappings whose keys are a library's
+# Mappings whose keys are a library's, or names of columns.
+ARGUMENTS = ("decoding.vllm_args", "model.template_args", "data.columns")
 OPEN = ("evals.tasks", *ARGUMENTS)  # or the user's
+PLACES = {"data": "file", "model": "custom"}  # group -> option whose path is what was typed
+SECTIONS = ("coef", "optim", "data", "model", "selfplay", "decoding")  # meant first, of one name
 
 
 def check(overrides: Iterable[str]) -> None:
@@ -154,6 +158,33 @@ def tasks(overrides: Iterable[str], conf: Path) -> Overrides:
     return translated
 
 
+# --- files and folders by themselves -------------------------------------------------------------
+
+
+def places(overrides: Iterable[str], confs: Sequence[Path]) -> Overrides:
+    """data=FILE as data=file data.path=FILE, model=FOLDER or OWNER/NAME likewise; others unchanged.
+
+    confs  folders of options: an option of that name is meant before a file
+    """
+    translated: Overrides = []
+    for override in overrides:
+        group, value = key(override), override.split("=", 1)[1]
+        names = value.split(",")
+        known = {option for conf in confs for option in options(group, conf)}
+        if group in PLACES and not known & {*names} and all(map(_is_place, names)):
+            translated += [f"{group}={PLACES[group]}", f"{group}.path={value}"]
+        else:
+            translated.append(override)
+    return translated
+
+
+def _is_place(name: str) -> bool:
+    """Whether it is the name of a file, of a folder or of the hub, there or not."""
+    path = Path(name).expanduser()
+    return bool(name) and name[0] not in "[{" and ("/" in name or bool(path.suffix) or
+                                                   path.exists())  # fmt: skip
+
+
 # --- what is misspelt ----------------------------------------------------------------------------
 
 
@@ -188,9 +219,21 @@ def explain(
                 return f"unknown key {name}: {'.'.join(path[:i])} is a single value"
             if part not in node:
                 choices = {*map(str, node)}
+                if i == 0 and (meant := _meant(part, conf)) is not None:
+                    return f"unknown key {part}; did you mean {meant}?"
                 if i == 0:  # groups that leave no key, and sweep, may be typed, too
                     choices |= {f.name for f in conf.iterdir() if f.is_dir()} - {"hydra"}
                     choices.add("sweep")
                 return unknown(f"key {'.'.join(path[: i + 1])}", part, choices)
             node = node[part]
     return message
+
+
+def _meant(word: str, conf: Path) -> str | None:
+    """The key that ends in this word, or GROUP=WORD where it is an option; None for neither."""
+    order = {section: number for number, section in enumerate(SECTIONS)}
+    endings = [name for name in keys() if name.rsplit(".", 1)[-1] == word]
+    if endings:
+        return min(endings, key=lambda name: order.get(name.split(".")[0], len(order)))
+    groups = [path.name for path in conf.iterdir() if (path / f"{word}.yaml").is_file()]
+    return f"{min(groups)}={word}" if groups else None

@@ -1,4 +1,4 @@
-"""The command line of main.py, checked: flags, overrides, sweeps -> points that are Runs."""
+"""The command line of a run, checked: flags, overrides, sweeps -> points that are Runs."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from omegaconf.errors import OmegaConfBaseException
 from tspin.cli import arguments as overrides
 from tspin.cli.arguments import Overrides
 from tspin.cli.compose import VERSION, compose, parsed
-from tspin.cli.folders import CONF, SWEEPS
+from tspin.cli.folders import CONF, SWEEPS, torchrun_words
 from tspin.cli.quoting import as_typed, quoted_word
-from tspin.runs.point import Point, distinct
+from tspin.config import rules
+from tspin.runs.point import Point, distinct, key
+from tspin.tools.log import once
 
 OURS = "hydra/sweeper=points"
 DRY_RUN = "--dry-run"
@@ -58,7 +60,7 @@ class Command:
         point = " ".join(self.points[0].words) if self.points else "OVERRIDES OF A POINT"
         raise ValueError(
             f"a multirun is started once, not by each of {size} processes: give its points one by "
-            f"one, each as torchrun --nproc_per_node={size} main.py {point} "
+            f"one, each as torchrun --nproc_per_node={size} {torchrun_words()} {point} "
             "(-m --dry-run lists them)"
         )
 
@@ -75,10 +77,9 @@ def check(arguments: Sequence[str]) -> Command:
     overrides.check(given.overrides)
     flags = [argument for argument in arguments if argument not in given.overrides]
     name, lines = overrides.sweep(given.overrides, SWEEPS)
-    lines = [
-        [as_typed(override, multirun=given.multirun) for override in overrides.tasks(line, CONF)]
-        for line in lines
-    ]
+    confs = [CONF, *([Path(given.config_dir)] if given.config_dir else [])]
+    lines = [overrides.places(overrides.tasks(line, CONF), confs) for line in lines]
+    lines = [[as_typed(override, multirun=given.multirun) for override in line] for line in lines]
     if name and not given.multirun:
         raise ValueError(f"sweep={name} makes several runs: add -m")
     of_hydra = [override for override in given.overrides if override.startswith("hydra")]
@@ -97,6 +98,11 @@ def check(arguments: Sequence[str]) -> Command:
                     points.append(Point(tuple(chosen), compose([*of_hydra, *chosen])))
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(str(error)) from None
+    for point in points:  # of what is typed: an option's list may be longer than a short run
+        keys = {key(word) for word in point.words}
+        for name_of_list, message in rules.unread(point.run):
+            if name_of_list in keys:
+                once(message)
     points = distinct(points, name)
     for folder in {point.run.folder.parent for point in points}:
         nearest = next(p for p in [folder, *folder.absolute().parents] if p.exists())
@@ -133,6 +139,6 @@ def _grid(line: Overrides, *, multirun: bool) -> Iterator[Overrides]:
         if not multirun:
             word = quoted_word(text)
             raise ValueError(f"{text} is a sweep: add -m (a list is [A,B], a comma in text {word})")
-        key = text.split("=", 1)[0]
-        alternatives.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+        name = text.split("=", 1)[0]
+        alternatives.append([f"{name}={value}" for value in override.sweep_string_iterator()])
     yield from map(list, product(*alternatives))

@@ -1,7 +1,7 @@
 """From overrides to a Run, by Hydra's public interfaces. DictConfig stops here.
 
-Importing this registers the resolvers of conf/: `choose` and `own_length`, and `groups` and
-`sweeps` of the help.
+Importing this registers the resolvers of conf/: `choose` and `own_length`, and those of
+its help.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from omegaconf.errors import (
 
 from tspin.cli import arguments
 from tspin.cli.arguments import Overrides
-from tspin.cli.folders import CONF, SWEEPS
+from tspin.cli.folders import CONF, SWEEPS, program, run_command, torchrun_words
 from tspin.config.identity import run_name
 from tspin.config.load import dump, load
 from tspin.config.run import Run
@@ -190,5 +190,6 @@ def _wrapped(line: str, indent: int) -> str:
                          break_on_hyphens=False)  # fmt: skip
 
 
-for _resolver in (choose, own_length, groups, sweeps):
+OF_HELP = (groups, sweeps, program, run_command, torchrun_words)
+for _resolver in (choose, own_length, *OF_HELP):
     OmegaConf.register_new_resolver(_resolver.__name__, _resolver, replace=True)

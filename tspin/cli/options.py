@@ -6,9 +6,11 @@ import argparse
 from collections.abc import Sequence
 from typing import NoReturn
 
+from tspin.cli.folders import program
 from tspin.tools.spelling import unknown
 
 BOOLEAN = ("true", "false")
+MODULE = "python -m tspin"  # as examples have it: it works in a checkout too
 
 
 class Parser(argparse.ArgumentParser):
@@ -16,12 +18,12 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, verb: str, arguments: str, *, about: str, examples: str) -> None:
         """arguments: behind the verb in the usage; examples: lines that begin with two spaces"""
-        command = f"python -m tspin {verb}"
+        command = f"{program()} {verb}"
         super().__init__(
             prog=command,
             usage=f"{command} {arguments}",
             description=about,
-            epilog=f"examples:\n{examples}",
+            epilog=f"examples:\n{examples.replace(MODULE, program())}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from tspin.config import objective, older, rules
+from tspin.config.reasons import must_be
 from tspin.config.run import Run
 from tspin.tools.files import flatten
 from tspin.tools.spelling import unknown
@@ -27,16 +29,22 @@ def load(tree: dict[str, Any]) -> Run:
         if value == "None":  # what a sweep agent or a Python habit writes, and a valid string
             raise ValueError(f"{key}=None is the word None; write {key}=null for no value")
     tree, wrong = _coefficients(tree)
-    reasons: dict[str, list[str]] = {}
+    errors: dict[str, list[ErrorDetails]] = {}
     try:
         run = _RUN.validate_python(tree)
     except ValidationError as error:
         for e in error.errors():
             key = ".".join(str(part) for part in e["loc"] if part not in _UNION_TAGS)
-            reasons.setdefault(key, []).append(_explain(key, e))
-    reasons = {key: [reason] for key, reason in wrong.items() if key not in reasons} | reasons
+            errors.setdefault(key, []).append(e)
+    # Of a list with a wrong item the item is named, and not that it is no single value either.
+    reasons = wrong | {key: _explain(key, errors[key]) for key in errors}
+    reasons = {
+        key: reason
+        for key, reason in reasons.items()
+        if not any(inner.startswith(f"{key}.") for inner in reasons)
+    }
     if reasons:
-        raise ValueError("; ".join(" or ".join(each) for each in reasons.values()))
+        raise ValueError("; ".join(reasons.values()))
     if (problem := next(rules.problems(run), None)) is not None:
         raise ValueError(problem)
     return run
@@ -45,6 +53,24 @@ def load(tree: dict[str, Any]) -> Run:
 def dump(run: Run) -> dict[str, Any]:
     """The inverse of load: plain values, by the names a user types."""
     return _RUN.dump_python(run, mode="json", by_alias=True)
+
+
+@cache
+def keys() -> tuple[str, ...]:
+    """The dotted key of every field there is, by the names a user types; mappings are one."""
+    schema = _RUN.json_schema()
+    names: list[str] = []
+    todo = [("", schema["properties"])]
+    while todo:
+        prefix, fields = todo.pop()
+        for name, field in fields.items():
+            kinds = [kind for kind in field.get("anyOf", [field]) if "$ref" in kind]
+            if not kinds:
+                names.append(f"{prefix}{name}")
+            for kind in kinds:
+                section = schema["$defs"][kind["$ref"].rsplit("/", 1)[-1]]
+                todo.append((f"{prefix}{name}.", section["properties"]))
+    return tuple(sorted(key for key in names if key != "loss.coefficients"))
 
 
 def _coefficients(tree: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -59,7 +85,9 @@ def _coefficients(tree: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]
     return {**tree, "loss": own | typed}, wrong
 
 
-def _explain(key: str, error: ErrorDetails) -> str:
+def _explain(key: str, errors: list[ErrorDetails]) -> str:
+    """errors: of one value, by each kind that it might be"""
+    error = errors[0]
     match error["type"]:
         case "unexpected_keyword_argument":
             schema = _RUN.json_schema()
@@ -77,4 +105,4 @@ def _explain(key: str, error: ErrorDetails) -> str:
         case "value_error":
             return f"{key}: {error['msg'].removeprefix('Value error, ')}"
         case _:
-            return f"{key}={error['input']!r}: {error['msg']}"
+            return must_be(key, errors)

@@ -16,6 +16,7 @@ from typing import Any, TypeGuard, get_type_hints
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from tspin import objectives
+from tspin.config.reasons import must_be
 from tspin.config.schedules import values
 from tspin.objectives.objective import Objective, Range
 from tspin.tools.spelling import unknown
@@ -134,8 +135,7 @@ def read(
             converted = [reader.validate_python(item) for item in values(value)]
         except ValidationError as error:
             key = key_of(name, value, coef)
-            first = error.errors()[0]
-            wrong[key] = f"{key}={first['input']!r}: {first['msg']}"
+            wrong[key] = must_be(key, error.errors())
             continue
         typed[name] = converted if isinstance(value, list) else converted[0]
     return typed, wrong

@@ -18,6 +18,7 @@ ADDED: dict[str, Any] = {
     "compute.zero_stage": "auto",
     "compute.compile": False,
     "compute.kernels": "torch",
+    "data.columns": {},
     "data.rounds": "first",
     "data.system": "error",
     "track.tensorboard": False,

@@ -37,6 +37,24 @@ def problems(run: Run) -> Iterator[str]:
     yield from _name(run)
 
 
+def unread(run: Run) -> Iterator[tuple[str, str]]:
+    """(key, sentence) of each list that has more values than there are iterations to take them."""
+    schedules = {
+        "coef.alpha": run.coef.alpha,
+        "coef.beta": run.coef.beta,
+        "coef.lambda": run.coef.lam,
+        "optim.lr": run.optim.lr,
+    } | {f"loss.{name}": value for name, value in run.loss.coefficients.items()}
+    count = run.selfplay.iterations
+    for key, schedule in schedules.items():
+        if isinstance(schedule, list) and len(schedule) > count:
+            yield (
+                key,
+                f"{key} has {len(schedule)} values for selfplay.iterations={count}: "
+                f"{', '.join(map(str, schedule[count:]))} will not be used",
+            )
+
+
 def _lengths(run: Run) -> Iterator[str]:
     limit = run.model.max_length - run.decoding.max_new_tokens
     if not 1 <= run.max_prompt_length <= limit:

@@ -108,6 +108,7 @@ class DataConfig:
     size: int | None = Field(ge=1)
     heldout: int = Field(ge=0)
     seed: int
+    columns: dict[str, str]  # of a row, as it is read -> as the source calls it
     skip_bad_rows: bool
     rounds: Literal["first", "last", "all"]  # of a conversation: which answers are annotated
     system: Literal["error", "merge", "drop"]  # where a chat template takes no system message

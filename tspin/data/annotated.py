@@ -12,7 +12,7 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Literal
@@ -102,6 +102,7 @@ def load(data: DataConfig) -> Dataset:
             data.path,
             split=data.split,
             revision=data.revision,
+            columns=data.columns,
             skip_bad_rows=data.skip_bad_rows,
             rounds=data.rounds,
         )
@@ -132,6 +133,7 @@ def read_pairs(
     *,
     split: str = "train",
     revision: str | None = None,
+    columns: Mapping[str, str] | None = None,
     skip_bad_rows: bool = False,
     rounds: Rounds = "first",
 ) -> Source:
@@ -142,14 +144,17 @@ def read_pairs(
     what becomes a pair: the first round; the last answer, with all before it; each answer, with
     all before it. A row that holds no conversation raises ValueError, or with skip_bad_rows is
     left out and counted; one whose label is false has no annotated response and is left out.
+    columns: what this source calls those of schemas, where they have other names.
     """
+    schemas.check_columns(columns or {})
     pairs = _Pairs()
     bad_rows = BadRows(skip_bad_rows)
     num_rows = num_undesirable = 0
     unused: Counter[str] = Counter()
-    for place, row in sources.rows(path, split=split, revision=revision):
+    own = (columns or {}).values()
+    for place, row in sources.rows(path, split=split, revision=revision, columns=own):
         try:
-            dialogue = schemas.dialogue(row, first_only=rounds == "first")
+            dialogue = schemas.dialogue(row, first_only=rounds == "first", columns=columns)
         except BadRow as bad:
             bad_rows.add(f"{path}, {place}", bad)
             continue
@@ -166,8 +171,8 @@ def read_pairs(
         counts += [f"{num_undesirable} whose label is false"] if num_undesirable else []
         detail = f": {'; '.join(counts)}" if counts else ""
         raise ValueError(f"data.path={path} has no usable row{detail}; a row has {schemas.SCHEMAS}")
-    columns = _listed(unused, num_rows)
-    return Source(pairs.pairs, bad_rows.number, bad_rows.reasons, num_undesirable, columns)
+    left = _listed(unused, num_rows)
+    return Source(pairs.pairs, bad_rows.number, bad_rows.reasons, num_undesirable, left)
 
 
 def split_pairs(

@@ -14,15 +14,16 @@ import reprlib
 import sys
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tspin.data.cells import BadRow
-from tspin.data.schemas import COLUMNS, SCHEMAS
+from tspin.data.schemas import COLUMNS, SCHEMAS, nearest
 from tspin.tools.log import kind_and_line
+from tspin.tools.spelling import unknown
 
 if TYPE_CHECKING:
     import pyarrow
@@ -31,15 +32,20 @@ Place = str  # of a row in its source, "line 3"
 Rows = Iterator[tuple[Place, object]]
 _Bytes = io.BufferedReader | gzip.GzipFile
 
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
 ROWS_PER_BATCH = 1024  # rows held as Python objects at a time
 
 
-def rows(path: Path) -> Rows:
+def rows(path: Path, *, columns: Collection[str] = ()) -> Rows:
     """(place, row) of a file, places counting from 1; a row that cannot be read is a BadRow.
 
+    columns  that the first line of a table has to name; without them one of schemas.COLUMNS
     ValueError for a file that cannot be read on.
     """
-    return READERS[suffix(path)](path)
+    kind = suffix(path)
+    if kind in DELIMITERS:
+        return _table_rows(path, delimiter=DELIMITERS[kind], columns=columns)
+    return READERS[kind](path)
 
 
 def suffix(path: Path) -> str:
@@ -114,7 +120,7 @@ def _parse_json(text: str) -> object:
         return BadRow(f"JSON out of bounds ({error})")
 
 
-def _table_rows(path: Path, *, delimiter: str) -> Rows:
+def _table_rows(path: Path, *, delimiter: str, columns: Collection[str] = ()) -> Rows:
     """The rows below the line of column names; an empty cell is none."""
     csv.field_size_limit(sys.maxsize)  # what is too long is refused by `schemas`, with its column
     line = 0
@@ -122,7 +128,7 @@ def _table_rows(path: Path, *, delimiter: str) -> Rows:
         table = csv.reader(_text(file, newline=""), delimiter=delimiter, strict=True)
         try:
             names = [name.strip() for name in next(table, [])]
-            _check_header(names, path)
+            _check_header(names, path, columns)
             line = table.line_num
             for cells in table:
                 if len(cells) == len(names):
@@ -138,13 +144,18 @@ def _table_rows(path: Path, *, delimiter: str) -> Rows:
             ) from error
 
 
-def _check_header(names: list[str], path: Path) -> None:
+def _check_header(names: list[str], path: Path, columns: Collection[str]) -> None:
     """ValueError unless the first line names the columns."""
     if not names:
         return  # an empty file: no usable row
-    if not COLUMNS.intersection(names):
+    for column in columns:
+        if column not in names:
+            what = unknown(f"column {column}", column, names)
+            raise ValueError(f"{path}, line 1: {what}; data.columns says what they are called")
+    if not columns and not COLUMNS.intersection(names):
         raise ValueError(
-            f"{path}, line 1: {reprlib.repr(names)} names no column that is read; begin the file "
+            f"{path}, line 1: {reprlib.repr(names)} names no column that is read"
+            f"{nearest(names)}; begin the file "
             f"with a line of column names: {SCHEMAS}"
         )
     twice = [name for name, count in Counter(names).items() if count > 1]
@@ -185,8 +196,7 @@ def _batch_rows(batch: pyarrow.RecordBatch) -> list[object]:
 READERS: dict[str, Callable[[Path], Rows]] = {
     ".jsonl": _jsonl_rows,
     ".json": _json_rows,
-    ".csv": partial(_table_rows, delimiter=","),
-    ".tsv": partial(_table_rows, delimiter="\t"),
+    **{kind: partial(_table_rows, delimiter=mark) for kind, mark in DELIMITERS.items()},
     ".parquet": _parquet_rows,
 }
 SOURCES = f"a {', '.join([*READERS][:-1])} or {[*READERS][-1]} file or a datasets folder"

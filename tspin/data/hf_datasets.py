@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from tspin.data import files
@@ -18,6 +19,19 @@ from tspin.tools.log import kind_and_line
 
 if TYPE_CHECKING:
     import datasets
+
+
+PACKED = (".arrow", ".zip", ".tar", ".bz2", ".xz", ".zst", ".lz4")  # read beside our own kinds
+
+
+def check_folder(path: Path) -> None:
+    """ValueError for a folder without a file that could hold rows; only names are looked at."""
+    kinds = {*files.READERS, *PACKED}
+    if not any(files.suffix(file) in kinds for file in path.rglob("*")):
+        raise ValueError(
+            f"data.path={path} is a folder without data; use {files.SOURCES}, or a hub id "
+            "owner/name"
+        )
 
 
 def folder_rows(path: Path, *, split: str) -> Iterator[tuple[str, object]]:
@@ -84,8 +98,7 @@ def _row(dataset: datasets.Dataset, index: int) -> object:
 
 def _folder_dataset(path: Path, *, split: str) -> datasets.Dataset:
     """A folder written by save_to_disk, or one of data files; a lone Dataset has no splits."""
-    import datasets
-
+    datasets = _datasets()
     try:
         if (path / "dataset_dict.json").exists():
             splits = datasets.load_from_disk(str(path))
@@ -103,7 +116,7 @@ def _folder_dataset(path: Path, *, split: str) -> datasets.Dataset:
 
 
 def _hub_dataset(path: str, *, split: str, revision: str | None) -> datasets.Dataset:
-    import datasets
+    datasets = _datasets()
     from datasets.packaged_modules.cache.cache import Cache
 
     prepared = reach_hub(path, revision=revision)
@@ -125,6 +138,14 @@ def _hub_dataset(path: str, *, split: str, revision: str | None) -> datasets.Dat
             f"hub dataset data.path={path} with data.split={split}, data.revision={revision}: "
             f"{_cause(error)}; use another data.split, or data.path=FILE, {files.SOURCES}"
         ) from error
+
+
+def _datasets() -> ModuleType:
+    """The library, without its bars: a run has its own."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    return datasets
 
 
 def _prepared(path: str, *, revision: str | None) -> Path | None:

@@ -6,14 +6,16 @@ is: nothing is stripped or normalised.
 
 from __future__ import annotations
 
+import difflib
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
 
 from tspin.data import turns
 from tspin.data.cells import MAX_TEXT, BadRow, kind, text, text_or_none
 from tspin.data.turns import Dialogue
+from tspin.tools.spelling import unknown
 
 CONVERSATIONS = ("messages", "conversations", "conversation", "dialog", "dialogue")
 QUESTIONS = ("prompt", "instruction", "question")
@@ -21,7 +23,9 @@ EXTRAS = ("input", "query", "context")  # join the prompt; input or query may be
 ANSWERS = ("response", "completion", "output", "answer", "chosen", "annotated")
 SYSTEMS = ("system", "system_prompt")
 LABELS = ("label", "kto_tag")  # KTO: whether the response is a desirable one
-COLUMNS = {*CONVERSATIONS, *QUESTIONS, *EXTRAS, *ANSWERS, "real"}
+OF_PAIRS = {*CONVERSATIONS, *QUESTIONS, *ANSWERS, "real"}
+COLUMNS = {*OF_PAIRS, *EXTRAS}
+RENAMED = {*COLUMNS, *SYSTEMS, *LABELS, "history"}  # what data.columns may name
 
 SCHEMAS = (
     f"{' or '.join(CONVERSATIONS[:2])} (lists of turns), or one of {', '.join(QUESTIONS)} (with "
@@ -30,17 +34,28 @@ SCHEMAS = (
 )
 
 
-def dialogue(row: object, *, first_only: bool) -> Dialogue | None:
+def check_columns(columns: Mapping[str, str]) -> None:
+    """ValueError for a key of data.columns that is no column of SCHEMAS, with the nearest."""
+    for name in columns:
+        if name not in RENAMED:
+            raise ValueError(unknown(f"column data.columns.{name}", name, RENAMED))
+
+
+def dialogue(
+    row: object, *, first_only: bool, columns: Mapping[str, str] | None = None
+) -> Dialogue | None:
     """What a row in any of SCHEMAS holds, or BadRow; None where its label says it is undesirable.
 
     Columns that are null count as absent: a table that mixes schemas is filled up with nulls.
     first_only  as in turns.read
+    columns     name as above -> as this source calls it; of the prompt's and the response's these
+                alone are read
     """
     if isinstance(row, BadRow):
         raise row
     if not isinstance(row, Mapping):
         raise BadRow(f"it is not an object but {kind(row)}")
-    cells = _Cells(row)
+    cells = _Cells(_renamed(row, columns) if columns else row)
     if not _desirable(cells):
         return None
     whole = _dialogue(cells, first_only=first_only)
@@ -54,6 +69,30 @@ def dialogue(row: object, *, first_only: bool) -> Dialogue | None:
     if sum(map(len, chain(*whole.rounds))) + len(system or "") > MAX_TEXT:
         raise BadRow(_too_long(system, whole))
     return Dialogue(system, whole.rounds, (*cells.unused(), *whole.unused))
+
+
+def nearest(names: Sequence[str]) -> str:
+    """What misspelt columns may be, as a part of a sentence."""
+    wanted = {*QUESTIONS, *ANSWERS, *CONVERSATIONS}
+    words = filter(str.isidentifier, names)  # and no line that another mark separates
+    near = {
+        name: difflib.get_close_matches(name.lower(), wanted, n=1, cutoff=0.75) for name in words
+    }
+    pairs = {matches[0]: name for name, matches in near.items() if matches}
+    if not pairs:
+        return ""
+    meant = ",".join(f"{right}:{name}" for right, name in sorted(pairs.items()))
+    return f" (did you mean {', '.join(sorted(pairs))}? data.columns={{{meant}}} says so)"
+
+
+def _renamed(row: Mapping[Any, object], columns: Mapping[str, str]) -> dict[Any, object]:
+    for name in columns.values():
+        if name not in row:  # or an empty cell of a table
+            near = difflib.get_close_matches(name, [*map(str, row)], n=1)
+            raise BadRow(f"it has no {name}{f'; did you mean {near[0]}?' if near else ''}")
+    left_out = {*OF_PAIRS, *columns, *columns.values()}
+    others = {name: value for name, value in row.items() if name not in left_out}
+    return others | {name: row[own] for name, own in columns.items()}
 
 
 def _too_long(system: str | None, whole: Dialogue) -> str:
@@ -199,5 +238,5 @@ def _unknown(cells: _Cells, answer: str | None) -> str:
         return "chosen is a text without a prompt column: split it into prompt and chosen"
     if answer is None and isinstance(cells.values.get("text"), str):
         return "text does not say where its prompt ends: split it into prompt and response"
-    names = reprlib.repr(sorted(map(str, cells.values)))
-    return f"unknown schema with columns {names}; it needs {SCHEMAS}"
+    names = sorted(map(str, cells.values))
+    return f"unknown schema with columns {reprlib.repr(names)}{nearest(names)}; it needs {SCHEMAS}"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from tspin.data import files, hf_datasets
@@ -25,16 +25,23 @@ def check_reachable(path: str, *, revision: str | None = None) -> None:
         hf_datasets.reach_hub(path, revision=revision)
     elif not os.access(local, os.R_OK | (os.X_OK if local.is_dir() else 0)):
         raise ValueError(f"data.path={path} may not be read by this user; change its permissions")
+    elif local.is_dir():
+        hf_datasets.check_folder(local)
 
 
-def rows(path: str, *, split: str, revision: str | None) -> Iterator[tuple[str, object]]:
-    """(place, row) of a source, places counting from 1; a row that cannot be read is a BadRow."""
+def rows(
+    path: str, *, split: str, revision: str | None, columns: Collection[str] = ()
+) -> Iterator[tuple[str, object]]:
+    """(place, row) of a source, places counting from 1; a row that cannot be read is a BadRow.
+
+    columns  as in files.rows
+    """
     local = _local(path)
     if local is None:
         return hf_datasets.hub_rows(path, split=split, revision=revision)
     if local.is_dir():
         return hf_datasets.folder_rows(local, split=split)
-    return files.rows(local)
+    return files.rows(local, columns=columns)
 
 
 def _local(path: str) -> Path | None:

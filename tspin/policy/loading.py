@@ -40,9 +40,6 @@ def read_model(
     Raises ValueError where a file is not whole, where the tensors are not those of config.json, or
     where one of them is not finite.
     """
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()  # stages have progress bars of their own
     model_files.check(folder)
     config = read_config(folder)
     for name in vars(config):
@@ -78,7 +75,10 @@ def strictly(folder: Path, *, source: Path | None = None, **options: Any) -> Pre
     source  what errors name, where it is not the folder
     """
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging as transformers_logging
 
+    # Of reading, and of saving later: stages have progress bars of their own.
+    transformers_logging.disable_progress_bar()
     source = source or folder
     with _without_report() as reports:
         try:  # mismatches are let through for `_check_tensors` to say

@@ -25,12 +25,13 @@ _TOKENIZER = (
     *VOCABULARIES,
     *("tokenizer_config", "merges", "special_tokens", "added_tokens", "chat_template"),
 )
+_PARTS = ("*.safetensors", "*.gguf", "tokenizer.json", "tokenizer.model")
 _DATA = ("*.jsonl", "*.parquet", "*.arrow", "dataset_info.json", "dataset_dict.json")
 
 
-def is_model(folder: Path) -> bool:
-    """Whether a folder holds a model, going by the names of its files."""
-    return (folder / CONFIG).is_file() and any(folder.glob("*.safetensors"))
+def has_part(folder: Path) -> bool:
+    """Whether a folder holds a model or a part of one, going by the names of its files."""
+    return any(True for pattern in _PARTS for _ in folder.glob(pattern))
 
 
 def check(folder: Path) -> None:

@@ -6,6 +6,7 @@ counters.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -250,10 +251,11 @@ class RunDir:
         iterations = [Iteration(path) for path in self.path.glob("iter_*")]
         return sorted(out.t for out in iterations if not out.done.exists())
 
-    def claim(self, config: dict[str, Any], *, free: Sequence[str]) -> None:
+    def claim(self, config: dict[str, Any], *, free: Sequence[str], grows: str = "") -> None:
         """Writes config.yaml once; refuses a folder that holds another configuration.
 
-        free  dotted keys (or prefixes, "track.") that may differ: they change no number
+        free   dotted keys (or prefixes, "track.") that may differ: they change no number
+        grows  dotted key of a number that may be larger than it was; config.yaml then says so
         """
         if not self.config.exists():
             write_text(self.config, yaml.safe_dump(config, sort_keys=False))
@@ -265,6 +267,8 @@ class RunDir:
             except (yaml.YAMLError, AttributeError) as error:
                 raise ValueError(str(error)) from None
         new = without_copies(flatten(config))
+        more = bool(grows) and old.get(grows, math.inf) < new[grows]
+        free = (*free, grows) if more else free
         differs = [
             f"{key} (there {old.get(key, 'absent')!r}, here {new.get(key, 'absent')!r})"
             for key in sorted(old.keys() | new.keys())
@@ -275,6 +279,10 @@ class RunDir:
                 f"{self.path} holds a run with another configuration: {'; '.join(differs)}. "
                 "Give this one a name of its own (name=...), or remove the folder"
             )
+        if more:
+            section, key = grows.split(".")
+            tree[section][key] = new[grows]
+            write_text(self.config, yaml.safe_dump(tree, sort_keys=False))
 
 
 def shared_folder(runs_dir: str, kind: str, name: str, key: dict[str, Any]) -> Path:

@@ -7,6 +7,7 @@ tells them from samples, how long and how varied samples are, how many are right
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,7 +24,8 @@ MAIN = {"exact_match,greedy": True, "exact_match,sampled": True, "perplexity": F
 def write(out: Iteration, benchmarks: dict[str, Any]) -> None:
     """eval.json: `heldout`, where prompts are held out, and what benchmark.results gives.
 
-    heldout  metric -> value, stderr, n; see `of_scores` and `of_answers`
+    heldout  metric -> value, stderr, n; see `of_scores` and `of_answers`. An infinite
+             perplexity is left out, as JSON has no number for it: logp_per_token says the same
     """
     heldout: dict[str, Estimate] = {}
     if out.scores.exists():
@@ -33,6 +35,8 @@ def write(out: Iteration, benchmarks: dict[str, Any]) -> None:
         for decoding in dict.fromkeys(row["decoding"] for row in rows):
             estimates = of_answers([row for row in rows if row["decoding"] == decoding])
             heldout |= {f"{metric},{decoding}": value for metric, value in estimates.items()}
+    if math.isinf(heldout.get("perplexity", {"value": 0.0})["value"]):
+        del heldout["perplexity"]
     write_json(out.evaluation, ({"heldout": heldout} if heldout else {}) | benchmarks)
 
 
@@ -44,12 +48,23 @@ def main_number(out: Iteration) -> tuple[str, float] | None:
     return next(((name, heldout[name]["value"]) for name in MAIN if name in heldout), None)
 
 
+def divergence(out: Iteration) -> str | None:
+    """Why a policy has diverged, if the perplexity of the annotated responses is infinite."""
+    if not out.evaluation.exists():
+        return None
+    heldout = read_json(out.evaluation).get("heldout", {})
+    if "logp_per_token" not in heldout or "perplexity" in heldout:
+        return None
+    rate = heldout["logp_per_token"]["value"]
+    return f"log pi(y) is {rate:.0f} nats a token, and the perplexity infinite"
+
+
 def of_scores(rows: Sequence[dict[str, Any]]) -> dict[str, Estimate]:
     """Diagnostics of held-out triplets from their rows of scores.parquet.
 
     logp             mean log pi(y) of annotated responses, nats
     logp_per_token   the same over all their tokens, nats per token
-    perplexity       exp of minus that
+    perplexity       exp of minus that; infinite where it is beyond the largest float
     logp_margin      mean of log pi(y) - log pi(y'), nats
     margin           mean of reward(y) - reward(y'), nats, where the objective has a reward
     margin_accuracy  share of prompts with reward(y) > reward(y'), likewise
@@ -64,14 +79,16 @@ def of_scores(rows: Sequence[dict[str, Any]]) -> dict[str, Estimate]:
         [row["logp"] for row in annotated.values()],
         [row["num_tokens"] for row in annotated.values()],
     )
-    perplexity = math.exp(-per_token["value"])
-    stderr = per_token["stderr"]
+    perplexity, stderr = _exp(-per_token["value"]), per_token["stderr"]
     estimates = {
         "logp": _mean([row["logp"] for row in annotated.values()]),
         "logp_per_token": per_token,
         # delta method: d exp(-u) = -exp(-u) du
         "perplexity": per_token
-        | {"value": perplexity, "stderr": None if stderr is None else stderr * perplexity},
+        | {
+            "value": perplexity,
+            "stderr": None if stderr is None or math.isinf(perplexity) else stderr * perplexity,
+        },
     }
     pairs = [(annotated[i], row) for i, row in by_role.get("synthetic", {}).items()]
     if pairs:
@@ -116,6 +133,10 @@ def of_answers(rows: Sequence[dict[str, Any]]) -> dict[str, Estimate]:
             share = len(set(grams)) / len(grams)
             estimates[f"distinct_{n}"] = {"value": share, "stderr": None, "n": len(firsts)}
     return estimates
+
+
+def _exp(value: float) -> float:
+    return math.exp(value) if value < math.log(sys.float_info.max) else math.inf
 
 
 def _per_prompt(

@@ -102,7 +102,8 @@ def run(cfg: Run, *, command: list[str]) -> list[dict[str, Any]]:
     with stopping_together(world):
         folder = RunDir(cfg.folder)
         complete = world.main(preflight.look, cfg, folder)
-        with world.held(folder.path):
+        fresh = world.is_main and not folder.config.exists()
+        with world.held(folder.path), _nothing_left_of_a_failed_start(folder, fresh=fresh):
             world.main(preflight.claim, cfg, folder)
             with _visible(cfg, folder, world, complete=complete) as push:
                 if complete:
@@ -114,6 +115,20 @@ def run(cfg: Run, *, command: list[str]) -> list[dict[str, Any]]:
                     with _session(cfg, folder, world, command, push) as session:
                         play(session)
             return world.main(report.results, folder)
+
+
+@contextmanager
+def _nothing_left_of_a_failed_start(folder: RunDir, *, fresh: bool) -> Iterator[None]:
+    """A run that a user has to mend before its first artifact leaves no folder.
+
+    fresh  whether this launch made the folder; of the main process alone
+    """
+    try:
+        yield
+    except ValueError:
+        if fresh and not folder.prompts.exists():
+            remove(folder.path)
+        raise
 
 
 @contextmanager

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import chain
 
+from tspin.config.schedules import at
 from tspin.data.triplets import Key, Triplet, epoch, keyed
 from tspin.objectives import ROLES, Role
 from tspin.policy import weights
+from tspin.runs import evaluation
 from tspin.selfplay.session import Session
 from tspin.stages.score import write_contingency, write_scores
 from tspin.tools.files import link, read_json, write_json
@@ -92,8 +94,17 @@ class IterationStages:
             session.evaluate(self.out.checkpoint, self.out, self.t + 1, label=label)
 
     def finish(self) -> None:
-        """What people see of it, its warnings, done.json last. By the main process alone."""
+        """What people see of it, its warnings, done.json last. By the main process alone.
+
+        Raises FloatingPointError where the policy has diverged: it is no start for another.
+        """
         session, folder, out, t = self.session, self.session.folder, self.out, self.t
+        if (reason := evaluation.divergence(out)) is not None:
+            lr = at(self.cfg.optim.lr, t)
+            raise FloatingPointError(
+                f"diverged at iteration {t}: {reason}; lower optim.lr ({lr:g} here) or coef.alpha, "
+                f"or set optim.max_grad_norm=1.0. Its weights and scores are in {out.path}"
+            )
         write_contingency(out.contingency, each_row(out.scores))
         report.samples(folder, t, count=self.cfg.track.num_samples)
         replay.iteration(folder, t, session.tracker)

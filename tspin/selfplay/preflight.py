@@ -8,7 +8,7 @@ from pathlib import Path
 from tspin.config.identity import IDENTITY_FREE
 from tspin.config.load import dump
 from tspin.config.run import Run
-from tspin.data import annotated
+from tspin.data import annotated, schemas
 from tspin.policy import dtypes, inspection, kernels, model_files, quantization, weights
 from tspin.runs import benchmarks, mirror
 from tspin.runs.artifacts import RunDir
@@ -34,8 +34,11 @@ def look(cfg: Run, folder: RunDir) -> bool:
 
 
 def claim(cfg: Run, folder: RunDir) -> None:
-    """The folder, held, is this run's: ValueError where it is another's, or was changed since."""
-    folder.claim(dump(cfg), free=IDENTITY_FREE)
+    """The folder, held, is this run's: ValueError where it is another's, or was changed since.
+
+    More iterations than it was begun with are the same run: none depends on how many there are.
+    """
+    folder.claim(dump(cfg), free=IDENTITY_FREE, grows="selfplay.iterations")
     for t in folder.iterations():  # who reads them later would not notice
         folder.iteration(t).check()
 
@@ -112,6 +115,7 @@ def _inspect_model(cfg: Run) -> None:
 
 
 def _check_data(cfg: Run) -> None:
-    annotated.check_reachable(cfg.data.path, revision=cfg.data.revision)
-    if model_files.is_model(Path(cfg.data.path).expanduser()):
+    if model_files.has_part(Path(cfg.data.path).expanduser()):
         raise ValueError(f"data.path={cfg.data.path} holds a model, which is for model.path")
+    schemas.check_columns(cfg.data.columns)
+    annotated.check_reachable(cfg.data.path, revision=cfg.data.revision)

@@ -6,32 +6,29 @@ All the numbers are in the files of the run; report.results has them as rows.
 from __future__ import annotations
 
 import math
-import re
 import shlex
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from tspin.objectives.contingency import CELLS
-from tspin.runs import comparison
+from tspin.runs import commands, comparison
 from tspin.runs.artifacts import Iteration, RunDir
 from tspin.tools.files import read_json
 from tspin.tools.terminal import table
 
 WIDTH = 100  # characters of the table, in a terminal and in a pipe
 BASE = "base"
-PROGRAM = "tspin"  # where the package is installed
 ITERATIONS = "selfplay.iterations"
 
 
-def text(folder: RunDir, rows: Sequence[Mapping[str, Any]], *, commands: bool = True) -> str:
+def text(folder: RunDir, rows: Sequence[Mapping[str, Any]], *, alone: bool = True) -> str:
     """What is written at the end of a run.
 
-    rows      of report.results
-    commands  False for a point of a multirun, which has an end of its own
+    rows   of report.results
+    alone  False for a point of a multirun, which has an end of its own
     """
     parts = [end_table(folder, rows), sentence(folder, rows)]
-    if commands and (lines := next_commands(folder)):
+    if alone and (lines := next_commands(folder)):
         parts.append("what comes next:\n" + "\n".join(f"  {line}" for line in lines))
     return "\n\n".join(parts)
 
@@ -75,7 +72,7 @@ def sentence(folder: RunDir, rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def next_commands(folder: RunDir) -> list[str]:
-    """The report, a talk with the policy, the same run with more iterations."""
+    """The report, a talk with the policy, more iterations of the same run."""
     run = shlex.quote(str(folder.path))
     lines = [
         f"python -m analysis all runs={shlex.quote(str(folder.path.parent))} out=report",
@@ -118,24 +115,17 @@ def _when(name: str | int) -> str:
 
 
 def _longer(folder: RunDir) -> str | None:
-    """The command of the last launch with twice the iterations; None where it is none of main.py.
+    """The command of the last launch with twice the iterations, by which this very run goes on.
 
-    A name of one's own gets the number too: another configuration is another run.
+    None where it was none of the command line's.
     """
     if not folder.provenance.exists():
         return None
     launch = read_json(folder.provenance)["launches"][-1]
-    program, *words = launch["command"]
-    if Path(program).suffix == ".py":
-        program = f"python {shlex.quote(program)}"
-    elif Path(program).name != PROGRAM:
+    parts = commands.split(launch["command"])
+    if parts is None:
         return None
+    start, words = parts
     more = 2 * launch["config"]["selfplay"]["iterations"]
-    kept = [word for word in words if not word.startswith((f"{ITERATIONS}=", "track.tags="))]
-    kept = [_renamed(word, more) if word.startswith("name=") else word for word in kept]
-    return f"{program} {shlex.join([*kept, f'{ITERATIONS}={more}'])}"
-
-
-def _renamed(word: str, iterations: int) -> str:
-    name = re.sub(r"-iterations=\d+", "", word.removeprefix("name=").strip("'\""))
-    return f"name={name}-iterations={iterations}"
+    kept = [word for word in words if not word.startswith((f"{ITERATIONS}=", "name="))]
+    return commands.shown(start, [*kept, f"name={folder.path.name}", f"{ITERATIONS}={more}"])

@@ -59,9 +59,10 @@ def gradient_step(
     loss = means["loss"]
     if not (math.isfinite(loss) and math.isfinite(grad_norm)):
         raise FloatingPointError(
-            f"{where}: loss {loss} and gradient norm {grad_norm} must be finite; batch of "
-            f"prompts {', '.join(t.id for t in batch)}. Try a smaller optim.lr or coef.alpha, "
-            "optim.max_grad_norm=1.0, or compute.dtype=float32; nothing of this step was applied"
+            f"diverged at {where}: loss {loss} and gradient norm {grad_norm} must be finite; "
+            f"batch of prompts {', '.join(t.id for t in batch)}. Try a smaller optim.lr or "
+            "coef.alpha, optim.max_grad_norm=1.0, or compute.dtype=float32; nothing of this step "
+            "was applied"
         )
     optimizer.step()
     metrics = {

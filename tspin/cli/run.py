@@ -1,0 +1,72 @@
+"""`tspin run`, and main.py: compose the configuration, check it, run self-play.
+
+tspin run [GROUP=OPTION ...] [KEY=VALUE ...]        one run
+tspin run -m loss=sft,tspin seed=0,1,2              every combination
+tspin run -m sweep=alpha_beta                       the grids of sweeps/alpha_beta.yaml
+tspin run --help
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from tspin.cli import outcome, sweep
+from tspin.cli.command import check
+from tspin.cli.compose import VERSION, typed
+from tspin.cli.folders import CONF, recorded
+from tspin.distributed import launcher
+from tspin.tools import signals
+
+log = logging.getLogger("tspin")
+
+
+@hydra.main(version_base=VERSION, config_path=str(CONF), config_name="config")
+def job(cfg: DictConfig) -> None:
+    """One point: a single run, or one of a multirun's."""
+    hydra_cfg = HydraConfig.get()
+    single = hydra_cfg.mode == RunMode.RUN
+    with outcome.of_work(single=single) as work:
+        run = work.run = typed(cfg, hydra_cfg)
+        if not single:
+            log.info("--- %s", run.name)
+        # torch and transformers: not before the configuration is right
+        from tspin.runs.artifacts import RunDir
+        from tspin.selfplay import algorithm
+        from tspin.tracking import summary
+
+        words = sys.argv[1:] if single else hydra_cfg.overrides.task
+        with signals.watched(run.compute.grace_seconds):
+            rows = algorithm.run(run, command=[*recorded(), *words])
+        end = summary.text(RunDir(run.folder), rows, alone=single)
+        log.info("\n%s\n\nfiles: %s", end, run.folder)
+
+
+def main(arguments: Sequence[str]) -> None:
+    rank, size = launcher.launched()
+    outcome.configure_logging()
+    if rank != 0:  # one process of those that a launcher started speaks for all
+        log.setLevel(logging.CRITICAL)
+    try:
+        command = check(arguments)
+        command.check_processes(size)
+        if command.points and (command.dry_run or command.multirun):
+            plan = sweep.plan(command.name, command.points)
+    except Exception as error:
+        outcome.refuse(error)
+    if command.dry_run:
+        log.info("%s", plan.describe())
+        return
+    if command.multirun and command.points:
+        # Not at the top: when Hydra first looks for plugins (in check) it executes them anew.
+        from hydra_plugins.tspin import Points
+
+        Points.plan = plan
+    sys.argv[1:] = command.arguments
+    job()

@@ -1,0 +1,106 @@
+"""`tspin ls` and `tspin rm`: the runs in a folder, a line each, and runs taken away. No torch."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tspin.cli.options import Parser
+from tspin.cli.status import survey
+from tspin.planning.disk import amount, bytes_in
+from tspin.runs import evaluation, removal
+from tspin.runs.artifacts import RunDir, run_dirs
+from tspin.tools.spelling import unknown
+from tspin.tools.terminal import table, terminal_width
+
+LIST, REMOVE = "ls", "rm"
+# Of the states that `status` tells apart; any other has stopped.
+STATES = {"running": "running", "waiting": "running", "complete": "complete"}
+
+
+def main(arguments: Sequence[str]) -> None:
+    """arguments: LIST or REMOVE, then what is typed"""
+    verb, *rest = arguments
+    (list_runs if verb == LIST else remove_runs)(rest)
+
+
+def list_runs(arguments: Sequence[str]) -> None:
+    parser = Parser(
+        LIST,
+        "[RUNS ...]",
+        about="The runs in RUNS: iterations done, the last held-out accuracy or perplexity, size\n"
+        "(what runs share is counted in each), and whether they are complete, running or stopped.",
+        examples="  python -m tspin ls\n  python -m tspin ls runs/paper",
+    )
+    parser.add_argument(
+        "runs", nargs="*", type=Path, default=[Path("runs")], metavar="RUNS",
+        help="folders of runs (default: runs)",
+    )  # fmt: skip
+    for runs in parser.parse_args(arguments).runs:
+        sys.stdout.write(f"{describe(runs.expanduser(), width=terminal_width())}\n")
+
+
+def describe(runs: Path, *, width: int) -> str:
+    """The table of the runs in a folder."""
+    rows = []
+    for status in survey(runs):
+        folder = RunDir(Path(status.folder))
+        numbers = [evaluation.main_number(folder.iteration(t)) for t in folder.iterations()[-1:]]
+        name, value = next(filter(None, numbers), (None, None))
+        rows.append(
+            {
+                "run": status.run,
+                "iterations": f"{status.complete} of {status.of or '?'}",
+                "last": None if value is None else f"{_word(name)} {value:.4g}",
+                "size": amount(bytes_in(folder.path)),
+                "state": STATES.get(status.state, "stopped"),
+            }
+        )
+    return table(str(runs), rows, first=("run", "iterations", "last"), width=width)
+
+
+def remove_runs(arguments: Sequence[str]) -> None:
+    parser = Parser(
+        REMOVE,
+        "NAME ... [--runs RUNS] [--yes]",
+        about="Removes runs, and of what runs share (proto/, base/) what no other run has.",
+        examples="  python -m tspin rm micro-tspin-micro-s0\n"
+        "  python -m tspin rm NAME NAME --runs runs/paper --yes",
+    )
+    parser.add_argument("names", nargs="+", metavar="NAME", help="a run in RUNS, or its folder")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="(default: runs)")
+    parser.add_argument("--yes", action="store_true", help="without asking")
+    options = parser.parse_intermixed_args(arguments)
+    runs = options.runs.expanduser()
+    folders = list(dict.fromkeys(_folder(name, runs) for name in options.names))
+    removal.check(folders)
+    size = amount(sum(bytes_in(folder.path) for folder in folders))
+    if not options.yes and not _agreed(folders, size):
+        sys.stdout.write("nothing was removed\n")
+        return
+    for folder in folders:
+        gone, stayed = removal.remove_run(folder)
+        lines = [f"removed {path}" for path in (folder.path, *gone)]
+        lines += [f"left {path}: {why}" for path, why in stayed.items()]
+        sys.stdout.write("".join(f"{line}\n" for line in lines))
+
+
+def _folder(name: str, runs: Path) -> RunDir:
+    for path in (runs / name, Path(name).expanduser()):
+        if RunDir(path).config.exists():
+            return RunDir(path)
+    names = [folder.path.name for folder in run_dirs(runs)]
+    raise ValueError(unknown(f"run {name} in {runs}", name, names))
+
+
+def _agreed(folders: Sequence[RunDir], size: str) -> bool:
+    """What a person answers; ValueError where there is none to ask."""
+    if not sys.stdin.isatty():
+        raise ValueError("nobody is there to be asked: add --yes")
+    names = ", ".join(str(folder.path) for folder in folders)
+    return input(f"remove {names} ({size})? [y/N] ").strip().lower() in ("y", "yes")
+
+
+def _word(metric: str | None) -> str:
+    return "perplexity" if metric == "perplexity" else "accuracy"
