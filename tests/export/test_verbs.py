@@ -48,10 +48,10 @@ def test_removed_weights_are_named_with_the_way_out(run, call, tmp_path):
     assert "weights are there of iteration 1" in output
 
 
-@pytest.mark.parametrize(  # run has Hydra's, and analysis one of its own
-    "verb",
-    [name for name, verb in VERBS.items() if verb.module.startswith("tspin.") if name != "run"],
-)
+KEYED = [name for name, verb in VERBS.items() if verb.module.startswith("tspin.")]
+
+
+@pytest.mark.parametrize("verb", [verb for verb in KEYED if verb != "run"])  # which has Hydra's
 def test_every_verbs_help_has_examples_of_it(verb, capsys):
     """Those of KEY=VALUE name options that there are; nothing is wider than a terminal."""
     assert main([verb, "--help"]) == 0
