@@ -80,7 +80,9 @@ def test_compiled_layers_give_the_log_probs_and_gradients_of_eager_ones(fresh):
     state = kernels.compile_layers(compiled.model)
     triplets = random_triplets(4)
     torch.testing.assert_close(scores(compiled, triplets), scores(eager, triplets))
-    torch.testing.assert_close(gradient(compiled, triplets), gradient(eager, triplets))
+    # transformers' RMSNorm rounds to float32, and code that is fused may round elsewhere.
+    ours, theirs = gradient(compiled, triplets), gradient(eager, triplets)
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
     assert state.failure is None and counters["stats"]["unique_graphs"] > 0
 
 
