@@ -35,7 +35,7 @@ def started(monkeypatch):
         return []
 
     monkeypatch.setattr(algorithm, "run", run)
-    monkeypatch.setattr("tspin.tracking.summary.text", lambda folder, rows, commands: "")
+    monkeypatch.setattr("tspin.tracking.summary.text", lambda folder, rows, alone: "")
     return runs
 
 
@@ -101,14 +101,17 @@ def process(*words, folder, **environment):
 
 # the keys of a run, and what may be typed
 TOP = (
-    "coef, compute, data, decoding, evals, loss, model, name, optim, runs_dir, seed, "
+    "anchor, coef, compute, data, decoding, evals, loss, model, name, optim, runs_dir, seed, "
     "selfplay, sync, track"
 )
 TYPED = (
     "coef, compute, data, decoding, evals, experiment, lora, loss, model, name, optim, "
     "runs_dir, seed, selfplay, size, sweep, sync, track"
 )
-LOSSES = "sft, spin, tspin, tspin_ref, w/o-H-A, wo_ha"
+LOSSES = (
+    "apo_zero, cpo, dpo, ipo, nca, orpo, repo, sft, simpo, space, spin, sppo, ssd, tpo, tspin, "
+    "tspin_ref, w/o-H-A, wo_ha"
+)
 PRESETS = "paper, quick, spin_code, spin_paper"
 
 
@@ -144,9 +147,9 @@ PRESETS = "paper, quick, spin_code, spin_paper"
         ("+loss=tspin", ["+loss=tspin", "write loss=tspin"]),
         ("+experiment=quick", ["+experiment=quick", "write experiment=quick"]),
         # wrong types, choices, words
-        ("seed=abc", ["seed='abc'", "integer"]),
-        ("seed=", ["seed=''", "integer"]),
-        ("seed=null", ["seed=None", "integer"]),
+        ("seed=abc", ["seed='abc'", "whole number"]),
+        ("seed=", ["seed=''", "whole number"]),
+        ("seed=null", ["seed=None", "whole number"]),
         ("coef.alpha=x", ["coef.alpha='x'", "number", "list"]),
         ("coef.alpha=[1,x]", ["coef.alpha.1='x'", "number"]),
         ("track.tags=x", ["track.tags='x'", "list"]),
@@ -170,7 +173,7 @@ PRESETS = "paper, quick, spin_code, spin_paper"
         ("coef.alpha=0.1,0.3", ["coef.alpha=0.1,0.3", "-m"]),
         ("-m loss=sft,tspn", ["loss=tspn", "did you mean tspin?", LOSSES]),
         ("-m loss=tspn,sft seed=0,1", ["loss=tspn", LOSSES]),
-        ("-m loss=sft,spin seed=0,1,x", ["seed='x'", "integer"]),
+        ("-m loss=sft,spin seed=0,1,x", ["seed='x'", "whole number"]),
         ("-m coef.alpha=0.1,0.3,x", ["coef.alpha='x'", "number"]),
         ("-m seed=0,1 coef.bta=0.1,0.3", ["key coef.bta", "did you mean beta?"]),
         ("-m seed=0,1 loss.link=logstic", ["loss.link='logstic'"]),
@@ -344,7 +347,8 @@ def test_the_flags_that_are_known_are_those_of_hydra(cli, capsys):
 
 @pytest.mark.slow
 def test_every_command_that_help_shows_is_right(cli, capsys, started, tmp_path):
-    text = shown_by_help(cli, capsys)
+    (tmp_path / "FILE").with_suffix(".jsonl").touch()
+    text = shown_by_help(cli, capsys).replace("data=FILE", "data=FILE.jsonl")
     shown = re.findall(r"^ +python main\.py(.*?)(?:  .*)?$", text, re.M)
     assert len(shown) >= 6
     for words in shown:
