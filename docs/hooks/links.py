@@ -1,7 +1,7 @@
 """A page's links out of docs/, to files of the repository, are their paths on the site.
 
-In the repository they lead to the files, and tests/project/test_docs.py holds them; the site does not
-carry these files, and a project may lie anywhere.
+In the repository they lead to the files, and tests/project/test_docs.py holds them; the site does
+not carry these files, and a project may lie anywhere.
 """
 
 import re

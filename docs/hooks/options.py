@@ -1,7 +1,7 @@
 """The page of all options, from conf/: each key with its default and the comment beside it.
 
-The site's build puts it where docs/options.md has the line MARK. What a group of hydra's own holds is
-here where the file is ours.
+The site's build puts it where docs/options.md has the line MARK. Of Hydra's own groups it has the
+files that are ours.
 """
 
 import re

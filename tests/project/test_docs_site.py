@@ -109,3 +109,18 @@ def test_the_first_page_is_one_screen(address, browser):
     browser.get(address + "index.html")
     text = browser.find_element("css selector", "article.md-content__inner")
     assert text.rect["y"] + text.rect["height"] <= 900
+
+
+def test_formulas_are_mathml(site):
+    """Every $...$ of the pages was converted, and none is left for a script to set."""
+    for name in ("method", "objectives"):
+        source = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+        text = (site / name / "index.html").read_text(encoding="utf-8")
+        assert text.count("<math") == source.replace("$$", "$").count("$") // 2 > 10
+        assert "arithmatex" not in text
+    assert not any("arithmatex" in (site / page).read_text("utf-8") for page in pages(site))
+
+
+def test_links_out_of_docs_are_paths(site):
+    text = (site / "api" / "index.html").read_text(encoding="utf-8")
+    assert "<code>examples/loop.py</code>" in text and 'href="../examples' not in text
