@@ -54,7 +54,7 @@ lint: $(READY)
 	$(VENV)/bin/mypy
 
 docs: $(READY)
-	$(VENV)/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
 
 # Runs of one thread each, JOBS at a time.
 seeds = $(shell $(PYTHON) -c "print(*range($(SEEDS)), sep=',')")

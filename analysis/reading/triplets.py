@@ -213,7 +213,7 @@ def _sampled(folder: RunDir) -> dict[int, Responses]:
 
 
 def _parts(samples: Responses) -> list[Path]:
-    return sorted(samples.path.glob("part-*.parquet")) if samples.exists() else []
+    return samples.parts() if samples.exists() else []
 
 
 def _scores(path: Path, t: int) -> pd.DataFrame:

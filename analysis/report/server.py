@@ -22,16 +22,9 @@ import pyarrow.parquet as pq
 from analysis.reading.runs import Runs
 from analysis.reading.triplets import ORDERS, Triplets
 from analysis.report import comparison_page, overview, run_page
-from tspin.runs.artifacts import RunDir, run_dirs
+from tspin.runs.artifacts import WATCHED, RunDir, run_dirs
 
 HOST = "127.0.0.1"
-WATCHED = (
-    "config.yaml",
-    "heartbeat.json",
-    "iter_*/*.json",
-    "iter_*/metrics.jsonl",
-    "base/eval.json",
-)
 MOST = 100  # prompts in one answer
 Answer = tuple[str, str]  # type of content, text
 

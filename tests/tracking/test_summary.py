@@ -24,12 +24,12 @@ def launched(tmp_path):
     """Nothing but the record of a launch."""
 
     def folder(*command):
-        path = tmp_path / "a run"
+        path = tmp_path / "a-run"
         launch = {"command": list(command), "config": {"selfplay": {"iterations": 2}}}
         write_json(RunDir(path).provenance, {"launches": [launch]})
         return RunDir(path)
 
-    (tmp_path / "a run").mkdir()
+    (tmp_path / "a-run").mkdir()
     return folder
 
 
@@ -104,11 +104,15 @@ def test_three_commands_that_are_understood(launched):
     assert point.run.selfplay.iterations == 4 and point.run.loss.name == "tspin"
 
 
-def test_a_name_of_ones_own_is_not_given_to_another_configuration(launched):
-    for word in ("name=mine", "name='mine-iterations=2'"):
-        *_, longer = summary.next_commands(launched("main.py", word, "track.tags=[]"))
-        [point] = check(shlex.split(longer)[2:]).points
-        assert point.run.name == "mine-iterations=4"
+def test_the_longer_run_is_this_one_going_on(launched):
+    """More iterations under the same name, whoever gave it: by main.py or the command tspin."""
+    for words in (["main.py", "name=mine", "track.tags=[]"], ["-m", "tspin", "run", "loss=spin"]):
+        folder = launched(*words)
+        *_, longer = summary.next_commands(folder)
+        typed = shlex.split(longer)
+        assert typed[:2] == (["python", "main.py"] if "main.py" in words else ["tspin", "run"])
+        [point] = check(typed[2:]).points
+        assert point.run.name == folder.path.name and point.run.selfplay.iterations == 4
 
 
 def test_a_run_of_another_program_has_no_command_for_a_longer_one(launched):

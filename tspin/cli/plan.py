@@ -82,8 +82,8 @@ def describe(plan: Plan) -> str:
 def main(arguments: Sequence[str]) -> None:
     parser = Parser(
         "plan",
-        "[GROUP=OPTION ...] [KEY=VALUE ...] [--gpus N ...] [--card NAME ...] [--lengths N ...] "
-        "[--flops F]",
+        "[GROUP=OPTION ...] [KEY=VALUE ...] [--gpus N ...]\n"
+        "  [--card NAME ...] [--lengths N ...] [--flops F]",
         about="What a run needs, before anything starts: memory of a process by part, the least "
         "time a step can take, hours, disk.\nTakes the overrides of main.py. Loads nothing; "
         "compute.device=auto is read as cuda.",

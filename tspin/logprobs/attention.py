@@ -110,10 +110,10 @@ def hidden_states(model: PreTrainedModel, stream: Stream, kernels: set[str]) -> 
     ).last_hidden_state[0]
 
 
-def _windows(config: PretrainedConfig) -> set[int | None]:
+def _windows(architecture: PretrainedConfig) -> set[int | None]:
     """Attention windows of the layers; None: a layer without one."""
-    window = getattr(config, "sliding_window", None)
-    kinds = getattr(config, "layer_types", None) or ["sliding_attention"]
+    window = getattr(architecture, "sliding_window", None)
+    kinds = getattr(architecture, "layer_types", None) or ["sliding_attention"]
     return {window if kind == "sliding_attention" else None for kind in kinds}
 
 

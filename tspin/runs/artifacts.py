@@ -95,6 +95,16 @@ class _Entry:
         return artifact.path / self.name
 
 
+# What changes in the folder of a run as it goes on, for whoever follows it.
+WATCHED = (
+    "config.yaml",
+    "heartbeat.json",
+    "iter_*/*.json",
+    "iter_*/metrics.jsonl",
+    "base/eval.json",
+)
+
+
 @dataclass(frozen=True)
 class Responses:
     """A folder of sampled responses: part-*.parquet, then manifest.json, written last."""
@@ -102,6 +112,10 @@ class Responses:
     path: Path
     manifest = _Entry("manifest.json")
     log = _Entry("engine.log")  # of an engine in a process of its own
+
+    def parts(self) -> list[Path]:
+        """Those that are there, in order."""
+        return sorted(self.path.glob("part-*.parquet"))
 
     def part(self, index: int) -> Path:
         return self.path / f"part-{index:05d}.parquet"

@@ -1,0 +1,126 @@
+"""The site of `make docs`: built once, then read as files and, over loopback, in Chromium."""
+
+import json
+import shutil
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The folder of the built site. A warning is an error, as in `make docs`."""
+    pytest.importorskip("material", reason="the site is built by mkdocs-material: extra docs")
+    from mkdocs.commands.build import build
+    from mkdocs.config import load_config
+
+    folder = tmp_path_factory.mktemp("site")
+    config = load_config(str(ROOT / "mkdocs.yml"), site_dir=str(folder), strict=True)
+    config.plugins.on_startup(command="build", dirty=False)
+    build(config)
+    config.plugins.on_shutdown()
+    return folder
+
+
+class Silent(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def address(site):
+    """Where the site is served: scripts may start workers there, which files may not."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Silent, directory=str(site)))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    binary = next(filter(None, map(shutil.which, BROWSERS)), None)
+    driver = shutil.which("chromedriver")
+    if binary is None or driver is None:
+        pytest.skip("no Chromium with chromedriver: apt-get install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = binary
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    opened = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield opened
+    opened.quit()
+
+
+def pages(site):
+    """The addresses of all pages, from the site's root."""
+    return [str(page.relative_to(site)) for page in sorted(site.rglob("index.html"))]
+
+
+def hosts(browser):
+    """Whom the browser has asked for something since the last call."""
+    messages = [json.loads(e["message"])["message"] for e in browser.get_log("performance")]
+    sent = [m["params"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+    return {urlsplit(event["request"]["url"]).netloc for event in sent} - {""}
+
+
+def test_every_page_runs_without_an_error_and_asks_no_other_host(site, address, browser):
+    asked = {}
+    for page in pages(site):
+        browser.get(address + page)
+        errors = [entry["message"] for entry in browser.get_log("browser")]
+        assert errors == [], page
+        asked[page] = hosts(browser)
+    assert len(asked) > 20
+    assert set().union(*asked.values()) == {urlsplit(address).netloc}
+
+
+def test_the_search_finds_a_page(address, browser):
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    browser.get(address + "index.html")
+    field = browser.find_element("css selector", ".md-search__input")
+    browser.execute_script("arguments[0].focus()", field)
+    field.send_keys("misaligned")
+
+    def links(_):
+        results = browser.find_elements("css selector", ".md-search-result__link")
+        return [result.get_attribute("href") for result in results]
+
+    results = WebDriverWait(browser, 20).until(links)
+    assert any("glossary" in result for result in results)
+
+
+def test_the_first_page_is_one_screen(address, browser):
+    """At 1280 by 900 nothing has to be scrolled but the footer."""
+    size = {"width": 1280, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    browser.get(address + "index.html")
+    text = browser.find_element("css selector", "article.md-content__inner")
+    assert text.rect["y"] + text.rect["height"] <= 900
+
+
+def test_formulas_are_mathml(site):
+    """Every $...$ of the pages was converted, and none is left for a script to set."""
+    for name in ("method", "objectives"):
+        source = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+        text = (site / name / "index.html").read_text(encoding="utf-8")
+        assert text.count("<math") == source.replace("$$", "$").count("$") // 2 > 10
+        assert "arithmatex" not in text
+    assert not any("arithmatex" in (site / page).read_text("utf-8") for page in pages(site))
+
+
+def test_links_out_of_docs_are_paths(site):
+    text = (site / "api" / "index.html").read_text(encoding="utf-8")
+    assert "<code>examples/loop.py</code>" in text and 'href="../examples' not in text
