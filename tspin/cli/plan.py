@@ -84,8 +84,8 @@ def main(arguments: Sequence[str]) -> None:
         "plan",
         "[GROUP=OPTION ...] [KEY=VALUE ...] [--gpus N ...]\n"
         "  [--card NAME ...] [--lengths N ...] [--flops F]",
-        about="What a run needs, before anything starts: memory of a process by part, the least "
-        "time a step can take, hours, disk.\nTakes the overrides of main.py. Loads nothing; "
+        about="What a run needs, before anything starts: memory of a process by part, the least\n"
+        "time a step can take, hours, disk. Takes the overrides of main.py. Loads nothing;\n"
         "compute.device=auto is read as cuda.",
         examples="  python -m tspin plan model=zephyr lora=default --gpus 1 4\n"
         "  python -m tspin plan model=smollm2 data=ultrachat --flops 60e12 --card rtx4090",

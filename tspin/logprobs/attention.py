@@ -93,13 +93,13 @@ def hidden_states(model: PreTrainedModel, stream: Stream, kernels: set[str]) -> 
 
     kernels  gets the names of what has attended
     """
-    plan, config = Plan(stream, kernels), model.config.get_text_config()
+    plan, architecture = Plan(stream, kernels), model.config.get_text_config()
     kind = stream.input_ids.device.type
     autocast = torch.is_autocast_enabled(kind) and model.dtype != torch.float64
     dtype = torch.get_autocast_dtype(kind) if autocast else model.dtype
-    if getattr(config, "attn_logit_softcapping", None) is not None:
+    if getattr(architecture, "attn_logit_softcapping", None) is not None:
         dtype = torch.float32  # which leaves the kernel that knows soft-caps
-    plan.prepare(dtype, _windows(config))
+    plan.prepare(dtype, _windows(architecture))
     return model.base_model(
         input_ids=stream.input_ids,
         position_ids=stream.position_ids,
