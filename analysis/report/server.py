@@ -96,8 +96,9 @@ class Site:
         return Runs.read(self.folder)
 
     def _overview(self) -> str:
+        state = self.state()
         runs = self._runs()
-        return overview.page(runs, runs.problems, live=True)
+        return overview.page(runs, runs.problems, live=state)
 
     def _paper(self) -> str:
         from analysis.claims import claims  # seldom wanted while runs go on
@@ -114,11 +115,12 @@ class Site:
             return None
 
         def make() -> str:
+            state = self.state()  # before anything is read: what changes then is seen to differ
             runs = Runs.read_one(folder.path)
             (run,) = runs
             url = f"../samples/{quote(name, safe='')}"
             samples = {"url": url, "total": self._number(folder), "orders": ORDERS}
-            return run_page.page(runs, run, run_page.status_of(run), samples, live=True)
+            return run_page.page(runs, run, run_page.status_of(run), samples, live=state)
 
         return "text/html", self._once(f"run {name}", self.state(folder), make)
 
