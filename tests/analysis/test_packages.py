@@ -15,7 +15,7 @@ LOOKED_UP = ("tspin.cli.status", "tspin.tracking.health")
 COMMANDS = {"analysis.report.report", "analysis.wandb.dashboard", "analysis.wandb.sync",
             "analysis.wandb.local_sync"}  # fmt: skip
 OF_TSPIN = ("tspin.config.", "tspin.objectives.", "tspin.runs.", "tspin.tools.",
-            "tspin.cli.folders")  # where conf/ and sweeps/ lie; fmt: skip
+            "tspin.cli.folders")  # fmt: skip
 
 
 def package(module):

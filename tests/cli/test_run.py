@@ -11,7 +11,7 @@ from tspin.cli.status import survey
 from tspin.runs.artifacts import RunDir
 from tspin.runs.store import files_of
 
-WORDS = [*SMALL, "loss=tspin", "name=run", "track=none", "selfplay.iterations=1"]
+WORDS = [*SMALL, "loss=tspin", "track=none", "selfplay.iterations=1"]
 PAGE = "report.html"
 
 pytestmark = pytest.mark.runs
@@ -24,14 +24,15 @@ def runs_dir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def launch(runs_dir):
-    """`tspin run WORDS MORE` in this process: the first time it trains. -> the run's folder"""
+    """`tspin run WORDS MORE` in this process: the first trains, others link what it has made.
+    -> the run's folder"""
 
-    def call(*more):
-        words = [*more, *WORDS, f"runs_dir={runs_dir}"]
+    def call(*more, name="run"):
+        words = [*more, *WORDS, f"name={name}", f"runs_dir={runs_dir}"]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", ["main.py", *words])
             run.main(words)
-        return RunDir(runs_dir / "run")
+        return RunDir(runs_dir / name)
 
     call()
     return call
@@ -51,8 +52,7 @@ def test_a_run_leaves_its_page(runs_dir, launch):
     html = (folder.path / PAGE).read_text(encoding="utf-8")
     assert "<h1>run</h1>" in html and "1 of 1 iterations done" in html
     assert not [path.name for path in folder.path.iterdir() if path.name.startswith(f".{PAGE}")]
-    (status,) = survey(runs_dir)
-    assert status.state == "complete"
+    assert {status.state for status in survey(runs_dir)} == {"complete"}
     assert PAGE in files_of(folder) and "run" in describe(runs_dir, width=100)
 
 
@@ -62,8 +62,9 @@ def test_one_that_wants_no_page_gets_none(launch, folder):
 
 
 @pytest.mark.parametrize(("more", "written"), [((), False), (("track.report=true",), True)])
-def test_a_point_of_a_multirun_has_one_where_it_is_asked_for(launch, folder, more, written):
-    launch("-m", *more)
+def test_a_point_of_a_multirun_has_one_where_it_is_asked_for(launch, more, written):
+    folder = launch("-m", *more, name=f"point{len(more)}")
+    assert folder.iteration(0).done.exists()
     assert (folder.path / PAGE).exists() is written
 
 

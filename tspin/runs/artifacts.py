@@ -237,11 +237,6 @@ class RunDir:
         assert name in TRACKERS, name
         return self.path / name
 
-    def first_metrics(self) -> Path:
-        """metrics.jsonl of the earliest iteration: where the run began."""
-        files = self.path.glob("iter_*/metrics.jsonl")
-        return min(files, key=lambda path: Iteration(path.parent).t)
-
     def iterations(self) -> list[int]:
         """Indices of the iterations that are complete."""
         return sorted(Iteration(done.parent).t for done in self.path.glob("iter_*/done.json"))
