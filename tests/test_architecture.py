@@ -232,8 +232,8 @@ def test_analysis_reads_files_and_no_model(module):
         ("trackio", {"tspin.tracking.trackio"}),
         ("accelerate", {"tspin.distributed.world"}),
         ("wandb_workspaces", {"analysis.wandb.dashboard"}),
-        ("itables", {"analysis.report.page"}),
-        ("jinja2", {"analysis.report.page"}),
+        ("itables", {"analysis.report.environment"}),
+        ("jinja2", {"analysis.report.environment"}),
         ("lm_eval", {"tspin.harness.evaluation", "tspin.harness.tasks"}),
         (
             "hydra",

@@ -10,7 +10,7 @@ import hmac
 import json
 import secrets
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -25,13 +25,6 @@ from analysis.report import comparison_page, overview, run_page
 from tspin.runs.artifacts import RunDir, run_dirs
 
 HOST = "127.0.0.1"
-WATCHED = (
-    "config.yaml",
-    "heartbeat.json",
-    "iter_*/*.json",
-    "iter_*/metrics.jsonl",
-    "base/eval.json",
-)
 MOST = 100  # prompts in one answer
 Answer = tuple[str, str]  # type of content, text
 
@@ -68,14 +61,12 @@ class Site:
         """Changes whenever a file that pages are made of does."""
         folders = [folder] if folder else self._folders()
         parts = []
-        for run in folders:
-            for pattern in WATCHED:
-                for file in sorted(run.path.glob(pattern)):
-                    try:
-                        stat = file.stat()
-                    except OSError:  # it was replaced meanwhile
-                        continue
-                    parts.append(f"{file} {stat.st_size} {stat.st_mtime_ns}")
+        for file in (file for run in folders for file in _watched(run)):
+            try:
+                stat = file.stat()
+            except OSError:  # it is not there, or was replaced meanwhile
+                continue
+            parts.append(f"{file} {stat.st_size} {stat.st_mtime_ns}")
         return f"{hash(tuple(parts)):x}"
 
     def _folders(self) -> list[RunDir]:
@@ -211,6 +202,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing: addresses hold the token."""
+
+
+def _watched(run: RunDir) -> Iterator[Path]:
+    """The files that change while a run goes on, and that pages are made of."""
+    yield from (run.config, run.heartbeat, run.base.evaluation)
+    for t in sorted({*run.iterations(), *run.begun()}):
+        out = run.iteration(t)
+        yield from (out.metrics, *sorted(out.path.glob("*.json")))
 
 
 def _number(query: Mapping[str, str], key: str, default: int) -> int:
