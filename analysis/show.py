@@ -1,4 +1,4 @@
-"""The numbers of a run in the terminal: the main ones, or every one that its files hold.
+"""The numbers of a run in the terminal: the main ones, or all that its files hold.
 
     python -m analysis show RUN [--all]
 

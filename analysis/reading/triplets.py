@@ -213,7 +213,9 @@ def _sampled(folder: RunDir) -> dict[int, Responses]:
 
 
 def _parts(samples: Responses) -> list[Path]:
-    return samples.parts() if samples.exists() else []
+    if not samples.exists():
+        return []
+    return [samples.part(i) for i in range(samples.facts()["num_parts"])]
 
 
 def _scores(path: Path, t: int) -> pd.DataFrame:

@@ -92,7 +92,7 @@ def side(folder: Path, iteration: str = "") -> Side:
 def page(a: Side, b: Side, *, alone: bool = True) -> str:
     """The page as text. alone: whether there are no other pages to lead to"""
     return render(
-        "compare.html", live=False, alone=alone, a=a, b=b, configuration=configuration(a, b),
+        "compare.html", live="", alone=alone, a=a, b=b, configuration=configuration(a, b),
         differences=differences(a, b), pictures=pictures(a, b), samples=samples(a, b),
     )  # fmt: skip
 

@@ -23,11 +23,11 @@ COMMAND = re.compile("`([^`]*)`")
 MANY = 8  # methods with a curve of their own, before variants are left to their lines
 
 
-def page(runs: Runs, problems: Sequence[str], *, live: bool = False, paper: bool = True) -> str:
+def page(runs: Runs, problems: Sequence[str], *, live: str = "", paper: bool = True) -> str:
     """The page as text.
 
     problems  what is wrong with runs
-    live      whether it renews itself
+    live      the state (server) that it is made of and renews itself from; "": it does not
     paper     whether there is a page of the paper's tables and figures
     """
     statuses = states(runs)

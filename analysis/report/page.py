@@ -74,7 +74,7 @@ def page(
     lines = [line for piece in pieces for line in piece.missing]
     settings = [(str(setting), setting.slug) for setting in runs.settings()]
     return environment.render(
-        "paper.html", scripts=("live.js",), tables=True, live=False, tall=TALL, files=files,
+        "paper.html", scripts=("live.js",), tables=True, live="", tall=TALL, files=files,
         runs=runs, settings=settings, judged=[pair for pair in decided if pair[1]],
         verdicts={verdict: verdicts.count(verdict) for verdict in KNOWN},
         num_undecided=len(undecided), groups=_groups(shown, images, runs),

@@ -21,6 +21,7 @@ from analysis.reading.triplets import ORDERS, Triplets
 from analysis.report import curves
 from analysis.report.environment import embedded, render
 from tspin.cli.status import Status, survey
+from tspin.runs import heartbeat
 from tspin.tools.files import write_text
 from tspin.tracking import health
 
@@ -61,14 +62,14 @@ def at_end(folder: Path) -> Path | None:
 
 def page(
     runs: Runs, run: Run, status: Status | None, samples: dict[str, Any], *,
-    alone: bool = False, live: bool = False,
+    alone: bool = False, live: str = "",
 ) -> str:  # fmt: skip
     """The page as text.
 
     samples  how it gets its samples: "rows" inside it; "script", a file beside it; "url", from
              who serves it; with "total" and "orders"
     alone    whether there are no other pages to lead to
-    live     whether it renews itself
+    live     the state (server) that it is made of and renews itself from; "": it does not
     """
     of_run = runs.where(lambda other: other.name == run.name)
     return render(
@@ -94,11 +95,11 @@ def alerts(runs: Runs, run: Run, status: Status | None) -> dict[str, str]:
     steps = {t: runs.steps(run, t).to_dict("records") for t in begun}
     rows = {t: [_finite(row) for row in part] for t, part in steps.items()}
     now = health.alerts(rows, triplets.lengths(run.folder), triplets.finish_reasons(run.folder))
-    warned = [] if status is None else status.warnings
-    more = [line for line in warned if line not in now.values()]
-    known = {*now}
+    beat = heartbeat.read(run.folder)
+    own = {} if beat is None else beat.warnings
+    more = [] if status is None else [line for line in status.warnings if line not in own.values()]
     # a warning of the run's own of the same kind tells of an earlier iteration
-    return now | {f"run-{i}": line for i, line in enumerate(more) if not _repeats(line, known)}
+    return own | now | {f"run-{i}": line for i, line in enumerate(more)}
 
 
 def pictures(runs: Runs, run: Run) -> list[curves.Picture]:
@@ -167,11 +168,6 @@ def _last_scores(run: Run) -> pd.DataFrame:
 
 def _finite(row: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in row.items() if not math.isnan(value)}
-
-
-def _repeats(line: str, kinds: set[str]) -> bool:
-    opening = {"collapse": "log pi(y) has fallen", "saturation": "the margins are saturated"}
-    return any(line.startswith(words) for kind, words in opening.items() if kind in kinds)
 
 
 def _text(value: Any, digits: int = 2) -> str:

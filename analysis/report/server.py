@@ -10,7 +10,7 @@ import hmac
 import json
 import secrets
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from analysis.reading.runs import Runs
 from analysis.reading.triplets import ORDERS, Triplets
 from analysis.report import comparison_page, overview, run_page
-from tspin.runs.artifacts import WATCHED, RunDir, run_dirs
+from tspin.runs.artifacts import RunDir, run_dirs
 
 HOST = "127.0.0.1"
 MOST = 100  # prompts in one answer
@@ -61,14 +61,12 @@ class Site:
         """Changes whenever a file that pages are made of does."""
         folders = [folder] if folder else self._folders()
         parts = []
-        for run in folders:
-            for pattern in WATCHED:
-                for file in sorted(run.path.glob(pattern)):
-                    try:
-                        stat = file.stat()
-                    except OSError:  # it was replaced meanwhile
-                        continue
-                    parts.append(f"{file} {stat.st_size} {stat.st_mtime_ns}")
+        for file in (file for run in folders for file in _watched(run)):
+            try:
+                stat = file.stat()
+            except OSError:  # it is not there, or was replaced meanwhile
+                continue
+            parts.append(f"{file} {stat.st_size} {stat.st_mtime_ns}")
         return f"{hash(tuple(parts)):x}"
 
     def _folders(self) -> list[RunDir]:
@@ -89,8 +87,9 @@ class Site:
         return Runs.read(self.folder)
 
     def _overview(self) -> str:
+        state = self.state()
         runs = self._runs()
-        return overview.page(runs, runs.problems, live=True)
+        return overview.page(runs, runs.problems, live=state)
 
     def _paper(self) -> str:
         from analysis.claims import claims  # seldom wanted while runs go on
@@ -107,11 +106,12 @@ class Site:
             return None
 
         def make() -> str:
+            state = self.state()  # before anything is read: what changes then is seen to differ
             runs = Runs.read_one(folder.path)
             (run,) = runs
             url = f"../samples/{quote(name, safe='')}"
             samples = {"url": url, "total": self._number(folder), "orders": ORDERS}
-            return run_page.page(runs, run, run_page.status_of(run), samples, live=True)
+            return run_page.page(runs, run, run_page.status_of(run), samples, live=state)
 
         return "text/html", self._once(f"run {name}", self.state(folder), make)
 
@@ -202,6 +202,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing: addresses hold the token."""
+
+
+def _watched(run: RunDir) -> Iterator[Path]:
+    """The files that change while a run goes on, and that pages are made of."""
+    yield from (run.config, run.heartbeat, run.base.evaluation)
+    for t in sorted({*run.iterations(), *run.begun()}):
+        out = run.iteration(t)
+        yield from (out.metrics, *sorted(out.path.glob("*.json")))
 
 
 def _number(query: Mapping[str, str], key: str, default: int) -> int:

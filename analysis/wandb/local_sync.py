@@ -1,4 +1,4 @@
-"""TensorBoard, MLflow or Trackio rebuilt from run folders that they saw in parts, or not at all.
+"""TensorBoard, MLflow, Trackio rebuilt from run folders that they saw in part, or not.
 
     python -m analysis tracker_sync to=tensorboard|mlflow|trackio [runs=RUNS] [out=FOLDER]
 

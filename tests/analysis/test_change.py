@@ -20,7 +20,7 @@ def test_from_the_initial_policy_to_the_last_iteration(tmp_path):
     changed = change.of(runs, list(runs))
     assert (changed.start, changed.end, changed.t) == (pytest.approx(42), pytest.approx(54), 1)
     assert str(changed) == (
-        "right, greedy 42.0% to 54.0%, +12.0 points [12.0, 12.0] after 2 iterations, 3 seeds: "
+        "accuracy, greedy 42.0% to 54.0%, +12.0 points [12.0, 12.0] after 2 iterations, 3 seeds: "
         "better"
     )
 
@@ -28,7 +28,7 @@ def test_from_the_initial_policy_to_the_last_iteration(tmp_path):
 def test_one_seed_without_answers_has_no_interval(tmp_path):
     runs = runs_of(tmp_path)
     changed = change.of(runs, list(runs))
-    assert str(changed) == "right, greedy 40.0% to 52.0%, +12.0 points after 2 iterations"
+    assert str(changed) == "accuracy, greedy 40.0% to 52.0%, +12.0 points after 2 iterations"
     assert changed.verdict == ""
 
 

@@ -63,7 +63,7 @@ def test_the_command_writes_a_page(runs, tmp_path, capsys):
     compare.main([names[0], f"{names[1]}:0", f"out={tmp_path / 'two.html'}"])
     printed = capsys.readouterr().out
     assert "B  micro-spin-micro-s0, after iteration 0" in printed
-    assert "right, greedy (%): 52.0 and 44.0, A - B +8.0" in printed
+    assert "accuracy, greedy (%): 52.0 and 44.0, A - B +8.0" in printed
     assert "What is better" in (tmp_path / "two.html").read_text()
 
 
@@ -90,8 +90,8 @@ def test_folders_need_no_key(tmp_path):
 def test_main_numbers_of_a_run(runs):
     lines = show.text(runs / "micro-tspin-micro-s0").splitlines()
     assert "40.0% to 52.0%, +12.0 points" in lines[0]
-    (greedy,) = [line for line in lines if line.startswith("right, greedy")]
-    assert greedy.split() == ["right,", "greedy", "(%)", "40.0", "[26.3,", "53.7]", "46.0",
+    (greedy,) = [line for line in lines if line.startswith("accuracy, greedy")]
+    assert greedy.split() == ["accuracy,", "greedy", "(%)", "40.0", "[26.3,", "53.7]", "46.0",
                               "[32.3,", "59.7]", "52.0", "[38.3,", "65.7]"]  # fmt: skip
     assert max(map(len, lines[1:])) <= 100
 

@@ -14,7 +14,8 @@ MAY_IMPORT = {
 LOOKED_UP = ("tspin.cli.status", "tspin.tracking.health")
 COMMANDS = {"analysis.report.report", "analysis.wandb.dashboard", "analysis.wandb.sync",
             "analysis.wandb.local_sync"}  # fmt: skip
-OF_TSPIN = ("tspin.config.", "tspin.objectives.", "tspin.runs.", "tspin.tools.")
+OF_TSPIN = ("tspin.config.", "tspin.objectives.", "tspin.runs.", "tspin.tools.",
+            "tspin.cli.folders")  # fmt: skip
 
 
 def package(module):

@@ -1,22 +1,22 @@
 """The pages of a report: files that need nothing else, in a real browser (Chromium, headless).
 
-The tests in the browser are skipped where there is no Chromium with its driver:
-`apt-get install chromium chromium-driver`, or what the system calls them.
+The renewal of pages and the switch of settings are in test_live.py.
 """
 
 import json
 import re
 import shlex
-import shutil
 from urllib.parse import unquote
 
 import pytest
+from support.pages import becomes, find, texts
 from support.report_runs import add_triplets, write_run
 
 from analysis.claims import claims
 from analysis.figures.pieces import Drawing
+from analysis.reading import measures
 from analysis.reading.runs import Runs
-from analysis.report import catalogue, overview, page, render, run_page, site
+from analysis.report import catalogue, curves, overview, page, render, run_page, site
 from tspin.cli import command
 from tspin.tools.files import write_jsonl
 
@@ -31,7 +31,6 @@ PIECES = (
     "comparison",
 )
 PHONE, DESKTOP = 390, 1280
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 HOSTILE = "<img src=x onerror=window.ran=1>"  # no slash: it is part of a folder's name
 MARKUP = "<b id='bold'>b</b><script>window.ran = 1</script></script>"
 TSPIN = "micro-tspin-micro-s0"
@@ -149,13 +148,44 @@ def test_what_has_no_runs_is_a_list_of_commands_that_compose(pages, monkeypatch,
         assert (python, script) == ("python", "main.py") and command.check(arguments).points
 
 
-def test_bands_of_shares_stay_within_0_and_100(folder):
-    """Two seeds, 0 and 100% right: Student's interval would reach from -585 to 685%."""
-    runs = Runs.read(folder / "runs")
-    for piece in catalogue.build(runs, ("figure2",)):
-        assert isinstance(piece, Drawing)
-        shares = piece.data[piece.data["key"].str.startswith("exact_match")]
-        assert shares["low"].min() >= 0 and shares["high"].max() <= 100
+@pytest.fixture(scope="module")
+def far_apart(tmp_path_factory):
+    """Two seeds that end with 26 and 46 of 50 right: Student's interval of their mean of 72% goes
+    from -182 to 326%. -> the runs"""
+    root = tmp_path_factory.mktemp("apart")
+    for seed in (0, 20):
+        write_run(root, "tspin", seed=seed)
+    return Runs.read(root)
+
+
+def test_bands_of_shares_stay_within_0_and_100(far_apart):
+    """Those that the figures of pieces are drawn from: the end's is all of it."""
+    for piece in catalogue.build(far_apart, ("figure2", "objectives")):
+        if isinstance(piece, Drawing):
+            shares = piece.data[piece.data["key"].str.startswith("exact_match")]
+            assert (shares["low"].min(), shares["high"].max()) == (0, 100), piece.name
+
+
+def test_axes_of_shares_end_at_0_and_100(far_apart):
+    """An axis is as long as its bands: 100% is the last number that stands there."""
+    values = measures.values(far_apart, shown := measures.columns(far_apart))
+    pictures = [curves.measure(values.drop(columns="stderr"), it, it.key)
+                for it in shown if it.unit == "%"]  # fmt: skip
+    assert len(pictures) == 2
+    for picture in pictures:
+        numbers = re.findall(r">(\S?\d+)</text>", picture.svg)
+        ticks = [int(text.replace("\u2212", "-")) for text in numbers]
+        assert min(ticks) == 0 and max(ticks) == 100
+
+
+def test_intervals_of_a_share_end_at_100(tmp_path):
+    """20, 23 and 26 of 26 right with a standard error of 7%: 76.9, 88.5 and 100% +- 13.7"""
+    runs = Runs.read_one(write_run(tmp_path, "tspin", heldout=26).path)
+    table = run_page.iterations(runs, next(iter(runs)))
+    greedy = table["head"].index("accuracy, greedy (%)")
+    assert [row[greedy] for row in table["rows"]] == [
+        "76.9 [63.2, 90.6]", "88.5 [74.7, 100.0]", "100.0 [86.3, 100.0]"
+    ]  # fmt: skip
 
 
 def test_a_runs_report_is_one_small_file_in_its_folder(tmp_path):
@@ -233,23 +263,6 @@ def test_names_and_labels_are_escaped_too(hostile):
 # --- in a browser ---------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def browser():
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    binary = next(filter(None, map(shutil.which, BROWSERS)), None)
-    driver = shutil.which("chromedriver")
-    if binary is None or driver is None:
-        pytest.skip("no Chromium with chromedriver: apt-get install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = binary
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    opened = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield opened
-    opened.quit()
-
-
 @pytest.fixture
 def at(browser, folder):
     """Opens a page at a width of CSS pixels. -> the browser"""
@@ -261,26 +274,6 @@ def at(browser, folder):
         return browser
 
     return opened
-
-
-def find(browser, selector):
-    return browser.find_elements("css selector", selector)
-
-
-def texts(browser, selector):
-    return [element.text for element in find(browser, selector)]
-
-
-def becomes(browser, read, expected):
-    """Whether `read()` is `expected` within some seconds: sorting and choosing take a moment."""
-    from selenium.common.exceptions import StaleElementReferenceException, TimeoutException
-    from selenium.webdriver.support.wait import WebDriverWait
-
-    waiting = WebDriverWait(browser, 20, 0.05, [StaleElementReferenceException])
-    try:
-        return waiting.until(lambda _: read() == expected)
-    except TimeoutException:
-        assert read() == expected  # with what it is instead
 
 
 def choose(browser, name, text):

@@ -146,8 +146,8 @@ def test_without_recorded_words_no_command_is_suggested(tmp_path):
 @pytest.mark.slow
 def test_every_command_of_a_report_composes(pieces, monkeypatch, tmp_path):
     """What is missing, and what claims lack, as python main.py would check it."""
-    monkeypatch.chdir(tmp_path)
     judged = claims.judge(Runs.read(FOLDERS))
+    monkeypatch.chdir(tmp_path)
     lines = [line for piece in pieces.values() for line in piece.missing]
     lines += [finding.way_out for it in judged for finding in it.findings]
     commands = {found for line in lines for found in re.findall("`([^`]*)`", line)}

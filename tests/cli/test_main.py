@@ -35,7 +35,8 @@ def started(monkeypatch):
         return []
 
     monkeypatch.setattr(algorithm, "run", run)
-    monkeypatch.setattr("tspin.tracking.summary.text", lambda folder, rows, alone: "")
+    monkeypatch.setattr("tspin.tracking.summary.text", lambda folder, rows, *, alone: "")
+    monkeypatch.setattr("tspin.cli.run.write_report", lambda folder: None)  # no run, no page
     return runs
 
 

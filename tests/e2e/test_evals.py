@@ -148,7 +148,8 @@ def test_tasks_of_ones_own_from_the_command_line(forker, tmp_path):
         'doc_to_text: "{{question}}"\ndoc_to_choice: ["0", "1", "2", "3"]\n'
         'doc_to_target: "{{answer}}"\nmetric_list: [{metric: acc}]\n'
     )
-    run = [*SMALL, "selfplay.iterations=1", "track=none", f"runs_dir={tmp_path}", "name=run"]
+    run = [*SMALL, "selfplay.iterations=1", "track=none", "track.report=false"]
+    run += [f"runs_dir={tmp_path}", "name=run"]
     done = forker.python("main.py", *run, "evals=local", f"evals.tasks_dir={tasks}", cwd=ROOT)
     assert "sums acc,none" in done.err
     folder = RunDir(tmp_path / "run")

@@ -24,7 +24,7 @@ WORDS = (
     "model=custom model.name=tiny model.path=model model.template=none model.max_length=48 "
     "loss=tspin data=file data.path=pairs.jsonl data.heldout=4 selfplay.iterations=2 "
     "optim.batch_size=4 optim.epochs=2 optim.lr=0.01 decoding.max_new_tokens=6 compute=cpu "
-    "compute.dtype=float32 compute.threads=1 compute.save_seconds=0 track=none"
+    "compute.dtype=float32 compute.threads=1 compute.save_seconds=0 track=none track.report=false"
 ).split()
 
 

@@ -57,7 +57,8 @@ def test_the_examples_work(tmp_path):
 
 # --- the objective in a package and a folder of somebody's own -----------------------------------
 
-FAST = ("experiment=quick", "data.size=16", "data.heldout=4", "track=none", "coef.alpha=0.3")
+FAST = ("experiment=quick", "data.size=16", "data.heldout=4", "track=none", "track.report=false",
+        "coef.alpha=0.3")  # fmt: skip
 
 
 def added(path):

@@ -17,7 +17,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("tspin", "analysis", "hydra_plugins", "conf", "sweeps")
 FILES = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "main.py")
-TINY = ("experiment=quick", "data.size=4", "data.heldout=4", "track=none", "evals=none")
+TINY = ("experiment=quick", "data.size=4", "data.heldout=4", "track=none", "track.report=false",
+        "evals=none")  # fmt: skip
 
 pytestmark = pytest.mark.process
 

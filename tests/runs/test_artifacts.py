@@ -318,12 +318,6 @@ def test_iterations_are_those_that_are_done_in_their_order(tmp_path):
     assert folder.iterations() == [0, 2, 10]
 
 
-def test_the_first_metrics_are_those_of_the_smallest_number(tmp_path):
-    for t in (10, 9):
-        write_text(RunDir(tmp_path).iteration(t).metrics, "")
-    assert RunDir(tmp_path).first_metrics().parent.name == "iter_9"
-
-
 def test_clearing_the_train_state_takes_what_a_kill_left_and_nothing_else(tmp_path):
     out = Iteration(tmp_path)
     out.clear_train_state()

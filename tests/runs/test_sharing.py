@@ -121,6 +121,7 @@ def test_a_run_stands_alone_when_the_one_it_links_is_gone(finished_copy, tmp_pat
 def test_two_processes_that_want_the_same_iteration_train_it_once(forker, tmp_path):
     """The second waits for the first."""
     small = ["data.size=24", "data.heldout=8", "selfplay.iterations=1", "track=none"]
+    small += ["track.report=false"]
     command = ["main.py", *small, f"runs_dir={tmp_path}"]
     both = [forker.start_python(*command, f"loss={loss}", cwd=ROOT) for loss in ("tspin", "wo_ha")]
     for process in both:

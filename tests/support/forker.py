@@ -29,9 +29,9 @@ from support.waiting import until
 ROOT = Path(__file__).resolve().parents[2]
 MAIN = ROOT / "main.py"
 TINY = [
-    "name=run", "track=none", "data.size=24", "data.heldout=16", "selfplay.iterations=2",
-    "optim.batch_size=8", "optim.epochs=1", "decoding.batch_size=4", "compute.device=cpu",
-    "compute.save_seconds=0",
+    "name=run", "track=none", "track.report=false", "data.size=24", "data.heldout=16",
+    "selfplay.iterations=2", "optim.batch_size=8", "optim.epochs=1", "decoding.batch_size=4",
+    "compute.device=cpu", "compute.save_seconds=0",
 ]  # fmt: skip
 STEPS = 3  # an iteration: 24 pairs / 8
 HANGS = 300.0  # seconds of a child

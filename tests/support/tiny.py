@@ -157,6 +157,6 @@ def compose(*overrides: str) -> Run:
     from tspin.cli.compose import typed
 
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = hydra.compose("config", ["name=test", "track=none", *overrides])
+        cfg = hydra.compose("config", ["name=test", "track=none", "track.report=false", *overrides])
         OmegaConf.resolve(cfg)
         return typed(cfg, None)

@@ -155,8 +155,9 @@ def test_submitit_is_asked_where_it_may_requeue(environment, number, asked, monk
     assert told == ([(number, None)] if asked else [])
 
 
-TINY = ["track=none", "data.size=256", "data.heldout=4", "selfplay.iterations=1", "name=run",
-        "optim.batch_size=4", "optim.epochs=1", "compute.save_seconds=1e9"]  # fmt: skip
+TINY = ["track=none", "track.report=false", "data.size=256", "data.heldout=4",
+        "selfplay.iterations=1", "name=run", "optim.batch_size=4", "optim.epochs=1",
+        "compute.save_seconds=1e9"]  # fmt: skip
 
 
 def start(folder, *words):

@@ -24,12 +24,12 @@ def launched(tmp_path):
     """Nothing but the record of a launch."""
 
     def folder(*command):
-        path = tmp_path / "a-run"
+        path = tmp_path / "my runs" / "mine"
         launch = {"command": list(command), "config": {"selfplay": {"iterations": 2}}}
         write_json(RunDir(path).provenance, {"launches": [launch]})
         return RunDir(path)
 
-    (tmp_path / "a-run").mkdir()
+    (tmp_path / "my runs" / "mine").mkdir(parents=True)
     return folder
 
 
@@ -113,6 +113,14 @@ def test_the_longer_run_is_this_one_going_on(launched):
         assert typed[:2] == (["python", "main.py"] if "main.py" in words else ["tspin", "run"])
         [point] = check(typed[2:]).points
         assert point.run.name == folder.path.name and point.run.selfplay.iterations == 4
+
+
+@pytest.mark.parametrize("words", [(), ("name=mine",), ("name='mine'", "selfplay.iterations=2")])
+def test_more_iterations_are_of_this_very_run(launched, words):
+    """Whether its name was typed, or made of its configuration, where it would be another one."""
+    *_, longer = summary.next_commands(launched("main.py", *words, "track.tags=[]"))
+    [point] = check(shlex.split(longer)[2:]).points
+    assert (point.run.name, point.run.selfplay.iterations) == ("mine", 4)
 
 
 def test_a_run_of_another_program_has_no_command_for_a_longer_one(launched):

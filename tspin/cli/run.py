@@ -8,9 +8,12 @@ tspin run --help
 
 from __future__ import annotations
 
+import importlib
 import logging
+import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -23,6 +26,8 @@ from tspin.cli.compose import VERSION, typed
 from tspin.cli.folders import CONF, recorded
 from tspin.distributed import launcher
 from tspin.tools import signals
+
+REPORT = re.compile(r"\+{0,2}track\.report=true", re.IGNORECASE)
 
 log = logging.getLogger("tspin")
 
@@ -46,6 +51,23 @@ def job(cfg: DictConfig) -> None:
             rows = algorithm.run(run, command=[*recorded(), *words])
         end = summary.text(RunDir(run.folder), rows, alone=single)
         log.info("\n%s\n\nfiles: %s", end, run.folder)
+        # a multirun has many, and `tspin report` shows them together
+        if run.track.report and (single or any(map(REPORT.fullmatch, words))):
+            write_report(run.folder)
+
+
+def write_report(folder: Path) -> None:
+    """report.html of a finished run, by the main process alone. What goes wrong with it is a line
+    of the log: the run is done."""
+    rank, _ = launcher.launched()
+    if rank != 0:
+        return
+    try:
+        run_page = importlib.import_module("analysis.report.run_page")
+    except ImportError as error:
+        log.warning("no report.html: %s; track.report=false asks for none", error)
+        return
+    run_page.at_end(folder)
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -23,6 +23,7 @@ IDENTITY_FREE = (
     "track.entity",
     "track.group",
     "track.tags",
+    "track.report",
     "evals.",
     "compute.deterministic",
     "compute.parallel",

@@ -24,6 +24,7 @@ ADDED: dict[str, Any] = {
     "track.tensorboard": False,
     "track.mlflow": False,
     "track.trackio": False,
+    "track.report": True,
 }
 """Keys that came after the first runs, each at the value where a run is what it was without it."""
 

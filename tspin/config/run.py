@@ -203,6 +203,7 @@ class TrackConfig:
     tags: list[str]
     diagnostics: bool  # sft too: sample and score what its loss does not need
     num_samples: int = Field(ge=0)  # rows of samples.jsonl
+    report: bool  # report.html in the run's folder, at its end
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

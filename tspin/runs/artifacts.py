@@ -113,10 +113,6 @@ class Responses:
     manifest = _Entry("manifest.json")
     log = _Entry("engine.log")  # of an engine in a process of its own
 
-    def parts(self) -> list[Path]:
-        """Those that are there, in order."""
-        return sorted(self.path.glob("part-*.parquet"))
-
     def part(self, index: int) -> Path:
         return self.path / f"part-{index:05d}.parquet"
 
@@ -250,11 +246,6 @@ class RunDir:
         """What one of TRACKERS keeps of the run: a view, no part of it."""
         assert name in TRACKERS, name
         return self.path / name
-
-    def first_metrics(self) -> Path:
-        """metrics.jsonl of the earliest iteration: where the run began."""
-        files = self.path.glob("iter_*/metrics.jsonl")
-        return min(files, key=lambda path: Iteration(path.parent).t)
 
     def iterations(self) -> list[int]:
         """Indices of the iterations that are complete."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -197,7 +197,7 @@ class Session:
         seconds[stage] = round(seconds.get(stage, 0.0) + time.monotonic() - started, 3)
         write_json(out.stages, seconds)
 
-    def warn(self, t: int, messages: dict[str, str | None]) -> None:
+    def warn(self, t: int, messages: Mapping[str, str | None]) -> None:
         """Says each kind of warning (health) once, at the iteration that first deserves it."""
         for kind, message in messages.items():
             if message is not None and kind not in self._warned:

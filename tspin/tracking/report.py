@@ -7,7 +7,7 @@ from heapq import nsmallest
 from typing import Any
 
 from tspin.objectives import ROLES
-from tspin.runs.artifacts import Iteration, RunDir
+from tspin.runs.artifacts import Iteration, Responses, RunDir
 from tspin.runs.metrics import StepLog
 from tspin.tools.files import read_json, write_jsonl
 from tspin.tools.parquet import each_row
@@ -122,13 +122,19 @@ def sample_warnings(folder: RunDir, t: int) -> dict[str, str | None]:
     return {"cut": health.cut(reasons), "same": health.identical(num_same, len(reasons))}
 
 
-def warnings(folder: RunDir, t: int) -> dict[str, str | None]:
-    """What is wrong with a finished iteration, in plain words, by kind; None where nothing is."""
-    out = folder.iteration(t)
-    steps = StepLog.read(out.metrics)
-    start = StepLog.read(folder.first_metrics())[0].get("logps/annotated")  # ssd reads no y
-    now = read_json(out.contingency)["train"]["logps/annotated"]
-    return {
-        "saturation": health.saturation(steps),
-        "collapse": None if start is None else health.collapse(start, now),
-    }
+def warnings(folder: RunDir, t: int) -> dict[str, str]:
+    """What is wrong with a run at the end of iteration t, in plain words, by kind: the alerts
+    (health) that its page shows."""
+    outs = [folder.iteration(k) for k in sorted({*folder.iterations(), *folder.begun()}) if k <= t]
+    steps = {out.t: StepLog.read(out.metrics) for out in outs if out.metrics.exists()}
+    lengths = {out.t: _mean_tokens(out.synthetic) for out in outs if out.synthetic.exists()}
+    reasons = []
+    if t in lengths:
+        samples = folder.iteration(t).synthetic
+        reasons = [row["finish_reason"] for row in samples.each("finish_reason")]
+    return health.alerts(steps, lengths, reasons)
+
+
+def _mean_tokens(samples: Responses) -> float:
+    numbers = [row["num_tokens"] for row in samples.each("num_tokens")]
+    return sum(numbers) / max(1, len(numbers))

@@ -13,11 +13,11 @@ document.addEventListener("renewed", choose);
 choose();
 
 // Parts named data-renew are replaced where they differ; what is read or typed elsewhere stays.
-let state = null;
+let state = document.body.dataset.live; // of the files that the page was made of
 async function look() {
   try {
     const now = await (await fetch("state?" + encodeURIComponent(location.pathname))).text();
-    if (state !== null && now !== state) await renew();
+    if (now !== state) await renew();
     state = now;
     document.body.classList.remove("gone");
   } catch (error) {
@@ -34,6 +34,7 @@ async function renew() {
   const names = new Set(parts.map((part) => part.dataset.renew));
   for (const part of parts) {
     const old = document.querySelector(`[data-renew="${CSS.escape(part.dataset.renew)}"]`);
+    if (old?.isEqualNode(part)) continue;
     if (old) old.replaceWith(part);
     else if (part.dataset.renew.startsWith("setting-")) document.getElementById("runs")?.before(part);
     else document.getElementById("main").prepend(part);
