@@ -26,7 +26,7 @@ from tspin.policy.policy import Policies
 from tspin.runs import comparison, heartbeat, mirror, provenance, retention
 from tspin.runs.artifacts import Iteration, RunDir
 from tspin.runs.start import first_iteration
-from tspin.selfplay import preflight
+from tspin.selfplay import banner, preflight
 from tspin.selfplay.base_evaluation import base_evaluation
 from tspin.selfplay.inputs import Inputs
 from tspin.selfplay.iteration import IterationStages
@@ -174,6 +174,8 @@ def _session(
         world.main(prepare, cfg, folder, policies(initial).renderer)
     inputs = Inputs(cfg, folder, initial)
     world.main(preflight.check_same_beginning, cfg, folder, inputs)
+    if world.is_main:
+        log.info("%s", banner.rows(cfg, read_json(folder.data), inputs.prompts))
     world.main(_record, cfg, folder, world, command)
     run_id, whole = world.main(sessions.begin, folder, cfg.track.wandb)
     shown = backends.of_launch(cfg.track, folder, run_id, whole=whole) if world.is_main else []

@@ -22,8 +22,10 @@ from tspin.policy import determinism, dtypes, finite
 from tspin.policy.policy import Policies
 from tspin.runs import benchmarks, evaluation, provenance, sharing
 from tspin.runs.artifacts import Iteration, Responses, RunDir
+from tspin.runs.start import first_iteration
 from tspin.sampling import engines
 from tspin.sampling.requests import Draws
+from tspin.selfplay import first_step
 from tspin.selfplay.disk_space import DiskSpace
 from tspin.selfplay.inputs import Inputs
 from tspin.stages import benchmark
@@ -143,6 +145,7 @@ class Session:
                 label=label,
                 world=self.world,
                 after_save=self.push if self.cfg.sync.train_state else None,
+                after_first=self._warn_early if recipe.t == first_iteration(self.cfg) else None,
             )
         self.world.main(provenance.add_kernels, self.folder, policy.kernels)
         if self.world.shards:  # what samples and scores has the whole policy
@@ -196,6 +199,10 @@ class Session:
         seconds = read_json(out.stages) if out.stages.exists() else {}
         seconds[stage] = round(seconds.get(stage, 0.0) + time.monotonic() - started, 3)
         write_json(out.stages, seconds)
+
+    def _warn_early(self, row: dict[str, Any]) -> None:
+        t, data = first_iteration(self.cfg), read_json(self.folder.data)
+        self.warn(t, first_step.warnings(self.cfg, row, data))
 
     def warn(self, t: int, messages: Mapping[str, str | None]) -> None:
         """Says each kind of warning (health) once, at the iteration that first deserves it."""

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 from tspin.data.triplets import Triplet, epoch
 from tspin.distributed.world import ALONE, World
@@ -45,6 +46,7 @@ def train(
     label: str,
     world: World = ALONE,
     after_save: Callable[[], None] | None = None,
+    after_first: Callable[[dict[str, Any]], None] | None = None,
 ) -> None:
     """Updates the policy in place and leaves metrics.jsonl and checkpoint/ in `out`.
 
@@ -53,6 +55,7 @@ def train(
     steps_before  optimiser steps of earlier iterations, for the tracker's axis
     world         the processes that train together; all of them call this
     after_save    called by the main process when a training state was saved to go on from
+    after_first   called by the main process with the row of step 0
     Raises FloatingPointError at a loss or gradient that is not finite, before it is applied.
     """
     per_epoch = len(_epoch(triplets, recipe, 0))
@@ -88,6 +91,8 @@ def train(
             if record is not None:
                 record.append(row)
                 tracker.log_step({**row, "global_step": steps_before + step})
+                if after_first is not None and step == 0:
+                    after_first(row)
             bar.update(1, loss=metrics["loss"])
             due = step + 1 < num_steps and time.monotonic() - saved >= recipe.compute.save_seconds
             save, stop = _agree(world, due, signals.boundary())

@@ -1,0 +1,49 @@
+"""Warnings that the first step of a run gives, with a number to set."""
+
+import logging
+import math
+import re
+
+import pytest
+from support.tiny import compose, play
+
+from tspin.selfplay import first_step
+
+DATA = {"num_train": 8, "num_heldout": 2, "num_prompts_cut": 0, "num_responses_cut": 0}
+
+
+@pytest.mark.parametrize(
+    ("loss", "key"), [("tspin", "coef.alpha"), ("wo_ha", "coef.alpha"), ("spin", "coef.lambda")]
+)
+def test_the_number_to_set_leaves_a_tenth(loss, key):
+    """log 9 / 40 = 0.0549, so sigmoid(-0.054 * 40) = .103"""
+    row = {"weights/current": 0.001, "advantages/current": 40.0}
+    message = first_step.little_gradient(compose(f"loss={loss}"), row)
+    value = float(re.search(rf"{key}=([0-9.]+) ", message)[1])
+    assert value == 0.054
+    assert 0.1 <= 1 / (1 + math.exp(value * 40)) < 0.11
+
+
+def test_enough_gradient_or_none_to_measure_is_no_warning():
+    run = compose("loss=tspin")
+    row = {"weights/current": 0.1, "advantages/current": 40.0}
+    assert first_step.little_gradient(run, row) is None
+    assert first_step.little_gradient(run, {"loss": 1.0}) is None
+
+
+def test_most_rows_cut():
+    run = compose()
+    assert first_step.rows_cut(run, DATA | {"num_prompts_cut": 5}) is None
+    message = first_step.rows_cut(run, DATA | {"num_prompts_cut": 6})
+    assert message.startswith("6 prompts and 0 responses of 10 rows are cut: a larger model.max_l")
+
+
+@pytest.mark.runs
+def test_a_saturated_run_is_warned_at_its_first_step_once(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "tspin")
+    # y' nearly uniform over the tokens: y is likelier by far on every pair.
+    hot = ("decoding.sample=true", "decoding.temperature=50", "decoding.top_k=null")
+    play(tmp_path, "tspin", "coef.alpha=10", "selfplay.iterations=1", *hot)
+    lines = [record.message for record in caplog.records if "at the first step" in record.message]
+    assert len(lines) == 1
+    assert "iteration 0: the mean pair keeps" in lines[0]

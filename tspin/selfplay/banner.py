@@ -1,0 +1,87 @@
+"""What a run is, said as it begins: its model, objective and steps at once, its rows when they are
+encoded. No torch: the first lines come before it is imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import ceil
+from typing import Any
+
+from tspin.config.objective import KEYS_OF_COEF
+from tspin.config.run import Run
+from tspin.planning import shapes
+from tspin.runs.start import first_iteration
+
+
+def beginning(run: Run) -> str:
+    """Five lines of what the configuration alone says."""
+    optim = run.optim
+    played = run.selfplay.iterations - first_iteration(run)
+    lines = {
+        "model": f"{run.model.path} ({_size(run)})",
+        "objective": _objective(run),
+        "training": f"{played} iterations of {optim.epochs} epochs, batches of {optim.batch_size}",
+        "arithmetic": f"{run.compute.device} device, {run.dtype} dtype, {optim.precision} weights",
+        "folder": str(run.folder),
+    }
+    return _listed(lines)
+
+
+def rows(run: Run, facts: Mapping[str, Any], prompts: Sequence[Mapping[str, Any]]) -> str:
+    """Two or three lines of what is trained on.
+
+    facts    data.json
+    prompts  rows of prompts.parquet, with split, prompt_ids and annotated_ids
+    """
+    tokens = sum(
+        len(row["prompt_ids"]) + len(row["annotated_ids"])
+        for row in prompts
+        if row["split"] == "train"
+    )
+    steps = num_steps(run, facts["num_train"])
+    lines = {
+        "rows": f"{facts['num_train']} to train on ({tokens} tokens of x and y), "
+        f"{facts['num_heldout']} held out; {steps} steps in all",
+    }
+    cut = []
+    if number := facts.get("num_prompts_cut"):
+        cut.append(f"{number} prompts to {run.max_prompt_length} tokens (model.max_prompt_length)")
+    if number := facts.get("num_responses_cut"):
+        cut.append(f"{number} responses, rows ending at model.max_length={run.model.max_length}")
+    if cut:
+        lines["cut"] = "; ".join(cut)
+    return _listed(lines)
+
+
+def num_steps(run: Run, num_train: int) -> int:
+    """Optimiser steps of all iterations; data.mix_last_two doubles the pairs of those after 0."""
+    sizes = [
+        num_train * (2 if run.samples and run.data.mix_last_two and t > 0 else 1)
+        for t in range(first_iteration(run), run.selfplay.iterations)
+    ]
+    return sum(run.optim.epochs * ceil(size / run.optim.batch_size) for size in sizes)
+
+
+def _size(run: Run) -> str:
+    try:
+        number = shapes.find(run.model).parameters
+    except ValueError:  # of another architecture, or not here yet
+        return "size not known yet"
+    for unit, name in ((10**9, "B"), (10**6, "M")):
+        if number >= unit:
+            return f"{number / unit:.1f}{name} parameters"
+    return f"{number} parameters"
+
+
+def _objective(run: Run) -> str:
+    coefficients = [f"{KEYS_OF_COEF.get(k, k)}={v}" for k, v in run.loss.coefficients.items()]
+    anchor = run.anchor
+    anchors = {"nll": anchor.nll, "hinge": anchor.hinge, "cap": anchor.cap}
+    coefficients += [f"anchor.{name}={value}" for name, value in anchors.items() if value]
+    coefficients += ["anchor.average=true"] if anchor.average else []
+    return " ".join([run.loss.label, *coefficients])
+
+
+def _listed(lines: Mapping[str, str]) -> str:
+    return "\n".join(f"{name + ':':<12}{text}" for name, text in lines.items())

@@ -1,0 +1,63 @@
+"""What the first step of a run shows that its user should know before the hours are spent.
+
+Reads the step's row of metrics.jsonl, whose forward pass was that of the policy before any update;
+computes nothing anew.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from tspin.config.objective import KEYS_OF_COEF
+from tspin.config.run import Run
+
+LEAST_WEIGHT = 0.1  # mean share of a pair's gradient under which a run is warned of
+MANY_CUT = 0.5  # share of the rows
+SCALES = ("alpha", "lam")  # coefficients that multiply the advantage under the logistic link
+
+
+def warnings(run: Run, row: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, str | None]:
+    """Kind -> warning, or None.
+
+    row   of the run's first step
+    data  data.json
+    """
+    return {"first_gradient": little_gradient(run, row), "rows_cut": rows_cut(run, data)}
+
+
+def little_gradient(run: Run, row: Mapping[str, Any]) -> str | None:
+    """A coefficient that leaves the mean pair LEAST_WEIGHT of its gradient.
+
+    With the mean advantage A, sigmoid(-X * A) = w gives X = log(1 / w - 1) / A. The mean over pairs
+    is at least that while X * advantage stays above -7.8, where the sigmoid, at w = .1, is above
+    its tangent.
+    """
+    weight, advantage = row.get("weights/current"), row.get("advantages/current")
+    if weight is None or advantage is None or weight >= LEAST_WEIGHT:
+        return None
+    message = f"the mean pair keeps {weight:.2%} of its gradient at the first step"
+    scale = next((name for name in SCALES if name in run.loss.coefficients), None)
+    if scale is None or advantage <= 0:
+        return f"{message}: its margin is too large for this objective's coefficients"
+    largest = math.log(1 / LEAST_WEIGHT - 1) / advantage
+    digits = 1 - math.floor(math.log10(largest))  # two that count, rounded down
+    value = math.floor(largest * 10**digits) / 10**digits
+    key = f"coef.{KEYS_OF_COEF.get(scale, scale)}"
+    return (
+        f"{message}, as y is {advantage:.1f} nats likelier than y' on average; {key}={value:g} "
+        f"would leave {LEAST_WEIGHT:.0%} or more"
+    )
+
+
+def rows_cut(run: Run, data: Mapping[str, Any]) -> str | None:
+    """data: data.json; only the larger of the two counts, as a row may be in both."""
+    number = data["num_train"] + data["num_heldout"]
+    prompts, responses = data.get("num_prompts_cut", 0), data.get("num_responses_cut", 0)
+    if max(prompts, responses) <= MANY_CUT * number:
+        return None
+    return (
+        f"{prompts} prompts and {responses} responses of {number} rows are cut: a larger "
+        f"model.max_length ({run.model.max_length} here) would keep them whole"
+    )
