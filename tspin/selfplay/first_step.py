@@ -18,13 +18,13 @@ MANY_CUT = 0.5  # share of the rows
 SCALES = ("alpha", "lam")  # coefficients that multiply the advantage under the logistic link
 
 
-def warnings(run: Run, row: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, str | None]:
+def warnings(run: Run, row: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, str | None]:
     """Kind -> warning, or None.
 
-    row   of the run's first step
-    data  data.json
+    row    of the run's first step
+    facts  data.json
     """
-    return {"first_gradient": little_gradient(run, row), "rows_cut": rows_cut(run, data)}
+    return {"first_gradient": little_gradient(run, row), "rows_cut": rows_cut(run, facts)}
 
 
 def little_gradient(run: Run, row: Mapping[str, Any]) -> str | None:
@@ -51,10 +51,10 @@ def little_gradient(run: Run, row: Mapping[str, Any]) -> str | None:
     )
 
 
-def rows_cut(run: Run, data: Mapping[str, Any]) -> str | None:
-    """data: data.json; only the larger of the two counts, as a row may be in both."""
-    number = data["num_train"] + data["num_heldout"]
-    prompts, responses = data.get("num_prompts_cut", 0), data.get("num_responses_cut", 0)
+def rows_cut(run: Run, facts: Mapping[str, Any]) -> str | None:
+    """facts: data.json; only the larger of the two counts, as a row may be in both."""
+    number = facts["num_train"] + facts["num_heldout"]
+    prompts, responses = facts["num_prompts_cut"], facts["num_responses_cut"]
     if max(prompts, responses) <= MANY_CUT * number:
         return None
     return (
