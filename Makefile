@@ -1,4 +1,4 @@
-# make run    set up and run the main job on the embedded model
+# make run    set up what a run needs, and run the main job on the embedded model
 # make check  while working: lint, types and the tests that compute little (a minute and a half)
 # make test   set up and run all tests
 # make lint   formatting, lint and types
@@ -18,6 +18,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 READY := $(VENV)/.ready
+RUNS := $(VENV)/.runs
 CUDA_VENV ?= .venv-cuda
 CUDA_TORCH ?= torch==2.11.0
 CUDA_READY := $(CUDA_VENV)/.ready
@@ -27,7 +28,7 @@ JOBS ?= 2
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: run check test chaos audit lint docs paper tune bench bench-gpu gpu-check gpu-simulate
-run: $(READY)
+run: $(RUNS)
 	$(VENV)/bin/python main.py
 
 check: lint
@@ -95,9 +96,15 @@ $(CUDA_READY): pyproject.toml constraints.txt
 	$(CUDA_VENV)/bin/pip install --quiet --constraint $(CUDA_VENV)/constraints.txt --editable .
 	touch $(CUDA_READY)
 
-# torch first: asked for alone it is the build of this platform, and what follows leaves it as it is.
-$(READY): pyproject.toml constraints.txt
+# What a run needs, and shown as it comes. torch first: asked for alone it is the build of this
+# platform, and what follows leaves it as it is.
+$(RUNS): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --constraint constraints.txt torch
+	$(VENV)/bin/pip install --constraint constraints.txt torch
+	$(VENV)/bin/pip install --constraint constraints.txt --editable .
+	touch $(RUNS)
+
+# What tests, docs and benchmarks need besides.
+$(READY): $(RUNS)
 	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(READY)
