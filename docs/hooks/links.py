@@ -7,14 +7,17 @@ not carry these files, and a project may lie anywhere.
 import re
 from typing import Any
 
-OUTSIDE = re.compile(r"\[([^\]]*)\]\(\.\./([^)#\s]+)(?:#[^)\s]*)?\)")
+LINK = re.compile(r"\[([^\]]*)\]\(((?:\.\./)+)([^)#\s]+)(?:#[^)\s]*)?\)")
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
+def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
     """`[text](../path)` as text and path. Called by mkdocs for every page."""
-    return OUTSIDE.sub(as_text, markdown)
+    depth = page.file.src_uri.count("/")  # a page of docs/tutorials/ reaches docs/ by one "../"
 
+    def on_the_site(link: re.Match[str]) -> str:
+        text, up, path = link.groups()
+        if up.count("../") <= depth:
+            return link[0]
+        return f"`{path}`" if text == path else f"{text} (`{path}`)"
 
-def as_text(link: re.Match[str]) -> str:
-    text, path = link.groups()
-    return f"`{path}`" if text == path else f"{text} (`{path}`)"
+    return LINK.sub(on_the_site, markdown)

@@ -361,9 +361,15 @@ def test_every_command_that_help_shows_is_right(cli, capsys, started, tmp_path):
 @pytest.mark.parametrize(
     "page", ["README.md", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs").rglob("*.md"))]
 )
-def test_every_command_of_a_page_is_right(page):
-    """Blocks and backticks alike; what stands for a user's own file composes as it stands."""
+def test_every_command_of_a_page_is_right(page, tmp_path, monkeypatch):
+    """Blocks and backticks alike; what stands for a user's own file composes as it stands, and
+    the files that a page shows ("as `mine.yaml`:") are there."""
     text = (ROOT / page).read_text(encoding="utf-8").replace("\\\n", " ")
+    files = re.findall(r"as `([\w.]+)`:\n\n```\w+\n(.*?)^```", text, re.M | re.S)
+    for name, content in files:
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    if files:
+        monkeypatch.chdir(tmp_path)
     variables = dict(re.findall(r'^ *(\w+)="([^"]*)"$', text, re.M))
     variables |= dict(re.findall(r"\bfor (\w+) in (\w+)", text))
     shown = re.findall(r"python main\.py((?: +[^\s`#&]+)*)", text)

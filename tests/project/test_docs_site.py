@@ -124,3 +124,6 @@ def test_formulas_are_mathml(site):
 def test_links_out_of_docs_are_paths(site):
     text = (site / "api" / "index.html").read_text(encoding="utf-8")
     assert "<code>examples/loop.py</code>" in text and 'href="../examples' not in text
+    tutorial = (site / "tutorials" / "own-data" / "index.html").read_text(encoding="utf-8")
+    assert "README (<code>README.md</code>)" in tutorial
+    assert '<a href="../../data/">your own data</a>' in tutorial
