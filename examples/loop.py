@@ -123,7 +123,8 @@ def train(
         t=t,
     )
     policy.model.train(run.compute.gradient_checkpointing or policy.dropout)
-    strategy, optimizer = strategy_of(policy, ALONE), build_optimizer(policy, run.optim)
+    strategy = strategy_of(policy, run.compute, ALONE)
+    optimizer = build_optimizer(policy, run.optim)
     cut, step = Cut.of(run.compute), 0
     for number in range(run.optim.epochs):
         size = run.optim.batch_size

@@ -23,6 +23,7 @@ from benchmarks.gpu_check.setting import Setting
 from tspin.config.run import ComputeConfig
 from tspin.data.triplets import Triplet
 from tspin.objectives import ROLES
+from tspin.policy.kernels import compile_layers
 from tspin.policy.policy import load
 from tspin.stages.score import score
 from tspin.training.cut import Cut
@@ -60,8 +61,11 @@ def _computed(
     setting: Setting, folder: Path, batch: list[Triplet], *, on: bool
 ) -> tuple[float, dict[tuple[str, int, str], float], list[torch.Tensor]]:
     """-> seconds of a gradient once all is compiled, scores, the gradient"""
-    run, cut = setting.run(f"compute.{KEY}={str(on).lower()}"), Cut(4, None)
+    by_key = on and not setting.tiny
+    run, cut = setting.run(f"compute.{KEY}={str(by_key).lower()}"), Cut(4, None)
     policy = load(folder, template="none", compute=run.compute, precision=run.optim.precision)
+    if on and setting.tiny:  # all but machine code, which takes a CPU a minute
+        compile_layers(policy.model, backend="aot_eager")
     policy.model.train()
     recipe = recipe_of(run, run.loss_at(1))
     _, gradients = gradient(policy, batch, recipe, cut)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.distributed as dist
@@ -17,6 +17,7 @@ from tspin.training.optimizer import build_optimizer
 from tspin.training.parallel import Replicated, Sharded, Strategy
 from tspin.training.step import gradient_step
 
+Way = Callable[[Policy], Strategy]
 COSINE = 0.999  # FSDP2 may gather and reduce in another dtype
 NORM = 0.01
 
@@ -28,9 +29,12 @@ def ranks(setting: Setting) -> Iterator[Outcome]:
     backend = "gloo" if setting.tiny else "nccl"
     dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     loss, norm, gradients = _step(setting, Strategy)
-    for name, kind in (("DDP", Replicated), ("FSDP2", Sharded)):
-        world = World(0, 1, "fsdp2" if kind is Sharded else "ddp")
-        their_loss, their_norm, theirs = _step(setting, kind, world)
+    ways: dict[str, Way] = {
+        "DDP": lambda policy: Replicated(policy, World(0, 1, "ddp")),
+        "FSDP2": lambda policy: Sharded(policy, World(0, 1, "fsdp2"), 3),
+    }
+    for name, way in ways.items():
+        their_loss, their_norm, theirs = _step(setting, way)
         alike = cosine(gradients, theirs)
         yield verdict(
             f"{name}, one rank, {backend}",
@@ -49,13 +53,11 @@ def ranks(setting: Setting) -> Iterator[Outcome]:
     dist.destroy_process_group()
 
 
-def _step(
-    setting: Setting, kind: type[Strategy], *world: World
-) -> tuple[float, float, list[torch.Tensor]]:
+def _step(setting: Setting, way: Way) -> tuple[float, float, list[torch.Tensor]]:
     """-> loss, gradient norm and gradient of a step of two micro-batches, from the same weights"""
     shape, run = setting.small(), setting.run()
     policy: Policy = policy_of(setting, shape, run)
-    strategy = kind(policy, *world)
+    strategy = way(policy)
     optimizer = build_optimizer(policy, run.optim)
     batch, recipe = triplets(shape, 4, setting.lengths()), recipe_of(run, run.loss_at(1))
     metrics, _ = gradient_step(strategy, optimizer, batch, recipe, Cut(2, None), where="step")

@@ -78,8 +78,8 @@ def test_fewer_than_three_seeds_are_not_enough(tmp_path, key):
     make(tmp_path, "sft", "spin", "tspin", "tspin_ref", "wo_ha", seeds=2)
     found = finding(tmp_path, key)
     assert found.verdict == NOT_ENOUGH
-    assert found.way_out.startswith("`python main.py -m +sweep=")
-    assert found.way_out.endswith("model=micro seed=0,1,2`")
+    assert found.way_out.startswith("`python main.py -m model=micro data=micro +sweep=")
+    assert found.way_out.endswith(" seed=0,1,2`")
 
 
 @pytest.mark.parametrize("key", [claim.key for claim in claims.CLAIMS])
@@ -267,7 +267,8 @@ def test_variants_that_objectives_share_are_a_regime(tmp_path):
     assert judged["above_spin"].findings[1].parts[0].what.startswith("T-SPIN lr=0.0003 over SPIN")
     assert len(judged["robust"].findings) == 1
     way_out = judged["history"].findings[1].way_out
-    assert way_out == "`python main.py -m +sweep=table2 model=micro seed=0,1,2 optim.lr=0.0003`"
+    words = "model=micro data=micro +sweep=table2 seed=0,1,2 optim.lr=0.0003"
+    assert way_out == f"`python main.py -m {words}`"
 
 
 def test_validation_is_for_choosing(tmp_path):

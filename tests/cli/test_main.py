@@ -30,7 +30,7 @@ def started(monkeypatch):
     """What self-play was asked to run; nothing is run."""
     runs = []
 
-    def run(cfg, *, command):
+    def run(cfg, *, command, alone):
         runs.append(cfg)
         return []
 

@@ -199,7 +199,7 @@ def test_a_point_of_a_sweep_says_its_line_and_the_others_go_on(monkeypatch, tmp_
         return []
 
     monkeypatch.setattr(algorithm, "run", run)
-    monkeypatch.setattr("tspin.tracking.summary.text", lambda folder, rows, commands: "")
+    monkeypatch.setattr("tspin.tracking.summary.text", lambda folder, rows, *, alone: "")
     monkeypatch.setattr(sys, "argv", ["main.py", "-m", "seed=0,1", f"runs_dir={tmp_path}/runs"])
     with pytest.raises(SystemExit) as stopped:
         main.main()

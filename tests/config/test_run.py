@@ -530,6 +530,7 @@ FREE = {
     "compute.save_seconds": 7.0,
     "compute.grace_seconds": 3.0,
     "compute.threads": 3,
+    "track.report": False,
     "track.tags": ["x"],
     "selfplay.share": False,
     "selfplay.keep": "last",

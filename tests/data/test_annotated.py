@@ -815,6 +815,7 @@ def config(**options):
         "heldout": 16,
         "seed": 0,
         "skip_bad_rows": False,
+        "columns": {},
         "rounds": "first",
         "eval_split": "validation",
     }

@@ -25,7 +25,6 @@ from tspin.cli.command import check
 from tspin.cli.compose import VERSION, typed
 from tspin.cli.folders import CONF, recorded
 from tspin.distributed import launcher
-from tspin.selfplay import banner
 from tspin.tools import signals
 
 REPORT = re.compile(r"\+{0,2}track\.report=true", re.IGNORECASE)
@@ -42,8 +41,6 @@ def job(cfg: DictConfig) -> None:
         run = work.run = typed(cfg, hydra_cfg)
         if not single:
             log.info("--- %s", run.name)
-        else:
-            log.info("%s", banner.beginning(run))
         # torch and transformers: not before the configuration is right
         from tspin.runs.artifacts import RunDir
         from tspin.selfplay import algorithm
@@ -51,7 +48,7 @@ def job(cfg: DictConfig) -> None:
 
         words = sys.argv[1:] if single else hydra_cfg.overrides.task
         with signals.watched(run.compute.grace_seconds):
-            rows = algorithm.run(run, command=[*recorded(), *words])
+            rows = algorithm.run(run, command=[*recorded(), *words], alone=single)
         end = summary.text(RunDir(run.folder), rows, alone=single)
         log.info("\n%s\n\nfiles: %s", end, run.folder)
         # a multirun has many, and `tspin report` shows them together

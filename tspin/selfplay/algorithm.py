@@ -91,9 +91,10 @@ def play_iteration(session: Session, t: int) -> None:
 # --- around it -----------------------------------------------------------------------------------
 
 
-def run(cfg: Run, *, command: list[str]) -> list[dict[str, Any]]:
+def run(cfg: Run, *, command: list[str], alone: bool = False) -> list[dict[str, Any]]:
     """Runs or resumes self-play in cfg.folder. -> one row of results per iteration
 
+    alone  whether it says at length what it begins: not one of many runs
     Raises ValueError for what a user can mend: unreachable model or data, a folder in use or with
     another configuration.
     """
@@ -111,8 +112,11 @@ def run(cfg: Run, *, command: list[str]) -> list[dict[str, Any]]:
                     # maybe configured to keep less than before
                     world.main(retention.prune, cfg, folder)
                 else:
-                    log.info("%s", folder.path)
+                    log.info("%s", banner.beginning(cfg) if alone else folder.path)
                     with _session(cfg, folder, world, command, push) as session:
+                        if alone:
+                            facts, prompts = read_json(folder.data), session.inputs.prompts
+                            log.info("%s", banner.rows(cfg, facts, prompts))
                         play(session)
             return world.main(report.results, folder)
 
@@ -174,8 +178,6 @@ def _session(
         world.main(prepare, cfg, folder, policies(initial).renderer)
     inputs = Inputs(cfg, folder, initial)
     world.main(preflight.check_same_beginning, cfg, folder, inputs)
-    if world.is_main:
-        log.info("%s", banner.rows(cfg, read_json(folder.data), inputs.prompts))
     world.main(_record, cfg, folder, world, command)
     run_id, whole = world.main(sessions.begin, folder, cfg.track.wandb)
     shown = backends.of_launch(cfg.track, folder, run_id, whole=whole) if world.is_main else []

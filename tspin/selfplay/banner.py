@@ -1,5 +1,5 @@
 """What a run is, said as it begins: its model, objective and steps at once, its rows when they are
-encoded. No torch: the first lines come before it is imported.
+encoded.
 """
 
 from __future__ import annotations
