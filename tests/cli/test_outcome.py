@@ -192,7 +192,7 @@ def test_a_point_of_a_sweep_says_its_line_and_the_others_go_on(monkeypatch, tmp_
 
     done = []
 
-    def run(cfg, *, command):
+    def run(cfg, *, command, alone):
         if cfg.seed == 0:
             FOREIGN["SafetensorError"]()
         done.append(cfg.seed)
