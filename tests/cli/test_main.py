@@ -273,7 +273,7 @@ def test_what_is_out_of_reach_is_said_before_anything_is_loaded(
 def test_an_interrupt_ends_the_command_in_one_line(cli, monkeypatch, caplog, words):
     points = []
 
-    def interrupted(cfg, *, command):
+    def interrupted(cfg, *, command, alone):
         points.append(cfg)
         raise KeyboardInterrupt
 

@@ -358,7 +358,7 @@ def test_a_run_goes_on_from_its_last_adapters(tmp_path):
 
 def test_keys_of_a_run_without_it_are_what_they_were(tmp_path):
     """config.yaml of an older version lacks them; the keys of iterations never had them."""
-    plain = compose()
+    plain = compose("track.report=true")
     assert not any(key in ADDED for facts in history(plain, 1) for key in facts)
     assert "model.lora.rank" in history(RUN, 0)[0]
     old, folder = dump(plain), RunDir(tmp_path)

@@ -60,7 +60,7 @@ def test_a_step_that_is_not_finite_names_its_prompts():
     triplets, policy = random_triplets(2), random_policy()
     recipe = recipe_of(LOSSES["tspin"], triplets)
     recipe = replace(recipe, loss=lambda logps, reference: (logps.annotated * torch.nan, {}))
-    recipe.loss.roles, recipe.loss.needs_reference = LOSSES["tspin"].roles, False
+    recipe.loss.roles, recipe.loss.reference_roles = LOSSES["tspin"].roles, ()
     optimizer = build_optimizer(policy, CFG.optim)
     with pytest.raises(FloatingPointError, match="step 3: loss nan .* prompts 0, 1. .* nothing"):
         step.gradient_step(
