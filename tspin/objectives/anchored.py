@@ -99,13 +99,13 @@ class Anchored(Objective):
             compared = policy.per_token()
             against = None if reference is None else reference.per_token()
         inner_against = against if self.needs_reference else None
-        capped = compared
-        if self.anchors.cap is not None:
-            capped = _capped(compared, inner_against, self.anchors.cap)
-        losses, _ = self.objective(capped, inner_against)
-        _, metrics = self.objective(compared.detached(), inner_against)
-        metrics |= reward_metrics(self, policy, reference if self.needs_reference else None)
-        if self.anchors.cap is not None:
+        losses, metrics = self.objective(compared, inner_against)
+        if self.anchors.average:  # reported are whole responses
+            metrics |= reward_metrics(self, policy, reference if self.needs_reference else None)
+        if self.anchors.cap is not None:  # of the losses; metrics show margins as they are
+            losses, _ = self.objective(
+                _capped(compared, inner_against, self.anchors.cap), inner_against
+            )
             metrics |= _weights_below(metrics, self.anchors.cap)
         if self.anchors.nll is not None:
             losses = losses - self.anchors.nll * compared["annotated"]
@@ -123,20 +123,13 @@ def _capped(policy: Logps, reference: Logps | None, cap: float) -> Logps:
     There y and y0 stand a constant away from y', so that the margin has no gradient.
     """
     y, s, p = policy["annotated"], policy["synthetic"], policy.proto
-    current, historical = current_advantage(policy), historical_advantage(policy)
-    if reference is None:
-        far, furthest = current > cap, s + cap
-    else:
-        c_ref = current_advantage(reference)
-        far, furthest = current - c_ref > cap, s + (cap + c_ref)
-    values: dict[Role, Tensor] = {"annotated": furthest.where(far, y)}
-    if p is not None and historical is not None:
-        h_ref = None if reference is None else historical_advantage(reference)
-        if h_ref is None:
-            far, furthest = historical > cap, s - cap
-        else:
-            far, furthest = historical - h_ref > cap, s - (cap + h_ref)
-        values["proto"] = furthest.where(far, p)
+    c, h = current_advantage(policy), historical_advantage(policy)
+    c_ref = None if reference is None else current_advantage(reference)
+    h_ref = None if reference is None else historical_advantage(reference)
+    most_c, most_h = (cap if of_ref is None else cap + of_ref for of_ref in (c_ref, h_ref))
+    values: dict[Role, Tensor] = {"annotated": (s + most_c).where(c > most_c, y)}
+    if p is not None and h is not None:
+        values["proto"] = (s - most_h).where(h > most_h, p)
     return policy.with_values(values)
 
 
