@@ -95,16 +95,6 @@ class _Entry:
         return artifact.path / self.name
 
 
-# What changes in the folder of a run as it goes on, for whoever follows it.
-WATCHED = (
-    "config.yaml",
-    "heartbeat.json",
-    "iter_*/*.json",
-    "iter_*/metrics.jsonl",
-    "base/eval.json",
-)
-
-
 @dataclass(frozen=True)
 class Responses:
     """A folder of sampled responses: part-*.parquet, then manifest.json, written last."""
