@@ -150,7 +150,8 @@ def test_tasks_of_ones_own_from_the_command_line(forker, tmp_path):
     )
     run = [*SMALL, "selfplay.iterations=1", "track=none", "track.report=false"]
     run += [f"runs_dir={tmp_path}", "name=run"]
-    forker.python("main.py", *run, "evals=local", f"evals.tasks_dir={tasks}", cwd=ROOT)
+    done = forker.python("main.py", *run, "evals=local", f"evals.tasks_dir={tasks}", cwd=ROOT)
+    assert "sums acc,none" in done.err
     folder = RunDir(tmp_path / "run")
     for out in (folder.base, folder.iteration(0)):
         sums = read_json(out.evaluation)["benchmarks"]["sums"]

@@ -9,7 +9,7 @@ import sys
 import pytest
 from support.terminal import on_a_terminal
 
-from tspin.tools.terminal import progress, results_table, table
+from tspin.tools.terminal import benchmark_rows, progress, table
 
 # --- progress --------------------------------------------------------------------------------
 
@@ -122,13 +122,15 @@ with progress(4, "train", "step", initial=1) as bar:
 
 
 def test_results_table_with_missing_values():
-    text = results_table(
+    text = table(
+        "Iterations",
         [
             {"iteration": 0, "loss": 0.693147, "logps_annotated": -1234.56, "both": 12345}
             | {"accuracy_greedy": None, "accuracy_sampled": None, "seconds": {"train": 2.5}},
             {"iteration": 1, "loss": 1e-7, "accuracy_greedy": 0.5, "seconds": {"train": 3.0}}
             | {"rewards/annotated": -0.25},
-        ]
+        ],
+        first=("iteration", "loss", "accuracy_greedy", "both", "rewards_annotated"),
     )
     assert text.isascii()
     assert [re.sub("--+", "rule", line).split() for line in text.splitlines()] == [
@@ -150,8 +152,7 @@ def test_benchmarks_stand_in_a_table_of_their_own():
         {"iteration": 1, "loss": 0.5}
         | {"benchmarks": {"mmlu acc,none": {"value": 0.5, "stderr": None}}},
     ]
-    iterations, found = results_table(rows).split("\n\n")
-    assert "benchmarks" not in iterations
+    found = table("Benchmarks", benchmark_rows(rows))
     assert [line.split() for line in found.splitlines()][1:3] == [
         ["after", "after"],
         ["benchmark", "0", "1"],

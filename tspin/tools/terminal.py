@@ -28,19 +28,6 @@ WIDE = 100_000  # characters: wider than any table
 LOG_SECONDS = 30.0  # between two lines of a stage in a log
 LINE = "{desc}: {n_fmt}/{total_fmt} ({percentage:.1f}%), {rate_fmt}, {remaining} left{postfix}"
 
-# The order of the table's columns; each is named in docs/runs.md.
-RESULT_COLUMNS = (
-    "iteration",
-    "loss",
-    *("average", "accuracy_greedy", "accuracy_sampled", "accuracy_cool", "perplexity"),
-    *("both", "reward_only", "logp_only", "neither", "tied_reward", "tied_logp"),
-    *("rewards_annotated", "rewards_synthetic", "rewards_proto"),
-    *("logps_annotated", "logps_synthetic", "logps_proto"),
-    *("tokens_per_second", "useful_tokens_per_second", "padding_share", "flop_utilisation"),
-    *("seconds_generate", "seconds_score", "seconds_train", "seconds_evaluate"),
-    *("time_share_generate", "time_share_score", "time_share_train", "time_share_evaluate"),
-)
-
 # Rich's SIMPLE box in ASCII: a rule below the header, nothing else.
 _HEADER_RULE = Box("    \n    \n -- \n    \n    \n -- \n    \n    \n", ascii=True)
 _MARKS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")  # turn a line around
@@ -99,19 +86,6 @@ def progress(
 def terminal_width() -> int:
     """In characters; without a terminal wider than any table."""
     return shutil.get_terminal_size((WIDE, 24)).columns
-
-
-def results_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The tables at the end of a run: one row per iteration, RESULT_COLUMNS first, then benchmarks.
-
-    Cut into blocks of columns where the terminal is too narrow for it, whole elsewhere.
-    """
-    width = terminal_width()
-    plain = [{key: row[key] for key in row if key != "benchmarks"} for row in rows]
-    tables = [table("Iterations", plain, first=RESULT_COLUMNS, width=width)]
-    if benchmarks := benchmark_rows(rows):
-        tables.append(table("Benchmarks", benchmarks, width=width))
-    return "\n\n".join(tables)
 
 
 def benchmark_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:

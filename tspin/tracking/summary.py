@@ -14,7 +14,7 @@ from tspin.objectives.contingency import CELLS
 from tspin.runs import commands, comparison
 from tspin.runs.artifacts import Iteration, RunDir
 from tspin.tools.files import read_json
-from tspin.tools.terminal import table
+from tspin.tools.terminal import benchmark_rows, table
 
 WIDTH = 100  # characters of the table, in a terminal and in a pipe
 BASE = "base"
@@ -28,6 +28,8 @@ def text(folder: RunDir, rows: Sequence[Mapping[str, Any]], *, alone: bool = Tru
     alone  False for a point of a multirun, which has an end of its own
     """
     parts = [end_table(folder, rows), sentence(folder, rows)]
+    if benchmarks := benchmark_rows(rows):
+        parts.insert(1, table("Benchmarks", benchmarks, width=WIDTH))
     if alone and (lines := next_commands(folder)):
         parts.append("what comes next:\n" + "\n".join(f"  {line}" for line in lines))
     return "\n\n".join(parts)
