@@ -21,6 +21,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile("tspin", deadline=None)  # a busy machine is no failure
 settings.load_profile("tspin")
 BY_FIXTURE = {"forker": "process", "stand_in": "process", "browser": "browser", "finished": "runs"}
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 LONG = ("process", "runs", "browser", "slow")
 
 
@@ -81,3 +82,21 @@ def own_logging():
     yield
     root.setLevel(level)
     root.handlers[:] = handlers
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Chromium, for the tests of pages; they are skipped where it or its driver is not."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    binary = next(filter(None, map(shutil.which, BROWSERS)), None)
+    driver = shutil.which("chromedriver")
+    if binary is None or driver is None:
+        pytest.skip("no Chromium with chromedriver: apt-get install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = binary
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    opened = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield opened
+    opened.quit()

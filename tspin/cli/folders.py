@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from tspin.runs.commands import INSTALLED
+
 SCRIPT = "tspin"  # the command that is installed
 
 
@@ -42,7 +44,7 @@ def recorded() -> list[str]:
 
     Of the installed command -m tspin run: it means the same, and needs no search path.
     """
-    return ["-m", SCRIPT, "run"] if _by_verb() else [sys.argv[0]]
+    return [*INSTALLED] if _by_verb() else [sys.argv[0]]
 
 
 def _by_verb() -> bool:

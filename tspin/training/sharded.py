@@ -33,6 +33,7 @@ from tspin.distributed.world import World
 from tspin.logprobs.fused_head import LossFunction
 from tspin.objectives import Role
 from tspin.policy.inference import linear_weights
+from tspin.policy.kernels import layers_of
 from tspin.policy.policy import Policy
 from tspin.training import shards
 from tspin.training.strategy import MicroBatch, Strategy, no_way_back, norm_of
@@ -80,13 +81,11 @@ def lowest_stage(policy: Policy, processes: int, memory: float) -> ZeroStage:
     return 2 if weights <= left else 3
 
 
-class Sharded(Strategy):
-    """A part of weights, gradients and state in every process."""
+class _InParts(Strategy):
+    """The modules of the policy in parts, around whose passes they are made whole."""
 
     def __init__(self, policy: Policy, world: World, stage: ZeroStage) -> None:
         super().__init__(policy, world)
-        self.shards = True
-        shards.check(policy)
         self._parts = _Parts(policy, self._forward, world, stage)
 
     def backward(
@@ -94,6 +93,15 @@ class Sharded(Strategy):
     ) -> None:
         with self._parts.during(micro_batch):
             super().backward(micro_batch, roles, loss_function)
+
+
+class Sharded(_InParts):
+    """A part of weights, gradients and state in every process."""
+
+    def __init__(self, policy: Policy, world: World, stage: ZeroStage) -> None:
+        shards.check(policy)
+        super().__init__(policy, world, stage)
+        self.shards = True
 
     def clip(self, limit: float | None) -> float:
         gradients: list[Tensor] = [
@@ -110,21 +118,17 @@ class Sharded(Strategy):
         shards.save_checkpoint(self.policy, self.world, folder)
 
 
-class ShardedBase(Strategy):
+class ShardedBase(_InParts):
     """A frozen base in shards, in the dtype in which it is held, and adapters whole in every
     process, the same to the last bit: their gradients are summed once a step.
     """
 
-    def __init__(self, policy: Policy, world: World, stage: ZeroStage) -> None:
-        super().__init__(policy, world)
-        self._parts = _Parts(policy, self._forward, world, stage)
-
     def backward(
         self, micro_batch: MicroBatch, roles: tuple[Role, ...], loss_function: LossFunction
     ) -> None:
-        with self._parts.during(micro_batch):
-            super().backward(micro_batch, roles, loss_function)
-            if micro_batch.is_last:
+        super().backward(micro_batch, roles, loss_function)
+        if micro_batch.is_last:
+            with no_way_back():
                 _sum([p.grad for p in adapters(self.policy) if p.grad is not None])
 
 
@@ -221,8 +225,7 @@ class _Parts:
 
 def _layers(policy: Policy) -> list[nn.Module]:
     """ValueError for a model that does not say what they are."""
-    kinds = set(policy.model._no_split_modules or ())
-    layers = [m for m in policy.model.modules() if type(m).__name__ in kinds]
+    layers = layers_of(policy.model)
     if not layers:
         raise ValueError(
             f"{type(policy.model).__name__} does not say what its layers are, which "
