@@ -39,7 +39,7 @@ from tspin.objectives import ROLES, Logps
 from tspin.planning import shapes
 from tspin.planning.memory import Memory, memory
 from tspin.policy.inference import narrow
-from tspin.policy.policy import Policy
+from tspin.policy.policy import Policy, checkpoint
 from tspin.sampling import decode
 from tspin.tools.files import write_text
 from tspin.training.optimizer import build_optimizer
@@ -144,7 +144,7 @@ def train(run: Run, model: PreTrainedModel, device: Device) -> None:
     """
     policy, path = _policy(model, device)
     if run.compute.gradient_checkpointing:
-        model.activation_checkpointing_enable({"use_reentrant": False})
+        checkpoint(model)
     model.train()
     optimizer = build_optimizer(policy, run.optim)
     for group in optimizer.param_groups:

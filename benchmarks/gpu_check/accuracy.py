@@ -9,7 +9,6 @@ import torch
 
 from benchmarks.gpu_check.models import (
     apart_per_token,
-    checkpoint,
     cosine,
     gradient,
     mean_loss,
@@ -27,7 +26,7 @@ from tspin.logprobs import attention
 from tspin.objectives import ROLES
 from tspin.policy import dtypes
 from tspin.policy.inference import narrow
-from tspin.policy.policy import Policy
+from tspin.policy.policy import Policy, checkpoint
 from tspin.runs import provenance
 from tspin.runs.artifacts import RunDir
 from tspin.stages.score import score

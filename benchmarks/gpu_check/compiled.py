@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -18,9 +17,8 @@ from benchmarks.gpu_check.models import (
     timed,
     triplets,
 )
-from benchmarks.gpu_check.results import Outcome, Skip, verdict
+from benchmarks.gpu_check.results import Outcome, verdict
 from benchmarks.gpu_check.setting import Setting
-from tspin.config.run import ComputeConfig
 from tspin.data.triplets import Triplet
 from tspin.objectives import ROLES
 from tspin.policy.kernels import compile_layers
@@ -30,12 +28,9 @@ from tspin.training.cut import Cut
 
 NATS = 0.01  # a token: fused kernels round in other places
 COSINE = 0.999
-KEY = "compile"
 
 
 def compiled(setting: Setting) -> Iterator[Outcome]:
-    if KEY not in {field.name for field in fields(ComputeConfig)}:
-        raise Skip(f"this version has no compute.{KEY}")
     shape, folder = setting.mistral(4), setting.folder / "model"
     random_model(setting, shape, dtype=torch.bfloat16).save_pretrained(folder)
     renderer_of(shape).tokenizer.save_pretrained(folder)
@@ -62,7 +57,7 @@ def _computed(
 ) -> tuple[float, dict[tuple[str, int, str], float], list[torch.Tensor]]:
     """-> seconds of a gradient once all is compiled, scores, the gradient"""
     by_key = on and not setting.tiny
-    run, cut = setting.run(f"compute.{KEY}={str(by_key).lower()}"), Cut(4, None)
+    run, cut = setting.run(f"compute.compile={str(by_key).lower()}"), Cut(4, None)
     policy = load(folder, template="none", compute=run.compute, precision=run.optim.precision)
     if on and setting.tiny:  # all but machine code, which takes a CPU a minute
         compile_layers(policy.model, backend="aot_eager")

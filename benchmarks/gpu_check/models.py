@@ -19,7 +19,7 @@ from tspin.data.triplets import Key, Triplet
 from tspin.objectives import ROLES, Objective, Role
 from tspin.planning.shapes import Shape
 from tspin.policy import dtypes
-from tspin.policy.policy import Policy
+from tspin.policy.policy import Policy, checkpoint
 from tspin.stages.score import score
 from tspin.training.cut import Cut
 from tspin.training.optimizer import trained
@@ -73,13 +73,6 @@ def policy_of(
     policy = Policy(model, renderer_of(shape), how.device, how.autocast, run.compute.attention)
     _ = policy.packed  # as policy.load has it: sampling goes through the same attention
     return policy
-
-
-def checkpoint(model: PreTrainedModel) -> None:
-    """Turns gradient checkpointing on, by the name that this version of transformers has for it."""
-    old = "gradient_checkpointing_enable"
-    enable = getattr(model, "activation_checkpointing_enable", None) or getattr(model, old)
-    enable({"use_reentrant": False})
 
 
 def triplets(

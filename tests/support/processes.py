@@ -21,7 +21,7 @@ from torch.distributed import TCPStore
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from support.tiny import LOSSES, compose, play, random_policy, random_triplets
+from support.tiny import LOSSES, checkpointed, compose, play, random_policy, random_triplets
 from tspin import micro
 from tspin.data.triplets import epoch, micro_batches
 from tspin.distributed import failure
@@ -140,9 +140,7 @@ def mixed(world, folder):
         compute = replace(COMPUTE, zero_stage=stage, gradient_checkpointing=True)
         policy = random_policy(dtype=torch.float32, seed=3, scale=0.5, tied=tied)
         policy = replace(policy, autocast=torch.bfloat16)
-        enable = getattr(policy.model, "activation_checkpointing_enable", None)
-        (enable or policy.model.gradient_checkpointing_enable)({"use_reentrant": False})
-        policy.model.train()
+        checkpointed(policy.model)
         assert policy.packed is not None
         recipe = Recipe(loss=LOSSES["tspin"], optim=OPTIM, compute=compute, seed=0, t=1)
         strategy = strategy_of(policy, compute, replace(world, parallel="fsdp2"))

@@ -18,7 +18,7 @@ from tspin.data.tokens import Renderer
 from tspin.data.triplets import Triplet
 from tspin.micro import folder
 from tspin.objectives import SFT, SPIN, TSPIN, TSPINRef, WithoutHA
-from tspin.policy.policy import Policy
+from tspin.policy.policy import Policy, checkpoint
 from tspin.runs.artifacts import RunDir
 from tspin.selfplay import algorithm
 from tspin.stages import train
@@ -61,10 +61,8 @@ def random_model(*, vocab_size=294, seed=0, dtype=torch.float64, scale=1.0, tied
 
 
 def checkpointed(model):
-    """Turns gradient checkpointing on, whose name changes during transformers 5."""
-    old = "gradient_checkpointing_enable"
-    enable = getattr(model, "activation_checkpointing_enable", None) or getattr(model, old)
-    enable({"use_reentrant": False})
+    """Turns gradient checkpointing on, and the mode in which it acts."""
+    checkpoint(model)
     model.train()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from tspin.cli.options import Parser
 from tspin.cli.status import survey
 from tspin.planning.disk import amount, bytes_in
-from tspin.runs import evaluation, removal
+from tspin.runs import comparison, removal
 from tspin.runs.artifacts import RunDir, run_dirs
 from tspin.tools.spelling import unknown
 from tspin.tools.terminal import table, terminal_width
@@ -46,13 +46,13 @@ def describe(runs: Path, *, width: int) -> str:
     rows = []
     for status in survey(runs):
         folder = RunDir(Path(status.folder))
-        numbers = [evaluation.main_number(folder.iteration(t)) for t in folder.iterations()[-1:]]
-        name, value = next(filter(None, numbers), (None, None))
+        worths = [comparison.worth(folder.iteration(t)) for t in folder.iterations()[-1:]]
+        worth = next(filter(None, worths), None)
         rows.append(
             {
                 "run": status.run,
                 "iterations": f"{status.complete} of {status.of or '?'}",
-                "last": None if value is None else f"{_word(name)} {value:.4g}",
+                "last": None if worth is None else f"{worth.name} {worth.value:.4g}",
                 "size": amount(bytes_in(folder.path)),
                 "state": STATES.get(status.state, "stopped"),
             }
@@ -100,7 +100,3 @@ def _agreed(folders: Sequence[RunDir], size: str) -> bool:
         raise ValueError("nobody is there to be asked: add --yes")
     names = ", ".join(str(folder.path) for folder in folders)
     return input(f"remove {names} ({size})? [y/N] ").strip().lower() in ("y", "yes")
-
-
-def _word(metric: str | None) -> str:
-    return "perplexity" if metric == "perplexity" else "accuracy"

@@ -172,10 +172,7 @@ def load(
         bos_token_id=text.tokenizer.bos_token_id,
     )
     if compute.gradient_checkpointing:
-        # The name changes during transformers 5.
-        old = "gradient_checkpointing_enable"
-        enable = getattr(model, "activation_checkpointing_enable", None) or getattr(model, old)
-        enable({"use_reentrant": False})
+        checkpoint(model)
     model.eval()  # train() alone turns training mode on, for checkpointing
     dropout = lora is not None and lora.dropout > 0
     compiled = kernels.Compiled() if compute.compile else None
@@ -188,6 +185,14 @@ def load(
     if compiled is not None:
         kernels.compile_layers(model, compiled)
     return policy
+
+
+def checkpoint(model: PreTrainedModel) -> None:
+    """Turns gradient checkpointing on, whose name changes during transformers 5; it acts in
+    training mode alone."""
+    old = "gradient_checkpointing_enable"
+    enable = getattr(model, "activation_checkpointing_enable", None) or getattr(model, old)
+    enable({"use_reentrant": False})
 
 
 def renderer(folder: Path, *, template: Rendering | str) -> Renderer:

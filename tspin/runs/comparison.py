@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tspin.runs.artifacts import Iteration
-from tspin.runs.evaluation import MAIN
-from tspin.tools.files import read_json
+from tspin.runs.evaluation import main_estimate
 from tspin.tools.intervals import Interval, Z, bootstrap, wilson
 from tspin.tools.parquet import each_row
 
@@ -52,13 +51,9 @@ class Worth:
 
 def worth(out: Iteration, metric: str | None = None) -> Worth | None:
     """By the first of evaluation.MAIN that eval.json has, or by the one given; None without it."""
-    if not out.evaluation.exists():
+    if (main := main_estimate(out, metric)) is None:
         return None
-    heldout = read_json(out.evaluation).get("heldout", {})
-    name = next((name for name in (metric and [metric] or MAIN) if name in heldout), None)
-    if name is None:
-        return None
-    estimate = heldout[name]
+    name, estimate = main
     value, stderr = estimate["value"], estimate["stderr"]
     if name.startswith("exact_match"):
         return Worth(name, value, *wilson(value, estimate["n"], stderr=stderr))

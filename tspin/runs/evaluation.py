@@ -40,12 +40,19 @@ def write(out: Iteration, benchmarks: dict[str, Any]) -> None:
     write_json(out.evaluation, ({"heldout": heldout} if heldout else {}) | benchmarks)
 
 
-def main_number(out: Iteration) -> tuple[str, float] | None:
-    """The metric of MAIN that eval.json has, and its value; None where no prompt is held out."""
+def main_estimate(out: Iteration, metric: str | None = None) -> tuple[str, Estimate] | None:
+    """The first metric of MAIN that eval.json has, or the one given; None without it."""
     if not out.evaluation.exists():
         return None
     heldout = read_json(out.evaluation).get("heldout", {})
-    return next(((name, heldout[name]["value"]) for name in MAIN if name in heldout), None)
+    names = MAIN if metric is None else (metric,)
+    return next(((name, heldout[name]) for name in names if name in heldout), None)
+
+
+def main_number(out: Iteration) -> tuple[str, float] | None:
+    """The main metric and its value; None where no prompt is held out."""
+    estimate = main_estimate(out)
+    return None if estimate is None else (estimate[0], estimate[1]["value"])
 
 
 def divergence(out: Iteration) -> str | None:
