@@ -9,22 +9,21 @@ import numpy as np
 from benchmarks.gpu_check.models import (
     GB,
     begin_peak,
-    card_memory,
+    fitting,
     peak,
     policy_of,
     timed,
 )
-from benchmarks.gpu_check.results import Figure, Outcome, Skip, measured, verdict
+from benchmarks.gpu_check.results import Figure, Outcome, measured, verdict
 from benchmarks.gpu_check.setting import Setting
 from tspin.config.run import Run
-from tspin.planning.memory import Memory, memory
+from tspin.planning.memory import Memory
 from tspin.planning.shapes import Shape
 from tspin.policy.inference import narrow
 from tspin.sampling.native import Native
 from tspin.sampling.requests import Draws, Request
 
 GOAL = 2500.0  # tokens a second
-SHARE = 0.95  # of the free memory that a plan may take
 
 
 def long_prompts(setting: Setting) -> Iterator[Outcome]:
@@ -87,10 +86,4 @@ def _fitting(setting: Setting, slots: int, prompt: int) -> tuple[Shape, Run, Mem
         f"model.max_length={prompt + sampled}",
         f"model.max_prompt_length={prompt}",
     )
-    free = float("inf") if setting.tiny else SHARE * card_memory()
-    for layers in (32, 24, 16, 8, 4):
-        shape = setting.mistral(layers)
-        plan = memory(shape, run, device="cpu" if setting.tiny else "cuda")
-        if plan.sampling < free:
-            return shape, run, plan
-    raise Skip(f"four layers are planned to take {plan.sampling / GB:.0f} GB")
+    return fitting(setting, [run], lambda plan: plan.sampling)

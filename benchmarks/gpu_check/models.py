@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 from transformers import MistralConfig, MistralForCausalLM, PreTrainedModel
 
+from benchmarks.gpu_check.results import Skip
 from benchmarks.gpu_check.setting import Setting
 from benchmarks.shapes import Llama
 from tspin.config.run import Run
 from tspin.data.tokens import Renderer
 from tspin.data.triplets import Key, Triplet
 from tspin.objectives import ROLES, Objective, Role
+from tspin.planning.memory import Memory, memory
 from tspin.planning.shapes import Shape
 from tspin.policy import dtypes
 from tspin.policy.policy import Policy, checkpoint
@@ -28,6 +30,7 @@ from tspin.training.recipe import Recipe
 from tspin.training.step import Part, accumulate
 
 GB = 1e9
+SHARE = 0.95  # of the free memory that a plan may take
 
 
 def random_model(setting: Setting, shape: Shape, *, dtype: torch.dtype) -> PreTrainedModel:
@@ -195,3 +198,20 @@ def card_memory() -> int:
     """Bytes of the card that nobody holds."""
     free, _ = torch.cuda.mem_get_info()
     return int(free)
+
+
+def fitting(
+    setting: Setting, runs: Sequence[Run], taken: Callable[[Memory], float]
+) -> tuple[Shape, Run, Memory]:
+    """The most layers, and the first of the runs, whose plan the card has room for.
+
+    taken  bytes of a plan that have to fit. Raises Skip where four layers do not
+    """
+    free = float("inf") if setting.tiny else SHARE * card_memory()
+    for layers in (32, 24, 16, 8, 4):
+        for run in runs:
+            shape = setting.mistral(layers)
+            plan = memory(shape, run, device="cpu" if setting.tiny else "cuda")
+            if taken(plan) < free:
+                return shape, run, plan
+    raise Skip(f"four layers are planned to take {taken(plan) / GB:.0f} GB")

@@ -19,17 +19,17 @@ import tspin
 from benchmarks.gpu_check.models import (
     GB,
     begin_peak,
-    card_memory,
+    fitting,
     peak,
     policy_of,
     recipe_of,
     timed,
     triplets,
 )
-from benchmarks.gpu_check.results import Figure, Outcome, Skip, measured, verdict
+from benchmarks.gpu_check.results import Figure, Outcome, measured, verdict
 from benchmarks.gpu_check.setting import Setting
 from tspin.config.run import Run
-from tspin.planning.memory import Memory, memory
+from tspin.planning.memory import Memory
 from tspin.planning.shapes import Shape
 from tspin.training.cut import Cut
 from tspin.training.optimizer import build_optimizer
@@ -43,7 +43,6 @@ NEAR = 0.10  # of the plan
 STEPS = 3
 TOP = 15
 SYNCS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy")
-SHARE = 0.95  # of the free memory that a plan may take
 MICRO_BATCH = 6
 PACKAGE = str(Path(tspin.__file__).parent)
 
@@ -118,14 +117,7 @@ def _fitting(
         f"compute.gradient_checkpointing={str(checkpointing).lower()}",
     )
     runs = [setting.run(*words, f"optim.precision={precision}") for precision in precisions]
-    free = float("inf") if setting.tiny else SHARE * card_memory()
-    for layers in (32, 24, 16, 8, 4):
-        for run in runs:
-            shape = setting.mistral(layers)
-            plan = memory(shape, run, device="cpu" if setting.tiny else "cuda")
-            if plan.training < free:
-                return shape, run, plan
-    raise Skip(f"four layers are planned to take {plan.training / GB:.0f} GB")
+    return fitting(setting, runs, lambda plan: plan.training)
 
 
 def _memory(setting: Setting, plan: Memory, facts: dict[str, Figure]) -> Outcome:

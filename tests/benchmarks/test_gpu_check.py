@@ -17,7 +17,7 @@ from support import vllm_stand_in
 from support.waiting import until
 
 from benchmarks.gpu_check import __main__ as command
-from benchmarks.gpu_check import compiled, engine, runner, step, vllm
+from benchmarks.gpu_check import compiled, engine, models, runner, step, vllm
 from benchmarks.gpu_check.checks import CHECKS
 from benchmarks.gpu_check.results import Line, Outcome, Report, Skip, measured, verdict
 from benchmarks.gpu_check.runner import Check
@@ -205,7 +205,7 @@ def test_every_name_of_torch_is_there():
 def test_a_step_is_as_large_as_the_plan_allows(
     memory, checkpointing, layers, precision, monkeypatch, tmp_path
 ):
-    monkeypatch.setattr(step, "card_memory", lambda: memory)
+    monkeypatch.setattr(models, "card_memory", lambda: memory)
     precisions = ("fp32_master", "bf16_stochastic") if checkpointing else ("bf16_stochastic",)
     shape, run, plan = step._fitting(Setting(False, tmp_path), checkpointing, precisions)
     assert (shape.layers, run.optim.precision) == (layers, precision)
@@ -220,7 +220,7 @@ def test_a_step_is_as_large_as_the_plan_allows(
 def test_a_sampled_batch_is_of_as_many_layers_as_the_card_holds(
     memory, layers, monkeypatch, tmp_path
 ):
-    monkeypatch.setattr(engine, "card_memory", lambda: memory)
+    monkeypatch.setattr(models, "card_memory", lambda: memory)
     shape, run, _ = engine._fitting(Setting(False, tmp_path), 64, 1792)
     assert (shape.layers, run.max_prompt_length) == (layers, 1792)
 
