@@ -13,12 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.options import command
-from analysis.wandb.sync import Content, each_run, id_of
+from analysis.wandb.sync import Content, each_run, id_of, tell
 from tspin.runs.artifacts import RunDir
-from tspin.tools.files import remove, write_json
+from tspin.tools.files import remove
 from tspin.tools.spelling import unknown
 from tspin.tracking import backends, replay
-from tspin.tracking.tracker import Tracker
 
 DEFAULTS = {"to": "tensorboard", "runs": "runs", "out": "report"}
 
@@ -40,11 +39,7 @@ def sync(folder: RunDir, *, to: str, out: Path) -> str:
         store /= folder.path.name
         remove(store)
     backend = backends.local(to, identity, store, run_id, fresh=True)
-    with Tracker([backend], strict=True) as tracker:
-        replay.run(folder, tracker)
-        tracker.finish(exit_code=0 if complete else 1)
-    write_json(written, {"name": identity.name})
-    return "synced" if complete else "synced as far as it is: the run is not complete"
+    return tell(folder, identity, backend, complete=complete, written=written)
 
 
 def main(arguments: Sequence[str]) -> None:

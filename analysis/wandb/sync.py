@@ -25,7 +25,7 @@ from tspin.tools.files import digest, read_json, remove, write_json
 from tspin.tools.spelling import unknown
 from tspin.tracking import replay
 from tspin.tracking.tracker import Tracker
-from tspin.tracking.view import Identity
+from tspin.tracking.view import Backend, Identity
 from tspin.tracking.wandb import AlreadyThere, Wandb, logged_in
 
 log = logging.getLogger("tspin")
@@ -75,15 +75,25 @@ def sync(folder: RunDir, identity: Identity, *, mode: Mode, out: Path) -> str:
     begun = place.exists()
     try:
         backend = Wandb(identity, mode=mode, folder=place, run_id=run_id, resume="never")
-        with Tracker([backend], strict=True) as tracker:
-            replay.run(folder, tracker)
-            tracker.finish(exit_code=0 if complete else 1)
+        return tell(folder, identity, backend, complete=complete, written=written)
     except AlreadyThere as error:
         if not begun:
             remove(place)  # sent from elsewhere
         elif not written.exists():
             return f"its upload was interrupted; the rest: wandb sync {place}/wandb/run-*"
         return str(error)
+
+
+def tell(
+    folder: RunDir, identity: Identity, backend: Backend, *, complete: bool, written: Path
+) -> str:
+    """A run to a tracker, from its files; a failure travels. -> what became of it, in words
+
+    written  a note that it has been done
+    """
+    with Tracker([backend], strict=True) as tracker:
+        replay.run(folder, tracker)
+        tracker.finish(exit_code=0 if complete else 1)
     write_json(written, {"name": identity.name})
     return "synced" if complete else "synced as far as it is: the run is not complete"
 
