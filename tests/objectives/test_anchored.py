@@ -5,21 +5,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from support.tiny import compose
+from support.triplet_logps import LENGTHS, POLICY, logps
 
-from tspin.objectives import SFT, SPACE, SPIN, SSD, TSPIN, Logps, SimPO, TSPINRef, WithoutHA
+from tspin.objectives import SFT, SPACE, SPIN, SSD, TSPIN, SimPO, TSPINRef, WithoutHA
 from tspin.objectives.anchored import Anchored, Anchors
 
-LENGTHS = {"annotated": [2, 10], "synthetic": [5, 19], "proto": [4, 9]}
-POLICY = {"annotated": [-3.0, -40.0], "synthetic": [-5.0, -38.0], "proto": [-4.0, -45.0]}
 REFERENCE = {"annotated": [-2.0, -41.0], "synthetic": [-4.5, -41.0], "proto": [-4.0, -44.0]}
-
-
-def logps(values, *, grad=False, lengths=LENGTHS):
-    made = {
-        role: torch.tensor(row, dtype=torch.float64, requires_grad=grad)
-        for role, row in values.items()
-    }
-    return Logps(**made, lengths={role: torch.tensor(lengths[role]) for role in values})
 
 
 def test_none_is_the_objective_itself():

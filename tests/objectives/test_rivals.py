@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from support.triplet_logps import POLICY, logps
 
 from tspin.objectives import (
     CPO,
@@ -25,18 +26,7 @@ from tspin.objectives import (
     WithoutHA,
 )
 
-LENGTHS = {"annotated": [2, 10], "synthetic": [5, 19], "proto": [4, 9]}
-POLICY = {"annotated": [-3.0, -40.0], "synthetic": [-5.0, -38.0], "proto": [-4.0, -45.0]}
 REFERENCE = {"annotated": [-4.0, -41.0], "synthetic": [-4.5, -41.0], "proto": [-4.0, -44.0]}
-
-
-def logps(values, *, grad=False, lengths=LENGTHS):
-    made = {
-        role: torch.tensor(row, dtype=torch.float64, requires_grad=grad)
-        for role, row in values.items()
-    }
-    counts = {role: torch.tensor(lengths[role]) for role in values}
-    return Logps(**made, lengths=counts)
 
 
 def s(x):
