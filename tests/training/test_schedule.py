@@ -52,7 +52,7 @@ def test_from_the_first_step_warm_up_is_one_step_ahead(schedule, warmup):
 def test_learning_rate_schedule():
     """10 steps, 10% warm-up: peak after 1 step, then a line to 0 behind the last step."""
     optim = replace(OPTIM, warmup=0.1, schedule="linear", warmup_from="step")
-    assert factors(optim, 10) == pytest.approx([1, 1, 8 / 9, 7 / 9, 6 / 9, 5 / 9, 4 / 9, 3 / 9, 2 / 9, 1 / 9])
+    assert factors(optim, 10) == pytest.approx([1, *(left / 9 for left in range(9, 0, -1))])
     slow = replace(optim, warmup=0.5)
     assert [lr_factor(s, 10, slow) for s in range(4)] == pytest.approx([0.2, 0.4, 0.6, 0.8])
     assert lr_factor(9, 10, replace(optim, schedule="constant")) == 1
