@@ -75,7 +75,7 @@ def test_streams_of_all_lengths_run_in_one_graph_a_layer(fresh, attention, check
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="the compiler of torch.compile's code")
 def test_compiled_layers_give_the_log_probs_and_gradients_of_eager_ones(fresh):
-    eager, compiled = random_policy(), random_policy()  # float64
+    eager, compiled = (random_policy(layers=1) for _ in range(2))  # float64; each layer is compiled
     assert eager.packed is not None and compiled.packed is not None
     state = kernels.compile_layers(compiled.model)
     triplets = random_triplets(4)
@@ -83,7 +83,7 @@ def test_compiled_layers_give_the_log_probs_and_gradients_of_eager_ones(fresh):
     # transformers' RMSNorm rounds to float32, and code that is fused may round elsewhere.
     ours, theirs = gradient(compiled, triplets), gradient(eager, triplets)
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
-    assert state.failure is None and counters["stats"]["unique_graphs"] > 0
+    assert state.failure is None and counters["stats"]["unique_graphs"] == 1
 
 
 @pytest.mark.slow
