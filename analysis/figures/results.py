@@ -42,7 +42,8 @@ class Plan:
         return self.mistral is None or ("mistral" in setting.model) == self.mistral
 
     def shows(self, run: Run) -> bool:
-        """An objective as configured by default, and SFT on other numbers of pairs."""
+        """An objective as configured by default, SFT on other numbers of pairs too; where it is
+        open, any that the paper does not have, and with an anchor."""
         sized = run.loss == "sft" and run.differs_only_in("data.size")
         belongs = run.loss in self.losses or self.open and run.loss not in paper.LOSSES
         return belongs and (run.is_main or sized or self.open and run.is_anchored)
@@ -164,13 +165,19 @@ def _of_setting(runs: Runs, setting: Setting, name: str, plan: Plan) -> Piece:
     lines += missing.iterations(chosen) + missing.numbers(chosen, values, shown)
     own, others = chosen.where(plan.owns), chosen.where(lambda run: not plan.owns(run))
     lines += missing.seeds(own, plan.sweep, setting)
-    for label, (run, *_) in others.by_label().items():
-        words = (f"loss={run.loss}", *(f"{key}={value}" for key, value in run.variant.items()))
-        members = others.where(lambda run, label=label: run.label == label)  # type: ignore[misc]
-        lines += missing.seeds(members, plan.sweep, setting, *words)
+    for label in others.labels():
+        lines += _seeds_beside(others, label, plan, setting)
     beside = ", and objectives beside them" if len(others) else ""
     caption = f"{plan.what}{beside}, {setting}"
     return _piece(name, plan, caption, values, shown, lines, chosen.pairs())
+
+
+def _seeds_beside(others: Runs, label: str, plan: Plan, setting: Setting) -> list[str]:
+    """missing.seeds of one method that the sweep has by its name alone."""
+    members = others.where(lambda run: run.label == label)
+    (run, *_) = members
+    words = [f"{key}={value}" for key, value in run.variant.items()]
+    return missing.seeds(members, plan.sweep, setting, f"loss={run.loss}", *words)
 
 
 def _of_paper(plan: Plan, name: str) -> Piece:

@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 class KTO(ScaledObjective):
     """1 - s(beta (r_y - z_y')) + 1 - s(beta (z_y - r_y')), z = max(0, E r); reward beta * r.
 
-    Kahneman-Tversky optimisation (arXiv 2402.01306, eqs. 7 and 8, both weights 1) on pairs. The
-    paper's: z stands for KL(pi || pi_t), is estimated from responses of the batch that belong to
-    other prompts, is at least 0 and has no gradient. Where responses come in pairs, its authors'
-    first report estimates it for each half by the other half, as TRL's former loss `kto_pair`
-    did: that is taken here, without the second model pass that other prompts' responses need.
-    Ours: the batch is that of the step, however it is cut.
+    Kahneman-Tversky optimisation (arXiv 2402.01306, eq. 7, both weights 1) on pairs. The paper's:
+    z stands for KL(pi || pi_t), is estimated from responses of the batch that belong to other
+    prompts, is at least 0 and has no gradient. Where responses come in pairs, its authors' first
+    report estimates it for each half by the other half, as TRL's former loss `kto_pair` did: that
+    is taken here, without the second model pass that other prompts' responses need. Ours: the
+    batch is that of the step, however it is cut.
 
     y' is sampled from pi_t, where E r = -KL(pi_t || pi): so z_y' is 0 but for noise and sampling
     at another temperature, and what is left of z is the gain of y, below which y' has to stay.
