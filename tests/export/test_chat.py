@@ -90,7 +90,7 @@ def talk(run):
 
     pid, terminal = pty.fork()
     if pid == 0:
-        words = ["-m", "tspin", "chat", f"run={run.path}", "greedy=true"]
+        words = ["-m", "tspin", "chat", f"run={run.path}", "greedy=true", "rounds=true"]
         os.execvp(sys.executable, [sys.executable, *words])
 
     def until(ending):
@@ -158,6 +158,7 @@ def test_ctrl_c_stops_an_answer_and_not_the_talk(run, call, monkeypatch):
     monkeypatch.setattr("tspin.sampling.native.respond", respond)
     code, output = call("chat", f"run={run.path}")
     assert code == 0 and output.count("(stopped)") == 1
+    assert "Every line is a prompt of its own (rounds=true: one conversation), /quit" in output
 
 
 def test_a_response_that_was_cut_says_so(run, call, monkeypatch):

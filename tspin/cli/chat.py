@@ -13,6 +13,7 @@ from tspin.cli.options import BOOLEAN, KeyParser
 from tspin.cli.stored_run import RUN, StoredRun
 from tspin.config.run import Run
 from tspin.data.cells import BadRow
+from tspin.data.templates import CHAT
 from tspin.sampling.requests import sample_seed
 from tspin.sampling.speaker import Answer, Question, Speaker
 from tspin.tools.spelling import unknown
@@ -30,14 +31,14 @@ WIDEST = 160  # of two columns
 def parser() -> KeyParser:
     options = KeyParser(
         "chat",
-        about="What you type goes on with the conversation, in the template and with the sampling "
-        "of the run;\nwhat no longer fits is left out, the earliest round first. The same words "
-        "again are another\nsample. An answer appears as it comes, two answers beside each other "
-        f"when both are there.\n\n  {RESET}   begins a new conversation\n"
+        about="What you type is answered in the template and with the sampling of the run; the "
+        "same words again\nare another sample. Under model.template=chat it goes on with the "
+        "conversation, and what no longer\nfits is left out, the earliest round first. An answer "
+        "appears as it comes, two answers beside each\nother when both are there.\n\n"
+        f"  {RESET}   begins a new conversation\n"
         f"  {QUIT[0]}    ends it; so do Ctrl-D and, at an empty line, Ctrl-C\n"
         "  Ctrl-C   stops an answer, which is then no part of the conversation\n\n"
-        "Lines may be piped: each is a prompt of its own, unless rounds=true. Under one seed the "
-        "same\nlines are answered alike.",
+        "Lines may be piped: each is a prompt of its own. Under one seed they are answered alike.",
         examples="  python -m tspin chat run=runs/NAME\n"
         f"  python -m tspin chat run=runs/NAME iteration=4 against={BASE}\n"
         "  python -m tspin chat run=runs/NAME --system='Answer in one word.'\n"
@@ -50,7 +51,9 @@ def parser() -> KeyParser:
     options.option("against", "another one, whose answers stand beside", default="")
     options.option("system", "a system message before every conversation", default="")
     options.option(
-        "rounds", f"false: every line is a prompt of its own; {AUTO}: where lines are piped",
+        "rounds",
+        "true: lines are one conversation; false: each is a prompt of its own; "
+        f"{AUTO}: by the template, and false where they are piped",
         default=AUTO, choices=(AUTO, *BOOLEAN),
     )  # fmt: skip
     options.option(
@@ -69,8 +72,10 @@ def main(arguments: Sequence[str]) -> None:
     greedy, at_terminal = options["greedy"] == "true", sys.stdin.isatty()
     if not options["seed"].isdecimal():
         raise ValueError(f"seed={options['seed']} is no whole number from 0")
-    goes_on = at_terminal if options["rounds"] == AUTO else options["rounds"] == "true"
     run = StoredRun.open(options["run"])
+    # A plain text template has a form for rounds, too, but one that no model has been trained on.
+    by_itself = at_terminal and run.cfg.model.template == CHAT
+    goes_on = by_itself if options["rounds"] == AUTO else options["rounds"] == "true"
     cfg = _longer(run.cfg, options["tokens"]) if options["tokens"] else run.cfg
     chosen = [options[key] for key in ("iteration", "against") if options[key]]
     by_name = dict(_weights(run, name) for name in chosen)
@@ -78,11 +83,13 @@ def main(arguments: Sequence[str]) -> None:
     for speaker in speakers:
         speaker.system = options["system"] or None
     if at_terminal:
+        lines = f"{RESET} begins a new conversation"
+        if not goes_on:
+            lines = "Every line is a prompt of its own (rounds=true: one conversation)"
         how = "greedy" if greedy else f"temperature {cfg.decoding.temperature:g}"
         sys.stdout.write(
             f"{run.folder.path.name}: {' and '.join(by_name)}, {how}, at most "
-            f"{cfg.decoding.max_new_tokens} tokens. "
-            f"{RESET} begins a new conversation, {QUIT[0]} ends it.\n"
+            f"{cfg.decoding.max_new_tokens} tokens. {lines}, {QUIT[0]} ends it.\n"
         )
     for number, line in enumerate(_lines(at_terminal)):
         if line.strip() == RESET:
