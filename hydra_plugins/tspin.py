@@ -62,8 +62,8 @@ class Points(Sweeper):
         todo, failed = plan.to_run(), {}
         log.info("%s\n", plan.describe() if todo else plan.line())
         if todo:
-            sweeps.announce(todo)
-            failed = self._launch(todo)
+            with sweeps.announced(plan):
+                failed = self._launch(todo)
         now = sweeps.plan(plan.name, plan.points)
         log.info("%s", now.summary(failed))
         if failed:

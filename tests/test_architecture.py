@@ -451,6 +451,7 @@ def test_every_import_is_a_declared_dependency():
         "tspin.policy.adapters": "lora",
         "tspin.policy.kernels": "liger",
         "tspin.tracking.mlflow": "mlflow",
+        "tspin.tracking.tensorboard": "tensorboard",
         "tspin.tracking.trackio": "trackio",
         "tspin.policy.quantization": "lora",
     }

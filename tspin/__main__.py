@@ -62,6 +62,7 @@ def main(arguments: Sequence[str]) -> int:
     verb = VERBS[name]
     try:
         importlib.import_module(verb.module).main([*verb.words, *rest])
+        sys.stdout.flush()  # or Python does so at its end, where a reader that left is no error
     except (Exception, KeyboardInterrupt) as error:
         return outcome.exit_code(error, arguments)
     except SystemExit as end:  # --help of argparse

@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import os
+import signal
 import sys
 
 import huggingface_hub
@@ -302,6 +303,29 @@ def test_main_py_interrupted_before_self_play_is_one_line(monkeypatch, capsys):
 
 
 # --- a run that diverges -------------------------------------------------------------------------
+
+
+def test_where_nobody_reads_any_more_a_command_ends_without_a_word(monkeypatch, tmp_path, capsys):
+    """`tspin status | head`, `python main.py --help | head`"""
+
+    def broken(*_):
+        raise BrokenPipeError
+
+    begins = {
+        "tspin.cli.status.main": lambda: tspin.__main__.main(["status"]),
+        "tspin.cli.run.job": lambda: main.run.main(["--help"]),
+    }
+    for name, begin in begins.items():
+        monkeypatch.setattr(name, broken)
+        with (tmp_path / "out").open("w") as out, monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", out)
+            try:
+                code = begin()
+            except SystemExit as end:
+                code = end.code
+            out.write("what was still to be written")
+        assert code == 128 + signal.SIGPIPE
+        assert (tmp_path / "out").read_text() == "" and capsys.readouterr().err == ""
 
 
 @pytest.mark.runs

@@ -7,7 +7,10 @@ import pytest
 from support.tiny import play
 
 from tspin.__main__ import main
-from tspin.tools.files import owner, read_json
+from tspin.cli import sweep
+from tspin.cli.command import check
+from tspin.runs import removal
+from tspin.tools.files import owner, read_json, write_json
 
 pytestmark = pytest.mark.runs
 
@@ -55,6 +58,24 @@ def test_what_is_not_removed(runs, capsys, monkeypatch):
     assert main(["rm", "tspin", "--runs", str(runs)]) == 0
     assert "nothing was removed" in capsys.readouterr().out
     assert (runs / "tspin/iter_1/done.json").exists()
+
+
+def test_a_point_of_a_live_multirun_is_not_removed(finished_copy, capsys):
+    """Announced, or done already; one that was killed holds nothing."""
+    runs = finished_copy.path.parent
+    words = ["-m", "coef.beta=0,0.1", "selfplay.keep=last", f"runs_dir={runs}", "track=none"]
+    plan = sweep.plan("betas", check(words).points)
+    done, begun = finished_copy.path, plan.points[0].folder.path
+    for holding, path in ((sweep.announced(plan), begun), (removal.holding([done]), done)):
+        with holding:
+            assert main(["rm", str(path), "--yes"]) == 1
+        assert "point of a multirun that goes on" in capsys.readouterr().err
+    assert removal.holder(done) is None
+    write_json(runs / removal.MULTIRUNS / "killed" / removal.POINTS, {"points": [done.name]})
+    assert main(["rm", str(done), "--yes"]) == 0 and not done.exists()
+    with removal.holding([done]):
+        assert [note.name for note in (runs / removal.MULTIRUNS).iterdir()] != ["killed"]
+    assert list((runs / removal.MULTIRUNS).iterdir()) == []
 
 
 def test_a_start_that_fails_before_the_first_artifact_leaves_no_run(tmp_path):

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from support import waiting
 
-from tspin.cli.chat import shown
+from tspin.cli import chat
+from tspin.cli.chat import side_by_side
 
 WIDE = "\u4f60"  # two columns of a terminal
 
@@ -37,7 +38,7 @@ def test_answers_of_another_length(run, call, monkeypatch, tokens, length):
     """The run's model.max_length is 64, and a prompt needs room."""
     lengths = []
 
-    def respond(policy, questions, how):
+    def respond(policy, questions, how, **_):
         lengths.append(how.max_new_tokens)
         return [[policy.renderer.eos_id]]
 
@@ -48,19 +49,38 @@ def test_answers_of_another_length(run, call, monkeypatch, tokens, length):
     assert code == 0 if length else output.startswith(f"error: tokens={tokens} is no whole number")
 
 
+def test_piped_lines_are_a_conversation_where_that_is_asked_for(run, call, monkeypatch):
+    """... up to /reset, and /reset is no prompt. By default each stands alone."""
+    seen = []
+
+    def respond(policy, requests, how, **_):
+        seen.append(policy.renderer.text(requests[0].prompt))
+        return [policy.renderer.response_ids("x")]
+
+    monkeypatch.setattr("tspin.sampling.native.respond", respond)
+    for words, numbers in (["rounds=true"], [1, 2, 1]), ([], [1, 1, 1]):
+        seen.clear()
+        monkeypatch.setattr(sys, "stdin", io.StringIO("a\nb\n/reset\nc\n"))
+        code, output = call("chat", f"run={run.path}", "--system=S", "tokens=1", *words)
+        assert code == 0 and output.count("\n\n") == 3
+        assert [text.count("Instruction") for text in seen] == numbers
+        assert all(text.startswith("S\n\n") for text in seen)
+
+
 def test_columns_and_rows():
     two = {"a": "x y", "b": ""}
-    assert shown(two, width=20) == "[a] x y\n[b] (nothing)\n\n"
-    head, rule, *rows = shown({"a": "one\n\ntwo", "b": WIDE * 20}, width=63).splitlines()
+    assert side_by_side(two, width=20) == "[a] x y\n[b] (nothing)"
+    head, rule, *rows = side_by_side({"a": "one\n\ntwo", "b": WIDE * 20}, width=63).splitlines()
     assert head.split() == ["a", "b"] and set(rule) == {"-"}
     left, right = zip(*((row[:28].strip(), row[28:].strip()) for row in rows if row), strict=True)
     assert left == ("one", "", "two")
     assert "".join(right) == WIDE * 20 and max(map(len, right)) * 2 <= 30
 
 
-def test_no_answer_steers_the_terminal():
-    text = shown({"a": "\x1b[2Jx\u202ey\r\x9b\ud800\tz\n\u4f60"}, width=80)
-    assert text == "\ufffd[2Jx\ufffdy\ufffd\ufffd\ufffd\tz\n\u4f60\n\n"
+def test_no_answer_steers_the_terminal(capsys):
+    chat._write("\x1b[2Jx\u202ey\r\x9b\ud800\tz\n\u4f60")
+    assert capsys.readouterr().out == "\ufffd[2Jx\ufffdy\ufffd\ufffd\ufffd\tz\n\u4f60"
+    assert side_by_side({"a": "\x1b"}, width=20) == "[a] \ufffd"
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +90,7 @@ def talk(run):
 
     pid, terminal = pty.fork()
     if pid == 0:
-        words = ["-m", "tspin", "chat", f"run={run.path}", "greedy=true"]
+        words = ["-m", "tspin", "chat", f"run={run.path}", "greedy=true", "rounds=true"]
         os.execvp(sys.executable, [sys.executable, *words])
 
     def until(ending):
@@ -96,7 +116,10 @@ def talk(run):
 @pytest.mark.process
 def test_at_a_terminal_it_says_whom_one_talks_to(talk):
     greeting, _ = talk
-    assert "outside: iteration 1, greedy, at most 10 tokens. /quit ends it.\n" in greeting
+    assert greeting.endswith(
+        "outside: iteration 1, greedy, at most 10 tokens. /reset begins a new conversation, "
+        "/quit ends it.\n> "
+    )
 
 
 @pytest.mark.process
@@ -108,10 +131,12 @@ def test_keys_at_a_terminal(talk):
     assert type_in(b"\n").strip() == ">" and type_in(b"   \n").strip() == ">"
     type_in(b"half", b"half")
     assert type_in(b"\x03").strip(" \n^C") == ">"
+    type_in(b"/reset\n")
     assert type_in(b"Say 1.\n").split("\n", 1)[1] == one
     assert type_in(b"\xff" + WIDE.encode() + b"\n").endswith("\n\n> ")
     long = type_in(b"x" * 3000 + b"\n")
-    assert re.search(r"\(of 30\d\d tokens of the prompt 54 are read: ", long)
+    assert re.search(r"\(too long, left out: \d earlier rounds? and the beginning of the p", long)
+    assert "did you mean /reset?" in type_in(b"/rest\n")
 
 
 def test_ctrl_c_stops_an_answer_and_not_the_talk(run, call, monkeypatch):
@@ -123,7 +148,7 @@ def test_ctrl_c_stops_an_answer_and_not_the_talk(run, call, monkeypatch):
         except StopIteration:
             raise EOFError from None
 
-    def respond(policy, questions, how):
+    def respond(policy, questions, how, **_):
         if sum(1 for _ in lines) == 0:
             return [[policy.renderer.eos_id]]
         raise KeyboardInterrupt
@@ -133,12 +158,13 @@ def test_ctrl_c_stops_an_answer_and_not_the_talk(run, call, monkeypatch):
     monkeypatch.setattr("tspin.sampling.native.respond", respond)
     code, output = call("chat", f"run={run.path}")
     assert code == 0 and output.count("(stopped)") == 1
+    assert "Every line is a prompt of its own (rounds=true: one conversation), /quit" in output
 
 
 def test_a_response_that_was_cut_says_so(run, call, monkeypatch):
     ended = {"yes": [40, 1], "no": [40]}
     for what, ids in ended.items():
-        monkeypatch.setattr("tspin.sampling.native.respond", lambda *_, ids=ids: [ids])
+        monkeypatch.setattr("tspin.sampling.native.respond", lambda *_, ids=ids, **__: [ids])
         monkeypatch.setattr(sys, "stdin", io.StringIO("Hi\n"))
         _, output = call("chat", f"run={run.path}")
         assert output.endswith(" ...\n\n") == (what == "no")

@@ -42,7 +42,8 @@ def test_a_run_with_your_objective(forker, tmp_path):
     lines = re.findall(r"^#     (.*)$", text, re.M)
     (tmp_path / "my_conf" / "loss" / "hinge.yaml").write_text("\n".join(lines))
     main = str(NOTEBOOKS.parents[1] / "main.py")
-    words = ["--config-dir", "my_conf", "loss=hinge", "name=mine", "track=none", *SMALL]
+    words = ["--config-dir", "my_conf", "loss=hinge", "name=mine", *SMALL]
+    words += ["track=none", "track.report=false"]
     forker.python(main, *words, cwd=tmp_path)
     assert (tmp_path / "runs" / "mine" / "iter_1" / "done.json").exists()
 

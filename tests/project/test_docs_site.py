@@ -1,8 +1,10 @@
 """The site of `make docs`: built once, then read as files and, over loopback, in Chromium."""
 
 import json
+import re
 import threading
 from functools import partial
+from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -56,15 +58,56 @@ def hosts(browser):
     return {urlsplit(event["request"]["url"]).netloc for event in sent} - {""}
 
 
-def test_every_page_runs_without_an_error_and_asks_no_other_host(site, address, browser):
-    asked = {}
-    for page in pages(site):
+class Parts(HTMLParser):
+    """What a page is made of.
+
+    kinds    its scripts, the way to the root left out, and the names and classes of its elements
+    fetched  addresses that a browser asks for without being told to
+    """
+
+    def __init__(self, text):
+        super().__init__()
+        self.kinds, self.fetched, self._in_script = set(), set(), False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        values = dict(attributes)
+        self.kinds |= {(tag, name) for name in ["", *(values.get("class") or "").split()]}
+        self._in_script = tag == "script"
+        self.fetched |= {values[key] for key in ("src", "srcset", "data") if values.get(key)}
+        self.fetched |= (
+            {values["href"]} if tag == "link" and values.get("rel") != "canonical" else set()
+        )
+
+    def handle_data(self, data):
+        if self._in_script:
+            self.kinds.add(("script", re.sub(r"(\.\.?/?)+", "", data)))
+            self._in_script = False
+
+
+def test_every_page_asks_no_other_host(site):
+    """Nor does a style sheet."""
+    asked = {page: Parts((site / page).read_text("utf-8")).fetched for page in pages(site)}
+    assert len(asked) > 20 and all(asked.values())
+    sheets = [path.read_text("utf-8") for path in site.rglob("*.css")]
+    of_sheets = {url for text in sheets for url in re.findall(r"url\([\"']?([^)\"']+)", text)}
+    of_sheets |= {url for text in sheets for url in re.findall(r"@import\s+[\"']([^\"']+)", text)}
+    addresses = of_sheets.union(*asked.values())
+    assert {urlsplit(url).netloc for url in addresses} == {""}
+
+
+def test_no_page_has_an_error(site, address, browser):
+    """Opened are pages that have together each script and each kind of element of them all."""
+    parts = {page: Parts((site / page).read_text("utf-8")).kinds for page in pages(site)}
+    missing, asked = set().union(*parts.values()), set()
+    while missing:
+        page = max(parts, key=lambda page: len(parts[page] & missing))
+        missing -= parts.pop(page)
         browser.get(address + page)
         errors = [entry["message"] for entry in browser.get_log("browser")]
         assert errors == [], page
-        asked[page] = hosts(browser)
-    assert len(asked) > 20
-    assert set().union(*asked.values()) == {urlsplit(address).netloc}
+        asked |= hosts(browser)
+    assert asked == {urlsplit(address).netloc}
 
 
 def test_the_search_finds_a_page(address, browser):

@@ -278,10 +278,10 @@ def test_a_sweep_that_keeps_the_last_shares_as_one_that_keeps_all(tmp_path, monk
              "selfplay.iterations=2", "selfplay.keep=last", f"runs_dir={tmp_path}"]  # fmt: skip
     points = check(["-m", "coef.beta=0,0.1,0.2", *words]).points
     plan = sweep.plan("betas", points)
-    sweep.announce(plan.to_run())
     seen = trained(monkeypatch)
-    for point in plan.to_run():
-        algorithm.run(point.run, command=["test"])
+    with sweep.announced(plan):
+        for point in plan.to_run():
+            algorithm.run(point.run, command=["test"])
     assert [t for _, t in seen] == [0, 1, 1, 1]
     after = [there(RunDir(Path(tmp_path) / point.run.name)) for point in plan.to_run()]
     assert after == [[0, 1], [0, 1], [1]]

@@ -79,14 +79,20 @@ class Forker:
         self._children.append(Child(self, pid, log))
         return self._children[-1]
 
-    def python(self, *words: str, cwd: Path, code: int = 0, **environment: str) -> Ended:
-        """`python WORDS` with SCRIPT, -m MODULE or -c CODE first: as it ended, with that code."""
-        return self.start_python(*words, cwd=cwd, **environment).ended(code)
+    def python(
+        self, *words: str, cwd: Path, code: int = 0, typed: str = "", **environment: str
+    ) -> Ended:
+        """`python WORDS` with SCRIPT, -m MODULE or -c CODE first: as it ended, with that code.
 
-    def start_python(self, *words: str, cwd: Path, **environment: str) -> Child:
+        typed: what it reads from standard input, a pipe
+        """
+        return self.start_python(*words, cwd=cwd, typed=typed, **environment).ended(code)
+
+    def start_python(self, *words: str, cwd: Path, typed: str = "", **environment: str) -> Child:
         self._count += 1
         log = self._folder / f"{self._count}.log"
         job = {"words": words, "cwd": str(cwd), "environment": environment, "log": str(log)}
+        job["typed"] = typed
         self._children.append(Child(self, self._ask(job), log))
         return self._children[-1]
 
@@ -164,7 +170,7 @@ def serve() -> None:
 
     {"argv": [...], "runs": FOLDER, "log": FILE, "at": N | WHAT | null, "do": "kill",
      "blind": false, "clock": false} -> pid
-    {"words": [...], "cwd": FOLDER, "environment": {...}, "log": FILE} -> pid
+    {"words": [...], "cwd": FOLDER, "environment": {...}, "typed": TEXT, "log": FILE} -> pid
     {"wait": PID} -> exit code, or minus the signal; null where it hangs
     """
     import hydra.main  # what a child need not repeat: imports, plugins, the task's contents
@@ -172,6 +178,7 @@ def serve() -> None:
     import pyarrow.dataset  # noqa: F401
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from analysis.report import page, render, report, run_page, site  # noqa: F401
     from tspin import micro
     from tspin.cli import command  # noqa: F401
     from tspin.micro import task
@@ -184,6 +191,7 @@ def serve() -> None:
         kind.from_pretrained(micro.folder("warm"))
     for split in ("train", "test"):
         task.num_available(split)
+    render.MANY = 10**6  # processes of a child's own would import everything anew
     gc.collect()
     gc.freeze()  # what is here stays, in children too: their collections pass it over
     answer = os.fdopen(os.dup(1), "w")
@@ -243,6 +251,11 @@ def _child(job: dict) -> None:
 
 def _python(job: dict) -> None:
     """What the interpreter does with its words. stdout and stderr have a file each."""
+    read, write = os.pipe()
+    os.write(write, job["typed"].encode())
+    os.close(write)
+    os.dup2(read, 0)
+    sys.stdin = os.fdopen(0)  # the server's is in the middle of its jobs
     for number, kind in ((1, ".out"), (2, ".err")):
         with Path(job["log"]).with_suffix(kind).open("ab") as file:
             os.dup2(file.fileno(), number)

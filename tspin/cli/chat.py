@@ -1,29 +1,29 @@
-"""`python -m tspin chat`: talk to an iteration's policy in the terminal, or to two side by side.
-
-Every line is a prompt of its own: policies are trained on the first round of a conversation.
-"""
+"""`python -m tspin chat`: talk to an iteration's policy in the terminal, or to two side by side."""
 
 from __future__ import annotations
 
 import io
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tspin.cli.options import BOOLEAN, KeyParser
 from tspin.cli.stored_run import RUN, StoredRun
 from tspin.config.run import Run
-from tspin.data.templates import Conversation, Rendering
-from tspin.sampling.requests import Request, sample_seed
+from tspin.data.cells import BadRow
+from tspin.data.templates import CHAT
+from tspin.sampling.requests import sample_seed
+from tspin.sampling.speaker import Answer, Question, Speaker
+from tspin.tools.spelling import unknown
 from tspin.tools.terminal import beside, printable, terminal_width
-
-if TYPE_CHECKING:
-    from tspin.policy.policy import Policy
 
 BASE = "base"
 QUIT = ("/quit", "/exit")
+RESET = "/reset"
+AUTO = "auto"
+NOTHING = "(nothing)"
 NARROW = 60  # characters; below that two answers stand one under the other
 WIDEST = 160  # of two columns
 
@@ -31,12 +31,17 @@ WIDEST = 160  # of two columns
 def parser() -> KeyParser:
     options = KeyParser(
         "chat",
-        about="Every line you type is a prompt of its own, in the form and with the sampling of "
-        f"the\nrun; the same line again is another sample. {QUIT[0]}, Ctrl-D or, at an empty line, "
-        "Ctrl-C ends it;\nCtrl-C while it answers stops the answer. Lines may be piped: under one "
-        "seed they are answered\nalike.",
+        about="What you type is answered in the template and with the sampling of the run; the "
+        "same words again\nare another sample. Under model.template=chat it goes on with the "
+        "conversation, and what no longer\nfits is left out, the earliest round first. An answer "
+        "appears as it comes, two answers beside each\nother when both are there.\n\n"
+        f"  {RESET}   begins a new conversation\n"
+        f"  {QUIT[0]}    ends it; so do Ctrl-D and, at an empty line, Ctrl-C\n"
+        "  Ctrl-C   stops an answer, which is then no part of the conversation\n\n"
+        "Lines may be piped: each is a prompt of its own. Under one seed they are answered alike.",
         examples="  python -m tspin chat run=runs/NAME\n"
         f"  python -m tspin chat run=runs/NAME iteration=4 against={BASE}\n"
+        "  python -m tspin chat run=runs/NAME --system='Answer in one word.'\n"
         "  python -m tspin chat run=runs/NAME greedy=true < prompts.txt",
     )
     options.option("run", RUN)
@@ -44,7 +49,13 @@ def parser() -> KeyParser:
         "iteration", f"best, last, a number, or {BASE}: the initial policy", default="last"
     )
     options.option("against", "another one, whose answers stand beside", default="")
-    options.option("system", "a system message before every prompt", default="")
+    options.option("system", "a system message before every conversation", default="")
+    options.option(
+        "rounds",
+        "true: lines are one conversation; false: each is a prompt of its own; "
+        f"{AUTO}: by the template, and false where they are piped",
+        default=AUTO, choices=(AUTO, *BOOLEAN),
+    )  # fmt: skip
     options.option(
         "greedy", "true: the likeliest token at every step", default="false", choices=BOOLEAN
     )
@@ -58,81 +69,78 @@ def parser() -> KeyParser:
 def main(arguments: Sequence[str]) -> None:
     options = parser().read(arguments)
 
-    greedy = options["greedy"] == "true"
+    greedy, at_terminal = options["greedy"] == "true", sys.stdin.isatty()
     if not options["seed"].isdecimal():
         raise ValueError(f"seed={options['seed']} is no whole number from 0")
     run = StoredRun.open(options["run"])
+    # A plain text template has a form for rounds, too, but one that no model has been trained on.
+    by_itself = at_terminal and run.cfg.model.template == CHAT
+    goes_on = by_itself if options["rounds"] == AUTO else options["rounds"] == "true"
     cfg = _longer(run.cfg, options["tokens"]) if options["tokens"] else run.cfg
     chosen = [options[key] for key in ("iteration", "against") if options[key]]
     by_name = dict(_weights(run, name) for name in chosen)
-    policies = {name: load(folder, cfg, run.rendering) for name, folder in by_name.items()}
-    system = options["system"] or None
-    at_terminal = sys.stdin.isatty()
+    speakers = [Speaker.load(name, by_name[name], cfg, run.rendering) for name in by_name]
+    for speaker in speakers:
+        speaker.system = options["system"] or None
     if at_terminal:
+        lines = f"{RESET} begins a new conversation"
+        if not goes_on:
+            lines = "Every line is a prompt of its own (rounds=true: one conversation)"
         how = "greedy" if greedy else f"temperature {cfg.decoding.temperature:g}"
         sys.stdout.write(
-            f"{run.folder.path.name}: {' and '.join(policies)}, {how}, at most "
-            f"{cfg.decoding.max_new_tokens} tokens. {QUIT[0]} ends it.\n"
+            f"{run.folder.path.name}: {' and '.join(by_name)}, {how}, at most "
+            f"{cfg.decoding.max_new_tokens} tokens. {lines}, {QUIT[0]} ends it.\n"
         )
     for number, line in enumerate(_lines(at_terminal)):
+        if line.strip() == RESET:
+            for speaker in speakers:
+                speaker.rounds = ()
+            continue
         seed = None if greedy else sample_seed(int(options["seed"]), number, line)
         try:
-            answers = {
-                name: answer(policy, line, cfg, seed=seed, system=system)
-                for name, policy in policies.items()
-            }
-        except KeyboardInterrupt:
+            questions = [speaker.ask(line) for speaker in speakers]
+            if at_terminal:
+                left_out = dict.fromkeys(question.left for question in questions if question.left)
+                sys.stdout.writelines(f"(too long, left out: {what})\n" for what in left_out)
+            answers = _answers(speakers, questions, seed=seed)
+        except (KeyboardInterrupt, BadRow) as stopped:
             if not at_terminal:
                 raise
-            sys.stdout.write("\n(stopped)\n\n")
+            why = f"error: {stopped}" if isinstance(stopped, BadRow) else "\n(stopped)"
+            sys.stdout.write(f"{why}\n\n")
             continue
-        if at_terminal:
-            sys.stdout.write(_notes(next(iter(policies.values())), line, cfg, system))
-        sys.stdout.write(shown(answers, width=min(terminal_width(), WIDEST)))
-        sys.stdout.flush()
+        if goes_on:
+            for speaker, question, answer in zip(speakers, questions, answers, strict=True):
+                speaker.keep(question, answer)
 
 
-def load(folder: Path, cfg: Run, rendering: Rendering) -> Policy:
-    """The policy in `folder`, in the memory that sampling takes, its layers as they are: what makes
-    training fast may not be here, and sampling does without.
-    """
-    from tspin.policy import policy  # here: --help needs no torch
-    from tspin.policy.inference import narrow
-
-    compute = replace(cfg.compute, compile=False, kernels="torch")
-    loaded = policy.load(folder, template=rendering, compute=compute, precision=cfg.optim.precision)
-    narrow(loaded.model, loaded.autocast)
-    return loaded
+def side_by_side(texts: Mapping[str, str], *, width: int) -> str:
+    """Name -> answer in columns, or one under the other."""
+    texts = {name: printable(text) or NOTHING for name, text in texts.items()}
+    if width < NARROW:
+        return "\n".join(f"[{name}] {text}" for name, text in texts.items())
+    return beside(texts, width=width)
 
 
-def answer(
-    policy: Policy, prompt: str, cfg: Run, *, seed: int | None, system: str | None = None
-) -> str:
-    """What the policy says to a prompt, as the run samples. seed: of the draw; None: greedy
-
-    A response that was cut at its length limit ends with "...".
-    """
-    from tspin.sampling.native import respond
-
-    conversation = policy.renderer.fit(
-        Conversation(prompt, system), max_length=cfg.max_prompt_length
-    )
-    request = Request(policy.renderer.prompt_ids(conversation), seed, cfg.decoding.temperature)
-    (response,) = respond(policy, [request], cfg.decoding)
-    ended = response[-1] in policy.renderer.stop_ids
-    return policy.renderer.text(response) + ("" if ended else " ...")
+def _answers(
+    speakers: Sequence[Speaker], questions: Sequence[Question], *, seed: int | None
+) -> list[Answer]:
+    """What all say, with the same draw; written: of one as it comes, of two when both are there."""
+    if len(speakers) == 1:
+        answers = [speakers[0].answer(questions[0], seed=seed, write=_write)]
+        _write("\n\n" if str(answers[0]) else f"{NOTHING}\n\n")
+        return answers
+    answers = [
+        s.answer(question, seed=seed) for s, question in zip(speakers, questions, strict=True)
+    ]
+    texts = {speaker.name: str(a) for speaker, a in zip(speakers, answers, strict=True)}
+    _write(f"{side_by_side(texts, width=min(terminal_width(), WIDEST))}\n\n")
+    return answers
 
 
-def shown(answers: Mapping[str, str], *, width: int) -> str:
-    """One answer as it is, two in columns under their names, or one under the other."""
-    texts = {name: printable(text) or "(nothing)" for name, text in answers.items()}
-    if len(texts) == 1:
-        (text,) = texts.values()
-    elif width < NARROW:
-        text = "\n".join(f"[{name}] {text}" for name, text in texts.items())
-    else:
-        text = beside(texts, width=width)
-    return f"{text}\n\n"
+def _write(text: str) -> None:
+    sys.stdout.write(printable(text))
+    sys.stdout.flush()
 
 
 def _longer(cfg: Run, tokens: str) -> Run:
@@ -146,23 +154,17 @@ def _longer(cfg: Run, tokens: str) -> Run:
     return replace(cfg, decoding=decoding, model=replace(cfg.model, max_prompt_length=None))
 
 
-def _notes(policy: Policy, line: str, cfg: Run, system: str | None) -> str:
-    """What was left out of a prompt that is too long."""
-    length = len(policy.renderer.prompt_ids(Conversation(line, system)))
-    most = cfg.max_prompt_length
-    if length <= most:
-        return ""
-    return f"(of {length} tokens of the prompt {most} are read: its beginning is left out)\n"
-
-
 def _lines(at_terminal: bool) -> Iterator[str]:
     """What is typed or piped, without empty lines, up to /quit."""
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="replace")
     for line in _typed() if at_terminal else sys.stdin:
-        if line.strip() in QUIT:
+        word = line.strip()
+        if word in QUIT:
             return
-        if line.strip():
+        if at_terminal and word != RESET and re.fullmatch("/[a-z]+", word):
+            sys.stdout.write(f"{unknown(f'word {word}', word, (RESET, *QUIT))}\n\n")
+        elif word:
             # Bytes that are no UTF-8 arrive from a terminal as surrogates, which are no text.
             yield line.rstrip("\n").encode("utf-8", "replace").decode()
 

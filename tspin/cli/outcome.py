@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import sysconfig
 import tempfile
@@ -62,11 +63,20 @@ def exit_code(error: Exception | KeyboardInterrupt, command: Sequence[str] = ())
     if isinstance(error, KeyboardInterrupt):
         sys.stderr.write("interrupted\n")
         return INTERRUPTED
+    if isinstance(error, BrokenPipeError):
+        return nobody_reads()
     if not is_mendable(error):
         raise error
     words = [*command[:1], *(word for word in command[1:] if word.startswith(("run=", "runs=")))]
     sys.stderr.write(f"error: {one_line(error, where=' '.join(words))}\n")
     return 1
+
+
+def nobody_reads() -> int:
+    """-> exit code where who was written to has gone (`... | head`): as a shell says it."""
+    # What is still to be written goes nowhere, or Python would fail once more at its end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 128 + signal.SIGPIPE
 
 
 @dataclass

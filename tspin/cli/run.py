@@ -91,4 +91,7 @@ def main(arguments: Sequence[str]) -> None:
 
         Points.plan = plan
     sys.argv[1:] = command.arguments
-    job()
+    try:
+        job()
+    except BrokenPipeError:  # of --help and its like: a job has an end of its own
+        sys.exit(outcome.nobody_reads())

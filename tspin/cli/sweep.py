@@ -21,7 +21,7 @@ from typing import Any
 from tspin.cli.arguments import key
 from tspin.config.identity import IDENTITY_FREE
 from tspin.config.load import dump
-from tspin.runs import benchmarks, comparison, evaluation
+from tspin.runs import benchmarks, comparison, evaluation, removal
 from tspin.runs.artifacts import Iteration
 from tspin.runs.point import Kind, Point, facts_of, others
 from tspin.tools.files import is_owned, read_json
@@ -278,15 +278,19 @@ def watched(points: Sequence[Point]) -> Iterator[None]:
         yield
 
 
-def announce(points: Sequence[Point]) -> None:
-    """Claims the folders of points that share, but keep not all of their checkpoints.
+@contextmanager
+def announced(plan: Plan) -> Iterator[None]:
+    """Inside, the plan's points are known as those of a live multirun: nobody removes them.
 
-    An unfinished run is who an iteration is kept for that several begin with (runs.retention).
+    Claims the folders of points that share, but keep not all of their checkpoints: an unfinished
+    run is who an iteration is kept for that several begin with (runs.retention).
     """
-    for point in points:
-        if point.run.selfplay.share and point.run.selfplay.keep != "all":
-            with suppress(ValueError):  # another configuration there: the point itself will say so
-                point.folder.claim(dump(point.run), free=IDENTITY_FREE)
+    with removal.holding(point.folder.path for point in plan.points):
+        for point in plan.to_run():
+            if point.run.selfplay.share and point.run.selfplay.keep != "all":
+                with suppress(ValueError):  # another configuration there: the point will say so
+                    point.folder.claim(dump(point.run), free=IDENTITY_FREE)
+        yield
 
 
 # --- reading -------------------------------------------------------------------------------------

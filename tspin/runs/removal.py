@@ -1,27 +1,39 @@
 """Runs taken away, with what of the shared work no other run has. No torch.
 
 What runs share lies in proto/ and base/ of runs_dir and is linked into each run's folder, so a run
-that stays loses nothing.
+that stays loses nothing. A multirun that goes on keeps its points: a note in runs_dir names them,
+and whether the multirun lives its lock says, so that a note of one that was killed holds nothing.
 """
 
 from __future__ import annotations
 
 import filecmp
-from collections.abc import Sequence
+import os
+import socket
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from tspin.config.run import SHARED
 from tspin.runs.artifacts import RunDir, run_dirs
 from tspin.runs.point import stored
-from tspin.tools.files import is_owned, owner, remove
+from tspin.tools.files import is_owned, owned_by, owner, read_json, remove, write_json
+
+MULTIRUNS, POINTS = ".multiruns", "points.json"  # in runs_dir; in a folder of each there
 
 
 def check(folders: Sequence[RunDir]) -> None:
-    """ValueError for a run that lives, or that an unfinished run begins from (start_from)."""
+    """ValueError for a run that lives, that is a point of a multirun that lives, or that an
+    unfinished run begins from (start_from)."""
     paths = {folder.path.resolve() for folder in folders}
     for folder in folders:
         if is_owned(folder.path):
             raise ValueError(f"{folder.path} is running; stop it first")
+        multirun = holder(folder.path)
+        if multirun is not None:
+            raise ValueError(
+                f"{folder.path} is a point of a multirun that goes on ({multirun}); stop it first"
+            )
         for other in run_dirs(folder.path.parent):
             point = None if other.path.resolve() in paths else stored(other)
             begins = point.run.selfplay.start_from if point is not None else None
@@ -61,6 +73,38 @@ def remove_run(folder: RunDir) -> tuple[list[Path], dict[Path, str]]:
             remove(path)
             gone.append(path)
     return gone, stayed
+
+
+@contextmanager
+def holding(folders: Iterable[Path]) -> Iterator[None]:
+    """Inside, these run folders, begun or not, are points of this process's multirun."""
+    names: dict[Path, list[str]] = {}
+    for folder in folders:
+        names.setdefault(folder.parent, []).append(folder.name)
+    with ExitStack() as stack:
+        for runs_dir, points in names.items():
+            # Written under the lock: where there are points and nobody holds them, it was killed.
+            for note in _notes(runs_dir):
+                if not is_owned(note):
+                    remove(note)
+            note = runs_dir / MULTIRUNS / f"{socket.gethostname()}-{os.getpid()}"
+            stack.callback(remove, note)
+            stack.enter_context(owner(note))
+            write_json(note / POINTS, {"points": points})
+        yield
+
+
+def holder(folder: Path) -> str | None:
+    """Process and machine of a live multirun of which the run in `folder` is a point."""
+    for note in _notes(folder.parent):
+        with suppress(FileNotFoundError):  # it has ended meanwhile
+            if is_owned(note) and folder.name in read_json(note / POINTS)["points"]:
+                return owned_by(note)
+    return None
+
+
+def _notes(runs_dir: Path) -> list[Path]:
+    return [points.parent for points in sorted((runs_dir / MULTIRUNS).glob(f"*/{POINTS}"))]
 
 
 def _shared(runs_dir: Path) -> list[Path]:

@@ -6,7 +6,7 @@ that a sample depends neither on the rows beside it nor on restarts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -88,13 +88,23 @@ def respond(
     how: DecodingConfig,
     *,
     done: Done = lambda count: None,
+    token: Callable[[int], object] | None = None,
 ) -> list[list[int]]:
-    """Response ids of each request, up to and including EOS; equal prompts are read once."""
-    return _respond(policy, requests, how, Cut.of(how, policy.device), done)[0]
+    """Response ids of each request, up to and including EOS; equal prompts are read once.
+
+    token  called with each token of the response, as it is chosen; for a single request
+    """
+    assert token is None or len(requests) == 1
+    return _respond(policy, requests, how, Cut.of(how, policy.device), done, token)[0]
 
 
 def _respond(
-    policy: Policy, requests: Sequence[Request], how: DecodingConfig, cut: Cut, done: Done
+    policy: Policy,
+    requests: Sequence[Request],
+    how: DecodingConfig,
+    cut: Cut,
+    done: Done,
+    token: Callable[[int], object] | None = None,
 ) -> tuple[list[list[int]], Cut]:
     """-> responses; the cut that fits into memory: `cut`, or smaller
 
@@ -102,7 +112,9 @@ def _respond(
     """
     if not requests:
         return [], cut
-    choose = _Choice(requests, how, policy.device)
+    choose: decode.Choose = _Choice(requests, how, policy.device)
+    if token is not None:
+        choose = partial(_and_say, choose, token)
     longest = max(len(request.prompt) for request in requests) + how.max_new_tokens
     refusal = decode.refusal(policy.model, longest) if how.engine == "native" else None
     if refusal is not None:
@@ -175,6 +187,21 @@ class _Choice:
         filtered = self.filters(row[:, None], warm)  # they read the scores alone
         drawn = pick(filtered, self.numbers[row, step])
         return torch.where(self.greedy[row], likeliest, drawn).where(good, decode.NO_TOKEN)
+
+
+def _and_say(
+    choose: decode.Choose,
+    say: Callable[[int], object],
+    logits: Tensor,
+    rows: list[int],
+    steps: list[int],
+) -> Tensor:
+    """The tokens that `choose` takes, the first of them said too: a decode.Choose when bound."""
+    tokens = choose(logits, rows, steps)
+    first = int(tokens[0])
+    if first != decode.NO_TOKEN:
+        say(first)
+    return tokens
 
 
 class _OneToken(LogitsProcessor):

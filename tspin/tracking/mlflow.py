@@ -10,13 +10,16 @@ import itertools
 import os
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from tspin.tracking.view import Histogram, Identity, Picture, Rows
+from tspin.tracking import environment
+from tspin.tracking.view import Histogram, Identity, Picture, Rows, Told
 
 URI = "MLFLOW_TRACKING_URI"
 RUN_ID = "tspin.run_id"  # the tag by which a later launch goes on with the same run
+ALERT = "alert."  # before its kind, in the name of a tag
 MOST_PARAMETERS = 100  # a call
 
 
@@ -36,7 +39,7 @@ class MLflow:
         self._fresh = fresh
         self._client: Any = None
         self._run: str | None = None
-        self._set_variables: list[str] = []
+        self._environment = ExitStack()
 
     def start(self) -> str:
         own = URI not in os.environ
@@ -44,8 +47,7 @@ class MLflow:
         variables = {"MLFLOW_DISABLE_TELEMETRY": "true"}
         if own:
             variables["MLFLOW_ALLOW_FILE_STORE"] = "true"
-        self._set_variables = [name for name in variables if name not in os.environ]
-        os.environ.update({name: variables[name] for name in self._set_variables})
+        self._environment.enter_context(environment.defaults(variables))
 
         from mlflow.tracking import MlflowClient
 
@@ -55,6 +57,16 @@ class MLflow:
         if not own:
             return f"run {self._run} of {uri}"
         return f"MLFLOW_ALLOW_FILE_STORE=true mlflow ui --backend-store-uri {uri}"
+
+    def told(self) -> Told:
+        """Of metrics and alerts; an artifact of a step takes the place of the one before."""
+        data = self._client.get_run(self._run).data
+        steps = {
+            key: max(metric.step for metric in self._client.get_metric_history(self._run, key))
+            for key in data.metrics
+        }
+        alerts = {tag.removeprefix(ALERT) for tag in data.tags if tag.startswith(ALERT)}
+        return Told(steps, frozenset(alerts))
 
     def log(self, axis: str, step: int, values: Mapping[str, Any]) -> None:
         from mlflow.entities import Metric
@@ -79,17 +91,13 @@ class MLflow:
             self._client.log_batch(self._run, metrics=metrics)
 
     def alert(self, kind: str, text: str) -> None:
-        self._client.set_tag(self._run, f"alert.{kind}", text)
+        self._client.set_tag(self._run, f"{ALERT}{kind}", text)
 
     def finish(self, exit_code: int) -> None:
-        try:
+        with self._environment:
             if self._run is not None:
                 status = "FINISHED" if exit_code == 0 else "FAILED"
                 self._client.set_terminated(self._run, status)
-        finally:
-            for variable in self._set_variables:
-                os.environ.pop(variable, None)
-            self._set_variables = []
 
     def _experiment(self) -> str:
         from mlflow.exceptions import MlflowException

@@ -8,7 +8,10 @@ from typing import Any
 
 import yaml
 
-from tspin.tracking.view import Histogram, Identity, Picture, Rows
+from tspin.tracking.view import Histogram, Identity, Picture, Rows, Told
+
+ALERTS = "alerts/"  # before a kind, in the name of a text
+TEXT = "/text_summary"  # what the writer puts behind the name of a text
 
 
 class TensorBoard:
@@ -24,11 +27,30 @@ class TensorBoard:
     def start(self) -> str:
         from torch.utils.tensorboard import SummaryWriter
 
+        launches = len(list(self._folder.glob("events.*")))
         self._writer = SummaryWriter(str(self._folder))
         facts: dict[str, Any] = {"name": self._identity.name, "objective": self._identity.job_type}
         facts |= {"tags": list(self._identity.tags), **self._identity.config}
-        self._writer.add_text("config", _code(yaml.safe_dump(facts, sort_keys=False)))
+        self._writer.add_text("config", _code(yaml.safe_dump(facts, sort_keys=False)), launches)
         return f"tensorboard --logdir {self._folder}"
+
+    def told(self) -> Told:
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        # The last of each is enough.
+        readers = {
+            name: getattr(EventAccumulator, name)
+            for name in ("Scalars", "Histograms", "Images", "Tensors")
+        }
+        events = EventAccumulator(str(self._folder), dict.fromkeys(map(str.lower, readers), 1))
+        tags = events.Reload().Tags()
+        steps = {
+            tag.removesuffix(TEXT): read(events, tag)[-1].step
+            for name, read in readers.items()
+            for tag in tags[name.lower()]
+        }
+        alerts = {key.removeprefix(ALERTS) for key in steps if key.startswith(ALERTS)}
+        return Told(steps, frozenset(alerts))
 
     def log(self, axis: str, step: int, values: Mapping[str, Any]) -> None:
         for key, value in values.items():
@@ -46,7 +68,7 @@ class TensorBoard:
         self._writer.flush()  # what a kill may not take
 
     def alert(self, kind: str, text: str) -> None:
-        self._writer.add_text(f"alerts/{kind}", text, self._num_alerts)
+        self._writer.add_text(f"{ALERTS}{kind}", text, self._num_alerts)
         self._num_alerts += 1
 
     def finish(self, exit_code: int) -> None:

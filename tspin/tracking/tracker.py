@@ -13,7 +13,7 @@ from typing import Any
 
 from tspin.objectives.contingency import CELLS, TIES
 from tspin.tracking.figures import contingency_pixels
-from tspin.tracking.view import EVALUATION, ITERATION, STEP, Backend, Histogram, Picture, Rows
+from tspin.tracking.view import EVALUATION, ITERATION, STEP, Backend, Histogram, Picture, Rows, Told
 
 log = logging.getLogger("tspin")
 
@@ -25,13 +25,15 @@ class Tracker:
         train/*                                against train/step, counted over all iterations
         iteration/*, contingency/*, samples/*  against iteration
         eval/*                                 against eval/iterations: done before it, 0 at first
+    A step that an earlier launch has told a backend is not told again: what a killed run repeats
+    stands there once.
 
     strict  failures travel. Otherwise one warning, and the backend is off.
     """
 
     def __init__(self, backends: Sequence[Backend], *, strict: bool = False) -> None:
         self._backends, self._strict = list(backends), strict
-        self._live: list[Backend] = []  # that still get what is logged
+        self._live: list[tuple[Backend, Told]] = []  # that still get what is logged
         self._failed: set[str] = set()
         self._alerted: set[str] = set()
 
@@ -40,7 +42,7 @@ class Tracker:
             try:
                 with self._guarded(backend):
                     where = backend.start()
-                    self._live.append(backend)
+                    self._live.append((backend, backend.told()))
                     log.info("%s: %s", backend.label, where)
             except BaseException:
                 self.finish(exit_code=1)  # what was begun of it
@@ -101,7 +103,12 @@ class Tracker:
         """What is wrong with the run, in plain words; the first of a kind counts."""
         if kind not in self._alerted:
             self._alerted.add(kind)
-            self._each(lambda backend: backend.alert(kind, text))
+
+            def alert(backend: Backend, told: Told) -> None:
+                if kind not in told.alerts:
+                    backend.alert(kind, text)
+
+            self._each(alert)
 
     def finish(self, exit_code: int) -> None:
         """End the runs, failed unless the exit code is 0. A second call does nothing."""
@@ -111,12 +118,17 @@ class Tracker:
                 backend.finish(exit_code)
 
     def _log(self, axis: str, step: int, values: Mapping[str, Any]) -> None:
-        self._each(lambda backend: backend.log(axis, step, values))
+        def log_new(backend: Backend, told: Told) -> None:
+            new = {key: value for key, value in values.items() if step > told.steps.get(key, -1)}
+            if new:
+                backend.log(axis, step, new)
 
-    def _each(self, call: Callable[[Backend], None]) -> None:
-        for backend in tuple(self._live):
+        self._each(log_new)
+
+    def _each(self, call: Callable[[Backend, Told], None]) -> None:
+        for backend, told in tuple(self._live):
             with self._guarded(backend):
-                call(backend)
+                call(backend, told)
 
     @contextmanager
     def _guarded(self, backend: Backend) -> Iterator[None]:
@@ -138,4 +150,4 @@ class Tracker:
                     error,
                 )
             self._failed.add(backend.label)
-            self._live = [other for other in self._live if other is not backend]
+            self._live = [each for each in self._live if each[0] is not backend]

@@ -6,12 +6,13 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping
-from contextlib import redirect_stdout
+from contextlib import ExitStack, redirect_stdout
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from tspin.tracking.view import Histogram, Identity, Picture, Rows
+from tspin.tracking import environment
+from tspin.tracking.view import Histogram, Identity, Picture, Rows, Told
 
 STORE = "TRACKIO_DIR"
 
@@ -28,12 +29,11 @@ class Trackio:
         self._resume = "never" if fresh else "allow"
         self._library: Any = None
         self._run: Any = None
-        self._set_variables: list[str] = []
+        self._environment = ExitStack()
 
     def start(self) -> str:
         if STORE not in os.environ:
-            os.environ[STORE] = str(self._folder)
-            self._set_variables = [STORE]
+            self._environment.enter_context(environment.defaults({STORE: str(self._folder)}))
             _forget()
         import trackio
 
@@ -52,6 +52,17 @@ class Trackio:
         store = shlex.quote(os.environ[STORE])
         return f"{STORE}={store} trackio show --project {shlex.quote(about.project)}"
 
+    def told(self) -> Told:
+        from trackio.sqlite_storage import SQLiteStorage
+
+        project, name = self._identity.project, self._identity.name
+        rows = SQLiteStorage.get_logs(project, name)
+        steps: dict[str, int] = {}
+        for row in rows:
+            steps |= {key: max(row["step"], steps.get(key, 0)) for key in row}
+        alerts = {alert["title"] for alert in SQLiteStorage.get_alerts(project, name)}
+        return Told(steps, frozenset(alerts))
+
     def log(self, axis: str, step: int, values: Mapping[str, Any]) -> None:
         shown = {key: self._shown(value) for key, value in values.items()}
         self._run.log({axis: step} | shown, step=step)
@@ -62,14 +73,10 @@ class Trackio:
 
     def finish(self, exit_code: int) -> None:
         run, self._run = self._run, None
-        try:
+        with self._environment:
             if run is not None:
                 with redirect_stdout(StringIO()):
                     self._library.finish()
-        finally:
-            for variable in self._set_variables:
-                os.environ.pop(variable, None)
-            self._set_variables = []
 
     def _shown(self, value: Any) -> Any:
         """A Value as Trackio has it."""

@@ -1,13 +1,13 @@
 """The interface between a run and what shows it: what a run says, and what a tracker has to do.
 
-A run speaks to a View (Tracker, or a replay's notes). A tracker of some library is a Backend: four
+A run speaks to a View (Tracker, or a replay's notes). A tracker of some library is a Backend: five
 methods, and values that are numbers, histograms, tables or pictures.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -79,6 +79,18 @@ class Picture:
 Value = float | str | Histogram | Rows | Picture
 
 
+@dataclass(frozen=True)
+class Told:
+    """What earlier launches have told a run of a library.
+
+    steps   key -> the last step of its axis
+    alerts  their kinds
+    """
+
+    steps: Mapping[str, int] = field(default_factory=dict)
+    alerts: frozenset[str] = frozenset()
+
+
 class Backend(Protocol):
     """One run in one library. Any method may raise: Tracker turns that into a warning."""
 
@@ -86,6 +98,9 @@ class Backend(Protocol):
 
     def start(self) -> str:
         """Begins the run, or goes on with it. -> where it is to be seen, in words"""
+
+    def told(self) -> Told:
+        """What the run has already; asked for once, when it has begun."""
 
     def log(self, axis: str, step: int, values: Mapping[str, Value]) -> None:
         """Values by GROUP/KEY, at a step of their axis (AXES)."""

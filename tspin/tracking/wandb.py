@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
-from tspin.tracking.view import AXES, Histogram, Identity, Picture, Rows
+from tspin.tracking import environment
+from tspin.tracking.view import AXES, Histogram, Identity, Picture, Rows, Told
 
 # How long the end of a run waits for uploads (s); `wandb sync` sends what is left.
 _FINISH_TIMEOUT = 300.0
@@ -47,7 +49,7 @@ class Wandb:
         self._folder, self._id = folder.absolute(), run_id
         self._whole, self._resume = whole, resume
         self._run: Any = None
-        self._set_variables: list[str] = []
+        self._environment = ExitStack()
 
     def start(self) -> str:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -60,8 +62,7 @@ class Wandb:
         variables = {"WANDB_DATA_DIR": below, "WANDB_CACHE_DIR": below}
         if not online:
             variables["WANDB_ERROR_REPORTING"] = "false"
-        self._set_variables = [name for name in variables if name not in os.environ]
-        os.environ.update({name: variables[name] for name in self._set_variables})
+        self._environment.enter_context(environment.defaults(variables))
 
         import wandb
 
@@ -115,6 +116,11 @@ class Wandb:
             case _:
                 return f"offline; all of the run, once it is done: {replay}; from here on: {sync}"
 
+    def told(self) -> Told:
+        """Nothing: an offline launch has a W&B run of its own (sessions), and the server has no
+        order of steps to ask it for."""
+        return Told()
+
     def log(self, axis: str, step: int, values: Mapping[str, Any]) -> None:
         self._run.log({axis: step} | {key: _shown(value) for key, value in values.items()})
 
@@ -124,13 +130,9 @@ class Wandb:
 
     def finish(self, exit_code: int) -> None:
         run, self._run = self._run, None
-        try:
+        with self._environment:
             if run is not None:
                 run.finish(exit_code=exit_code)
-        finally:
-            for variable in self._set_variables:
-                os.environ.pop(variable, None)
-            self._set_variables = []
 
 
 def logged_in() -> bool:
