@@ -244,7 +244,7 @@ def sample(world, folder):
     logps = score(policy, cut, roles, label="test", world=world)
     out = Iteration(folder)
     world.main(write_scores, out.scores, TRIPLETS, logps)
-    grader = Grader(lambda prompt, response: len(response) > 3)
+    grader = Grader(lambda asked, response: len(response) > 3)
     rows = [{"id": i, "prompt": i, "prompt_ids": ids} for i, ids in prompts.items()]
     evaluate(
         Native(policy), rows, out.answers, draws, grader, data=RUN.data, label="test", world=world

@@ -8,7 +8,7 @@ from pathlib import Path
 from tspin.config.identity import IDENTITY_FREE
 from tspin.config.load import dump
 from tspin.config.run import Run
-from tspin.data import annotated, schemas
+from tspin.data import annotated, schemas, shift
 from tspin.policy import dtypes, inspection, kernels, model_files, quantization, weights
 from tspin.runs import benchmarks, mirror
 from tspin.runs.artifacts import RunDir
@@ -95,7 +95,16 @@ def check_same_beginning(cfg: Run, folder: RunDir, inputs: Inputs) -> None:
                 f"{folder.path} began with other {key} (digest {then[key][:12]}, now "
                 f"{now[key][:12]}); give this run a name of its own (name=...)"
             )
+    if cfg.data.shift.timed:  # the run may have more iterations than it began with
+        trained = (row["part"] for row in inputs.prompts if row["split"] == "train")
+        shift.check(trained, cfg.data.shift, cfg.selfplay.iterations)
     if cfg.selfplay.start_from is not None:
+        if 0 < cfg.data.shift.proto(first_iteration(cfg)) < first_iteration(cfg):
+            raise ValueError(
+                f"data.shift.renew={cfg.data.shift.renew}: those y0 are in the run of "
+                f"selfplay.start_from={cfg.selfplay.start_from}; name iterations from "
+                f"{first_iteration(cfg)} on"
+            )
         if not folder.iteration(first_iteration(cfg)).done.exists():
             start_from(cfg).weights()  # or why they are not there
         theirs = read_json(start_from(cfg).done)["initial_weights"]

@@ -119,7 +119,7 @@ def _when(name: str | int) -> str:
 def _longer(folder: RunDir) -> str | None:
     """The command of the last launch with twice the iterations, by which this very run goes on.
 
-    None where it was none of the command line's.
+    None where it was none of the command line's, and where the data may not last.
     """
     if not folder.provenance.exists():
         return None
@@ -128,6 +128,9 @@ def _longer(folder: RunDir) -> str | None:
     if parts is None:
         return None
     start, words = parts
+    shift = launch["config"]["data"].get("shift", {})  # a key that came later
+    if shift.get("column") or shift.get("parts"):
+        return None
     more = 2 * launch["config"]["selfplay"]["iterations"]
     kept = [word for word in words if not word.startswith((f"{ITERATIONS}=", "name="))]
     return commands.shown(start, [*kept, f"name={folder.path.name}", f"{ITERATIONS}={more}"])
