@@ -1,23 +1,30 @@
 """Rows that have a time: parts, the rows of an iteration, their weights; and files with a date."""
 
+import json
+from dataclasses import replace
 from datetime import date, datetime, timezone
 
 import pytest
-from data.test_annotated import config, timed, write_jsonl
 from hypothesis import given
 from hypothesis import strategies as st
+from support.tiny import compose
 
 from tspin.config.shift import Span
 from tspin.data import annotated
 from tspin.data.cells import BadRow
 from tspin.data.shift import check, parts_of, present, time_of, weights
 
+DATA = compose("data=file", "data.path=rows.jsonl", "data.heldout=3").data
 ROWS = [
     {"id": f"{split[0]}{part}{i}", "split": split, "part": part}
     for part in range(4)
     for split, count in (("train", 9), ("heldout", 2))
     for i in range(count)
 ]
+
+
+def timed(**how):
+    return replace(DATA.shift, **how)
 
 
 def trained(span, seed=0):
@@ -124,40 +131,37 @@ DATED = [
 ]
 
 
-def parts_in(path, **options):
+def parts_in(folder, rows, **options):
     """Prompt -> part."""
-    how = {"column": "day", "parts": 3} | options
-    loaded = annotated.load(config(path=str(path), size=None, heldout=3, shift=timed(**how)))
+    path, how = folder / "rows.jsonl", {"column": "day", "parts": 3} | options
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    loaded = annotated.load(replace(DATA, path=str(path), shift=timed(**how)))
     return {pair.prompt: pair.part for pair in (*loaded.train, *loaded.heldout)}
 
 
 def test_rows_of_a_file_are_in_the_parts_of_their_dates_whatever_their_order(tmp_path, caplog):
-    there = parts_in(write_jsonl(tmp_path / "rows.jsonl", DATED[::-1]))
+    there = parts_in(tmp_path, DATED[::-1])
     assert there == {row["prompt"]: i // 4 for i, row in enumerate(DATED)}
     assert "columns not used" not in caplog.text
 
 
 def test_without_a_column_the_order_of_the_rows_is_their_time(tmp_path):
-    path = write_jsonl(tmp_path / "rows.jsonl", DATED[::-1])
-    there = parts_in(path, column=None)
+    there = parts_in(tmp_path, DATED[::-1], column=None)
     assert there == {row["prompt"]: i // 4 for i, row in enumerate(DATED[::-1])}
 
 
 def test_one_part_for_each_date(tmp_path):
-    path = write_jsonl(tmp_path / "rows.jsonl", DATED)
-    assert sorted(parts_in(path, parts=None).values()) == [*range(12)]
+    assert sorted(parts_in(tmp_path, DATED, parts=None).values()) == [*range(12)]
 
 
 def test_a_column_that_is_not_there_is_named_with_the_nearest(tmp_path):
-    path = write_jsonl(tmp_path / "rows.jsonl", DATED)
     with pytest.raises(ValueError, match="line 1: it has no days, which .* did you mean day?"):
-        parts_in(path, column="days")
+        parts_in(tmp_path, DATED, column="days")
 
 
 def test_numbers_and_dates_have_no_order(tmp_path):
-    path = write_jsonl(tmp_path / "rows.jsonl", [*DATED, DATED[0] | {"day": 7}])
     with pytest.raises(ValueError, match=r"holds a date \(line 1\) and a number \(line 13\)"):
-        parts_in(path)
+        parts_in(tmp_path, [*DATED, DATED[0] | {"day": 7}])
 
 
 @pytest.mark.parametrize(
@@ -170,4 +174,4 @@ def test_numbers_and_dates_have_no_order(tmp_path):
 def test_built_in_tasks_come_in_parts(how, says):
     path = how.pop("path", annotated.MICRO)
     with pytest.raises(ValueError, match=says):
-        annotated.load(config(path=path, shift=timed(**how)))
+        annotated.load(replace(DATA, path=path, shift=timed(**how)))

@@ -4,8 +4,6 @@ import pytest
 
 from tspin.micro import drift, task
 
-pytestmark = pytest.mark.slow  # the contents of all splits are hashed
-
 
 @pytest.mark.parametrize(
     ("prompt", "answers"),

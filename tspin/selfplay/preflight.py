@@ -17,6 +17,7 @@ from tspin.sampling import engines
 from tspin.selfplay.inputs import Inputs, prompts_digest
 from tspin.stages import benchmark
 from tspin.tools.files import read_json, write_json
+from tspin.tools.parquet import each_row
 
 
 def look(cfg: Run, folder: RunDir) -> bool:
@@ -38,6 +39,10 @@ def claim(cfg: Run, folder: RunDir) -> None:
 
     More iterations than it was begun with are the same run: none depends on how many there are.
     """
+    if cfg.data.shift.timed and folder.data.exists() and "parts" in read_json(folder.data):
+        rows = each_row(folder.prompts, "split", "part")
+        parts = (row["part"] for row in rows if row["split"] == "train")
+        shift.check(parts, cfg.data.shift, cfg.selfplay.iterations)
     folder.claim(dump(cfg), free=IDENTITY_FREE, grows="selfplay.iterations")
     for t in folder.iterations():  # who reads them later would not notice
         folder.iteration(t).check()
@@ -95,9 +100,6 @@ def check_same_beginning(cfg: Run, folder: RunDir, inputs: Inputs) -> None:
                 f"{folder.path} began with other {key} (digest {then[key][:12]}, now "
                 f"{now[key][:12]}); give this run a name of its own (name=...)"
             )
-    if cfg.data.shift.timed:  # the run may have more iterations than it began with
-        trained = (row["part"] for row in inputs.prompts if row["split"] == "train")
-        shift.check(trained, cfg.data.shift, cfg.selfplay.iterations)
     if cfg.selfplay.start_from is not None:
         if 0 < cfg.data.shift.proto(first_iteration(cfg)) < first_iteration(cfg):
             raise ValueError(
