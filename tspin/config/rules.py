@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from tspin.config import objective
 from tspin.config.run import SHARED, Run
 from tspin.config.schedules import values
+from tspin.config.shift import WAYS
 from tspin.objectives import ROLES
 from tspin.objectives.objective import ABOVE_0, AT_LEAST_0
 
@@ -123,10 +124,8 @@ def _history(run: Run) -> Iterator[str]:
 def _shift(run: Run) -> Iterator[str]:
     shift, count = run.data.shift, run.selfplay.iterations
     if not shift.timed:
-        ways = {"window": shift.window, "replay": shift.replay, "renew": shift.renew}
-        ways["gamma"] = shift.gamma if shift.gamma < 1 else None
-        for name, value in ways.items():
-            if value:
+        for name, rest in WAYS.items():
+            if (value := getattr(shift, name)) != rest:
                 yield (
                     f"data.shift.{name}={value} needs rows that have a time: "
                     "data.shift.column=NAME, or data.shift.parts=N for N parts of the data in order"

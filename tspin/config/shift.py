@@ -14,6 +14,9 @@ from pydantic.dataclasses import dataclass
 
 from tspin.config.strict import STRICT
 
+WAYS: dict[str, Any] = {"window": None, "replay": 0.0, "gamma": 1.0, "renew": []}
+"""What of it says how the past counts, each at the value where it does so like any other row."""
+
 
 @dataclass(frozen=True)
 class Span:
