@@ -86,5 +86,10 @@ def test_where_y0_is_renewed_the_objective_is_that_of_iteration_0():
     ]  # fmt: skip
 
 
+def test_an_objective_without_samples_at_iteration_0_has_them_where_y0_is_renewed_at_1():
+    run = compose("data=micro_drift", "loss=tpo", "data.shift.renew=[1]")
+    assert run.samples and [run.loss_at(t).key()[0] for t in (0, 1, 2)] == ["sft", "sft", "tpo"]
+
+
 def test_nothing_of_it_is_in_the_keys_of_other_runs():
     assert not any("shift" in key for facts in history(compose(), 4) for key in facts)

@@ -274,7 +274,7 @@ class Run:
     @property
     def samples(self) -> bool:
         """Whether responses are sampled at all: the loss compares them, or diagnostics do."""
-        return self.track.diagnostics or self.loss_at(1).roles != ("annotated",)
+        return self.track.diagnostics or self._loss(1).at(1).roles != ("annotated",)
 
     def is_proto(self, t: int) -> bool:
         """Whether y' of iteration t is y0: at iteration 0, and where data.shift.renew says so."""
@@ -285,14 +285,14 @@ class Run:
 
         Where y' is y0 it is that of iteration 0: h is 0.
         """
+        return self._loss(t).at(0 if self.is_proto(t) else t)
+
+    def _loss(self, t: int) -> Objective:
+        """With the coefficients of iteration t, and its anchor."""
         coefficients = {name: at(value, t) for name, value in self.loss.coefficients.items()}
         objective = objective_class(self.loss.target)(**coefficients)
         anchor = self.anchor
-        return (
-            Anchors(anchor.nll, anchor.hinge, anchor.cap, anchor.average)
-            .on(objective)
-            .at(0 if self.is_proto(t) else t)
-        )
+        return Anchors(anchor.nll, anchor.hinge, anchor.cap, anchor.average).on(objective)
 
 
 def arithmetic_dtype(compute: ComputeConfig, precision: Precision) -> DType:

@@ -18,6 +18,8 @@ HELDOUT_COLUMNS = {
     "accuracy_greedy": "exact_match,greedy",
     "accuracy_sampled": "exact_match,sampled",
     "accuracy_cool": "exact_match,cool",
+    "accuracy_current": "exact_match,greedy,current",
+    "accuracy_past": "exact_match,greedy,past",
     "perplexity": "perplexity",
 }
 # Of metrics.jsonl, means over the time: tokens over seconds are tokens over seconds.

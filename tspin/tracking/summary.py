@@ -39,6 +39,8 @@ def end_table(folder: RunDir, rows: Sequence[Mapping[str, Any]]) -> str:
     """One row per policy, the initial one as `base`; columns that no row has are left out.
 
     accuracy, perplexity  of held-out prompts, whichever is the main number, with its 95% interval
+    current, past         accuracy on held-out rows of the iteration's time and of those before,
+                          where rows have a time
     average               of the benchmarks +- its standard error
     log pi(y), log pi(y') means over the training rows after the update, nats
     margin                reward(y) - reward(y'), likewise
@@ -90,6 +92,9 @@ def _row(folder: RunDir, row: Mapping[str, Any]) -> dict[str, Any]:
     worth = comparison.worth(out)
     if worth is not None:
         cells[worth.name] = str(worth)
+    for period in ("current", "past"):
+        if (accuracy := row.get(f"accuracy_{period}")) is not None:
+            cells[period] = f"{accuracy:.1%}"
     if "average" in row:
         stderr = row["benchmarks"]["average"]["stderr"]
         cells["average"] = f"{row['average']:.4f}" + ("" if stderr is None else f" +- {stderr:.4f}")
