@@ -133,7 +133,7 @@ def _longer(folder: RunDir) -> str | None:
     if parts is None:
         return None
     start, words = parts
-    shift = launch["config"]["data"].get("shift", {})  # a key that came later
+    shift = launch["config"].get("data", {}).get("shift", {})  # a section that came later
     if shift.get("column") or shift.get("parts"):
         return None
     more = 2 * launch["config"]["selfplay"]["iterations"]
