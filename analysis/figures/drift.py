@@ -47,13 +47,16 @@ def way(run: Run) -> str:
 
 def rows(runs: Runs) -> pd.DataFrame:
     """A row for each method: `current` and `past`, means over the iterations, `regret`, and how far
-    the first two are from the same method on all rows; each with its interval."""
+    the first two are from the same method on all rows; each with its interval. Of runs that have
+    finished all their iterations."""
     measure = _measure(runs)
     values = _values(runs, measure)
     best = _best(values)
+    whole = [r.name for r in runs if {*range(r.iterations)} <= {*r.folder.iterations()}]
     of_run = values[(values["iteration"] != BASE) & values["period"].isin(PERIODS)]
+    of_run = of_run[of_run["run"].isin(whole)]
     means = of_run.groupby(["run", "period"])["value"].mean()
-    plain = {(run.loss, _beside(run), run.seed): run for run in runs if way(run) == ALL}
+    plain = {_other(run): run for run in runs if way(run) == ALL and run.name in whole}
     table = []
     for label in style.in_order(runs.labels()):
         members = runs.by_label()[label]
@@ -62,7 +65,7 @@ def rows(runs: Runs) -> pd.DataFrame:
             of_seeds = [means.get((run.name, period), np.nan) for run in members]
             row |= _cells(period, stats.mean_interval(of_seeds))
         row |= _cells("regret", stats.mean_interval([_regret(values, r, best) for r in members]))
-        pairs = [(run, plain.get((run.loss, _beside(run), run.seed))) for run in members]
+        pairs = [(run, plain.get(_other(run))) for run in members if run.name in whole]
         both = [(run, other) for run, other in pairs if other is not None and other is not run]
         for period in PERIODS:
             row |= _cells(f"{period}_gain", _difference(runs, both, period, means, measure))
@@ -142,10 +145,11 @@ def _ways(run: Run) -> dict[str, str]:
     }
 
 
-def _beside(run: Run) -> str:
-    """What the run's method is beside its way."""
+def _other(run: Run) -> tuple[str, int, str]:
+    """What the run has in common with the same method in another way: all but data.shift."""
     ways = tuple(f"data.shift.{key}" for key in WAYS)
-    return str(sorted((k, str(v)) for k, v in run.method.items() if k not in ways))
+    method = sorted((key, str(value)) for key, value in run.method.items() if key not in ways)
+    return run.loss, run.seed, str(method)
 
 
 def _measure(runs: Runs) -> Measure:
