@@ -194,11 +194,14 @@ def _difference(
 
 
 def _of_prompts(runs: Runs, run: Run, period: str) -> pd.Series:
-    """Share of right answers to each held-out prompt: in its own time, or mean over later ones."""
+    """Of each held-out prompt the share of right answers in the period, weighted so that their mean
+    is the mean over the iterations: each prompt of an iteration's period counts alike."""
     parts, decoding = runs.parts(run), ACCURACY.key.partition(",")[2]
     shares = []
     for t in run.folder.iterations():
         of_t = right(runs, run, t, decoding)
         part = parts.reindex(of_t.index)
         shares.append(of_t[part == t] if period == "current" else of_t[part < t])
-    return pd.concat(shares).groupby(level=0).mean()
+    shares = [of_t / len(of_t) for of_t in shares if len(of_t)]
+    by_prompt = pd.concat(shares).groupby(level=0).sum()
+    return by_prompt * len(by_prompt) / len(shares)

@@ -11,9 +11,9 @@ from tspin.runs.artifacts import ANSWERS, SCORES, TIMED_PROMPTS
 from tspin.tools.files import read_json
 from tspin.tools.parquet import write_rows
 
-PARTS = {"a": 0, "b": 0, "c": 1, "d": 1}
-# The prompts that are answered right after iterations 0 and 1.
-RIGHT = {None: ("a", "abc"), 1: ("a", "cd")}
+PARTS = {"a": 0, "b": 0, "c": 1, "d": 2}
+# The prompts that are answered right after iterations 0, 1 and 2.
+RIGHT = {None: ("a", "abc", "abd"), 1: ("a", "cd", "ac")}
 
 
 def answers(right):
@@ -28,16 +28,16 @@ def scores(logp):
 
 @pytest.fixture
 def runs(tmp_path):
-    """T-SPIN on all rows, and on the newest part alone: 4 prompts in 2 parts, 2 iterations."""
+    """T-SPIN on all rows, and on the newest part alone: 4 prompts in 3 parts, 3 iterations."""
     for window, right in RIGHT.items():
         apart = f"-window={window}" * (window is not None)
-        folder = write_run(tmp_path, "tspin", data="micro_drift", apart=apart)
+        folder = write_run(tmp_path, "tspin", data="micro_drift", apart=apart, iterations=3)
         config = yaml.safe_load(folder.config.read_text())
-        config["data"]["shift"] = {"column": None, "parts": 2, "window": window}
+        config["data"]["shift"] = {"column": None, "parts": 3, "window": window}
         folder.config.write_text(yaml.safe_dump(config))
         rows = [{"id": i, "split": "heldout", "part": part} for i, part in PARTS.items()]
         write_rows(folder.prompts, rows, TIMED_PROMPTS)
-        for out, of_t in zip((folder.base, *map(folder.iteration, (0, 1))), ("", *right),
+        for out, of_t in zip((folder.base, *map(folder.iteration, (0, 1, 2))), ("", *right),
                              strict=True):  # fmt: skip
             write_rows(out.answers, answers(of_t), ANSWERS)
             write_rows(out.scores, scores(-1.0 - out.now), SCORES)
@@ -49,21 +49,21 @@ def test_what_is_right_now_and_before_is_in_the_evaluation(runs):
     all_rows = next(run for run in runs if drift.way(run) == drift.ALL)
     heldout = read_json(all_rows.folder.iteration(1).evaluation)["heldout"]
     shares = {key: heldout[f"exact_match,greedy,{key}"] for key in ("current", "past", "part_1")}
-    assert shares["current"] == shares["part_1"] and shares["current"]["value"] == 0.5
+    assert shares["current"] == shares["part_1"] == {"value": 1.0, "stderr": None, "n": 1}
     assert shares["past"] | {"stderr": 0} == {"value": 1.0, "stderr": 0, "n": 2}
     assert heldout["logp_per_token,current"]["value"] == pytest.approx(-1.5)  # -3 over 2 tokens
     assert heldout["logp_per_token,past"]["value"] == pytest.approx(-1.0)
 
 
 def test_current_past_and_regret_by_hand(runs):
-    """On all rows: 50 and 50% of the own part, 100% of the past; 100 was seen on both parts, so
-    that 50 + 50 lack. The window: 50 and 100, nothing of the past, 50 lack; of the 4 prompts in
-    their own time it has d more, and of those before both fewer."""
+    """On all rows, of the own part: 50, 100 and 100%, of those before 2 of 2 and 2 of 3. 100 was
+    seen on every part, so that 50 lack. The window: 50, 100 and 0, then 0 of 2 and 2 of 3; 50 and
+    100 lack."""
     frame = drift.rows(runs).set_index("label")
-    columns = ["current", "past", "regret"]
-    assert frame.loc["T-SPIN", columns].tolist() == [50, 100, 100]
-    assert frame.loc["T-SPIN window=1", columns].tolist() == [75, 0, 50]
-    assert frame.loc["T-SPIN window=1", ["current_gain", "past_gain"]].tolist() == [25, -100]
+    columns = ["current", "past", "regret", "current_gain", "past_gain"]
+    thirds = 3 * frame[columns]
+    assert thirds.loc["T-SPIN"].tolist()[:3] == pytest.approx([250, 250, 150])
+    assert thirds.loc["T-SPIN window=1"].tolist() == pytest.approx([150, 100, 450, -100, -150])
     assert frame.loc["T-SPIN", ["current_gain", "past_gain"]].isna().all()
 
 
@@ -71,7 +71,7 @@ def test_where_no_answer_can_be_checked_it_is_log_pi_of_y(runs):
     numbers = runs.evaluation
     runs.evaluation = numbers[~numbers["key"].str.startswith("exact_match")]
     frame = drift.rows(runs).set_index("label")
-    assert frame.loc["T-SPIN window=1", "current"] == pytest.approx(-1.0)  # (-0.5 - 1.5) / 2
+    assert frame.loc["T-SPIN window=1", "current"] == pytest.approx(-1.5)  # of -0.5, -1.5, -2.5
 
 
 def test_the_figure_has_a_panel_for_each_period_and_a_line_for_each_way(runs):
@@ -81,7 +81,8 @@ def test_the_figure_has_a_panel_for_each_period_and_a_line_for_each_way(runs):
         "T-SPIN, current rows", "T-SPIN, past rows"
     ]  # fmt: skip
     current = drawing.data[drawing.data["period"] == "current"]
-    expected = {("all rows", 0): 50, ("all rows", 1): 50, ("window=1", 0): 50, ("window=1", 1): 100}
+    shares = {"all rows": (50, 100, 100), "window=1": (50, 100, 0)}
+    expected = {(way, t): share for way, of in shares.items() for t, share in enumerate(of)}
     assert current.set_index(["way", "iteration"])["mean"].to_dict() == expected
     assert any("fewer than 3 seeds" in line for line in drawing.missing)
 
