@@ -244,7 +244,10 @@ def test_analysis_reads_files_and_no_model(module):
             "omegaconf",
             {"hydra_plugins.tspin"} | {f"tspin.cli.{n}" for n in ("command", "compose", "run")},
         ),
-        ("pydantic", {f"tspin.config.{name}" for name in ("run", "load", "objective")}),
+        (
+            "pydantic",
+            {f"tspin.config.{name}" for name in ("run", "load", "objective", "shift", "strict")},
+        ),
         ("vllm", {"tspin.sampling.vllm_worker.__main__"}),
         ("peft", {"tspin.policy.adapters"}),
         ("liger_kernel", {"tspin.policy.kernels"}),

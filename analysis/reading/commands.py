@@ -9,11 +9,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tspin.config.shift import WAYS
 from tspin.runs import commands
 
 MAIN = ("main.py",)  # of a checkout
 # What another method, seed or length of the same setting replaces.
-OF_METHOD = ("name", "seed", "loss", "optim.lr", "size", "sweep", "track.tags", "track.group")
+OF_METHOD = (
+    *("name", "seed", "loss", "optim.lr", "size", "sweep", "track.tags", "track.group"),
+    *(f"data.shift.{key}" for key in WAYS),
+)
 OF_METHOD_SECTIONS = ("coef", "loss.", "coef.", "selfplay.")
 
 

@@ -155,6 +155,11 @@ class Runs:
         columns = ["id", "decoding", "response", "correct"]
         return self._files.parquet(_iteration(run, t).answers, columns)
 
+    def parts(self, run: Run) -> pd.Series:
+        """Part of each held-out prompt by id, where rows have a time."""
+        prompts = self._files.parquet(run.folder.prompts, ["id", "split", "part"])
+        return prompts[prompts["split"] == "heldout"].set_index("id")["part"]
+
     def samples(self, run: Run, t: int) -> list[dict[str, Any]]:
         """Readable rows of iteration t: id, split, prompt, annotated, synthetic, proto."""
         path = run.folder.iteration(t).samples

@@ -206,7 +206,7 @@ def test_a_missing_reward_is_no_reward():
 
 
 def test_readable_samples_are_the_first_of_all(folder):
-    report.samples(folder, 1, count=40)
+    report.samples(folder, 1, folder.proto, count=40)
     lines = folder.iteration(1).samples.read_text().splitlines()
     prompts = sorted(read_rows(folder.prompts), key=lambda r: (r["split"] != "heldout", r["id"]))
     texts = {row["id"]: row["response"] for row in folder.iteration(1).synthetic.rows()}

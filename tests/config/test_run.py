@@ -5,8 +5,9 @@ Every option is composed by cli.compose, the road of the command line.
 
 import copy
 import re
-from functools import cache
+from functools import cache, reduce
 from itertools import product
+from operator import getitem
 
 import hydra
 import pytest
@@ -45,9 +46,15 @@ def tree(loss="tspin", **changes):
         if f"coef__{key}" in changes and name in values["loss"]:
             values["loss"][name] = changes[f"coef__{key}"]
     for key, value in changes.items():
-        section, _, field = key.rpartition("__")
-        (values[section] if section else values)[field] = value
+        section, field = place_of(values, key.replace("__", "."))
+        section[field] = value
     return values
+
+
+def place_of(values, key):
+    """The mapping that holds a dotted key, and its name there."""
+    *sections, field = key.split(".")
+    return reduce(getitem, sections, values), field
 
 
 def over_iterations(schedule, num=5):
@@ -338,8 +345,8 @@ def test_nothing_has_a_second_default():
     """Leaving out any one key is an error that names it."""
     for key in flatten(tree()):
         values = tree()
-        section, _, field = key.rpartition(".")
-        del (values[section] if section else values)[field]
+        section, field = place_of(values, key)
+        del section[field]
         with pytest.raises(ValueError, match=rf"^{key} is not set"):
             load(values)
 
@@ -561,8 +568,8 @@ def test_free_keys_do_not_change_the_name(key):
 @pytest.mark.parametrize("key", sorted({*flatten(dump(composed()))} - {*FREE_KEYS, "name"}))
 def test_every_other_key_does(key):
     values, other = tree(), flatten(tree())[key]
-    section, _, field = key.rpartition(".")
-    (values[section] if section else values)[field] = f"{other}1"  # any other value: not loaded
+    section, field = place_of(values, key)
+    section[field] = f"{other}1"  # any other value: not loaded
     assert run_name(values, tree()) != run_name(tree(), tree())
 
 

@@ -78,7 +78,8 @@ def alone(tmp_path_factory):
         processes.teach(folder / loss, loss, ALONE)
     processes.teach(folder / "float32", "tspin", ALONE, dtype=torch.float32)
     tokens = replace(processes.COMPUTE, max_tokens=40)
-    processes.teach(folder / "plain", "tspin", ALONE, compute=tokens, attention="plain")
+    plain = {"compute": tokens, "weights": processes.WEIGHTS, "attention": "plain"}
+    processes.teach(folder / "plain", "tspin", ALONE, **plain)
     return folder
 
 

@@ -32,4 +32,5 @@ def test_pairs_of_two_iterations_double_the_later_steps():
     """4 pairs in batches of 4: one step, then two with those of the iteration before."""
     run = compose("optim.batch_size=4", "optim.epochs=1", "selfplay.iterations=2",
                   "data.mix_last_two=true")  # fmt: skip
-    assert banner.num_steps(run, 4) == 3
+    sizes = banner.num_rows(run, [{"split": "train"}] * 4)
+    assert sizes == [4, 8] and banner.num_steps(run, sizes) == 3

@@ -28,8 +28,10 @@ COMPUTE = replace(RUN.compute, micro_batch=2, save_seconds=1e9)
 TRACKER = Tracker([])
 
 
-def recipe(loss, reference=None, *, optim=OPTIM, compute=COMPUTE):
-    return Recipe(loss=loss, reference=reference, optim=optim, compute=compute, seed=0, t=1)
+def recipe(loss, reference=None, *, weights=None, optim=OPTIM, compute=COMPUTE):
+    return Recipe(
+        loss=loss, reference=reference, weights=weights, optim=optim, compute=compute, seed=0, t=1
+    )
 
 
 def reference_for(policy, triplets, loss, *, optim=OPTIM, compute=COMPUTE):
@@ -38,11 +40,11 @@ def reference_for(policy, triplets, loss, *, optim=OPTIM, compute=COMPUTE):
     return score(policy, cut, loss.reference_roles, label="reference")
 
 
-def gradients(policy, batch, loss, reference, *, micro_batch):
+def gradients(policy, batch, loss, reference, *, micro_batch, weights=None):
     optimizer = torch.optim.SGD(policy.model.parameters(), lr=0.0)
     strategy, cut = Strategy(policy), Cut(micro_batch, None)
     metrics, _ = gradient_step(
-        strategy, optimizer, batch, recipe(loss, reference), cut, where="test"
+        strategy, optimizer, batch, recipe(loss, reference, weights=weights), cut, where="test"
     )
     return metrics, torch.cat([p.grad.flatten() for p in policy.model.parameters()])
 
@@ -88,6 +90,22 @@ def test_the_gradient_is_that_of_the_mean_loss(name):
     torch.cat(values).mean().backward()
     expected = torch.cat([p.grad.flatten() for p in policy.model.parameters()])
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["sft", "tspin_ref"])
+@pytest.mark.parametrize("attention", ["auto", "plain"])
+def test_a_weight_counts_a_row_that_often_however_the_batch_is_cut(name, attention):
+    """Rows 0, 1, 2 with weights 3, 1, 0 in a batch of 3: the mean of 0, 0, 0, 1 times 4 / 3."""
+    loss, rows = LOSSES[name], random_triplets(3, seed=2)
+    policy = random_policy(attention=attention)
+    reference = reference_for(random_policy(seed=1), rows, loss) if loss.reference_roles else None
+    many = [rows[0], rows[0], rows[0], rows[1]]
+    _, expected = gradients(policy, many, loss, reference, micro_batch=4)
+    weights = {"0": 3.0, "1": 1.0, "2": 0.0}
+    for size in (1, 2, 3):
+        metrics, found = gradients(policy, rows, loss, reference, micro_batch=size, weights=weights)
+        torch.testing.assert_close(found, expected * 4 / 3, rtol=1e-4, atol=1e-6)
+        assert metrics["num_examples"] == 3
 
 
 def test_the_last_short_batch_is_a_mean_too():

@@ -51,6 +51,7 @@ OPTIM = replace(RUN.optim, lr=1e-3, batch_size=4, epochs=2, max_grad_norm=1.0)
 COMPUTE = replace(RUN.compute, micro_batch=1, save_seconds=1e9)
 TRACKER = Tracker([])
 TRIPLETS = random_triplets(9, seed=1)  # batches of 4, 4 and 1: one process alone has the last
+WEIGHTS = {triplet.id: 0.2 * i for i, triplet in enumerate(TRIPLETS)}
 STEPS = 6
 LONGEST = float(os.environ.get("TSPIN_LONGEST", "300"))  # seconds of a case
 KINDS = ("ddp", "fsdp2")
@@ -65,8 +66,9 @@ class Killed(BaseException):
 
 
 def teach(
-    out, loss, world, *, dtype=torch.float64, stop_at=None, compute=COMPUTE, policy=None, **options
-):
+    out, loss, world, *, dtype=torch.float64, stop_at=None, compute=COMPUTE, weights=None,
+    policy=None, **options
+):  # fmt: skip
     """One iteration of a small random policy, or its steps before `stop_at`. -> the policy"""
     policy = policy or random_policy(dtype=dtype, seed=3, **options)
     reference = None
@@ -86,8 +88,9 @@ def teach(
     train.gradient_step = counted
     try:
         recipe = Recipe(
-            loss=LOSSES[loss], reference=reference, optim=OPTIM, compute=compute, seed=0, t=1
-        )
+            loss=LOSSES[loss], reference=reference, weights=weights, optim=OPTIM,
+            compute=compute, seed=0, t=1,
+        )  # fmt: skip
         train.train(
             policy, TRIPLETS, Iteration(out), recipe, tracker=TRACKER, steps_before=0,
             label="test", world=world,
@@ -100,14 +103,16 @@ def teach(
 
 
 def losses(world, folder):
-    """Every loss in float64, one of them in float32 and one with all that saves memory."""
+    """Every loss in float64, one of them in float32 and one with weights and all that saves
+    memory."""
     for kind in KINDS:
         here = replace(world, parallel=kind)
         for loss in LOSSES:
             teach(folder / kind / loss, loss, here)
         teach(folder / kind / "float32", "tspin", here, dtype=torch.float32)
         tokens = replace(COMPUTE, max_tokens=40)
-        teach(folder / kind / "plain", "tspin", here, compute=tokens, attention="plain")
+        plain = {"compute": tokens, "weights": WEIGHTS, "attention": "plain"}
+        teach(folder / kind / "plain", "tspin", here, **plain)
     for stage in (1, 2):
         whole = replace(COMPUTE, zero_stage=stage)
         teach(folder / "fsdp2" / f"stage-{stage}", "iris", here, compute=whole)
@@ -247,7 +252,7 @@ def sample(world, folder):
     logps = score(policy, cut, roles, label="test", world=world)
     out = Iteration(folder)
     world.main(write_scores, out.scores, TRIPLETS, logps)
-    grader = Grader(lambda prompt, response: len(response) > 3)
+    grader = Grader(lambda asked, response: len(response) > 3)
     rows = [{"id": i, "prompt": i, "prompt_ids": ids} for i, ids in prompts.items()]
     evaluate(
         Native(policy), rows, out.answers, draws, grader, data=RUN.data, label="test", world=world

@@ -75,7 +75,10 @@ def history(run: Run, t: int) -> list[dict[str, Any]]:
     is shared: a plan compares it as it is (runs.point), a run with the digests of its beginning
     (runs.sharing.iteration_key).
     """
-    by_iteration = ("name", "loss.", "coef.", "anchor.", "optim.lr", "selfplay.iterations")
+    by_iteration = (
+        *("name", "loss.", "coef.", "anchor.", "data.shift."),
+        *("optim.lr", "selfplay.iterations"),
+    )
     common = {
         key: value
         for key, value in flatten(dump(run)).items()
@@ -83,7 +86,9 @@ def history(run: Run, t: int) -> list[dict[str, Any]]:
         and not (key in ADDED and value == ADDED[key])
     }
     return [
-        common | {"objective": list(run.loss_at(k).key()), "optim.lr": at(run.optim.lr, k)}
+        common
+        | {"objective": list(run.loss_at(k).key()), "optim.lr": at(run.optim.lr, k)}
+        | run.data.shift.history(k)
         for k in range(t + 1)
     ]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tspin.config.objective import KEYS_OF_COEF, OURS, TARGET, built_in
+from tspin.config.shift import WAYS
 
 ADDED: dict[str, Any] = {
     "anchor.nll": None,
@@ -21,6 +22,7 @@ ADDED: dict[str, Any] = {
     "compute.kernels": "torch",
     "data.columns": {},
     "data.rounds": "first",
+    "data.shift": {"column": None, "parts": None, **WAYS},
     "data.system": "error",
     "track.tensorboard": False,
     "track.mlflow": False,

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from tspin.config import objective
 from tspin.config.run import SHARED, Run
 from tspin.config.schedules import values
+from tspin.config.shift import WAYS
 from tspin.objectives import ROLES
 from tspin.objectives.objective import ABOVE_0, AT_LEAST_0
 
@@ -32,6 +33,7 @@ def problems(run: Run) -> Iterator[str]:
     yield from _schedules(run)
     yield from _objective(run)
     yield from _history(run)
+    yield from _shift(run)
     yield from _training(run)
     yield from _vllm(run)
     yield from _name(run)
@@ -117,6 +119,33 @@ def _history(run: Run) -> Iterator[str]:
                 f"{key}={beta} must begin with 0: at iteration 0 the synthetic "
                 "response is the proto-synthetic one and the historical term has no gradient"
             )
+
+
+def _shift(run: Run) -> Iterator[str]:
+    shift, count = run.data.shift, run.selfplay.iterations
+    if not shift.timed:
+        for name, rest in WAYS.items():
+            if (value := getattr(shift, name)) != rest:
+                yield (
+                    f"data.shift.{name}={value} needs rows that have a time: "
+                    "data.shift.column=NAME, or data.shift.parts=N for N parts of the data in order"
+                )
+        return
+    if shift.parts is not None and count > shift.parts:
+        yield (
+            f"selfplay.iterations={count} are more than data.shift.parts={shift.parts}, of which "
+            "each iteration takes one more; use as many parts, or fewer iterations"
+        )
+    if shift.replay and shift.window is None:
+        yield (
+            f"data.shift.replay={shift.replay} is of the rows before a window, and there is none: "
+            "data.shift.window=N"
+        )
+    if run.data.mix_last_two:
+        yield (
+            "data.mix_last_two=true trains on the rows of the last iteration again, which "
+            "data.shift decides; use data.shift.window and data.shift.replay"
+        )
 
 
 def _training(run: Run) -> Iterator[str]:

@@ -11,15 +11,16 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, model_serializer, model_validator
+from pydantic import AfterValidator, Field, model_serializer, model_validator
 from pydantic.dataclasses import dataclass
 
 from tspin.config.objective import TARGET, objective_class
 from tspin.config.schedules import Schedule, at
+from tspin.config.shift import ShiftConfig
+from tspin.config.strict import STRICT
 from tspin.objectives import Objective
 from tspin.objectives.anchored import Anchors
 
-STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*$", max_length=64)]  # in paths
 Arguments = Annotated[dict[str, Any], AfterValidator(lambda values: _as_json(values))]
 PLACE = "place"  # note of what names a file or a folder, or where one is fetched from
@@ -102,7 +103,7 @@ class AnchorConfig:
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class DataConfig:
     name: Name
-    path: Place  # file, folder, hub id, "micro" or "micro_open"
+    path: Place  # file, folder, hub id, "micro", "micro_open" or "micro_drift"
     split: str
     revision: str | None
     size: int | None = Field(ge=1)
@@ -113,6 +114,7 @@ class DataConfig:
     rounds: Literal["first", "last", "all"]  # of a conversation: which answers are annotated
     system: Literal["error", "merge", "drop"]  # where a chat template takes no system message
     mix_last_two: bool
+    shift: ShiftConfig  # rows that have a time
     eval_split: Literal["validation", "test"]
     eval_draws: int = Field(ge=1)  # samples of each held-out prompt
     eval_cool: float | None = Field(gt=0)  # temperature of one more sample, where one can check
@@ -273,14 +275,25 @@ class Run:
     @property
     def samples(self) -> bool:
         """Whether responses are sampled at all: the loss compares them, or diagnostics do."""
-        return self.track.diagnostics or self.loss_at(1).roles != ("annotated",)
+        return self.track.diagnostics or self._loss(1).at(1).roles != ("annotated",)
+
+    def is_proto(self, t: int) -> bool:
+        """Whether y' of iteration t is y0: at iteration 0, and where data.shift.renew says so."""
+        return self.data.shift.proto(t) == t
 
     def loss_at(self, t: int) -> Objective:
-        """The objective of iteration t in its plainest form, ready to be called."""
+        """The objective of iteration t in its plainest form, ready to be called.
+
+        Where y' is y0 it is that of iteration 0: h is 0.
+        """
+        return self._loss(t).at(0 if self.is_proto(t) else t)
+
+    def _loss(self, t: int) -> Objective:
+        """With the coefficients of iteration t, and its anchor."""
         coefficients = {name: at(value, t) for name, value in self.loss.coefficients.items()}
         objective = objective_class(self.loss.target)(**coefficients)
         anchor = self.anchor
-        return Anchors(anchor.nll, anchor.hinge, anchor.cap, anchor.average).on(objective).at(t)
+        return Anchors(anchor.nll, anchor.hinge, anchor.cap, anchor.average).on(objective)
 
 
 def arithmetic_dtype(compute: ComputeConfig, precision: Precision) -> DType:

@@ -1,6 +1,6 @@
 """Annotated pairs (x, y) from wherever a user keeps them, and their train and held-out parts.
 
-A source is a file, a folder of `datasets`, a hub id, or a built-in task, "micro" or "micro_open".
+A source is a file, a folder of `datasets`, a hub id, or a built-in task, one of BUILT_IN.
 Of a conversation of several rounds the first counts, the last, or each (data.rounds). Text is taken
 as it is: nothing is stripped, normalised or tokenized here, and the join with sampled responses to
 triplets belongs to the stages.
@@ -13,26 +13,29 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from tspin.data import schemas, sources
+from tspin.data import schemas, shift, sources
 from tspin.data.cells import BadRow, BadRows, printable
 from tspin.data.turns import Dialogue, Round
 
 if TYPE_CHECKING:
     from tspin.config.run import DataConfig
+    from tspin.config.shift import ShiftConfig
 
-MICRO, MICRO_OPEN = "micro", "micro_open"  # data.path; a folder of that name is spelled ./micro
-BUILT_IN = (MICRO, MICRO_OPEN)
+# data.path; a folder of that name is spelled ./micro
+MICRO, MICRO_OPEN, MICRO_DRIFT = "micro", "micro_open", "micro_drift"
+BUILT_IN = (MICRO, MICRO_OPEN, MICRO_DRIFT)
 MICRO_EVAL_SEED = 0  # every run is judged on the same prompts: seeds compare paired
 NUM_NAMES = 30  # columns not used that the log lists
 
 log = logging.getLogger("tspin")
 
 Rounds = Literal["first", "last", "all"]
-Check = Callable[[str, str], bool | None]  # prompt, response -> right, wrong or unknown
+# row of prompts.parquet, response -> right, wrong or unknown
+Check = Callable[[Mapping[str, Any], str], bool | None]
 Canonical = Callable[[str, str], str | None]  # prompt, response -> one spelling of a right answer
 
 
@@ -44,6 +47,7 @@ class Pair:
     history: earlier rounds of the conversation, user text and assistant text
     id: 16 hex digits of the content, so it names the same pair in every file and subset; repeats
         of a row carry their occurrence, "-1", "-2".
+    part: of the data in order of their time (data.shift), from 0; None where they have none
     """
 
     id: str
@@ -51,6 +55,7 @@ class Pair:
     annotated: str
     system: str | None = None
     history: tuple[Round, ...] = ()
+    part: int | None = None
 
     @property
     def opening(self) -> str:
@@ -65,6 +70,7 @@ class Source:
     reasons: the first few bad rows, "file, line 3: why"
     num_undesirable: rows whose label says that the response is none to learn from
     unused: columns that hold something and were not read, for people
+    times: of the pairs, where a column with them was asked for
     """
 
     pairs: list[Pair]
@@ -72,6 +78,7 @@ class Source:
     reasons: tuple[str, ...] = ()
     num_undesirable: int = 0
     unused: tuple[str, ...] = ()
+    times: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -105,10 +112,10 @@ def load(data: DataConfig) -> Dataset:
             columns=data.columns,
             skip_bad_rows=data.skip_bad_rows,
             rounds=data.rounds,
+            time=data.shift.column,
         )
-        train, heldout = split_pairs(
-            source.pairs, size=data.size, heldout=data.heldout, seed=data.seed
-        )
+        pairs = _in_parts(source, data.shift) if data.shift.timed else source.pairs
+        train, heldout = split_pairs(pairs, size=data.size, heldout=data.heldout, seed=data.seed)
     if source.unused:
         log.info("columns not used: %s", ", ".join(source.unused))
     if source.num_undesirable:
@@ -136,6 +143,7 @@ def read_pairs(
     columns: Mapping[str, str] | None = None,
     skip_bad_rows: bool = False,
     rounds: Rounds = "first",
+    time: str | None = None,
 ) -> Source:
     """The pairs of a file, a `datasets` folder or a hub dataset "owner/name", in file order.
 
@@ -145,9 +153,12 @@ def read_pairs(
     all before it. A row that holds no conversation raises ValueError, or with skip_bad_rows is
     left out and counted; one whose label is false has no annotated response and is left out.
     columns: what this source calls those of schemas, where they have other names.
+    time: a column that says when a row is from, see shift.time_of.
     """
     schemas.check_columns(columns or {})
     pairs = _Pairs()
+    times: list[float] = []
+    kinds: dict[str, str] = {}  # kind of time -> place of the first
     bad_rows = BadRows(skip_bad_rows)
     num_rows = num_undesirable = 0
     unused: Counter[str] = Counter()
@@ -155,6 +166,7 @@ def read_pairs(
     for place, row in sources.rows(path, split=split, revision=revision, columns=own):
         try:
             dialogue = schemas.dialogue(row, first_only=rounds == "first", columns=columns)
+            kind, moment = ("", 0.0) if time is None else shift.time_of(row, time)
         except BadRow as bad:
             bad_rows.add(f"{path}, {place}", bad)
             continue
@@ -162,8 +174,15 @@ def read_pairs(
             num_undesirable += 1
             continue
         num_rows += 1
-        unused.update(dialogue.unused)
+        unused.update(name for name in dialogue.unused if name != time)
         pairs.add(dialogue, rounds)
+        kinds.setdefault(kind, place)
+        times += [moment] * (len(pairs.pairs) - len(times))
+    if len(kinds) > 1:
+        told = " and ".join(f"{kind} ({place})" for kind, place in kinds.items())
+        raise ValueError(
+            f"{path}: data.shift.column={time} holds {told}, which have no order; write one of both"
+        )
     if not pairs.pairs:
         counts = []
         if bad_rows.number:
@@ -172,7 +191,8 @@ def read_pairs(
         detail = f": {'; '.join(counts)}" if counts else ""
         raise ValueError(f"data.path={path} has no usable row{detail}; a row has {schemas.SCHEMAS}")
     left = _listed(unused, num_rows)
-    return Source(pairs.pairs, bad_rows.number, bad_rows.reasons, num_undesirable, left)
+    in_time = None if time is None else tuple(times)
+    return Source(pairs.pairs, bad_rows.number, bad_rows.reasons, num_undesirable, left, in_time)
 
 
 def split_pairs(
@@ -215,8 +235,16 @@ def micro_pairs(data: DataConfig) -> tuple[list[Pair], list[Pair]]:
 
     The seed chooses the train pairs, nested in size. The held-out ones are the first of
     data.eval_split ("validation" or "test") under a fixed seed, the same for every run.
+    With data.shift.parts the pairs take turns in the parts.
     """
-    task = _built_in(data.path)
+    task, parts = _built_in(data.path), data.shift.parts
+    if data.shift.column is not None:
+        raise ValueError(
+            f"data.shift.column={data.shift.column}: data.path={data.path} has no columns; use "
+            "data.shift.parts=N"
+        )
+    if data.path == MICRO_DRIFT and parts is None:
+        raise ValueError(f"data.path={data.path} drifts from part to part: data.shift.parts=N")
 
     def first(split: str, num: int | None, seed: int, option: str) -> list[Pair]:
         available = task.num_available(split)
@@ -228,8 +256,11 @@ def micro_pairs(data: DataConfig) -> tuple[list[Pair], list[Pair]]:
             )
         rows = task.pairs(split, num, seed=seed)
         pairs = _Pairs()
-        for prompt, answer in rows:
-            pairs.add(Dialogue(None, ((prompt, answer),)), "first")
+        for number, (prompt, answer) in enumerate(rows):
+            part = None if parts is None else number % parts
+            if data.path == MICRO_DRIFT:
+                answer = task.answer(prompt, part)
+            pairs.add(Dialogue(None, ((prompt, answer),)), "first", part)
         return pairs.pairs
 
     return (
@@ -240,7 +271,12 @@ def micro_pairs(data: DataConfig) -> tuple[list[Pair], list[Pair]]:
 
 def checker(data: DataConfig) -> Check | None:
     """The program that checks answers to this data's prompts, where there is one."""
-    return _built_in(data.path).check if data.path in BUILT_IN else None
+    if data.path not in BUILT_IN:
+        return None
+    task = _built_in(data.path)
+    if data.path == MICRO_DRIFT:  # what is right depends on the time
+        return lambda row, response: task.check(row["prompt"], response, row["part"])
+    return lambda row, response: task.check(row["prompt"], response)
 
 
 def canonical(data: DataConfig) -> Canonical | None:
@@ -250,9 +286,16 @@ def canonical(data: DataConfig) -> Canonical | None:
 
 def _built_in(path: str) -> ModuleType:
     """The module that makes and checks a built-in task."""
-    from tspin.micro import open_task, task
+    from tspin.micro import drift, open_task, task
 
-    return {MICRO: task, MICRO_OPEN: open_task}[path]
+    return {MICRO: task, MICRO_OPEN: open_task, MICRO_DRIFT: drift}[path]
+
+
+def _in_parts(source: Source, how: ShiftConfig) -> list[Pair]:
+    """The pairs, each with the part that its time is in; without times by their order."""
+    times = range(len(source.pairs)) if source.times is None else source.times
+    parts = shift.parts_of(times, how.parts)
+    return [replace(pair, part=part) for pair, part in zip(source.pairs, parts, strict=True)]
 
 
 # Identity
@@ -265,7 +308,7 @@ class _Pairs:
         self.pairs: list[Pair] = []
         self._seen: Counter[str] = Counter()
 
-    def add(self, dialogue: Dialogue, rounds: Rounds) -> None:
+    def add(self, dialogue: Dialogue, rounds: Rounds, part: int | None = None) -> None:
         """The round or rounds of a conversation that become pairs; its texts are not copied."""
         system, turns = dialogue.system, dialogue.rounds
         last = len(turns) - 1
@@ -275,7 +318,7 @@ class _Pairs:
             content = _digest(system, prompt, annotated, *([before] if before else []))[:16]
             repeat = f"-{self._seen[content]}" if self._seen[content] else ""
             self._seen[content] += 1
-            self.pairs.append(Pair(content + repeat, prompt, annotated, system, before))
+            self.pairs.append(Pair(content + repeat, prompt, annotated, system, before, part))
 
 
 def _listed(unused: Counter[str], num_rows: int) -> tuple[str, ...]:

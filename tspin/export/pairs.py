@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from tspin.cli.options import KeyParser
 from tspin.config.run import Run
-from tspin.data import annotated
+from tspin.data import annotated, shift
 from tspin.data.templates import Conversation
 from tspin.data.tokens import Renderer
 from tspin.export import opening
@@ -94,8 +94,8 @@ def pairs(source: Source, target: Path) -> None:
     chat = cfg.model.template == "chat"
     shape = MESSAGES if chat else pa.string()
     preference = pa.schema([(name, shape) for name in ("prompt", "chosen", "rejected")])
-    count = Counter(row["split"] for row in each_row(folder.prompts, "split"))
     joined = Joined(source, renderer)
+    count = Counter(row["split"] for row in joined.prompts())
     for split in count:
         two = (_messages(r) if chat else _plain(r, renderer) for r in joined.rows(split))
         write_rows(target / _file("preference", split), two, preference)
@@ -108,15 +108,24 @@ class Joined:
 
     def __init__(self, source: Source, renderer: Renderer) -> None:
         folder = source.folder
-        self.prompts, self.renderer = folder.prompts, renderer
+        proto = folder.proto_of(source.cfg.data.shift.proto(source.out.t))
+        self.source, self.renderer = source, renderer
         self.systems = {} if _has_texts(folder) else _systems(source.cfg, folder, renderer)
         self.samples = {
             role: {row["id"]: row for row in samples.each("id", "response", "response_ids")}
-            for role, samples in (("synthetic", source.out.synthetic), ("proto", folder.proto))
+            for role, samples in (("synthetic", source.out.synthetic), ("proto", proto))
         }
 
+    def prompts(self) -> Iterator[dict[str, Any]]:
+        """Those that the iteration was played with."""
+        cfg, file = self.source.cfg, self.source.folder.prompts
+        if (span := cfg.data.shift.at(self.source.out.t)) is None:
+            yield from each_row(file)
+        else:
+            yield from shift.present([*each_row(file)], span, cfg.seed)
+
     def rows(self, split: str) -> Iterator[dict[str, Any]]:
-        for prompt in each_row(self.prompts):
+        for prompt in self.prompts():
             if prompt["split"] != split:
                 continue
             name, ids = prompt["id"], prompt["annotated_ids"]

@@ -1,7 +1,8 @@
 """The built-in tasks: generated instructions, checked by program, and policies of tiny size.
 
-`task` has one right answer to a prompt, and its two policies are shipped; `open_task` has many, and
-its three are built once into the cache. `python -m tspin.micro` makes either from nothing;
+`task` has one right answer to a prompt, and its two policies are shipped; `drift` is the same with
+answers that change over time, for the same policies; `open_task` has many right answers, and its
+three policies are built once into the cache. `python -m tspin.micro` makes either from nothing;
 README.md and open.md are their model cards. Importing this package or a task does not import torch.
 """
 

@@ -53,6 +53,7 @@ PROMPTS = pa.schema(
         ("annotated_ids", pa.list_(pa.int32())),  # EOS included unless truncated
     ]
 )
+TIMED_PROMPTS = PROMPTS.append(pa.field("part", pa.int32()))  # of data that shift
 RESPONSES = pa.schema(
     [
         ("id", pa.string()),
@@ -155,6 +156,11 @@ class Iteration:
         return int(self.path.resolve().name.removeprefix("iter_"))
 
     @property
+    def now(self) -> int:
+        """The part of data that shift which is the current one for its policy; theta_0's is 0."""
+        return self.t if self.path.name.startswith("iter_") else 0
+
+    @property
     def synthetic(self) -> Responses:
         return Responses(self.path / "synthetic")
 
@@ -223,6 +229,10 @@ class RunDir:
     def proto(self) -> Responses:
         """Proto-synthetic responses, linked from the folder that runs share."""
         return Responses(self.path / "proto")
+
+    def proto_of(self, t: int) -> Responses:
+        """The y0 that were sampled at the start of iteration t: at 0 `proto`, else its y'."""
+        return self.proto if t == 0 else self.iteration(t).synthetic
 
     @property
     def base(self) -> Iteration:

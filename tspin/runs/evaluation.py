@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tspin.runs.artifacts import Iteration
@@ -21,20 +21,27 @@ MAX_NGRAM = 3
 MAIN = {"exact_match,greedy": True, "exact_match,sampled": True, "perplexity": False}
 
 
-def write(out: Iteration, benchmarks: dict[str, Any]) -> None:
+def write(
+    out: Iteration, benchmarks: dict[str, Any], parts: Mapping[str, int] | None = None
+) -> None:
     """eval.json: `heldout`, where prompts are held out, and what benchmark.results gives.
 
+    parts    of the held-out prompts by id, where the data shift; see `in_time`
     heldout  metric -> value, stderr, n; see `of_scores` and `of_answers`. An infinite
              perplexity is left out, as JSON has no number for it: logp_per_token says the same
     """
     heldout: dict[str, Estimate] = {}
     if out.scores.exists():
-        heldout |= of_scores([r for r in each_row(out.scores) if r["split"] == "heldout"])
+        rows = [r for r in each_row(out.scores) if r["split"] == "heldout"]
+        heldout |= of_scores(rows)
+        heldout |= in_time(rows, parts or {}, out.now, of_scores, "logp_per_token")
     if out.answers.exists():
-        rows = read_rows(out.answers)
-        for decoding in dict.fromkeys(row["decoding"] for row in rows):
-            estimates = of_answers([row for row in rows if row["decoding"] == decoding])
-            heldout |= {f"{metric},{decoding}": value for metric, value in estimates.items()}
+        answers = read_rows(out.answers)
+        for decoding in dict.fromkeys(row["decoding"] for row in answers):
+            rows = [row for row in answers if row["decoding"] == decoding]
+            estimates = of_answers(rows)
+            estimates |= in_time(rows, parts or {}, out.now, of_answers, "exact_match")
+            heldout |= {_of_decoding(metric, decoding): it for metric, it in estimates.items()}
     if math.isinf(heldout.get("perplexity", {"value": 0.0})["value"]):
         del heldout["perplexity"]
     write_json(out.evaluation, ({"heldout": heldout} if heldout else {}) | benchmarks)
@@ -64,6 +71,29 @@ def divergence(out: Iteration) -> str | None:
         return None
     rate = heldout["logp_per_token"]["value"]
     return f"log pi(y) is {rate:.0f} nats a token, and the perplexity infinite"
+
+
+def in_time(
+    rows: Sequence[dict[str, Any]],
+    parts: Mapping[str, int],
+    now: int,
+    estimates: Callable[[Sequence[dict[str, Any]]], dict[str, Estimate]],
+    metric: str,
+) -> dict[str, Estimate]:
+    """One of the estimates by time, of held-out rows in parts (data.shift).
+
+    METRIC,part_K   of the rows of part K
+    METRIC,current  of those of the part that the iteration trained on for the first time
+    METRIC,past     of those of all parts before
+    """
+    periods: dict[str, list[dict[str, Any]]] = {}
+    for row in rows if parts else ():
+        part = parts[row["id"]]
+        names = [f"part_{part}"] + ["current"] * (part == now) + ["past"] * (part < now)
+        for name in names:
+            periods.setdefault(name, []).append(row)
+    of_periods = {name: estimates(periods[name]) for name in sorted(periods)}
+    return {f"{metric},{name}": of[metric] for name, of in of_periods.items() if metric in of}
 
 
 def of_scores(rows: Sequence[dict[str, Any]]) -> dict[str, Estimate]:
@@ -140,6 +170,12 @@ def of_answers(rows: Sequence[dict[str, Any]]) -> dict[str, Estimate]:
             share = len(set(grams)) / len(grams)
             estimates[f"distinct_{n}"] = {"value": share, "stderr": None, "n": len(firsts)}
     return estimates
+
+
+def _of_decoding(metric: str, decoding: str) -> str:
+    """exact_match,greedy,current of exact_match,current"""
+    name, *period = metric.split(",")
+    return ",".join([name, decoding, *period])
 
 
 def _exp(value: float) -> float:

@@ -18,6 +18,7 @@ import yaml
 from tspin.config.identity import IDENTITY_FREE, history
 from tspin.config.load import dump, load
 from tspin.config.run import Run
+from tspin.config.shift import WAYS
 from tspin.runs.artifacts import Iteration, RunDir, run_dirs
 from tspin.tools.files import digest, flatten, read_json
 
@@ -89,6 +90,8 @@ class Point:
         """What the base evaluation is made from, as a digest; y0 is for data.size prompts more."""
         facts = flatten(dump(self.run))
         size = facts.pop("data.size")
+        for way in WAYS:  # which rows are trained on
+            facts.pop(f"data.shift.{way}")
         return digest({name: facts[name] for name in facts if name.startswith(SAMPLING)}), size
 
 

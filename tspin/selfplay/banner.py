@@ -10,6 +10,7 @@ from typing import Any
 
 from tspin.config.objective import KEYS_OF_COEF
 from tspin.config.run import Run
+from tspin.data import shift
 from tspin.planning import shapes
 from tspin.runs.start import first_iteration
 
@@ -29,21 +30,27 @@ def beginning(run: Run) -> str:
 
 
 def rows(run: Run, facts: Mapping[str, Any], prompts: Sequence[Mapping[str, Any]]) -> str:
-    """Two or three lines of what is trained on.
+    """One to three lines of what is trained on.
 
     facts    data.json
-    prompts  rows of prompts.parquet, with split, prompt_ids and annotated_ids
+    prompts  rows of prompts.parquet, with split, prompt_ids and annotated_ids; part, where they
+             have a time
     """
     tokens = sum(
         len(row["prompt_ids"]) + len(row["annotated_ids"])
         for row in prompts
         if row["split"] == "train"
     )
-    steps = num_steps(run, facts["num_train"])
+    sizes = num_rows(run, prompts)
+    steps = num_steps(run, sizes)
     lines = {
         "rows": f"{facts['num_train']} to train on ({tokens} tokens of x and y), "
         f"{facts['num_heldout']} held out; {steps} steps in all",
     }
+    if run.data.shift.timed:
+        by = run.data.shift.column or "order"
+        count = len({row["part"] for row in prompts})
+        lines["shift"] = f"{count} parts by {by}; iterations train on {_counts(sizes)} rows"
     cut = []
     if number := facts.get("num_prompts_cut"):
         cut.append(f"{number} prompts to {run.max_prompt_length} tokens (model.max_prompt_length)")
@@ -54,12 +61,19 @@ def rows(run: Run, facts: Mapping[str, Any], prompts: Sequence[Mapping[str, Any]
     return _listed(lines)
 
 
-def num_steps(run: Run, num_train: int) -> int:
-    """Optimiser steps of all iterations; data.mix_last_two doubles the pairs of those after 0."""
-    sizes = [
-        num_train * (2 if run.samples and run.data.mix_last_two and t > 0 else 1)
-        for t in range(first_iteration(run), run.selfplay.iterations)
-    ]
+def num_rows(run: Run, prompts: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Training rows of each iteration; data.mix_last_two doubles those of iterations after 0."""
+    train = [row for row in prompts if row["split"] == "train"]
+    sizes = []
+    for t in range(first_iteration(run), run.selfplay.iterations):
+        span = run.data.shift.at(t)
+        size = len(train if span is None else shift.present(train, span, run.seed))
+        sizes.append(size * (2 if run.samples and run.data.mix_last_two and t > 0 else 1))
+    return sizes
+
+
+def num_steps(run: Run, sizes: Sequence[int]) -> int:
+    """Optimiser steps of all iterations, given their training rows."""
     return sum(run.optim.epochs * ceil(size / run.optim.batch_size) for size in sizes)
 
 
@@ -81,6 +95,12 @@ def _objective(run: Run) -> str:
     coefficients += [f"anchor.{name}={value}" for name, value in anchors.items() if value]
     coefficients += ["anchor.average=true"] if anchor.average else []
     return " ".join([run.loss.label, *coefficients])
+
+
+def _counts(numbers: Sequence[int]) -> str:
+    """256, 512, ..., 1280: of many numbers the ends."""
+    shown = [str(number) for number in numbers]
+    return ", ".join(shown if len(shown) <= 6 else [*shown[:3], "...", shown[-1]])
 
 
 def _listed(lines: Mapping[str, str]) -> str:

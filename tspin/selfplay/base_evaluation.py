@@ -9,7 +9,7 @@ from tspin.runs.artifacts import Iteration, shared_folder
 from tspin.selfplay.inputs import prompts_digest
 from tspin.selfplay.session import Session
 from tspin.stages.score import write_scores
-from tspin.tools.files import digest_each, link, read_json
+from tspin.tools.files import digest, digest_each, link, read_json
 from tspin.tracking import replay
 
 
@@ -35,6 +35,8 @@ def _evaluate(session: Session, base: Iteration) -> None:
         "answers": [session.answers_heldout, cfg.data.eval_draws, cfg.data.eval_cool],
         **session.samples_key,
     }
+    if parts := session.inputs.heldout_parts:
+        key["parts"] = digest(parts)
     shared = Iteration(shared_folder(cfg.runs_dir, "base", cfg.sampling_name, key))
     with world.held(shared.path, wait=True):
         if not world.exists(shared.scores):
@@ -58,4 +60,5 @@ def _benchmark(session: Session, base: Iteration) -> None:
     with world.held(shared.path, wait=True):
         session.benchmark(session.inputs.initial, shared, label="base: benchmarks")
         world.main(link, shared.benchmarks, base.benchmarks)
-    world.main(lambda: evaluation.write(base, benchmarks.results(base, cfg)))
+    parts = session.inputs.heldout_parts
+    world.main(lambda: evaluation.write(base, benchmarks.results(base, cfg), parts))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tspin.config.run import Run
+from tspin.data import shift
 from tspin.data.annotated import canonical, checker
 from tspin.data.triplets import Triplet, join
 from tspin.runs.artifacts import Responses, RunDir
@@ -25,8 +26,9 @@ class Inputs:
 
     def __init__(self, cfg: Run, folder: RunDir, initial: Path) -> None:
         self.cfg, self.folder, self.initial = cfg, folder, initial
-        parts = ("id", "split", "prompt_ids", "annotated_ids")  # texts stay on the disk
-        self.prompts: list[dict[str, Any]] = list(each_row(folder.prompts, *parts))
+        columns = ["id", "split", "prompt_ids", "annotated_ids"]  # texts stay on the disk
+        columns += ["part"] if cfg.data.shift.timed else []
+        self.prompts: list[dict[str, Any]] = list(each_row(folder.prompts, *columns))
         self.heldout = [row for row in each_row(folder.prompts) if row["split"] == "heldout"]
         check = checker(cfg.data) if self.heldout else None
         # None without a program that checks answers, or without prompts to be answered.
@@ -46,12 +48,38 @@ class Inputs:
             return start_from(self.cfg).synthetic
         return self.folder.iteration(t).synthetic
 
+    def proto(self, t: int) -> Responses:
+        """The y0 of iteration t."""
+        return self.folder.proto_of(self.cfg.data.shift.proto(t))
+
+    def rows(self, t: int) -> list[dict[str, Any]]:
+        """The prompts that iteration t is played with: all, or of data that shift those there."""
+        span = self.cfg.data.shift.at(t)
+        return self.prompts if span is None else shift.present(self.prompts, span, self.cfg.seed)
+
+    def weights(self, t: int) -> dict[str, float] | None:
+        """Of the training rows of iteration t in the loss, by id; None: all count alike."""
+        span = self.cfg.data.shift.at(t)
+        return None if span is None else shift.weights(self.rows(t), span)
+
+    def sampled(self, t: int) -> list[dict[str, Any]]:
+        """The prompts that get a y' from theta_t. y0 are sampled for all there will ever be: those
+        of rows that come later are what theta_t would have said to them, bit for bit.
+        """
+        return self.prompts if self.cfg.is_proto(t) else self.rows(t)
+
+    @property
+    def heldout_parts(self) -> dict[str, int]:
+        """Part of each held-out prompt by id; empty where rows have no time."""
+        return {row["id"]: row["part"] for row in self.heldout if self.cfg.data.shift.timed}
+
     def triplets(self, t: int) -> list[Triplet]:
-        """All prompts with their responses; with mix_last_two the training ones of t - 1 too."""
+        """Its prompts with their responses; with mix_last_two the training ones of t - 1 too."""
+        rows = self.rows(t)
         if not self.cfg.samples:
-            return join(self.prompts, t)
-        proto = self.folder.proto.ids()
-        triplets = join(self.prompts, t, self.synthetic(t).ids(), proto)
+            return join(rows, t)
+        proto = self.proto(t).ids()
+        triplets = join(rows, t, self.synthetic(t).ids(), proto)
         if self.cfg.data.mix_last_two and t > 0:
             trained = [row for row in self.prompts if row["split"] == "train"]
             triplets += join(trained, t - 1, self.synthetic(t - 1).ids(), proto)

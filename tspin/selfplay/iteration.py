@@ -28,14 +28,21 @@ class IterationStages:
         self.out, self.loss = session.folder.iteration(t), session.cfg.loss_at(t)
 
     def synthesise(self) -> None:
-        """y' ~ pi_theta_t for every prompt; at t = 0 it is y0."""
+        """y' ~ pi_theta_t for every prompt that is there; at t = 0 it is y0."""
         session, out = self.session, self.out.synthetic
         if self.t == 0:
             self.world.main(link, session.folder.proto.path, out.path)
         else:
             with session.timed(self.out, "generate"):
                 start, facts = self.inputs.start_of(self.t), {"t": self.t}
-                session.generate(start, out, self.t, label=self._label("generate"), facts=facts)
+                session.generate(
+                    start,
+                    self.inputs.sampled(self.t),
+                    out,
+                    self.t,
+                    label=self._label("generate"),
+                    facts=facts,
+                )
         session.warn(self.t, report.sample_warnings(session.folder, self.t))
 
     def score_reference(self, triplets: Sequence[Triplet]) -> None:
@@ -61,6 +68,7 @@ class IterationStages:
         recipe = Recipe(
             loss=self.loss,
             reference=self._reference(),
+            weights=self.inputs.weights(self.t),
             optim=cfg.optim,
             compute=cfg.compute,
             seed=cfg.seed,
@@ -71,11 +79,12 @@ class IterationStages:
             session.train(start, _train(triplets), self.out, recipe, label=label)
 
     def score(self, triplets: Sequence[Triplet]) -> None:
-        """log pi_theta_t+1 of all roles there are; at t = 0 y0 is y' and needs no third pass."""
+        """log pi_theta_t+1 of all roles there are; y0 that is y' needs no third pass."""
         session, label = self.session, self._label("score")
         own = [triplet for triplet in triplets if triplet.source == self.t]
         present = tuple(role for role in ROLES if role in own[0].responses)
-        roles: tuple[Role, ...] = tuple(r for r in present if self.t > 0 or r != "proto")
+        is_proto = self.cfg.is_proto(self.t)
+        roles: tuple[Role, ...] = tuple(r for r in present if r != "proto" or not is_proto)
         session.space.check(self.out.path, label, scores=session.space.sizes.scores)
         with session.timed(self.out, "score"):
             batches = session.score_batches(own, roles)
@@ -106,7 +115,7 @@ class IterationStages:
                 f"or set optim.max_grad_norm=1.0. Its weights and scores are in {out.path}"
             )
         write_contingency(out.contingency, each_row(out.scores))
-        report.samples(folder, t, count=self.cfg.track.num_samples)
+        report.samples(folder, t, self.inputs.proto(t), count=self.cfg.track.num_samples)
         replay.iteration(folder, t, session.tracker)
         session.warn(t, report.warnings(folder, t))
         write_json(

@@ -8,7 +8,7 @@ from pathlib import Path
 from tspin.config.identity import IDENTITY_FREE
 from tspin.config.load import dump
 from tspin.config.run import Run
-from tspin.data import annotated, schemas
+from tspin.data import annotated, schemas, shift
 from tspin.policy import dtypes, inspection, kernels, model_files, quantization, weights
 from tspin.runs import benchmarks, mirror
 from tspin.runs.artifacts import RunDir
@@ -17,6 +17,7 @@ from tspin.sampling import engines
 from tspin.selfplay.inputs import Inputs, prompts_digest
 from tspin.stages import benchmark
 from tspin.tools.files import read_json, write_json
+from tspin.tools.parquet import each_row
 
 
 def look(cfg: Run, folder: RunDir) -> bool:
@@ -38,6 +39,10 @@ def claim(cfg: Run, folder: RunDir) -> None:
 
     More iterations than it was begun with are the same run: none depends on how many there are.
     """
+    if cfg.data.shift.timed and folder.data.exists() and "parts" in read_json(folder.data):
+        rows = each_row(folder.prompts, "split", "part")
+        parts = (row["part"] for row in rows if row["split"] == "train")
+        shift.check(parts, cfg.data.shift, cfg.selfplay.iterations)
     folder.claim(dump(cfg), free=IDENTITY_FREE, grows="selfplay.iterations")
     for t in folder.iterations():  # who reads them later would not notice
         folder.iteration(t).check()
@@ -96,6 +101,12 @@ def check_same_beginning(cfg: Run, folder: RunDir, inputs: Inputs) -> None:
                 f"{now[key][:12]}); give this run a name of its own (name=...)"
             )
     if cfg.selfplay.start_from is not None:
+        if 0 < cfg.data.shift.proto(first_iteration(cfg)) < first_iteration(cfg):
+            raise ValueError(
+                f"data.shift.renew={cfg.data.shift.renew}: those y0 are in the run of "
+                f"selfplay.start_from={cfg.selfplay.start_from}; name iterations from "
+                f"{first_iteration(cfg)} on"
+            )
         if not folder.iteration(first_iteration(cfg)).done.exists():
             start_from(cfg).weights()  # or why they are not there
         theirs = read_json(start_from(cfg).done)["initial_weights"]

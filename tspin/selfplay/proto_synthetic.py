@@ -18,7 +18,12 @@ def proto_synthetic(session: Session) -> None:
         samples = Responses(shared)
         if not world.exists(samples):
             session.generate(
-                session.inputs.initial, samples, 0, label="proto: generate", facts={"key": key}
+                session.inputs.initial,
+                session.inputs.prompts,
+                samples,
+                0,
+                label="proto: generate",
+                facts={"key": key},
             )
         elif samples.facts()["key"] != key:
             raise ValueError(f"{shared} holds samples of another policy, data or decoding")

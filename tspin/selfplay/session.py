@@ -83,14 +83,21 @@ class Session:
         return sharing.iteration_key(self.cfg, self.folder, t, self.samples_key)
 
     def generate(
-        self, policy: Path, out: Responses, t: int, *, label: str, facts: dict[str, Any]
+        self,
+        policy: Path,
+        prompts: Sequence[dict[str, Any]],
+        out: Responses,
+        t: int,
+        *,
+        label: str,
+        facts: dict[str, Any],
     ) -> None:
-        """One response to every prompt, from the policy in a folder."""
+        """One response to each of these rows of prompts.parquet, from the policy in a folder."""
         self.space.check(out.path, label, samples=self.space.sizes.samples)
         with finite.named(policy):
             generate(
                 engines.engine_of(policy, self.policies, self.cfg, log=out.log),
-                {row["id"]: row["prompt_ids"] for row in self.inputs.prompts},
+                {row["id"]: row["prompt_ids"] for row in prompts},
                 out,
                 Draws(self.cfg.decoding, self.cfg.seed, t),
                 label=label,
@@ -169,7 +176,7 @@ class Session:
                     label=label,
                     world=self.world,
                 )
-        self.world.main(evaluation.write, out, {})
+        self.world.main(evaluation.write, out, {}, self.inputs.heldout_parts)
 
     def benchmark(self, policy: Path, out: Iteration, *, label: str) -> bool:
         """Runs the benchmarks that `out` lacks and writes eval.json anew. -> whether any ran"""
@@ -186,7 +193,8 @@ class Session:
     def _benchmark(self, policy: Path, out: Iteration, label: str) -> None:
         check_sums(policy)
         benchmark.benchmark(policy, out, self.cfg, label=label)
-        evaluation.write(out, benchmarks.results(out, self.cfg))
+        results = benchmarks.results(out, self.cfg)
+        evaluation.write(out, results, self.inputs.heldout_parts)
 
     @contextmanager
     def timed(self, out: Iteration, stage: str) -> Iterator[None]:

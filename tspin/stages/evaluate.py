@@ -6,7 +6,7 @@ prompts and the same random numbers. What the answers are worth is for runs.eval
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,11 +31,13 @@ class Grader:
     check: Check
     canonical: Canonical | None = None
 
-    def grade(self, prompt: str, row: dict[str, Any]) -> dict[str, Any]:
-        """Of a row of responses. One that was cut is wrong, whatever it begins with."""
-        right = row["finish_reason"] == "stop" and bool(self.check(prompt, row["response"]))
+    def grade(self, asked: Mapping[str, Any], row: dict[str, Any]) -> dict[str, Any]:
+        """Of a row of responses, to a row of prompts. One that was cut is wrong, whatever it
+        begins with.
+        """
+        right = row["finish_reason"] == "stop" and bool(self.check(asked, row["response"]))
         canonical = self.canonical or (lambda prompt, response: response)
-        spelled = canonical(prompt, row["response"])
+        spelled = canonical(asked["prompt"], row["response"])
         return {"correct": right, "canonical": spelled if right else None}
 
 
@@ -87,7 +89,7 @@ def evaluate(
             for (i, decoding, draw, _), ids in zip(keys(number), responses, strict=True):
                 row = response_row(engine.renderer, i, ids) | {"decoding": decoding, "draw": draw}
                 if grader is not None:
-                    row |= grader.grade(by_id[i]["prompt"], row)
+                    row |= grader.grade(by_id[i], row)
                 rows[i, decoding, draw] = row
         rows = {key: row for part in world.gather(rows) for key, row in part.items()}
     in_order = [rows[i, decoding, draw] for decoding, draw, _ in attempts for i in by_id]

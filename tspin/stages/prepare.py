@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from tspin.config.run import Run
-from tspin.data import annotated
+from tspin.data import annotated, shift
 from tspin.data.cells import BadRow, BadRows
 from tspin.data.templates import Conversation
 from tspin.data.tokens import Renderer
-from tspin.runs.artifacts import PROMPTS, RunDir, settled_day
-from tspin.tools.files import write_json
+from tspin.runs.artifacts import PROMPTS, TIMED_PROMPTS, RunDir, settled_day
+from tspin.tools.files import digest, write_json
 from tspin.tools.parquet import write_rows
 
 log = logging.getLogger("tspin")
@@ -33,8 +33,10 @@ def prepare(run: Run, folder: RunDir, renderer: Renderer) -> None:
     day = settled_day(run.runs_dir) if renderer.depends_on_day else None
     renderer = renderer.on(day)
     most_of_prompt = run.max_prompt_length
+    timed = run.data.shift.timed
     num = {"train": 0, "heldout": 0}
     counts = {"num_dropped": 0, "num_prompts_cut": 0, "num_responses_cut": 0}
+    parts: dict[str, list[tuple[str, int]]] = {"train": [], "heldout": []}  # id and part
 
     def rows() -> Iterator[dict[str, Any]]:
         for split, pairs in (("train", source.train), ("heldout", source.heldout)):
@@ -55,6 +57,8 @@ def prepare(run: Run, folder: RunDir, renderer: Renderer) -> None:
                 counts["num_prompts_cut"] += is_cut
                 counts["num_responses_cut"] += len(response_ids) > most
                 num[split] += 1
+                if pair.part is not None:
+                    parts[split].append((pair.id, pair.part))
                 yield {
                     "id": pair.id,
                     "split": split,
@@ -64,12 +68,16 @@ def prepare(run: Run, folder: RunDir, renderer: Renderer) -> None:
                     "annotated": pair.annotated.strip(),
                     "prompt_ids": prompt_ids,
                     "annotated_ids": response_ids[:most],
+                    "part": pair.part,
                 }
         if not num["train"]:
             left_out = {"num_skipped": bad_rows.number, **counts}
             raise ValueError(f"{run.data.path}: no pair is left to train on ({left_out})")
+        if timed:
+            trained = (part for _, part in parts["train"])
+            shift.check(trained, run.data.shift, run.selfplay.iterations)
 
-    write_rows(folder.prompts, rows(), PROMPTS)
+    write_rows(folder.prompts, rows(), TIMED_PROMPTS if timed else PROMPTS)
     if bad_rows.number or counts["num_dropped"]:
         log.warning(
             "%d rows skipped and %d dropped for having no response token: %s",
@@ -82,6 +90,8 @@ def prepare(run: Run, folder: RunDir, renderer: Renderer) -> None:
     facts |= {} if day is None else {"day": day}
     if source.num_undesirable:  # else no part of it: older runs have none, and keys are made of it
         facts["num_undesirable"] = source.num_undesirable
+    if timed:
+        facts["parts"] = digest(parts)
     write_json(folder.data, facts | {f"num_{split}": n for split, n in num.items()})
 
 

@@ -18,6 +18,8 @@ HELDOUT_COLUMNS = {
     "accuracy_greedy": "exact_match,greedy",
     "accuracy_sampled": "exact_match,sampled",
     "accuracy_cool": "exact_match,cool",
+    "accuracy_current": "exact_match,greedy,current",
+    "accuracy_past": "exact_match,greedy,past",
     "perplexity": "perplexity",
 }
 # Of metrics.jsonl, means over the time: tokens over seconds are tokens over seconds.
@@ -91,8 +93,11 @@ def worth(out: Iteration) -> dict[str, Any]:
     return row
 
 
-def samples(folder: RunDir, t: int, *, count: int) -> None:
-    """samples.jsonl: a few prompts with their responses, held-out first, for reading."""
+def samples(folder: RunDir, t: int, proto: Responses, *, count: int) -> None:
+    """samples.jsonl: a few prompts with their responses, held-out first, for reading.
+
+    proto  the y0 of the iteration
+    """
     out, wanted = folder.iteration(t), ("id", "split", "prompt", "annotated")
     chosen = nsmallest(
         count,
@@ -102,10 +107,14 @@ def samples(folder: RunDir, t: int, *, count: int) -> None:
     ids = {row["id"] for row in chosen}
     responses = {
         role: {r["id"]: r["response"] for r in source.each("id", "response") if r["id"] in ids}
-        for role, source in (("synthetic", out.synthetic), ("proto", folder.proto))
+        for role, source in (("synthetic", out.synthetic), ("proto", proto))
         if source.exists()
     }
-    rows = [row | {role: by_id[row["id"]] for role, by_id in responses.items()} for row in chosen]
+    rows = [
+        row | {role: by_id[row["id"]] for role, by_id in responses.items()}
+        for row in chosen
+        if all(row["id"] in by_id for by_id in responses.values())  # else it is not there yet
+    ]
     write_jsonl(out.samples, rows)
 
 

@@ -39,6 +39,8 @@ def end_table(folder: RunDir, rows: Sequence[Mapping[str, Any]]) -> str:
     """One row per policy, the initial one as `base`; columns that no row has are left out.
 
     accuracy, perplexity  of held-out prompts, whichever is the main number, with its 95% interval
+    current, past         accuracy on held-out rows of the iteration's time and of those before,
+                          where rows have a time
     average               of the benchmarks +- its standard error
     log pi(y), log pi(y') means over the training rows after the update, nats
     margin                reward(y) - reward(y'), likewise
@@ -90,6 +92,9 @@ def _row(folder: RunDir, row: Mapping[str, Any]) -> dict[str, Any]:
     worth = comparison.worth(out)
     if worth is not None:
         cells[worth.name] = str(worth)
+    for period in ("current", "past"):
+        if (accuracy := row.get(f"accuracy_{period}")) is not None:
+            cells[period] = f"{accuracy:.1%}"
     if "average" in row:
         stderr = row["benchmarks"]["average"]["stderr"]
         cells["average"] = f"{row['average']:.4f}" + ("" if stderr is None else f" +- {stderr:.4f}")
@@ -119,7 +124,7 @@ def _when(name: str | int) -> str:
 def _longer(folder: RunDir) -> str | None:
     """The command of the last launch with twice the iterations, by which this very run goes on.
 
-    None where it was none of the command line's.
+    None where it was none of the command line's, and where the data may not last.
     """
     if not folder.provenance.exists():
         return None
@@ -128,6 +133,9 @@ def _longer(folder: RunDir) -> str | None:
     if parts is None:
         return None
     start, words = parts
+    shift = launch["config"].get("data", {}).get("shift", {})  # a section that came later
+    if shift.get("column") or shift.get("parts"):
+        return None
     more = 2 * launch["config"]["selfplay"]["iterations"]
     kept = [word for word in words if not word.startswith((f"{ITERATIONS}=", "name="))]
     return commands.shown(start, [*kept, f"name={folder.path.name}", f"{ITERATIONS}={more}"])

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from tspin.config.run import ComputeConfig, OptimConfig
 from tspin.data.triplets import Key, Triplet
@@ -17,14 +18,23 @@ class Recipe:
     """The objective of iteration t, and how it is optimised.
 
     reference  stored log-probs of theta_t, for a loss that needs them
+    weights    of triplets in the mean loss, by prompt id, 1 on average; None: all count alike
     """
 
     loss: Objective
     reference: dict[Key, float] | None = None
+    weights: Mapping[str, float] | None = None
     optim: OptimConfig
     compute: ComputeConfig
     seed: int
     t: int
+
+    def weighted(self, triplets: Sequence[Triplet], losses: Tensor) -> Tensor:
+        """The losses of these triplets, (batch,), each times its weight."""
+        if self.weights is None:
+            return losses
+        factors = torch.tensor([self.weights[t.id] for t in triplets], dtype=losses.dtype)
+        return losses * factors.to(losses.device, non_blocking=True)
 
     def reference_logps(self, triplets: Sequence[Triplet], logps: Logps) -> Logps | None:
         """Of the same triplets as `logps`, in its dtype; None: the loss reads none."""

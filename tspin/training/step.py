@@ -117,6 +117,7 @@ def _losses(
     """The LossFunction of a step: losses (triplets,), kept in `parts` beside their metrics."""
     logps = replace(logps, lengths=_lengths(logps, triplets), statistics=statistics)
     losses, metrics = recipe.loss(logps, recipe.reference_logps(triplets, logps))
+    losses = recipe.weighted(triplets, losses)
     per_token = logps.detached().per_token()
     metrics |= {f"logps_per_token/{role}": per_token[role] for role in per_token.present()}
     parts.append((losses.detach(), metrics))
