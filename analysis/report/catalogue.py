@@ -11,12 +11,14 @@ from typing import Any
 from tqdm import tqdm
 
 from analysis.figures import (
+    anchors,
     comparison,
     dynamics,
     grids,
     objectives,
     responses,
     results,
+    rivals,
     style,
     tasks,
     tuning,
@@ -27,7 +29,8 @@ from analysis.reading.runs import Runs
 log = logging.getLogger("tspin")
 
 _MODULES: tuple[Any, ...] = (
-    results, tasks, responses, dynamics, grids, objectives, comparison, tuning,
+    results, tasks, responses, dynamics, grids, objectives, comparison, rivals, anchors,
+    tuning,
 )  # fmt: skip
 HOMES: dict[str, Callable[..., list[Piece]]] = {
     name: module.build for module in _MODULES for name in module.NAMES
@@ -35,7 +38,7 @@ HOMES: dict[str, Callable[..., list[Piece]]] = {
 # as the paper orders them, then what it does not have
 NAMES = ("table1", "figure2", "table2", "figure5", "table3", "table4", "figure6", "table5",
          "figure3", "figure4a", "figure4b", "figure4c", "figure7", "objectives", "comparison",
-         "contingency", "tuning")  # fmt: skip
+         "contingency", "rivals", "stress", "anchors", "tuning")  # fmt: skip
 assert sorted(NAMES) == sorted(HOMES)
 
 

@@ -153,7 +153,8 @@ def test_a_broken_file_costs_only_itself(tmp_path):
         expected[path] = says
     runs = Runs.read(tmp_path)
     built = {piece.name for piece in catalogue.build(runs)}
-    assert built == {*catalogue.NAMES, "objectives-table", "comparison-figure"}
+    drawn = {f"{name}-figure" for name in ("comparison", "rivals", "stress", "anchors")}
+    assert built == {*catalogue.NAMES, "objectives-table", *drawn}
     problems = {path: [p for p in runs.problems if p.startswith(f"{path}: ")] for path in expected}
     assert {path: len(lines) for path, lines in problems.items()} == dict.fromkeys(expected, 1)
     assert all(says in problems[path][0] for path, says in expected.items())

@@ -19,6 +19,7 @@ ADDED: dict[str, Any] = {
     "compute.compile": False,
     "compute.kernels": "torch",
     "data.columns": {},
+    "data.eval_temperature": None,
     "data.rounds": "first",
     "data.system": "error",
     "track.tensorboard": False,

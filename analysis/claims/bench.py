@@ -1,0 +1,69 @@
+"""What the bench of objectives asks, beyond the paper: rivals, sharpening, anchors."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from analysis.claims.evidence import Part, above, over
+from analysis.figures import change, comparison
+from analysis.reading import bench, measures
+from analysis.reading.methods import Run, finished
+from analysis.reading.regimes import Regime
+from analysis.reading.runs import BASE
+from tspin.tools import intervals
+
+LOGP = measures.HELDOUT["logp"]
+MOST_LOST = 1.0  # nats of log p(y) that an anchored policy may lose under stress
+
+
+def rivals(regime: Regime, margin: float) -> list[Part]:
+    """T-SPIN over every other objective of the regime."""
+    ours = regime.side("tspin")
+    others = [side for label, side in regime.members.by_label().items() if side[0].loss != "tspin"]
+    if not ours or not others:
+        return [Part("T-SPIN over its rivals", reading="no run of T-SPIN, or of no other")]
+    return [part for side in others for part in over(regime, ours, side, margin=margin)]
+
+
+def cooling(regime: Regime) -> list[Part]:
+    """T-SPIN sampled as it is over the initial policy sampled cooler, prompt by prompt."""
+    side = regime.side("tspin")
+    what = "T-SPIN over its initial policy, sampled cooler"
+    done = finished(side)
+    if not done:
+        return [Part(what, reading="no finished iteration")]
+    t, sampled = max(done), measures.HELDOUT["exact_match,sampled"]
+    pairs = [
+        comparison.right(regime.runs, run, t, "sampled")
+        - comparison.right(regime.runs, run, BASE, "cool")
+        for run in side
+    ]
+    gain = intervals.bootstrap(100 * pd.concat(pairs, axis=1).to_numpy(dtype=float).T)
+    return [above(f"{what}, after iteration {t}", gain, sampled)]
+
+
+def anchored(regime: Regime, kind: str, margin: float) -> list[Part]:
+    """Of T-SPIN with this kind of anchor: log p(y) under stress, SPIN there, T-SPIN where both have
+    its tuned learning rate."""
+    stressed, tuned = bench.stressed(regime.runs), bench.tuned(regime.runs)
+    under_stress = bench.of(stressed, "tspin", kind)
+    if not under_stress:
+        return [Part(f"T-SPIN with anchor={kind} under stress", reading="no run of it")]
+    parts = [_kept(regime, under_stress)]
+    for pair, forgiven in (
+        ((under_stress, bench.of(stressed, "spin")), 0.0),
+        ((bench.of(tuned, "tspin", kind), bench.of(tuned, "tspin")), margin),
+    ):
+        if all(pair):
+            parts += over(regime, *pair, margin=forgiven)
+        else:
+            parts.append(Part(f"T-SPIN with anchor={kind}", reading="nothing to compare with"))
+    return parts
+
+
+def _kept(regime: Regime, side: list[Run]) -> Part:
+    what = f"{side[0].label}: log p(y), held out, since the initial policy"
+    moved = change.of(regime.runs, side, LOGP)
+    if moved is None or moved.over is None:
+        return Part(what, reading="not measured before and after")
+    return above(f"{what}, after iteration {moved.t}", moved.over, LOGP, MOST_LOST, "nats")
