@@ -257,14 +257,14 @@ def test_more_draws_and_a_cooler_control(runs, tmp_path):
 
 
 def test_answers_at_a_temperature_of_their_own(runs, tmp_path):
-    """y' is sampled as it is without it, and so the training is the same; next to nothing but the
-    likeliest is drawn at 0.01, and the initial policy is judged alike, apart from what others share."""
+    """y' is sampled as it is without it, and so the training is the same; at 0.01 next to nothing
+    but the likeliest is drawn, and of the initial policy, too."""
     words = ("data.eval_temperature=0.01", "selfplay.iterations=1")
     folder, _ = play(tmp_path, "tspin", *words)
     for out in (folder.base, folder.iteration(0)):
-        by = {decoding: {a["id"]: a["response_ids"] for a in read_rows(out.answers)
-                         if a["decoding"] == decoding} for decoding in ("greedy", "sampled")}  # fmt: skip
-        assert sum(by["sampled"][i] == by["greedy"][i] for i in by["greedy"]) >= 15
+        by = {(a["decoding"], a["id"]): a["response_ids"] for a in read_rows(out.answers)}
+        ids = {name for _, name in by}
+        assert sum(by["sampled", name] == by["greedy", name] for name in ids) >= 15
     assert weights(folder, 0) == weights(runs["tspin"][0], 0)
 
 
