@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pandas as pd
 
 from analysis.claims.evidence import Part, above, over
@@ -9,20 +11,20 @@ from analysis.figures import change, comparison
 from analysis.reading import bench, measures
 from analysis.reading.methods import Run, finished
 from analysis.reading.regimes import Regime
-from analysis.reading.runs import BASE
+from analysis.reading.runs import BASE, Runs
 from tspin.tools import intervals
 
 LOGP = measures.HELDOUT["logp"]
 MOST_LOST = 1.0  # nats of log p(y) that an anchored policy may lose under stress
 
 
-def rivals(regime: Regime, margin: float) -> list[Part]:
-    """T-SPIN over every other objective of the regime."""
-    ours = regime.side("tspin")
-    others = [side for label, side in regime.members.by_label().items() if side[0].loss != "tspin"]
-    if not ours or not others:
+def rivals(regime: Regime, chosen: Callable[[Runs], Runs], margin: float) -> list[Part]:
+    """T-SPIN over every other objective of the runs chosen, without anchors."""
+    of_loss = bench.plain(chosen(regime.runs)).grouped(lambda run: run.loss)
+    ours = of_loss.pop("tspin", None)
+    if ours is None or not of_loss:
         return [Part("T-SPIN over its rivals", reading="no run of T-SPIN, or of no other")]
-    return [part for side in others for part in over(regime, ours, side, margin=margin)]
+    return [part for side in of_loss.values() for part in over(regime, ours, side, margin=margin)]
 
 
 def cooling(regime: Regime) -> list[Part]:

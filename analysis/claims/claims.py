@@ -32,7 +32,7 @@ from analysis.figures import grids
 from analysis.figures.comparison import Side, gain_of
 from analysis.figures.pieces import Column, Table
 from analysis.reading import measures, missing, stats
-from analysis.reading.bench import KINDS
+from analysis.reading.bench import KINDS, stressed, tuned
 from analysis.reading.methods import Run, finished
 from analysis.reading.regimes import Regime, regimes
 from analysis.reading.runs import BASE, Runs
@@ -300,9 +300,14 @@ CLAIMS = (
     Claim(
         "rivals", "T-SPIN is at least as good as every other objective on the same triplets.",
         HERE,
-        "T-SPIN minus each of the others that were run, after their last common iteration, is "
-        f"above -{MARGIN:g} point.",
-        partial(bench.rivals, margin=MARGIN), "objectives",
+        "T-SPIN minus each of the others, each at its own learning rate, after their last common "
+        f"iteration, is above -{MARGIN:g} point.",
+        partial(bench.rivals, chosen=tuned, margin=MARGIN), "objectives", of_variants=True,
+    ),
+    Claim(
+        "stress", "T-SPIN is at least as good as every other objective under stress.", HERE,
+        "The same at one learning rate for all.",
+        partial(bench.rivals, chosen=stressed, margin=MARGIN), "objectives", of_variants=True,
     ),
     Claim(
         "cooling", "T-SPIN gains more than its initial policy does by being sampled cooler.", HERE,

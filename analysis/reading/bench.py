@@ -1,13 +1,13 @@
 """The bench of objectives: which runs of a setting answer which question.
 
-Tuned are the runs at the learning rate of their objective's main variant; under stress are those at
-the one rate that objectives share beside it. Both with an anchor of log pi(y), or without.
+Under stress are runs at the one learning rate that objectives share, tuned are those at the rate
+that an objective has beside it. Both with an anchor of log pi(y), or without; another variant of an
+objective (alpha, pairs) is in neither.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import fields
 
 from analysis.reading.methods import Run
@@ -32,8 +32,18 @@ def anchor(run: Run) -> str:
 
 
 def tuned(runs: Runs) -> Runs:
-    """At the learning rate of the main variant of their objective."""
-    return runs.where(lambda run: run.differs_only_in(*ANCHORS))
+    """At the learning rate of an objective's own: its main variant's, or where that is the one for
+    all (of two names one does not tell) the other."""
+    rate, rates = stress(runs), _rates(runs)
+    own = {}
+    for run in runs:
+        if run.is_main:
+            others = rates.get(run.loss, set()) - {rate}
+            lr = run.values.get(LR)
+            own[run.loss] = min(others) if lr == rate and others else lr
+    return runs.where(
+        lambda run: run.differs_only_in(LR, *ANCHORS) and run.values.get(LR) == own.get(run.loss)
+    )
 
 
 def stressed(runs: Runs) -> Runs:
@@ -47,17 +57,27 @@ def stressed(runs: Runs) -> Runs:
 
 
 def stress(runs: Runs) -> float | None:
-    """The learning rate at which most objectives were run beside their main one, two at least; of
-    several the largest. None on validation prompts, where rates are there to choose from."""
-    pairs = {
-        (run.loss, run.values[LR])
-        for run in runs
-        if set(run.variant) == {LR} and run.setting.split == "test"
-        and isinstance(run.values[LR], float)
-    }  # fmt: skip
-    numbers = Counter(rate for _, rate in pairs)
-    shared = [(number, rate) for rate, number in numbers.items() if number > 1]
+    """The learning rate at which most objectives were run, of several the largest, where two of
+    them have another one, too. None on validation prompts, where rates are there to choose from."""
+    rates = _rates(runs)
+    numbers = Counter(rate for of_loss in rates.values() for rate in of_loss)
+    shared = [
+        (number, rate)
+        for rate, number in numbers.items()
+        if sum(rate in of_loss and len(of_loss) > 1 for of_loss in rates.values()) > 1
+    ]
     return max(shared)[1] if shared else None
+
+
+def _rates(runs: Runs) -> dict[str, set[float]]:
+    """Objective -> the learning rates at which it was run on test prompts, without an anchor."""
+    rates: dict[str, set[float]] = {}
+    for run in runs:
+        rate = run.values.get(LR)
+        of_bench = run.setting.split == "test" and run.differs_only_in(LR) and not kind(run)
+        if of_bench and isinstance(rate, float):
+            rates.setdefault(run.loss, set()).add(rate)
+    return rates
 
 
 def plain(runs: Runs) -> Runs:
@@ -68,8 +88,3 @@ def plain(runs: Runs) -> Runs:
 def of(runs: Runs, loss: str, of_kind: str = "") -> list[Run]:
     """The seeds of an objective with this kind of anchor."""
     return [run for run in runs if run.loss == loss and kind(run) == of_kind]
-
-
-def finished(members: Sequence[Run]) -> list[Run]:
-    """Those that have done all their iterations."""
-    return [run for run in members if run.iterations - 1 in run.folder.iterations()]
