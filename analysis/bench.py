@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,7 +34,6 @@ QUESTIONS = {
     "tune": {"tuning": "What was tuned, on what?"},
 }
 MANY = 4  # parts of a claim, beyond which their table has to do
-WORDS = {"supported": "reached", "not supported": "missed"}
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -120,20 +120,20 @@ def section(
     folder: str,
 ) -> list[str]:  # fmt: skip
     """Lines of Markdown. folder: of the pictures, as the page says it"""
-    from analysis.claims.claims import SUPPORTED
+    from analysis.claims.claims import NOT_SUPPORTED, SUPPORTED
     from analysis.figures.pieces import Drawing, markdown
 
+    words = {SUPPORTED: "**reached**", NOT_SUPPORTED: "missed"}
     lines = [*(facts(name, runs) for name, runs in parts.items()), "", "### Verdicts", ""]
     lines += [target(judged), "", "| | where | verdict | evidence |", "|---|---|---|---|"]
     for it in judged:
         for finding in it.findings:
-            verdict = WORDS.get(finding.verdict, finding.verdict)
-            shown = f"**{verdict}**" if finding.verdict == SUPPORTED else verdict
+            verdict = words.get(finding.verdict, finding.verdict)
             evidence = "<br>".join(map(str, finding.parts))
             if len(finding.parts) > MANY:
                 held = sum(part.holds is True for part in finding.parts)
                 evidence = f"{held} of {len(finding.parts)} hold"
-            lines.append(f"| {it.claim.statement} | {finding.regime} | {shown} | {evidence} |")
+            lines.append(f"| {it.claim.statement} | {finding.regime} | {verdict} | {evidence} |")
     for name, of_name in made.items():
         (question,) = (of[name] for of in QUESTIONS.values() if name in of)
         lines += ["", f"### {question}", ""]
@@ -141,7 +141,7 @@ def section(
             if isinstance(piece, Drawing):
                 lines += [f"![{question} {piece.name}]({folder}/{piece.name}.png)", ""]
             else:
-                lines += [markdown(piece)]
+                lines.append(markdown(replace(piece, missing=())))  # the report has that
     return lines
 
 

@@ -48,7 +48,9 @@ class Study:
 
     out         a folder for each part, and what was chosen between them
     launcher    of every sweep
-    tasks, scale  of tuning and results; a chosen line brings its task
+    seeds       of results
+    tasks       of tuning and stress; a line that was chosen brings its own
+    scale       of tuning and results
     objectives  make one run of each, anchors one of each strength
     rates       the grid, one for all objectives
     tuning      of runs on validation prompts, with seeds that no result uses
@@ -70,12 +72,19 @@ class Study:
 
 
 def tiny(out: Path) -> Study:
-    scale = ("data.size=16", "selfplay.iterations=1")
     return Study(
-        out, ("track=none",), "seed=0", "model=micro", scale, ("loss=spin,tspin",),
-        ("loss=tspin", "anchor=hinge", "anchor.hinge=0.3,1"), "optim.lr=1e-4,1e-3",
-        ("seed=10", "data.eval_split=validation", "data.heldout=16"), ("data.heldout=16",), scale,
-    )  # fmt: skip
+        out,
+        launcher=("track=none",),
+        seeds="seed=0",
+        tasks="model=micro",
+        scale=("data.size=16", "selfplay.iterations=1"),
+        objectives=("loss=spin,tspin",),
+        anchors=("loss=tspin", "anchor=hinge", "anchor.hinge=0.3,1"),
+        rates="optim.lr=1e-4,1e-3",
+        tuning=("seed=10", "data.eval_split=validation", "data.heldout=16"),
+        results=("data.heldout=16",),
+        by_name=("data.size=16", "data.heldout=16"),
+    )
 
 
 def study(it: Study) -> None:
