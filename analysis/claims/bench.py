@@ -48,13 +48,15 @@ def anchored(regime: Regime, kind: str, margin: float) -> list[Part]:
     """Of T-SPIN with this kind of anchor: log p(y) under stress, SPIN there, T-SPIN where both have
     its tuned learning rate."""
     stressed, tuned = bench.stressed(regime.runs), bench.tuned(regime.runs)
-    under_stress = bench.of(stressed, "tspin", kind)
-    if not under_stress:
-        return [Part(f"T-SPIN with anchor={kind} under stress", reading="no run of it")]
-    parts = [_kept(regime, under_stress)]
+    runs = [run for run in stressed if run.loss == "tspin" and bench.kind(run) == kind]
+    strengths = sorted({bench.anchor(run) for run in runs})
+    if len(strengths) != 1:
+        why = f"several strengths were run: {', '.join(strengths)}" if runs else "no run of it"
+        return [Part(f"T-SPIN with anchor={kind} under stress", reading=why)]
+    parts = [_kept(regime, runs)]
     for pair, forgiven in (
-        ((under_stress, bench.of(stressed, "spin")), 0.0),
-        ((bench.of(tuned, "tspin", kind), bench.of(tuned, "tspin")), margin),
+        ((runs, bench.of(stressed, "spin")), 0.0),
+        ((bench.of(tuned, "tspin", *strengths), bench.of(tuned, "tspin")), margin),
     ):
         if all(pair):
             parts += over(regime, *pair, margin=forgiven)

@@ -76,16 +76,15 @@ def table(parts: dict[str, Runs], main: Measure) -> pd.DataFrame:
     losses = dict.fromkeys(run.loss for run in every if bench.kind(run))
     rows: list[dict[str, object]] = []
     for loss in losses:
-        kinds = dict.fromkeys(bench.kind(run) for run in every if run.loss == loss)
-        for kind in sorted(kinds, key=_place):
-            row: dict[str, object] = {}
+        anchors = {bench.anchor(run): bench.kind(run) for run in every if run.loss == loss}
+        for anchor in sorted(anchors, key=lambda it: (_place(anchors[it]), it)):
+            row: dict[str, object] = {"anchor": anchor or "none"}
             for question, part in parts.items():
-                members, alone = bench.of(part, loss, kind), bench.of(part, loss)
+                members, alone = bench.of(part, loss, anchor), bench.of(part, loss)
                 if not members:
                     continue
                 row["objective"] = members[0].values["loss.label"]
-                row["anchor"] = bench.anchor(members[0]) or "none"
-                gain = over(part, members, alone, main) if kind and alone else NOTHING
+                gain = over(part, members, alone, main) if anchor and alone else NOTHING
                 numbers = worth(part, members, main) | spread("over", gain) | {"p": gain.p}
                 row |= {f"{question}_{key}": value for key, value in numbers.items()}
             rows.append(row)
@@ -98,9 +97,10 @@ def table(parts: dict[str, Runs], main: Measure) -> pd.DataFrame:
     )
 
 
-def _place(kind: str) -> tuple[int, str]:
-    """None first, then in the order of the fields of Anchors."""
-    return (bench.KINDS.index(kind) + 1 if kind in bench.KINDS else len(kind), kind)
+def _place(kind: str) -> int:
+    """None first, then in the order of the fields of Anchors, several together last."""
+    order = ("", *bench.KINDS)
+    return order.index(kind) if kind in order else len(order)
 
 
 def _curves(parts: dict[str, Runs], main: Measure) -> tuple[style.Figure, pd.DataFrame]:

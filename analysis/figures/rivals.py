@@ -45,8 +45,12 @@ def _of_setting(runs: Runs, setting: Setting, named: str, name: str) -> list[Pie
     main = measures.main_of(chosen)
     frame = table(chosen, main)
     more = [f"{bench.LR}={rate:g}"] if rate is not None else []
-    lines = _absent(chosen, setting, *more)
-    lines += missing.iterations(chosen) + missing.seeds(chosen, SWEEP, setting, *more)
+    if name == "stress" and rate is None:
+        way = missing.command(SWEEP, runs, setting, f"{bench.LR}=3e-4")
+        lines = [f"no one learning rate for all, {setting}{way}"]
+    else:
+        lines = _absent(chosen, setting, *more)
+        lines += missing.iterations(chosen) + missing.seeds(chosen, SWEEP, setting, *more)
     caption = (
         f"{main.opening} of every objective after its last iteration, {setting}, {how}: mean and "
         "95% interval over seeds; the difference from T-SPIN over seeds and, where known, prompts, "

@@ -85,6 +85,6 @@ def plain(runs: Runs) -> Runs:
     return runs.where(lambda run: not kind(run))
 
 
-def of(runs: Runs, loss: str, of_kind: str = "") -> list[Run]:
-    """The seeds of an objective with this kind of anchor."""
-    return [run for run in runs if run.loss == loss and kind(run) == of_kind]
+def of(runs: Runs, loss: str, with_anchor: str = "") -> list[Run]:
+    """The seeds of an objective with this anchor (`anchor`); "": without one."""
+    return [run for run in runs if run.loss == loss and anchor(run) == with_anchor]

@@ -76,7 +76,7 @@ def test_stress_is_the_rate_that_objectives_share_beside_their_own(tmp_path):
     stressed, tuned = bench.stressed(runs), bench.tuned(runs)
     assert [run.loss for run in bench.plain(stressed)] == ["sft", "spin", "tspin"]
     assert [run.loss for run in tuned] == ["sft", "spin", "tspin"]
-    (anchored,) = bench.of(stressed, "tspin", "hinge")
+    (anchored,) = bench.of(stressed, "tspin", "hinge 1")
     assert (bench.kind(anchored), bench.anchor(anchored)) == ("hinge", "hinge 1")
 
 
@@ -199,6 +199,17 @@ def test_the_target_of_an_anchor(tmp_path, gains, kept, tspin, spin, expected):
     assert mended.startswith("T-SPIN mended by an anchor, micro on micro: ")
     reached = mended.endswith("reached with anchor=hinge.")
     assert reached == (expected == claims.SUPPORTED)
+
+
+def test_of_several_strengths_none_is_judged(tmp_path, gains):
+    """They are not seeds of one method: the table has a row for each."""
+    study(tmp_path, gains=gains)
+    make(tmp_path, "tspin", anchor={"hinge": 3.0}, lr=STRESS)
+    table, _ = pieces(tmp_path, anchors.build, "anchors")
+    assert table.frame["anchor"].tolist() == ["none", "hinge 1", "hinge 3"]
+    (found,) = findings(tmp_path, "anchor_hinge")
+    assert found.verdict == claims.NOT_ENOUGH
+    assert found.parts[0].reading == "several strengths were run: hinge 1, hinge 3"
 
 
 def test_an_anchor_that_was_not_run_is_not_enough_data(tmp_path, gains):
