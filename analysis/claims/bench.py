@@ -29,7 +29,7 @@ def rivals(regime: Regime, chosen: Callable[[Runs], Runs], margin: float) -> lis
 
 def cooling(regime: Regime) -> list[Part]:
     """T-SPIN sampled as it is over the initial policy sampled cooler, prompt by prompt."""
-    side = regime.side("tspin")
+    side = bench.of(bench.tuned(regime.runs), "tspin")
     what = "T-SPIN over its initial policy, sampled cooler"
     done = finished(side)
     if not done:

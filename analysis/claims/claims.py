@@ -313,7 +313,7 @@ CLAIMS = (
         "cooling", "T-SPIN gains more than its initial policy does by being sampled cooler.", HERE,
         "Right answers sampled from T-SPIN after its last iteration, minus those of the initial "
         "policy at data.eval_cool, are above 0.",
-        bench.cooling, "objectives",
+        bench.cooling, "objectives", of_variants=True,
     ),
     *(
         Claim(
