@@ -7,6 +7,9 @@
 # make audit  licences of all that is installed, then its known vulnerabilities (asks PyPI)
 # make paper  the paper in miniature: every experiment on both built-in tasks, then the report in
 #             report/paper (SEEDS=10 for narrower intervals; goes on where it was stopped)
+# make objectives  the bench of objectives: every objective and anchor, tuned and under stress, on
+#             both built-in tasks, into runs/objectives and docs/objectives.md; about three hours, goes
+#             on where it was stopped (OBJECTIVES="--tiny": all of it in a minute, to see that it runs)
 # make tune   the sweep that chose the learning rates of the built-in models
 # make bench  time and memory side by side with what people would use instead, on the CPU, into
 #             docs/benchmarks.md; make bench-gpu the same on one CUDA card, with models of 7B
@@ -27,7 +30,7 @@ JOBS ?= 2
 # Hundreds of processes import the same modules: they are compiled once, whatever the shell says.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run check test chaos audit lint docs paper tune bench bench-gpu gpu-check gpu-simulate
+.PHONY: run check test chaos audit lint docs paper objectives tune bench bench-gpu gpu-check gpu-simulate
 run: $(RUNS)
 	$(VENV)/bin/python main.py
 
@@ -66,6 +69,9 @@ paper: $(READY)
 	$(sweep) +sweep=miniature model=micro,micro_open_weak seed=$(seeds) runs_dir=runs/paper
 	$(sweep) +sweep=seeds model=micro_open seed=$(seeds) runs_dir=runs/paper
 	$(VENV)/bin/python -m analysis all runs=runs/paper out=report/paper
+
+objectives: $(READY)
+	$(VENV)/bin/python -m benchmarks.objectives --seeds $(SEEDS) --jobs $(JOBS) $(OBJECTIVES)
 
 tune: $(READY)
 	$(sweep) +sweep=tune model=micro optim.lr=1e-5,3e-5,1e-4,3e-4 runs_dir=runs/tune

@@ -14,6 +14,8 @@ COMMANDS = {
     "watch": "analysis.watch",
     "show": "analysis.show",
     "compare": "analysis.compare",
+    "choose": "analysis.choose",
+    "bench": "analysis.bench",
     "dashboard": "analysis.wandb.dashboard",
     "wandb_sync": "analysis.wandb.sync",
     "tracker_sync": "analysis.wandb.local_sync",

@@ -6,7 +6,7 @@ Differences are turned so that more is better; their intervals are of 95%.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from analysis.figures import comparison
@@ -16,8 +16,6 @@ from analysis.reading.measures import Measure
 from analysis.reading.methods import Run
 from analysis.reading.missing import ENOUGH
 from analysis.reading.regimes import Regime
-from analysis.reading.runs import Runs
-from tspin.tools import intervals
 from tspin.tools.intervals import Interval
 
 
@@ -57,40 +55,35 @@ class Part:
         return f"{self.what}{numbers} ({self.reading})"
 
 
-def gain_of(runs: Runs, a: Side, b: Side, measure: Measure) -> Interval:
-    """How much better A is than B: over seeds and prompts where a program checked the answers, else
-    over seeds."""
-    kind, _, decoding = measure.key.partition(",")
-    if kind == "exact_match":
-        over = intervals.bootstrap(measure.factor * comparison.differences(runs, a, b, decoding))
-        if not math.isnan(over.mean):
-            return over
-    return comparison.seed_by_seed(runs, a, b, measure).turned(measure.better)
-
-
 def at_end(regime: Regime, a: str, b: str, *, margin: float = 0.0) -> list[Part]:
     """Objective a over objective b where `comparison` compares them; see `above`."""
-    sides = [regime.side(a), regime.side(b)]
-    main = main_of(regime, [*sides[0], *sides[1]])
-    if not all(sides) or main is None:
-        absent = [loss for loss, side in zip((a, b), sides, strict=True) if not side]
-        why = f"no run with loss={', '.join(absent)}" if absent else "nothing measured"
+    sides = {loss: regime.side(loss) for loss in (a, b)}
+    if absent := [loss for loss, side in sides.items() if not side]:
+        why = f"no run with loss={', '.join(absent)}"
         return [Part(f"loss={a} over loss={b}", reading=why)]
-    what = " over ".join(side[0].label for side in sides)
-    ends = comparison.ends(*sides)
-    if ends is None:
-        return [Part(what, reading="no common finished iteration")]
-    pair = Side(sides[0], ends[0]), Side(sides[1], ends[1])
-    gain = gain_of(regime.runs, *pair, main)
-    what = f"{what}, after iteration {comparison.when(*pair)}"
-    return [above(what, gain, main, margin)]
+    return over(regime, *sides.values(), margin=margin)
 
 
-def above(what: str, gain: Interval, measure: Measure, margin: float = 0.0) -> Part:
-    """Holds where the interval is above 0, or above -margin, in points of a share."""
-    if margin and measure.unit != "%":
-        why = f"the margin is in points of a share; {measure.title} is none"
-        return Part(what, reading=why)
+def over(regime: Regime, a: Sequence[Run], b: Sequence[Run], *, margin: float = 0.0) -> list[Part]:
+    """These runs, one at least, over those."""
+    what, main = f"{a[0].label} over {b[0].label}", main_of(regime, [*a, *b])
+    ends = comparison.ends(a, b)
+    if main is None or ends is None:
+        why = "nothing measured" if main is None else "no common finished iteration"
+        return [Part(what, reading=why)]
+    pair = Side(a, ends[0]), Side(b, ends[1])
+    gain = comparison.gain_of(regime.runs, *pair, main)
+    return [above(f"{what}, after iteration {comparison.when(*pair)}", gain, main, margin)]
+
+
+def above(
+    what: str, gain: Interval, measure: Measure, margin: float = 0.0, unit: str = "%"
+) -> Part:
+    """Holds where the interval is above 0, or above -margin, which is in this unit: points of a
+    share, or nats."""
+    if margin and measure.unit != unit:
+        words = "points of a share" if unit == "%" else unit
+        return Part(what, reading=f"the margin is in {words}, and {measure.title} is not")
     line = 0.0 - margin  # no -0.0
     unit = "points" if measure.unit == "%" else measure.unit
     if gain.n < ENOUGH or math.isnan(gain.low):

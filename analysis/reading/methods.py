@@ -1,14 +1,15 @@
 """One run from its configuration: what it compares with, and what makes its method.
 
 A method is an objective with its settings. In a setting, the main variant of an objective has the
-plain name MODEL-LOSS-DATA-sSEED, else the shortest name; another variant is labelled by where it
-differs: "T-SPIN alpha=0.3".
+plain name MODEL-LOSS-DATA-sSEED, else the shortest name that says how it differs, where a digest
+says nothing; another variant is labelled by where it differs: "T-SPIN alpha=0.3".
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -75,9 +76,20 @@ class Run:
         return Setting(self.values["model.name"], self.values["data.name"], split)
 
     @property
+    def _words(self) -> str:
+        """What its name says beyond model, loss, data and seed; all of another name."""
+        start = f"{self.setting.model}-{self.loss}-{self.setting.data}-s{self.seed}"
+        return self.name.removeprefix(start)
+
+    @property
     def is_plain(self) -> bool:
         """Whether its name says nothing of a variant."""
-        return self.name == f"{self.setting.model}-{self.loss}-{self.setting.data}-s{self.seed}"
+        return not self._words
+
+    @property
+    def is_digest(self) -> bool:
+        """Whether its name has a digest for what is too long to say (config.identity)."""
+        return bool(re.fullmatch("-[0-9a-f]{8}", self._words))
 
     @property
     def iterations(self) -> int:
@@ -130,7 +142,9 @@ def labelled(runs: Sequence[Run], problem: Callable[[Path, str], None]) -> list[
 
     for _, group in itertools.groupby(sorted(runs, key=objective), key=objective):
         members = list(group)
-        main = min(members, key=lambda run: (not run.is_plain, len(run.name), run.name))
+        main = min(
+            members, key=lambda run: (not run.is_plain, run.is_digest, len(run.name), run.name)
+        )
         label = main.values["loss.label"]
         variants = [_difference(run.method, main.method) for run in members]
         times = Counter(map(_last, {key for variant in variants for key in variant}))
@@ -139,7 +153,7 @@ def labelled(runs: Sequence[Run], problem: Callable[[Path, str], None]) -> list[
             words = [f"{key}={_short(value)}" for key, value in sorted(short.items())]
             full = " ".join([label, *words])
             unnamed = [key for key in short if _last(key) not in run.name]
-            if unnamed:
+            if unnamed and not run.is_digest:
                 other = f"{label} as {main.name} is, but with another {', '.join(unnamed)}"
                 what = f"labelled {other}, which its name does not say; shown as {full}"
                 problem(run.folder.config, what)

@@ -11,6 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from analysis.figures import (
+    anchors,
     comparison,
     drift,
     dynamics,
@@ -18,6 +19,7 @@ from analysis.figures import (
     objectives,
     responses,
     results,
+    rivals,
     style,
     tasks,
     tuning,
@@ -28,7 +30,8 @@ from analysis.reading.runs import Runs
 log = logging.getLogger("tspin")
 
 _MODULES: tuple[Any, ...] = (
-    results, tasks, responses, dynamics, grids, objectives, comparison, tuning, drift,
+    results, tasks, responses, dynamics, grids, objectives, comparison, rivals, anchors,
+    tuning, drift,
 )  # fmt: skip
 HOMES: dict[str, Callable[..., list[Piece]]] = {
     name: module.build for module in _MODULES for name in module.NAMES
@@ -36,7 +39,7 @@ HOMES: dict[str, Callable[..., list[Piece]]] = {
 # as the paper orders them, then what it does not have
 NAMES = ("table1", "figure2", "table2", "figure5", "table3", "table4", "figure6", "table5",
          "figure3", "figure4a", "figure4b", "figure4c", "figure7", "objectives", "comparison",
-         "contingency", "tuning", "drift")  # fmt: skip
+         "contingency", "rivals", "stress", "anchors", "tuning", "drift")  # fmt: skip
 assert sorted(NAMES) == sorted(HOMES)
 
 

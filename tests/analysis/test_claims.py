@@ -310,7 +310,10 @@ def test_a_claim_that_fails_costs_only_itself(tmp_path, monkeypatch):
     runs = Runs.read(tmp_path)
     judged = {it.claim.key: it.findings[0].verdict for it in claims.judge(runs)}
     assert judged["above_spin"] == NOT_ENOUGH and judged["gains"] == SUPPORTED
-    assert runs.problems == ["claim above_spin: could not be judged (RuntimeError: broken)"]
+    assert runs.problems == [
+        f"claim {key}: could not be judged (RuntimeError: broken)"
+        for key in ("above_spin", "rivals")
+    ]
 
 
 def test_the_table_has_a_row_per_finding(tmp_path):

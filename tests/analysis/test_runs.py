@@ -153,7 +153,8 @@ def test_a_broken_file_costs_only_itself(tmp_path):
         expected[path] = says
     runs = Runs.read(tmp_path)
     built = {piece.name for piece in catalogue.build(runs)}
-    assert built == {*catalogue.NAMES, "objectives-table", "comparison-figure"}
+    drawn = {f"{name}-figure" for name in ("comparison", "rivals", "stress", "anchors")}
+    assert built == {*catalogue.NAMES, "objectives-table", *drawn}
     problems = {path: [p for p in runs.problems if p.startswith(f"{path}: ")] for path in expected}
     assert {path: len(lines) for path, lines in problems.items()} == dict.fromkeys(expected, 1)
     assert all(says in problems[path][0] for path, says in expected.items())
@@ -236,7 +237,7 @@ def test_both_forms_of_a_configuration_are_one_method(tmp_path):
 
 
 def test_an_objective_of_ones_own_is_in_every_table_and_figure_of_all(tmp_path):
-    """Its label, its colour for all its variants, and no claim that is judged on it."""
+    """Its label, its colour for all its variants; a rival of T-SPIN, in no claim of the paper."""
     for loss in ("sft", "spin", "tspin"):
         write_run(tmp_path, loss)
     for apart, beta in (("", 0.1), ("-beta=0.5", 0.5)):
@@ -257,5 +258,6 @@ def test_an_objective_of_ones_own_is_in_every_table_and_figure_of_all(tmp_path):
         assert "CPO" in sum(labels, []), name
     colours = {style.colour(label) for label in ("CPO", "CPO beta=0.5")}
     assert len(colours) == 1 and not colours & {*style.COLOURS.values(), *style.ROLES.values()}
-    of_claims = [part for it in claims.judge(runs) for f in it.findings for part in f.parts]
-    assert not [part for part in of_claims if "CPO" in part.what]
+    of_claims = [(it.claim.key, part.what) for it in claims.judge(runs) for f in it.findings
+                 for part in f.parts]  # fmt: skip
+    assert {key for key, what in of_claims if "CPO" in what} == {"rivals"}

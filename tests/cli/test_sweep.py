@@ -87,7 +87,8 @@ def test_the_paper_is_all_of_its_sweeps():
         if one not in ("seeds", "tune", "rivals")
     ]
     assert set(names(found)) == {name for part in parts for name in part}
-    assert set(COUNTS) | {"paper", "miniature"} == set(NAMES)
+    bench = {"objectives", "anchors"}  # tests/benchmarks/test_objectives.py
+    assert set(COUNTS) | {"paper", "miniature"} | bench == set(NAMES)
 
 
 @pytest.mark.slow

@@ -256,6 +256,18 @@ def test_more_draws_and_a_cooler_control(runs, tmp_path):
     assert "accuracy_cool" in rows[-1] and "accuracy_cool" not in runs["tspin"][1][-1]
 
 
+def test_answers_at_a_temperature_of_their_own(runs, tmp_path):
+    """y' is sampled as it is without it, and so the training is the same; at 0.01 next to nothing
+    but the likeliest is drawn, and of the initial policy, too."""
+    words = ("data.eval_temperature=0.01", "selfplay.iterations=1")
+    folder, _ = play(tmp_path, "tspin", *words)
+    for out in (folder.base, folder.iteration(0)):
+        by = {(a["decoding"], a["id"]): a["response_ids"] for a in read_rows(out.answers)}
+        ids = {name for _, name in by}
+        assert sum(by["sampled", name] == by["greedy", name] for name in ids) >= 15
+    assert weights(folder, 0) == weights(runs["tspin"][0], 0)
+
+
 def test_a_complete_run_is_not_run_again(runs, monkeypatch):
     folder, rows = runs["tspin"]
 

@@ -9,6 +9,7 @@ The numbers follow rules that a reader can check by hand. After iteration t, of 
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -160,6 +161,12 @@ def main(arguments):
         write_run(FOLDERS, loss, model="zephyr", data="ultrachat", benchmarks=True)
     if arguments == ["tables"]:
         write_tables(FOLDERS, TABLES)
+
+
+def of_each_kind(commands):
+    """Of commands that differ in seeds, learning rate or coefficients alone, one."""
+    words = re.compile(r" '?(seed|optim\.lr|coef\.\w+)=\S+")
+    return {words.sub("", text): text for text in sorted(commands)}.values()
 
 
 def write_tables(folders, out):

@@ -21,6 +21,7 @@ ADDED: dict[str, Any] = {
     "compute.compile": False,
     "compute.kernels": "torch",
     "data.columns": {},
+    "data.eval_temperature": None,
     "data.rounds": "first",
     "data.shift": {"column": None, "parts": None, **WAYS},
     "data.system": "error",

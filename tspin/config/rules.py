@@ -167,7 +167,7 @@ def _training(run: Run) -> Iterator[str]:
 
 
 def _vllm(run: Run) -> Iterator[str]:
-    how, cool = run.decoding, run.data.eval_cool
+    how = run.decoding
     if how.engine != "vllm":
         return
     if run.dtype == "float64":
@@ -175,12 +175,17 @@ def _vllm(run: Run) -> Iterator[str]:
             "compute.dtype=float64 is none of vLLM's; use compute.dtype=float32 or "
             "decoding.engine=native"
         )
-    if min(how.temperature, how.temperature if cool is None else cool) < COLDEST:
-        yield (
-            f"decoding.temperature={how.temperature} and data.eval_cool={cool} must be at "
-            f"least {COLDEST}: vLLM takes what is colder for that; use decoding.sample=false, "
-            "or decoding.engine=native"
-        )
+    temperatures = {
+        "decoding.temperature": how.temperature,
+        "data.eval_temperature": run.data.eval_temperature,
+        "data.eval_cool": run.data.eval_cool,
+    }
+    for key, value in temperatures.items():
+        if value is not None and value < COLDEST:
+            yield (
+                f"{key}={value} must be at least {COLDEST}: vLLM takes what is colder for that; "
+                "use decoding.sample=false, or decoding.engine=native"
+            )
     for key in OURS_OF_VLLM.keys() & how.vllm_args.keys():
         yield f"decoding.vllm_args.{key} is set by {OURS_OF_VLLM[key]}"
     for key in how.vllm_args.keys() & SECRETS_OF_VLLM:

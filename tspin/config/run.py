@@ -117,6 +117,7 @@ class DataConfig:
     shift: ShiftConfig  # rows that have a time
     eval_split: Literal["validation", "test"]
     eval_draws: int = Field(ge=1)  # samples of each held-out prompt
+    eval_temperature: float | None = Field(gt=0)  # of them; None: decoding.temperature
     eval_cool: float | None = Field(gt=0)  # temperature of one more sample, where one can check
 
 

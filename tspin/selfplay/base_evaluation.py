@@ -28,11 +28,14 @@ def base_evaluation(session: Session) -> None:
 
 def _evaluate(session: Session, base: Iteration) -> None:
     cfg, world, heldout = session.cfg, session.world, session.inputs.heldout
+    how = [session.answers_heldout, cfg.data.eval_draws, cfg.data.eval_cool]
+    if cfg.data.eval_temperature is not None:
+        how.append(cfg.data.eval_temperature)
     key = {
         "weights": read_json(session.folder.initial)["weights"],
         "prompts": prompts_digest(heldout),
         "annotated": digest_each(list(row["annotated_ids"]) for row in heldout),
-        "answers": [session.answers_heldout, cfg.data.eval_draws, cfg.data.eval_cool],
+        "answers": how,
         **session.samples_key,
     }
     if parts := session.inputs.heldout_parts:

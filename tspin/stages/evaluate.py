@@ -104,9 +104,10 @@ def _attempts(
     Sampling at a lower temperature alone makes answers right more often, whatever was trained: the
     control is drawn with the numbers of the first sample.
     """
-    attempts = [("sampled", draw, how.temperature) for draw in range(data.eval_draws)]
+    warm = how.temperature if data.eval_temperature is None else data.eval_temperature
+    attempts = [("sampled", draw, warm) for draw in range(data.eval_draws)]
     if greedy:
-        attempts = [("greedy", 0, how.temperature), *attempts]
+        attempts = [("greedy", 0, warm), *attempts]
         if data.eval_cool is not None:
             attempts.append(("cool", 0, data.eval_cool))
     return attempts

@@ -1,0 +1,150 @@
+"""What was tuned on validation prompts, as a sweep: each method with its best value.
+
+    python -m analysis choose runs=runs/tune over=optim.lr to=rates.yaml
+    python main.py -m sweep=rates.yaml seed=0,1,2
+
+Of runs that differ in the keys of over= (with commas between) and the seed alone, the best: by the
+mean of the main number after the last iteration, over the same seeds; of equal ones the smaller
+value. A line of the file has the words that the best run was started with, but for what belongs to
+tuning: seed, name, folder, trackers, held-out prompts.
+"""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from analysis.options import command
+from analysis.reading.commands import key, values_of
+from tspin.tools.files import digest, write_text
+
+if TYPE_CHECKING:
+    from analysis.reading.measures import Measure
+    from analysis.reading.methods import Run
+    from analysis.reading.runs import Runs
+
+log = logging.getLogger("tspin")
+OF_TUNING = ("name", "seed", "runs_dir", "sweep", "data.heldout", "data.eval_split")
+OF_TUNING_SECTIONS = ("track", "hydra")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The best value of a method.
+
+    words   of a command line: the method, and its value
+    values  of the keys in question
+    mean    of the main number, over the seeds
+    of      how many values there were to choose from
+    """
+
+    words: tuple[str, ...]
+    values: tuple[Any, ...]
+    measure: Measure
+    mean: float
+    of: int
+
+
+def main(arguments: Sequence[str]) -> None:
+    with command(__doc__, arguments, runs="runs", over="optim.lr", to="") as options:
+        if not options["to"]:
+            raise ValueError("to= is missing: the file to write, FILE.yaml")
+        write(Path(options["runs"]), options["over"].split(","), Path(options["to"]))
+
+
+def write(folder: Path, over: Sequence[str], to: Path) -> None:
+    """Chooses among the runs of `folder`, and leaves the sweep `to`.
+
+    ValueError where there is nothing to choose from.
+    """
+    from analysis.reading.runs import Runs  # pandas: not for --help
+
+    chosen = choices(Runs.read(folder), over)
+    if not chosen:
+        raise ValueError(
+            f"runs={folder} has no finished runs on validation prompts that differ in "
+            f"{', '.join(over)}: data.eval_split=validation {over[0]}=A,B seed=10,11"
+        )
+    lines = [shlex.join(choice.words) for choice in chosen]
+    tree = {"title": f"Chosen on validation prompts: {', '.join(over)}", "points": lines}
+    head = f"# python -m analysis choose runs={folder} over={','.join(over)} to={to}\n"
+    write_text(to, head + yaml.safe_dump(tree, sort_keys=False, width=1000))
+    for line, choice in zip(lines, chosen, strict=True):
+        numbers = f"{choice.measure.axis} {choice.mean:.{choice.measure.digits}f}"
+        log.info("%s  (%s, best of %d)", line, numbers, choice.of)
+
+
+def choices(runs: Runs, over: Sequence[str]) -> list[Choice]:
+    """One of each method that has values to choose from, in the order of settings and labels."""
+    tuned = runs.where(
+        lambda run: run.setting.split == "validation" and any(_is_set(run, name) for name in over)
+    )
+    families = tuned.grouped(lambda run: _family(run, over))
+    return [
+        choice
+        for _, members in sorted(families.items())
+        if (choice := _best(tuned, members, over)) is not None
+    ]
+
+
+def _is_set(run: Run, name: str) -> bool:
+    """A switch that is off is not."""
+    value = run.values.get(name)
+    return value is not None and value is not False
+
+
+def _family(run: Run, over: Sequence[str]) -> tuple[Any, ...]:
+    """What the runs of a method share, whatever the values; which keys are set is part of it."""
+    rest = {name: value for name, value in run.method.items() if name not in over}
+    is_set = tuple(_is_set(run, name) for name in over)
+    return run.setting, str(run.values["loss.label"]), is_set, digest(rest)
+
+
+def _best(runs: Runs, members: Sequence[Run], over: Sequence[str]) -> Choice | None:
+    """None where no value was run to the end with all seeds."""
+    from analysis.reading import measures
+
+    names = {run.name for run in members}
+    main = measures.main_of(runs.where(lambda run: run.name in names))
+    frame = measures.values(runs, [main]).set_index(["run", "iteration"])["value"]
+    candidates: dict[tuple[Any, ...], list[Run]] = {}
+    for run in members:
+        values = tuple(run.values.get(name) for name in over)
+        candidates.setdefault(values, []).append(run)
+    means, seeds = {}, {run.seed for run in members}
+    for values, of_value in candidates.items():
+        ends = {run.seed: frame.get((run.name, run.iterations - 1)) for run in of_value}
+        if {seed for seed, end in ends.items() if end is not None} == seeds:
+            means[values] = float(sum(ends.values())) / len(ends)
+        else:
+            shown = " ".join(values_of(dict(zip(over, values, strict=True)), *over))
+            log.warning("%s %s: not finished with every seed; left out", of_value[0].label, shown)
+    if not means:
+        return None
+    best = min(means, key=lambda values: (-main.better * means[values], _order(values)))
+    words = _words(runs, candidates[best][0], over)
+    return Choice(words, best, main, means[best], len(candidates))
+
+
+def _order(values: tuple[Any, ...]) -> list[Any]:
+    return [value for value in values if value is not None]
+
+
+def _words(runs: Runs, run: Run, over: Sequence[str]) -> tuple[str, ...]:
+    started = runs.words(run)
+    if started is None:
+        raise ValueError(f"{run.folder.path} does not say how it was started; nothing to repeat")
+    kept = [
+        word
+        for word in started
+        if key(word) not in (*OF_TUNING, *over)
+        and key(word).split(".")[0].split("/")[0] not in OF_TUNING_SECTIONS
+        and not word.startswith("-")
+    ]
+    return (*kept, *values_of(run.values, *(name for name in over if _is_set(run, name))))
