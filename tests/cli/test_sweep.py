@@ -87,7 +87,8 @@ def test_the_paper_is_all_of_its_sweeps():
         if one not in ("seeds", "tune", "rivals")
     ]
     assert set(names(found)) == {name for part in parts for name in part}
-    bench = {"objectives", "anchors"}  # tests/benchmarks/test_objectives.py
+    # tests/benchmarks/test_objectives.py; tests/analysis/test_drift.py
+    bench = {"objectives", "anchors", "drift"}
     assert set(COUNTS) | {"paper", "miniature"} | bench == set(NAMES)
 
 
