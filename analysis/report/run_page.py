@@ -16,6 +16,7 @@ import pandas as pd
 from analysis.figures import change
 from analysis.reading import measures, triplets
 from analysis.reading.methods import Run
+from analysis.reading.rows import scores
 from analysis.reading.runs import BASE, Runs
 from analysis.reading.triplets import ORDERS, Triplets
 from analysis.report import curves
@@ -107,13 +108,14 @@ def pictures(runs: Runs, run: Run) -> list[curves.Picture]:
     values = measures.values(runs, shown := measures.columns(runs))
     over = [curves.measure(values, it, f"m{i}") for i, it in enumerate(shown[:4])]
     done = run.folder.iterations()
+    last = run.folder.iteration(done[-1] if done else 0)
     cells = runs.contingency
     spent = {t: runs.seconds(run, t) for t in done}
     drawn = [
         *over, *curves.of_steps(runs, run, "steps"),
         curves.contingency(cells[cells["split"] == "train"], "cells"),
         curves.lengths(triplets.lengths(run.folder), "lengths"),
-        *(curves.distributions(_last_scores(run), "spread") if done else ()),
+        *(curves.distributions(scores(last.scores, done[-1]), "spread") if done else ()),
         curves.seconds(spent, "time"),
     ]  # fmt: skip
     return [picture for picture in drawn if picture is not None]
@@ -156,14 +158,6 @@ def _with_interval(values: pd.DataFrame, shown: measures.Measure) -> str:
     if shown.unit == "%":
         low, high = max(0.0, low), min(100.0, high)
     return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
-
-
-def _last_scores(run: Run) -> pd.DataFrame:
-    path = run.folder.iteration(run.folder.iterations()[-1]).scores
-    columns = ["id", "role", "logp", "reward"]
-    return (
-        pd.read_parquet(path, columns=columns) if path.exists() else pd.DataFrame(columns=columns)
-    )
 
 
 def _finite(row: dict[str, Any]) -> dict[str, Any]:
