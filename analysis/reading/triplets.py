@@ -75,19 +75,20 @@ class Triplets:
             frame = frame.sort_values(column, ascending=order == "loss", kind="stable")
         return frame.index.tolist()
 
-    def rows(self, ids: Sequence[str]) -> list[dict[str, Any]]:
+    def rows(self, ids: Sequence[str], *, with_tokens: bool = True) -> list[dict[str, Any]]:
         """What is shown of these prompts, in their order: JSON.
 
         n (place in the data, from 1), id, split, context (system message and earlier rounds),
         prompt, annotated, proto, gain, longest, misaligned; iterations: t, response, num_tokens,
         cut, scores {role: [log-likelihood, reward]} after it. A response is a text or, where the
-        log-probabilities of its tokens are known, what `_tokens_of` makes of them: those of
-        annotated and proto after the last iteration
+        log-probabilities of its tokens are known and wanted, what `_tokens_of` makes of them: those
+        of annotated and proto after the last iteration
         """
         if not ids:
             return []
         texts, proto = self._texts(ids), self._responses(self.folder.proto, ids)
-        tokens = {t: self._token_logps(t, ids) for t in self.folder.iterations()}
+        finished = self.folder.iterations() if with_tokens else ()
+        tokens = {t: self._token_logps(t, ids) for t in finished}
         latest = {key: known for t in sorted(tokens) for key, known in tokens[t].items()}
         sampled = {t: self._responses(samples, ids) for t, samples in self._sampled.items()}
         rows = []

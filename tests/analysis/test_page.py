@@ -369,7 +369,7 @@ def test_y_y0_and_every_sample_stand_side_by_side(at):
     becomes(opened, lambda: len(prompts(opened)), 4)
     sample = find(opened, "#browser .sample:nth-child(1) .response")
     assert [card.text.splitlines()[0] for card in sample] == [
-        "y, annotated", "y0, initial policy", "y' of iteration 0, 1 tokens, cut",
+        "y, annotated", "y0, initial policy", "y' of iteration 0, 1 token, cut",
         "y' of iteration 1, 2 tokens, cut",
     ]  # fmt: skip
     assert sample[3].text.splitlines()[1:] == [

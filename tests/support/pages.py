@@ -1,6 +1,7 @@
 """Chromium, and what a page in it shows."""
 
 import shutil
+import threading
 from contextlib import contextmanager
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -27,6 +28,21 @@ def chromium():
         yield opened
     finally:
         opened.quit()
+
+
+@contextmanager
+def served(site):
+    """A Site of analysis.report.server at an address of its own. -> its server"""
+    from analysis.report.server import Server
+
+    with Server(site) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def find(browser, selector):

@@ -84,8 +84,9 @@ function shown(row) {
   const cards = [card("y, annotated", row.annotated, "#009E73")];
   if (row.proto != null) cards.push(card("y0, initial policy", row.proto, "#999999"));
   for (const { t, response, num_tokens: length, cut, scores } of row.iterations) {
-    const tokens = length == null ? "" : `, ${length} tokens${cut ? ", cut" : ""}`;
-    const title = response == null ? `after iteration ${t}` : `y' of iteration ${t}${tokens}`;
+    const size = length == null ? "" :
+      `, ${length} token${length === 1 ? "" : "s"}${cut ? ", cut" : ""}`;
+    const title = response == null ? `after iteration ${t}` : `y' of iteration ${t}${size}`;
     cards.push(card(title, response, "#CC79A7", scores));
   }
   const facts = [`${row.n} of ${data.total}`, row.split, row.id];
