@@ -21,6 +21,7 @@ from analysis.report import curves
 from analysis.report.environment import render
 from tspin.config.identity import IDENTITY_FREE
 from tspin.config.objective import TARGET
+from tspin.runs.comparison import Form
 from tspin.tools import intervals
 
 PROMPTS = 30  # that are shown
@@ -53,22 +54,20 @@ class Difference:
 
     @property
     def text(self) -> str:
-        digits = 1 if self.measure.unit == "%" else self.measure.digits
-        mean = f"{self.over.mean:+.{digits}f}"
-        if math.isnan(self.over.low):
-            return mean
-        return f"{mean} [{self.over.low:.{digits}f}, {self.over.high:.{digits}f}]"
+        return self._form.of_difference(self.over)
 
     @property
     def verdict(self) -> str:
-        """better | worse | "": A against B, where the whole interval lies on one side."""
-        turned = self.over.turned(self.measure.better or 1)
-        if not self.measure.better or math.isnan(turned.low):
-            return ""
-        return "better" if turned.low > 0 else "worse" if turned.high < 0 else ""
+        """Of A against B: better | worse where the whole interval lies on one side."""
+        return self._form.verdict(self.over)
 
     def shown(self, value: float) -> str:
-        return f"{value:.{1 if self.measure.unit == '%' else self.measure.digits}f}"
+        return self._form.of(value)
+
+    @property
+    def _form(self) -> Form:
+        """Units stand beside the measure's name; a difference is in that of the measure."""
+        return replace(self.measure.form, unit="", difference="")
 
 
 def side(folder: Path, iteration: str = "") -> Side:
@@ -174,7 +173,7 @@ def _paired(a: Side, b: Side, shown: Measure) -> intervals.Interval | None:
     if kind == "exact_match":
         pairs = [comparison.right(it.runs, it.run, it.t, decoding) for it in (a, b)]
     elif shown.key == "logp":
-        pairs = [_logps(it) for it in (a, b)]
+        pairs = [it.runs.heldout_logps(it.run, it.t)["logp"] for it in (a, b)]
     else:
         return None
     both = pd.concat(pairs, axis=1, join="inner")
@@ -184,15 +183,6 @@ def _paired(a: Side, b: Side, shown: Measure) -> intervals.Interval | None:
         shown.factor * (both.iloc[:, 0] - both.iloc[:, 1]).to_numpy()[None, :]
     )
     return None if math.isnan(over.mean) else replace(over, n=1)
-
-
-def _logps(it: Side) -> pd.Series:
-    out = it.run.folder.base if it.t == BASE else it.run.folder.iteration(it.t)
-    if not out.scores.exists():
-        return pd.Series(dtype=float)
-    frame = pd.read_parquet(out.scores, columns=["id", "split", "role", "logp"])
-    frame = frame[(frame["split"] == "heldout") & (frame["role"] == "annotated")]
-    return frame.drop_duplicates("id").set_index("id")["logp"]
 
 
 def _answers(it: Side) -> Mapping[str, dict[str, Any]]:
