@@ -22,7 +22,8 @@ from analysis.reading.triplets import ORDERS, Triplets
 from analysis.report import curves
 from analysis.report.environment import embedded, render
 from tspin.cli.status import Status, survey
-from tspin.runs import heartbeat
+from tspin.runs import comparison, heartbeat
+from tspin.runs.artifacts import Iteration
 from tspin.tools.files import write_text
 from tspin.tracking import health
 
@@ -131,7 +132,8 @@ def iterations(runs: Runs, run: Run) -> dict[str, Any]:
     for t in (BASE, *run.folder.iterations()):
         own = values[values["iteration"] == t].set_index("key")
         row = ["initial policy" if t == BASE else str(t)]
-        row += [_with_interval(own, it) for it in shown]
+        out = run.folder.base if t == BASE else run.folder.iteration(t)
+        row += [_with_interval(own, it, out) for it in shown]
         facts = train.loc[t] if t in train.index else {}
         row += [_text(facts.get(f"logps/{role}")) for role in SIDES]
         wrong = facts.get("reward_only", math.nan) + facts.get("logp_only", math.nan)
@@ -145,18 +147,20 @@ def iterations(runs: Runs, run: Run) -> dict[str, Any]:
     return {"head": [head[i] for i in kept], "rows": [[row[i] for i in kept] for row in rows]}
 
 
-def _with_interval(values: pd.DataFrame, shown: measures.Measure) -> str:
-    """ "52.8 [49.3, 56.3]": of a mean over prompts 1.96 standard errors, a share within 0 to 100"""
+def _with_interval(values: pd.DataFrame, shown: measures.Measure, out: Iteration) -> str:
+    """ "52.8 [49.3, 56.3]": of accuracy and perplexity as the console has it, else of a mean over
+    prompts 1.96 standard errors"""
     if shown.key not in values.index:
         return "-"
     value, stderr = (float(values.loc[shown.key, name]) for name in ("value", "stderr"))
     digits = 1 if shown.unit == "%" else shown.digits
-    if math.isnan(stderr):
+    low, high = (value + side * 1.96 * stderr * shown.factor for side in (-1, 1))
+    if shown.key.startswith("exact_match") or shown.key == "perplexity":
+        known = comparison.worth(out, shown.key)
+        if known is not None:
+            low, high = shown.factor * known.low, shown.factor * known.high
+    if math.isnan(low + high):
         return f"{value:.{digits}f}"
-    half = 1.96 * stderr * shown.factor
-    low, high = value - half, value + half
-    if shown.unit == "%":
-        low, high = max(0.0, low), min(100.0, high)
     return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 

@@ -179,12 +179,12 @@ def test_axes_of_shares_end_at_0_and_100(far_apart):
 
 
 def test_intervals_of_a_share_end_at_100(tmp_path):
-    """20, 23 and 26 of 26 right with a standard error of 7%: 76.9, 88.5 and 100% +- 13.7"""
+    """20, 23 and 26 of 26 right: Wilson's, as on the console; of 100% 1 / (1 + 1.96^2 / 26)."""
     runs = Runs.read_one(write_run(tmp_path, "tspin", heldout=26).path)
     table = run_page.iterations(runs, next(iter(runs)))
     greedy = table["head"].index("accuracy, greedy (%)")
     assert [row[greedy] for row in table["rows"]] == [
-        "76.9 [63.2, 90.6]", "88.5 [74.7, 100.0]", "100.0 [86.3, 100.0]"
+        "76.9 [61.4, 87.5]", "88.5 [69.0, 96.4]", "100.0 [87.1, 100.0]"
     ]  # fmt: skip
 
 
@@ -395,6 +395,8 @@ def test_tokens_are_shaded_and_their_numbers_are_read(at):
     assert becomes(opened, lambda: reading.text, '"1 ": -2.00 nats, p 14%')
     box.send_keys(Keys.END)
     assert becomes(opened, lambda: reading.text, '"0": -4.00 nats, p 1.8%')
+    box.send_keys(Keys.HOME)
+    assert becomes(opened, lambda: reading.text, '"y\' ": 0.00 nats, p 100%')
 
 
 def test_a_run_without_numbers_of_tokens_shows_texts(at):

@@ -110,7 +110,10 @@ def test_the_report_says_what_the_console_does(run):
     column = table["head"].index("accuracy, greedy (%)")
     assert [row[0] for row in table["rows"]] == ["initial policy", "0", "1"]
     for row, cells in zip(rows, table["rows"], strict=True):
-        assert cells[column].startswith(f"{100 * row['accuracy_greedy']:.1f} [")
+        out = (
+            folder.base if row["iteration"] == summary.BASE else folder.iteration(row["iteration"])
+        )
+        assert cells[column] == str(comparison.worth(out)).replace("%", "")
     assert f"{changed.numbers} after 2 iterations" in run_page.page(
         runs, own, None, {"rows": [], "total": 0, "orders": {}}
     )

@@ -52,7 +52,7 @@ function tokens({ tokens: texts, surprise }) {
     parts[here].classList.add("here");
     const p = percent(surprise[here]);
     reading.value = `${JSON.stringify(texts[here])}: ${(-surprise[here] / 100).toFixed(2)} nats, ` +
-      `p ${p < 0.1 ? p.toExponential(0) : p.toPrecision(2)}%`;
+      `p ${p < 0.1 ? p.toExponential(0) : Number(p.toPrecision(2))}%`;
   };
   box.addEventListener("pointerover", ({ target }) => {
     if (parts.includes(target)) read(parts.indexOf(target));
