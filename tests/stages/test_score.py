@@ -68,6 +68,18 @@ def test_tokens_are_those_of_the_sums(attention, batches):
         assert values.astype(float).sum() == pytest.approx(logps[key], rel=1e-3)
 
 
+def test_both_ways_have_the_same_tokens(batches):
+    """Padded rows and streams, prompts of different lengths in one batch."""
+    ids = {x.id for batch in batches for x in batch}
+    plain, packed = (
+        score(random_policy(attention=way), batches, ROLES, label="score", with_tokens=ids).tokens
+        for way in ("plain", "auto")
+    )
+    assert plain.keys() == packed.keys() and len(plain) == 3 * 6 * 3
+    for key, values in plain.items():
+        np.testing.assert_allclose(values, packed[key], rtol=2e-3)
+
+
 def test_the_same_prompts_are_kept_in_every_iteration():
     """Held-out first, by id."""
     splits = {"c": "heldout", "b": "train", "a": "train", "d": "heldout"}

@@ -32,6 +32,8 @@ from tspin.tools.parquet import write_rows
 from tspin.tools.terminal import progress
 from tspin.training.cut import Cut
 
+LEAST = torch.finfo(torch.float16).min  # below it a token's log-probability would be infinite
+
 
 class Scores(NamedTuple):
     """Of every (prompt, source, role) log pi(z | x) in nats; of some also of single tokens
@@ -201,11 +203,10 @@ def _score(
         keys = [(x.id, x.source, role) for x in part for role in roles]
         wanted = [i for i, (name, *_) in enumerate(keys) if name in with_tokens]
         if wanted:
-            values = torch.cat([tokens[i] for i in wanted]).half().cpu()
-            parts = values.split([len(tokens[i]) for i in wanted])
-            scores.tokens.update(
-                (keys[i], part.numpy()) for i, part in zip(wanted, parts, strict=True)
-            )
+            values = torch.cat([tokens[i] for i in wanted]).clamp(min=LEAST).half().cpu()
+            by_response = values.split([len(tokens[i]) for i in wanted])
+            for i, response in zip(wanted, by_response, strict=True):
+                scores.tokens[keys[i]] = response.numpy()
     return scores
 
 
