@@ -135,6 +135,7 @@ def measured(rows: int, iterations: int, loss: str, folder: Path) -> dict[str, S
         "samples": generate.generate,
         "score": score.score,
         "score files": score.write_scores,
+        "token log-probs": score.write_token_logps,
         "train": train.train,
         "answers": evaluate.evaluate,
         "evaluation file": evaluation.write,
@@ -144,7 +145,7 @@ def measured(rows: int, iterations: int, loss: str, folder: Path) -> dict[str, S
     for name, function in stages.items():
         put(function, in_stage(meter, name, function))
     Inputs.triplets = in_stage(meter, "join", Inputs.triplets)
-    Policy.logps = made_up
+    Policy.token_logps = made_up_tokens
     put(train.gradient_step, walk)
     put(engines.engine_of, lambda start, policies, cfg, log: Drawn(policies(start).renderer))
     algorithm.run(settings(rows, iterations, loss, folder), command=sys.argv)
@@ -246,6 +247,21 @@ def made_up(policy: Any, triplets: Sequence[Triplet], roles: Sequence[Role]) -> 
         ids = [list(triplet.responses[role]) for triplet in triplets]
         logps[role] = torch.tensor([-len(x) - x[0] / 1e5 for x in ids], dtype=torch.float64)
     return Logps(**logps)
+
+
+def made_up_tokens(
+    policy: Any, triplets: Sequence[Triplet], roles: Sequence[Role]
+) -> tuple[Logps, list[Any]]:
+    """The same, in equal parts for the tokens."""
+    import torch
+
+    logps = made_up(policy, triplets, roles)
+    tokens = []
+    for i, triplet in enumerate(triplets):
+        for role in roles:
+            length = len(triplet.responses[role])
+            tokens.append(torch.full((length,), float(logps[role][i]) / length))
+    return logps, tokens
 
 
 def walk(

@@ -103,7 +103,8 @@ def reference_scores(
     cut = Cut.of(run.compute)
     first = epoch(triplets, batch_size=run.optim.batch_size, seed=run.seed, t=t, epoch=0)
     batches = chain.from_iterable(cut.micro_batches(batch, objective.roles) for batch in first)
-    return score(policy, batches, objective.reference_roles, label=f"iteration {t}: reference")
+    label = f"iteration {t}: reference"
+    return score(policy, batches, objective.reference_roles, label=label).logps
 
 
 def train(

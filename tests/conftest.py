@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 from collections import Counter
+from contextlib import ExitStack
 
 # Before torch is imported, here and in the processes that tests start: one worker, one core.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -14,6 +15,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 from hypothesis import settings
 from support.forker import Forker
+from support.pages import chromium
 
 # A shell starts what runs in its background with SIGINT ignored, and so would be what tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -21,7 +23,6 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile("tspin", deadline=None)  # a busy machine is no failure
 settings.load_profile("tspin")
 BY_FIXTURE = {"forker": "process", "stand_in": "process", "browser": "browser", "finished": "runs"}
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 LONG = ("process", "runs", "browser", "slow")
 
 
@@ -87,16 +88,9 @@ def own_logging():
 @pytest.fixture(scope="session")
 def browser():
     """Chromium, for the tests of pages; they are skipped where it or its driver is not."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    binary = next(filter(None, map(shutil.which, BROWSERS)), None)
-    driver = shutil.which("chromedriver")
-    if binary is None or driver is None:
-        pytest.skip("no Chromium with chromedriver: apt-get install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = binary
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    opened = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield opened
-    opened.quit()
+    with ExitStack() as stack:
+        try:
+            opened = stack.enter_context(chromium())
+        except LookupError as error:
+            pytest.skip(str(error))
+        yield opened

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,51 +12,18 @@ from analysis.reading import measures, stats
 from analysis.reading.measures import Measure
 from analysis.reading.methods import Run, finished
 from analysis.reading.runs import BASE, Runs
-from tspin.tools import intervals
+from tspin.runs import comparison
 from tspin.tools.intervals import Interval
 
 
 @dataclass(frozen=True)
-class Change:
-    """Of one method, or of one run, from the initial policy to the last common iteration.
-
-    start  the mean of the initial policy; None where it was not evaluated
-    over   end minus start with its interval, turned as it is measured; NaN ends where one seed
-           and no prompts leave nothing to say
-    """
+class Change(comparison.Change):
+    """Of one method, or of one run, from the initial policy to the last common iteration; numbers
+    are means over seeds."""
 
     measure: Measure
-    start: float | None
-    end: float
-    over: Interval | None
     t: int
     num_seeds: int
-
-    @property
-    def unit(self) -> str:
-        return "%" if self.measure.unit == "%" else ""
-
-    @property
-    def numbers(self) -> str:
-        """ "42.0% to 52.8%, +10.8 points [7.9, 13.6]" """
-        digits = 1 if self.unit else self.measure.digits
-        if self.start is None or self.over is None:
-            return f"{self.end:.{digits}f}{self.unit}"
-        text = f"{self.start:.{digits}f}{self.unit} to {self.end:.{digits}f}{self.unit}, "
-        text += f"{self.over.mean:+.{digits}f}" + (" points" if self.unit else "")
-        if not math.isnan(self.over.low):
-            text += f" [{self.over.low:.{digits}f}, {self.over.high:.{digits}f}]"
-        return text
-
-    @property
-    def verdict(self) -> str:
-        """better | worse | no clear change | "" where there is no interval, or no better."""
-        if self.over is None or math.isnan(self.over.low) or not self.measure.better:
-            return ""
-        turned = self.over.turned(self.measure.better)
-        if turned.low > 0:
-            return "better"
-        return "worse" if turned.high < 0 else "no clear change"
 
     def __str__(self) -> str:
         """The sentence, without whose it is."""
@@ -72,7 +38,7 @@ def of(runs: Runs, members: Sequence[Run], measure: Measure | None = None) -> Ch
     """The change of these runs, of one method; None where no common iteration was evaluated.
 
     measure  None: the main number
-    Where a program checked the answers the interval is over prompts (and seeds), else over seeds.
+    The interval is over prompts (and seeds) where those are known, else over seeds.
     """
     names = {run.name for run in members}
     chosen = runs.where(lambda run: run.name in names)
@@ -88,14 +54,34 @@ def of(runs: Runs, members: Sequence[Run], measure: Measure | None = None) -> Ch
     t, start = ends[-1], by_run.get(BASE, {})
     end = sum(by_run[t].values()) / len(names)
     if {*start} != names:
-        return Change(main, None, end, None, t, len(names))
-    over = stats.mean_interval([by_run[t][name] - start[name] for name in sorted(names)])
+        return Change(main.form, None, end, None, main, t, len(names))
+    over = _over_prompts(runs, members, main, t)
+    if over is None:
+        relative = main.form == comparison.PERPLEXITY
+        differences = [
+            100 * (by_run[t][name] / start[name] - 1) if relative else by_run[t][name] - start[name]
+            for name in sorted(names)
+        ]
+        over = stats.mean_interval(differences)
+    mean = sum(start.values()) / len(names)
+    return Change(main.form, mean, end, over, main, t, len(names))
+
+
+def _over_prompts(runs: Runs, members: Sequence[Run], main: Measure, t: int) -> Interval | None:
+    """From the initial policy to iteration t, paired; None where a run lacks the prompts of one."""
     kind, _, decoding = main.key.partition(",")
     if kind == "exact_match":
-        pairs = [
-            right(runs, run, t, decoding) - right(runs, run, BASE, decoding) for run in members
-        ]
-        paired = intervals.bootstrap(main.factor * pd.concat(pairs, axis=1).to_numpy(dtype=float).T)
-        over = over if math.isnan(paired.mean) else paired
-    mean = sum(start.values()) / len(names)
-    return Change(main, mean, end, over, t, len(names))
+        shares = [[right(runs, run, at, decoding) for run in members] for at in (BASE, t)]
+        gained = [last - first for first, last in zip(*shares, strict=True)]
+        if any(of_run.isna().all() for of_run in gained):
+            return None
+        return comparison.points(pd.concat(gained, axis=1).to_numpy(dtype=float).T)
+    if kind == "perplexity":
+        scores = [[runs.heldout_logps(run, at) for run in members] for at in (BASE, t)]
+        gained = [last["logp"] - first["logp"] for first, last in zip(*scores, strict=True)]
+        together = pd.concat(gained, axis=1).dropna()
+        num_tokens = scores[1][0]["num_tokens"].reindex(together.index)
+        return comparison.percent(
+            together.to_numpy(dtype=float).T, num_tokens.to_numpy(dtype=float)
+        )
+    return None

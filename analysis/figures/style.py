@@ -24,6 +24,7 @@ COLOURS = {
     "T-SPIN_ref": "#56B4E9",
     "w/o H-A": "#E69F00",
 }
+SIDES = {"A": "#0072B2", "B": "#D55E00"}  # of a comparison, whatever the objectives
 MARKERS = {"SFT": "s", "SPIN": "v", "T-SPIN": "o", "T-SPIN_ref": "D", "w/o H-A": "x"}
 # Of other objectives, by a digest of their label; colours of Tol's muted palette.
 OTHER_COLOURS = ("#882255", "#117733", "#332288", "#AA4499", "#999933", "#44AA99", "#661100")
@@ -66,7 +67,8 @@ def objective(label: str) -> str:
 
 def colour(label: str) -> str:
     known = objective(label)
-    return COLOURS.get(known) or OTHER_COLOURS[zlib.crc32(known.encode()) % len(OTHER_COLOURS)]
+    usual = COLOURS | SIDES
+    return usual.get(known) or OTHER_COLOURS[zlib.crc32(known.encode()) % len(OTHER_COLOURS)]
 
 
 def marker(label: str) -> str:

@@ -7,11 +7,13 @@ held-out diagnostics otherwise. The main number is the average, else the first c
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
 from analysis.reading.runs import Runs
+from tspin.runs import comparison
+from tspin.runs.comparison import Form
 
 AVERAGE = "average"
 # lm-eval's name of a task -> the paper's, in the paper's order
@@ -43,6 +45,15 @@ class Measure:
     @property
     def axis(self) -> str:
         return f"{self.title} ({self.unit})" if self.unit else self.title
+
+    @property
+    def form(self) -> Form:
+        """How its numbers and their differences are written."""
+        if self.unit == "%":
+            return replace(comparison.SHARE, better=self.better)
+        if self.key == "perplexity":
+            return comparison.PERPLEXITY
+        return Form(f".{self.digits}f", better=self.better)
 
     @property
     def opening(self) -> str:

@@ -149,6 +149,14 @@ class Runs:
         shown = sorted({row["id"] for row in self.samples(run, t)})
         return self._files.parquet(run.folder.iteration(t).scores, SCORES.names, shown)
 
+    def heldout_logps(self, run: Run, t: int) -> pd.DataFrame:
+        """log pi(y) of the held-out prompts after iteration t (BASE: before the first), by id:
+        logp, num_tokens. Empty where nothing was scored."""
+        names = ["id", "split", "role", "logp", "num_tokens"]
+        frame = self._files.parquet(_iteration(run, t).scores, names)
+        frame = frame[(frame["split"] == "heldout") & (frame["role"] == "annotated")]
+        return frame.drop_duplicates("id").set_index("id")[["logp", "num_tokens"]]
+
     def answers(self, run: Run, t: int) -> pd.DataFrame:
         """Held-out answers after iteration t (BASE: before the first): id, decoding, response,
         correct (None where no program can tell)."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from analysis.reading.rows import Lookup, matching, scores
 from tspin.objectives import ROLES
-from tspin.runs.artifacts import Responses, RunDir
+from tspin.runs.artifacts import TOKEN_LOGPS, Responses, RunDir
 
 # What rows are sorted by -> how a page calls it.
 ORDERS = {
@@ -30,7 +31,6 @@ ORDERS = {
     "longest": "longest y'",
     "misaligned": "misaligned first",
 }
-NUMBERS = ["id", "source", "role", "logp", "num_tokens", "reward"]
 MAX_TEXT = 20_000  # characters of a text that are shown
 
 
@@ -47,9 +47,11 @@ class Triplets:
         self.folder = folder
         self._readable = {} if folder.prompts.exists() else _readable(folder)
         self._sampled = _sampled(folder)
-        scores = {t: _scores(folder.iteration(t).scores, t) for t in folder.iterations()}
-        self._scores = {t: wide for t, wide in scores.items() if not wide.empty}
-        self.frame = self._frame()
+        self._lookups: dict[Path, Lookup] = {}
+        ids, splits = self._prompts()
+        read = {t: scores(folder.iteration(t).scores, t, ids) for t in folder.iterations()}
+        self._scores = {t: scored for t, scored in read.items() if scored}
+        self.frame = self._frame(ids, splits)
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -73,16 +75,21 @@ class Triplets:
             frame = frame.sort_values(column, ascending=order == "loss", kind="stable")
         return frame.index.tolist()
 
-    def rows(self, ids: Sequence[str]) -> list[dict[str, Any]]:
+    def rows(self, ids: Sequence[str], *, with_tokens: bool = True) -> list[dict[str, Any]]:
         """What is shown of these prompts, in their order: JSON.
 
         n (place in the data, from 1), id, split, context (system message and earlier rounds),
         prompt, annotated, proto, gain, longest, misaligned; iterations: t, response, num_tokens,
-        cut, scores {role: [log-likelihood, reward]} after it
+        cut, scores {role: [log-likelihood, reward]} after it. A response is a text or, where the
+        log-probabilities of its tokens are known and wanted, what `_tokens_of` makes of them: those
+        of annotated and proto after the last iteration
         """
         if not ids:
             return []
         texts, proto = self._texts(ids), self._responses(self.folder.proto, ids)
+        finished = self.folder.iterations() if with_tokens else ()
+        tokens = {t: self._token_logps(t, ids) for t in finished}
+        latest = {key: known for t in sorted(tokens) for key, known in tokens[t].items()}
         sampled = {t: self._responses(samples, ids) for t, samples in self._sampled.items()}
         rows = []
         for name in ids:
@@ -90,17 +97,20 @@ class Triplets:
             for t in sorted({*sampled, *self._scores, *texts[name].get("synthetic", ())}):
                 response = sampled.get(t, {}).get(name, {})
                 text = response.get("response", texts[name].get("synthetic", {}).get(t))
-                scores = self._scores_of(t, name)
-                if text is not None or scores:
+                scored = self._scores_of(t, int(facts["n"]) - 1)
+                if text is not None or scored:
                     iterations.append({
-                        "t": t, "response": _cut(text), "num_tokens": response.get("num_tokens"),
-                        "cut": response.get("finish_reason") == "length", "scores": scores,
+                        "t": t, "response": tokens.get(t, {}).get((name, "synthetic"), _cut(text)),
+                        "num_tokens": response.get("num_tokens"),
+                        "cut": response.get("finish_reason") == "length", "scores": scored,
                     })  # fmt: skip
             first = proto.get(name, {}).get("response", texts[name].get("proto"))
             rows.append({
                 "n": int(facts["n"]), "id": name, "split": facts["split"],
-                **{key: _cut(texts[name].get(key)) for key in ("context", "prompt", "annotated")},
-                "proto": _cut(first), "gain": _number(facts["gain"]),
+                "context": _cut(texts[name].get("context")),
+                "prompt": _cut(texts[name].get("prompt")),
+                "annotated": latest.get((name, "annotated"), _cut(texts[name].get("annotated"))),
+                "proto": latest.get((name, "proto"), _cut(first)), "gain": _number(facts["gain"]),
                 "longest": _number(facts["longest"]),
                 "misaligned": bool(facts["misaligned"] == 1), "iterations": iterations,
             })  # fmt: skip
@@ -119,62 +129,69 @@ class Triplets:
 
     # --- numbers ---------------------------------------------------------------------------------
 
-    def _frame(self) -> pd.DataFrame:
-        if self._readable:
-            ids, splits = zip(
-                *((i, row["split"]) for i, row in self._readable.items()), strict=True
-            )
-        elif self.folder.prompts.exists():
-            table = pq.read_table(self.folder.prompts, columns=["id", "split"])
-            ids, splits = (table[name].to_pylist() for name in ("id", "split"))
-        else:
-            ids, splits = (), ()
-        frame = pd.DataFrame({"split": splits, "n": range(1, len(ids) + 1)}, index=pd.Index(ids))
-        scored = [self._scores[t]["logp"] for t in sorted(self._scores)]
-        logps = [wide["annotated"].reindex(frame.index) for wide in scored if "annotated" in wide]
-        base = _scores(self.folder.base.scores, 0)
-        start = logps[0] if logps else pd.Series(math.nan, frame.index)
-        if not base.empty and "annotated" in base["logp"]:
-            start = base["logp"]["annotated"].reindex(frame.index).fillna(start)
-        frame["gain"] = (logps[-1] - start) if logps else math.nan
-        if len(logps) == 1:  # against itself there is nothing to say
-            frame.loc[start.eq(logps[0]), "gain"] = math.nan
-        lengths = [w["num_tokens"] for w in self._scores.values() if "synthetic" in w["num_tokens"]]
-        longest = [wide["synthetic"].reindex(frame.index) for wide in lengths]
-        frame["longest"] = pd.concat(longest, axis=1).max(axis=1) if longest else math.nan
-        frame["misaligned"] = math.nan
-        if self._scores:
-            last = self._scores[max(self._scores)]
-            if {"annotated", "synthetic"} <= {*last["logp"].columns}:
-                above = [
-                    last[key]["annotated"] > last[key]["synthetic"] for key in ("reward", "logp")
-                ]
-                differs = (above[0] != above[1]).where(last["reward"]["annotated"].notna())
-                frame["misaligned"] = differs.astype(float).reindex(frame.index)
-        return frame
+    def _prompts(self) -> tuple[pa.Array, list[str]]:
+        """ids and splits, in the data's order"""
+        if self.folder.prompts.exists():
+            columns = ["id", "split"]
+            table = pq.read_table(self.folder.prompts, columns=columns, use_threads=False)
+            return table["id"].combine_chunks(), table["split"].to_pylist()
+        ids = pa.array(list(self._readable), pa.string())
+        return ids, [row["split"] for row in self._readable.values()]
 
-    def _scores_of(self, t: int, name: str) -> dict[str, list[float | None]]:
-        wide = self._scores.get(t)
-        if wide is None or name not in wide.index:
-            return {}
-        row = wide.loc[name]
-        roles = [role for role in ROLES if ("logp", role) in row.index]
-        scores = {r: [_number(row["logp", r]), _number(row["reward", r])] for r in roles}
-        return {role: pair for role, pair in scores.items() if pair != [None, None]}
+    def _frame(self, ids: pa.Array, splits: list[str]) -> pd.DataFrame:
+        unknown = np.full(len(ids), np.nan, dtype=np.float32)
+        gain, misaligned = unknown, unknown
+        by_iteration = [self._scores[t] for t in sorted(self._scores)]
+        if logps := [it["logp", "annotated"] for it in by_iteration if ("logp", "annotated") in it]:
+            base = scores(self.folder.base.scores, 0, ids).get(("logp", "annotated"), unknown)
+            gain = logps[-1] - np.where(np.isnan(base), logps[0], base)
+            if len(logps) == 1:  # against itself there is nothing to say
+                gain[np.isnan(base)] = np.nan
+        lengths = [it.get(("num_tokens", "synthetic"), unknown) for it in by_iteration]
+        if by_iteration and {("logp", "annotated"), ("logp", "synthetic")} <= {*by_iteration[-1]}:
+            last = by_iteration[-1]
+            above = [last[key, "annotated"] > last[key, "synthetic"] for key in ("reward", "logp")]
+            known = ~np.isnan(last["reward", "annotated"])
+            misaligned = np.where(known, above[0] != above[1], np.nan)
+        facts = {"split": splits, "n": range(1, len(ids) + 1), "gain": gain}
+        facts |= {"longest": np.fmax.reduce([unknown, *lengths]), "misaligned": misaligned}
+        return pd.DataFrame(facts, index=pd.Index(ids.to_pylist(), dtype=object))
+
+    def _scores_of(self, t: int, place: int) -> dict[str, list[float | None]]:
+        """Role -> log-likelihood and reward of the prompt at that place of the data."""
+        scored = self._scores.get(t, {})
+        numbers = {
+            role: [_number(scored[key, role][place]) for key in ("logp", "reward")]
+            for role in ROLES
+            if ("logp", role) in scored
+        }
+        return {role: pair for role, pair in numbers.items() if pair != [None, None]}
 
     # --- texts -----------------------------------------------------------------------------------
 
     def _texts(self, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
         if self._readable:
             return {name: self._readable[name] for name in ids}
-        known = {*pq.read_schema(self.folder.prompts).names}
-        columns = ["id", *(c for c in ("system", "history", "prompt", "annotated") if c in known)]
-        rows = _read(self.folder.prompts, columns, ids)
+        columns = ("system", "history", "prompt", "annotated")
+        rows = self._rows(self.folder.prompts, ids, columns)
         return {row["id"]: row | {"context": _context(row)} for row in rows}
 
     def _responses(self, samples: Responses, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
-        columns = ["id", "response", "num_tokens", "finish_reason"]
-        return {row["id"]: row for part in _parts(samples) for row in _read(part, columns, ids)}
+        columns = ("response", "num_tokens", "finish_reason")
+        return {
+            row["id"]: row for part in _parts(samples) for row in self._rows(part, ids, columns)
+        }
+
+    def _token_logps(self, t: int, ids: Sequence[str]) -> dict[tuple[str, str], dict[str, Any]]:
+        """(id, role) -> `_tokens_of` its response after iteration t, where it was recorded."""
+        path = self.folder.iteration(t).token_logps
+        rows = self._rows(path, ids, TOKEN_LOGPS.names[1:]) if path.exists() else []
+        return {(row["id"], row["role"]): _tokens_of(row["tokens"], row["logps"]) for row in rows}
+
+    def _rows(self, path: Path, ids: Sequence[str], columns: Sequence[str]) -> list[dict[str, Any]]:
+        if path not in self._lookups:
+            self._lookups[path] = Lookup(path)
+        return self._lookups[path].rows(ids, columns)
 
     def _with_text(self, words: str) -> set[str]:
         """Ids of the prompts that have these words in a text, capitals or not."""
@@ -184,7 +201,7 @@ class Triplets:
         files: list[tuple[Path, tuple[str, ...]]] = [(self.folder.prompts, ("prompt", "annotated"))]
         for samples in (self.folder.proto, *self._sampled.values()):
             files += [(part, ("response",)) for part in _parts(samples)]
-        return {name for path, columns in files for name in _matching(path, columns, words)} | (
+        return {name for path, columns in files for name in matching(path, columns, words)} | (
             {words} & {*self.frame.index}
         )
 
@@ -218,28 +235,6 @@ def _parts(samples: Responses) -> list[Path]:
     return [samples.part(i) for i in range(samples.facts()["num_parts"])]
 
 
-def _scores(path: Path, t: int) -> pd.DataFrame:
-    """By id, columns (number, role), of the triplets with the y' of iteration t."""
-    if not path.exists():
-        return pd.DataFrame()
-    frame = pq.read_table(path, columns=NUMBERS, filters=pc.field("source") == t).to_pandas()
-    wide = frame.pivot(index="id", columns="role", values=["logp", "num_tokens", "reward"])
-    return wide.astype(np.float32)
-
-
-def _read(path: Path, columns: list[str], ids: Sequence[str]) -> list[dict[str, Any]]:
-    keep = pc.field("id").isin(pa.array(ids, pa.string()))
-    return pq.read_table(path, columns=columns, filters=keep, use_threads=False).to_pylist()
-
-
-def _matching(path: Path, columns: Iterable[str], words: str) -> Iterator[str]:
-    file = pq.ParquetFile(path)
-    for batch in file.iter_batches(4096, columns=["id", *columns]):
-        for column in columns:
-            hit = pc.match_substring(batch.column(column), words, ignore_case=True)
-            yield from batch.column("id").filter(hit).to_pylist()
-
-
 def _readable(folder: RunDir) -> dict[str, dict[str, Any]]:
     """id -> split, prompt, annotated, proto, and synthetic {t: text}, of samples.jsonl."""
     rows: dict[str, dict[str, Any]] = {}
@@ -251,6 +246,24 @@ def _readable(folder: RunDir) -> dict[str, dict[str, Any]]:
             if row.get("synthetic") is not None:
                 known["synthetic"][t] = row["synthetic"]
     return rows
+
+
+def _tokens_of(texts: Sequence[str], logps: Sequence[float]) -> dict[str, list[Any]]:
+    """tokens, what each adds to the text, and surprise, minus their log-probability in hundredths
+    of a nat. Tokens that are a part of a character go with the one that ends it."""
+    tokens: list[str] = []
+    surprise: list[int] = []
+    waiting, length = 0.0, 0
+    for text, logp in zip(texts, logps, strict=True):
+        waiting -= 100 * float(logp)
+        if not text:
+            continue
+        if length > MAX_TEXT:
+            return {"tokens": [*tokens, " [cut]"], "surprise": [*surprise, 0]}
+        tokens.append(text)
+        surprise.append(round(waiting))
+        waiting, length = 0.0, length + len(text)
+    return {"tokens": tokens, "surprise": surprise}
 
 
 def _context(row: dict[str, Any]) -> str | None:

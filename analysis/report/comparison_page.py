@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.figures import comparison
+from analysis.figures import comparison, style
 from analysis.reading import measures, stats
 from analysis.reading.measures import Measure
 from analysis.reading.methods import Run
@@ -21,10 +21,12 @@ from analysis.report import curves
 from analysis.report.environment import render
 from tspin.config.identity import IDENTITY_FREE
 from tspin.config.objective import TARGET
+from tspin.runs.comparison import Form
 from tspin.tools import intervals
 
-PROMPTS = 30  # that are shown: those whose answers or log-likelihoods differ most
-FREE = ("name", f"loss.{TARGET}", *IDENTITY_FREE)  # changes no number, or says it twice
+PROMPTS = 30  # that are shown
+# changes no number, or says it twice
+FREE = ("name", f"loss.{TARGET}", "loss.label", *IDENTITY_FREE)
 
 
 @dataclass(frozen=True)
@@ -52,22 +54,20 @@ class Difference:
 
     @property
     def text(self) -> str:
-        digits = 1 if self.measure.unit == "%" else self.measure.digits
-        mean = f"{self.over.mean:+.{digits}f}"
-        if math.isnan(self.over.low):
-            return mean
-        return f"{mean} [{self.over.low:.{digits}f}, {self.over.high:.{digits}f}]"
+        return self._form.of_difference(self.over)
 
     @property
     def verdict(self) -> str:
-        """better | worse | "": A against B, where the whole interval lies on one side."""
-        turned = self.over.turned(self.measure.better or 1)
-        if not self.measure.better or math.isnan(turned.low):
-            return ""
-        return "better" if turned.low > 0 else "worse" if turned.high < 0 else ""
+        """Of A against B: better | worse where the whole interval lies on one side."""
+        return self._form.verdict(self.over)
 
     def shown(self, value: float) -> str:
-        return f"{value:.{1 if self.measure.unit == '%' else self.measure.digits}f}"
+        return self._form.of(value)
+
+    @property
+    def _form(self) -> Form:
+        """Units stand beside the measure's name; a difference is in that of the measure."""
+        return replace(self.measure.form, unit="", difference="")
 
 
 def side(folder: Path, iteration: str = "") -> Side:
@@ -123,33 +123,42 @@ def pictures(a: Side, b: Side) -> list[curves.Picture]:
     if a.run.name == b.run.name:
         frames = [measures.values(a.runs, shown)]
     else:
-        frames = [measures.values(it.runs, shown).assign(label=label)
-                  for it, label in ((a, _label(a, "A")), (b, _label(b, "B")))]  # fmt: skip
+        frames = [
+            measures.values(it.runs, shown).assign(label=letter)
+            for it, letter in zip((a, b), style.SIDES, strict=True)
+        ]
     values = pd.concat(frames, ignore_index=True)
     drawn = [curves.measure(values, it, f"c{i}") for i, it in enumerate(shown[:4])]
-    return [picture for picture in drawn if picture is not None]
+    return [replace(picture, legend=()) for picture in drawn if picture is not None]
 
 
-def samples(a: Side, b: Side) -> list[dict[str, Any]]:
-    """Held-out prompts with the answers of both, those whose correctness or text differs first:
-    prompt, annotated, and (text, correct) of A and of B."""
+@dataclass(frozen=True)
+class Samples:
+    """Held-out prompts that A and B answer differently, where one is right and the other wrong
+    first. rows: prompt, annotated, and (text, correct) of A and of B"""
+
+    rows: list[dict[str, Any]]
+    num_different: int
+    num_prompts: int  # that both have answered
+
+
+def samples(a: Side, b: Side) -> Samples:
+    """At most PROMPTS rows."""
     tables = [_answers(it) for it in (a, b)]
     common = [i for i in tables[0] if i in tables[1]]
-
-    def rank(name: str) -> tuple[bool, bool]:
-        one, other = (table[name] for table in tables)
-        return one["correct"] == other["correct"], one["response"] == other["response"]
-
-    chosen = sorted(common, key=rank)[:PROMPTS]
+    different = [i for i in common if tables[0][i] != tables[1][i]]
+    different.sort(key=lambda i: tables[0][i]["correct"] == tables[1][i]["correct"])
+    chosen = different[:PROMPTS]
     kept = Triplets(a.run.folder)
-    rows = {row["id"]: row for row in kept.rows([i for i in chosen if i in kept.frame.index])}
+    known = [i for i in chosen if i in kept.frame.index]
+    rows = {row["id"]: row for row in kept.rows(known, with_tokens=False)}
     result = []
     for name in chosen:
         row = rows.get(name, {})
         answers = [(table[name]["response"], table[name]["correct"]) for table in tables]
         texts = {"prompt": row.get("prompt") or name, "annotated": row.get("annotated")}
         result.append(texts | {"answers": answers})
-    return result
+    return Samples(result, len(different), len(common))
 
 
 def _values(it: Side) -> dict[str, float]:
@@ -164,7 +173,7 @@ def _paired(a: Side, b: Side, shown: Measure) -> intervals.Interval | None:
     if kind == "exact_match":
         pairs = [comparison.right(it.runs, it.run, it.t, decoding) for it in (a, b)]
     elif shown.key == "logp":
-        pairs = [_logps(it) for it in (a, b)]
+        pairs = [it.runs.heldout_logps(it.run, it.t)["logp"] for it in (a, b)]
     else:
         return None
     both = pd.concat(pairs, axis=1, join="inner")
@@ -176,15 +185,6 @@ def _paired(a: Side, b: Side, shown: Measure) -> intervals.Interval | None:
     return None if math.isnan(over.mean) else replace(over, n=1)
 
 
-def _logps(it: Side) -> pd.Series:
-    out = it.run.folder.base if it.t == BASE else it.run.folder.iteration(it.t)
-    if not out.scores.exists():
-        return pd.Series(dtype=float)
-    frame = pd.read_parquet(out.scores, columns=["id", "split", "role", "logp"])
-    frame = frame[(frame["split"] == "heldout") & (frame["role"] == "annotated")]
-    return frame.drop_duplicates("id").set_index("id")["logp"]
-
-
 def _answers(it: Side) -> Mapping[str, dict[str, Any]]:
     """By id the first answer of the first decoding."""
     frame = it.runs.answers(it.run, it.t).drop_duplicates("id")
@@ -193,7 +193,3 @@ def _answers(it: Side) -> Mapping[str, dict[str, Any]]:
         name: {"response": text, "correct": right}
         for name, text, right in zip(frame["id"], frame["response"], correct, strict=True)
     }
-
-
-def _label(it: Side, letter: str) -> str:
-    return f"{it.run.label} {letter}"

@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from analysis.figures import style
 from analysis.reading.measures import Measure
 from analysis.reading.methods import Run
+from analysis.reading.rows import Scored
 from analysis.reading.runs import BASE, Runs
 from analysis.reading.stats import bands, within
 from tspin.objectives.contingency import CELLS
@@ -141,16 +142,13 @@ def of_steps(runs: Runs, run: Run, name: str) -> list[Picture]:
     return pictures
 
 
-def distributions(scores: pd.DataFrame, name: str) -> list[Picture]:
-    """Of the last finished iteration: log-likelihoods by role, and reward margins.
-
-    scores  id, role, logp, reward
-    """
+def distributions(scored: Scored, name: str) -> list[Picture]:
+    """Of one iteration: log-likelihoods by role, and reward margins."""
     pictures = []
-    logps = {role: of_role["logp"].dropna() for role, of_role in scores.groupby("role")}
-    logps = {role: logps[role] for role in style.ROLES if role in logps and len(logps[role])}
+    logps = {role: scored["logp", role] for role in style.ROLES if ("logp", role) in scored}
+    logps = {role: values[~np.isnan(values)] for role, values in logps.items()}
     if logps:
-        low, high = np.percentile(pd.concat(logps.values()), [1, 99])
+        low, high = np.percentile(np.concatenate([*logps.values()]), [1, 99])
         edges = np.linspace(low, high if high > low else low + 1, 25)
 
         def draw(axes: Axes) -> None:
@@ -161,9 +159,10 @@ def distributions(scores: pd.DataFrame, name: str) -> list[Picture]:
 
         legend = [(style.NAMES[role], style.ROLES[role]) for role in logps]
         pictures.append(Picture("Log-likelihoods at the end", svg(draw, f"{name}-d0"), legend))
-    rewards = scores.pivot_table(index="id", columns="role", values="reward")
-    if {"annotated", "synthetic"} <= {*rewards}:
-        margins = (rewards["annotated"] - rewards["synthetic"]).dropna()
+    rewards = [scored.get(("reward", role)) for role in ("annotated", "synthetic")]
+    if rewards[0] is not None and rewards[1] is not None:
+        margins = rewards[0] - rewards[1]
+        margins = margins[~np.isnan(margins)]
 
         def draw_margins(axes: Axes) -> None:
             axes.hist(margins, 25, color="#0072B2", alpha=0.7)

@@ -159,5 +159,5 @@ def _heading(name: str) -> str:
 
 def _subject(name: str) -> str:
     """What a piece is of, where there are several: the setting, or the paper's own numbers."""
-    rest = name.partition("-")[2]
+    rest = name.removesuffix("-figure").partition("-")[2]
     return "as the paper prints it" if rest == "paper" else rest

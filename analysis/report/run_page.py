@@ -16,12 +16,14 @@ import pandas as pd
 from analysis.figures import change
 from analysis.reading import measures, triplets
 from analysis.reading.methods import Run
+from analysis.reading.rows import scores
 from analysis.reading.runs import BASE, Runs
 from analysis.reading.triplets import ORDERS, Triplets
 from analysis.report import curves
 from analysis.report.environment import embedded, render
 from tspin.cli.status import Status, survey
-from tspin.runs import heartbeat
+from tspin.runs import comparison, heartbeat
+from tspin.runs.artifacts import Iteration
 from tspin.tools.files import write_text
 from tspin.tracking import health
 
@@ -107,13 +109,14 @@ def pictures(runs: Runs, run: Run) -> list[curves.Picture]:
     values = measures.values(runs, shown := measures.columns(runs))
     over = [curves.measure(values, it, f"m{i}") for i, it in enumerate(shown[:4])]
     done = run.folder.iterations()
+    last = run.folder.iteration(done[-1] if done else 0)
     cells = runs.contingency
     spent = {t: runs.seconds(run, t) for t in done}
     drawn = [
         *over, *curves.of_steps(runs, run, "steps"),
         curves.contingency(cells[cells["split"] == "train"], "cells"),
         curves.lengths(triplets.lengths(run.folder), "lengths"),
-        *(curves.distributions(_last_scores(run), "spread") if done else ()),
+        *(curves.distributions(scores(last.scores, done[-1]), "spread") if done else ()),
         curves.seconds(spent, "time"),
     ]  # fmt: skip
     return [picture for picture in drawn if picture is not None]
@@ -129,7 +132,8 @@ def iterations(runs: Runs, run: Run) -> dict[str, Any]:
     for t in (BASE, *run.folder.iterations()):
         own = values[values["iteration"] == t].set_index("key")
         row = ["initial policy" if t == BASE else str(t)]
-        row += [_with_interval(own, it) for it in shown]
+        out = run.folder.base if t == BASE else run.folder.iteration(t)
+        row += [_with_interval(own, it, out) for it in shown]
         facts = train.loc[t] if t in train.index else {}
         row += [_text(facts.get(f"logps/{role}")) for role in SIDES]
         wrong = facts.get("reward_only", math.nan) + facts.get("logp_only", math.nan)
@@ -143,27 +147,21 @@ def iterations(runs: Runs, run: Run) -> dict[str, Any]:
     return {"head": [head[i] for i in kept], "rows": [[row[i] for i in kept] for row in rows]}
 
 
-def _with_interval(values: pd.DataFrame, shown: measures.Measure) -> str:
-    """ "52.8 [49.3, 56.3]": of a mean over prompts 1.96 standard errors, a share within 0 to 100"""
+def _with_interval(values: pd.DataFrame, shown: measures.Measure, out: Iteration) -> str:
+    """ "52.8 [49.3, 56.3]": of accuracy and perplexity as the console has it, else of a mean over
+    prompts 1.96 standard errors"""
     if shown.key not in values.index:
         return "-"
     value, stderr = (float(values.loc[shown.key, name]) for name in ("value", "stderr"))
     digits = 1 if shown.unit == "%" else shown.digits
-    if math.isnan(stderr):
+    low, high = (value + side * 1.96 * stderr * shown.factor for side in (-1, 1))
+    if shown.key.startswith("exact_match") or shown.key == "perplexity":
+        known = comparison.worth(out, shown.key)
+        if known is not None:
+            low, high = shown.factor * known.low, shown.factor * known.high
+    if math.isnan(low + high):
         return f"{value:.{digits}f}"
-    half = 1.96 * stderr * shown.factor
-    low, high = value - half, value + half
-    if shown.unit == "%":
-        low, high = max(0.0, low), min(100.0, high)
     return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
-
-
-def _last_scores(run: Run) -> pd.DataFrame:
-    path = run.folder.iteration(run.folder.iterations()[-1]).scores
-    columns = ["id", "role", "logp", "reward"]
-    return (
-        pd.read_parquet(path, columns=columns) if path.exists() else pd.DataFrame(columns=columns)
-    )
 
 
 def _finite(row: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 import json
+import logging
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +25,7 @@ from analysis.reading.triplets import ORDERS, Triplets
 from analysis.report import comparison_page, overview, run_page
 from tspin.runs.artifacts import RunDir, run_dirs
 
+log = logging.getLogger("tspin")
 HOST = "127.0.0.1"
 MOST = 100  # prompts in one answer
 Answer = tuple[str, str]  # type of content, text
@@ -182,6 +184,11 @@ class _Handler(BaseHTTPRequestHandler):
             answer = self.server.site.answer(path, query)
         except (ValueError, OSError) as error:
             return self._send(HTTPStatus.BAD_REQUEST, "text/plain", str(error))
+        except Exception as error:  # of one page: the others are served
+            log.warning("%s: %s: %s", path, type(error).__name__, error)
+            log.debug("%s", path, exc_info=True)
+            text = f"this page could not be made: {type(error).__name__}: {error}"
+            return self._send(HTTPStatus.INTERNAL_SERVER_ERROR, "text/plain", text)
         if answer is None:
             return self._send(HTTPStatus.NOT_FOUND, "text/plain", "nothing here")
         return self._send(HTTPStatus.OK, *answer)

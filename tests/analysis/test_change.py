@@ -1,11 +1,16 @@
 """What training changed, in a sentence: numbers that support.report_runs says by rule."""
 
+import math
+
 import pytest
 from support.report_runs import write_run
 
 from analysis.figures import change
 from analysis.reading import measures
 from analysis.reading.runs import Runs
+from tspin.runs.artifacts import SCORES
+from tspin.tools.files import write_json
+from tspin.tools.parquet import read_rows, write_rows
 
 
 def runs_of(tmp_path, seeds=1, **options):
@@ -37,8 +42,21 @@ def test_less_perplexity_is_better(tmp_path):
     runs = runs_of(tmp_path, iterations=1)
     changed = change.of(runs, list(runs), measures.HELDOUT["perplexity"])
     assert str(changed) == (
-        "perplexity 1.900 after 1 iteration; the initial policy was not evaluated"
+        "perplexity 1.9 after 1 iteration; the initial policy was not evaluated"
     )
+
+
+def test_a_change_of_perplexity_is_relative_and_paired(tmp_path):
+    """p_i has 4 tokens, log pi(y) is -2 at first, then -1 + 0.1 t: exp(-0.275) - 1 after t = 1."""
+    made = write_run(tmp_path, "tspin", scores=True)
+    rows = [row | {"source": 0, "logp": -2.0} for row in read_rows(made.iteration(0).scores)]
+    write_rows(made.base.scores, rows, SCORES)
+    estimate = {"value": math.exp(0.5), "stderr": None, "n": 50}
+    write_json(made.base.evaluation, {"heldout": {"perplexity": estimate}})
+    runs = Runs.read(tmp_path)
+    changed = change.of(runs, list(runs), measures.HELDOUT["perplexity"])
+    assert changed.numbers == "1.649 to 1.8, -24.0% [-24.0, -24.0]"
+    assert (changed.verdict, changed.over.num_prompts) == ("better", 50)
 
 
 def test_nothing_finished_is_no_change(tmp_path):

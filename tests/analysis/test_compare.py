@@ -34,6 +34,7 @@ def test_paired_differences_by_hand(runs):
 def test_only_what_differs_is_in_the_configuration(runs):
     rows = comparison_page.configuration(*sides(runs, "", ""))
     assert ("loss.name", "tspin", "spin") in rows and ("loss.beta", "[0.0, 0.1]", "-") in rows
+    assert "loss.label" not in dict((key, a) for key, a, _ in rows)
     assert {key.partition(".")[0] for key, *_ in rows} == {"loss"}
 
 
@@ -51,11 +52,20 @@ def test_an_iteration_that_is_not_there(runs, t, says):
         sides(runs, t, "")
 
 
-def test_answers_that_differ_come_first(runs):
-    """p24 and p25 are right under T-SPIN alone."""
-    rows = comparison_page.samples(*sides(runs, "", ""))
-    assert [row["prompt"] for row in rows[:2]] == ["p24", "p25"]
-    assert rows[0]["answers"] == [("24", True), ("24", False)]
+def test_only_answers_that_differ_are_shown(runs):
+    """p24 and p25 are right under T-SPIN alone; the 48 others have the same answer in both."""
+    samples = comparison_page.samples(*sides(runs, "", ""))
+    assert [row["prompt"] for row in samples.rows] == ["p24", "p25"]
+    assert samples.rows[0]["answers"] == [("24", True), ("24", False)]
+    assert (samples.num_different, samples.num_prompts) == (2, 50)
+
+
+def test_texts_are_compared_as_texts(tmp_path):
+    """Also where the tokens of a response are known."""
+    for loss in ("spin", "tspin"):
+        add_triplets(write_run(tmp_path, loss), number=30, tokens=True)
+    rows = comparison_page.samples(*sides(tmp_path, "", "")).rows
+    assert [row["annotated"] for row in rows] == ["y 24", "y 25"]
 
 
 def test_the_command_writes_a_page(runs, tmp_path, capsys):
@@ -91,8 +101,8 @@ def test_main_numbers_of_a_run(runs):
     lines = show.text(runs / "micro-tspin-micro-s0").splitlines()
     assert "40.0% to 52.0%, +12.0 points" in lines[0]
     (greedy,) = [line for line in lines if line.startswith("accuracy, greedy")]
-    assert greedy.split() == ["accuracy,", "greedy", "(%)", "40.0", "[26.3,", "53.7]", "46.0",
-                              "[32.3,", "59.7]", "52.0", "[38.3,", "65.7]"]  # fmt: skip
+    assert greedy.split() == ["accuracy,", "greedy", "(%)", "40.0", "[27.6,", "53.8]", "46.0",
+                              "[33.2,", "59.4]", "52.0", "[38.8,", "65.0]"]  # fmt: skip
     assert max(map(len, lines[1:])) <= 100
 
 

@@ -1,16 +1,14 @@
 """template/live.js in a real browser: pages that renew themselves, and the switch of settings."""
 
 import json
-import threading
-from contextlib import contextmanager
 
 import pytest
-from support.pages import becomes, find, texts
+from support.pages import becomes, find, served, texts
 from support.report_runs import add_triplets, write_run
 
 from analysis.reading.runs import Runs
 from analysis.report import overview
-from analysis.report.server import Server, Site
+from analysis.report.server import Site
 from tspin.tools.files import write_json, write_jsonl
 
 NAME = "micro-tspin-micro-s0"
@@ -21,18 +19,6 @@ LISTEN = (
     " document.addEventListener('renewed', () => done(true), {once: true}))"
 )
 AWAIT = "window.renewal.then(arguments[arguments.length - 1])"
-
-
-@contextmanager
-def served(site):
-    with Server(site) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        try:
-            yield server.address
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 @pytest.fixture
@@ -49,8 +35,8 @@ def test_an_open_page_shows_what_its_run_has_done_meanwhile(browser, half_done, 
     """Iteration 1 ends: the sentence, the table and the counts are new; what was typed stays."""
     folder, done = half_done
     browser.set_script_timeout(SECONDS)
-    with served(Site(folder.path.parent)) as address:
-        browser.get(address + page)
+    with served(Site(folder.path.parent)) as server:
+        browser.get(server.address + page)
         assert "40.0% to 46.0%" in find(browser, "#main")[0].text
         if page != "index.html":
             find(browser, "#browse input[name=search]")[0].send_keys("y0 of")
@@ -83,8 +69,8 @@ def test_what_changed_before_the_first_look_is_seen_too(browser, half_done):
         return result
 
     site.answer = answer_and_end
-    with served(site) as address:
-        browser.get(f"{address}runs/{NAME}.html")
+    with served(site) as server:
+        browser.get(f"{server.address}runs/{NAME}.html")
         assert becomes(browser, lambda: "2 of 2 iterations" in find(browser, "#main")[0].text, True)
     assert "1 of 2 iterations done" in made[0]
 
@@ -95,8 +81,8 @@ def test_an_alert_comes_up_on_an_open_page(browser, half_done):
     browser.set_script_timeout(SECONDS)
     metrics = folder.iteration(1).metrics
     steps = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-    with served(Site(folder.path.parent)) as address:
-        browser.get(f"{address}index.html")
+    with served(Site(folder.path.parent)) as server:
+        browser.get(f"{server.address}index.html")
         assert find(browser, ".alerts") == []
         browser.execute_script(LISTEN)
         write_jsonl(metrics, [row | {"grad_norm": 0.0} for row in steps])

@@ -45,7 +45,7 @@ def folder(tmp_path_factory):
         for loss in ("spin", "tspin"):
             made = write_run(root / "runs", loss, seed=seed)
             own = made.path.name == TSPIN
-            add_triplets(made, text=lambda i, what, own=own: (
+            add_triplets(made, tokens=own, text=lambda i, what, own=own: (
                 MARKUP if own and (i, what) == (1, "y' at 1") else f"{what} of {i}"))  # fmt: skip
     begun = write_run(root / "runs", "tspin", model="zephyr", data="ultrachat", iterations=1)
     begun.iteration(0).done.unlink()
@@ -179,12 +179,12 @@ def test_axes_of_shares_end_at_0_and_100(far_apart):
 
 
 def test_intervals_of_a_share_end_at_100(tmp_path):
-    """20, 23 and 26 of 26 right with a standard error of 7%: 76.9, 88.5 and 100% +- 13.7"""
+    """20, 23 and 26 of 26 right: Wilson's, as on the console; of 100% 1 / (1 + 1.96^2 / 26)."""
     runs = Runs.read_one(write_run(tmp_path, "tspin", heldout=26).path)
     table = run_page.iterations(runs, next(iter(runs)))
     greedy = table["head"].index("accuracy, greedy (%)")
     assert [row[greedy] for row in table["rows"]] == [
-        "76.9 [63.2, 90.6]", "88.5 [74.7, 100.0]", "100.0 [86.3, 100.0]"
+        "76.9 [61.4, 87.5]", "88.5 [69.0, 96.4]", "100.0 [87.1, 100.0]"
     ]  # fmt: skip
 
 
@@ -243,7 +243,7 @@ def hostile(tmp_path_factory):
         )  # fmt: skip
         config = made.config.read_text(encoding="utf-8")
         made.config.write_text(config.replace("label: T-SPIN", f'label: "{MARKUP}"'))
-        add_triplets(made, text=lambda i, what: MARKUP)
+        add_triplets(made, text=lambda i, what: MARKUP, tokens=seed == 0)
     runs = Runs.read(root / "runs")
     pieces = catalogue.build(runs, ("comparison",), with_paper=True)
     images = render.images(pieces, [render.SHOWN])
@@ -369,12 +369,41 @@ def test_y_y0_and_every_sample_stand_side_by_side(at):
     becomes(opened, lambda: len(prompts(opened)), 4)
     sample = find(opened, "#browser .sample:nth-child(1) .response")
     assert [card.text.splitlines()[0] for card in sample] == [
-        "y, annotated", "y0, initial policy", "y' of iteration 0, 1 tokens, cut",
+        "y, annotated", "y0, initial policy", "y' of iteration 0, 1 token, cut",
         "y' of iteration 1, 2 tokens, cut",
     ]  # fmt: skip
     assert sample[3].text.splitlines()[1:] == [
         "y' at 1 of 0", "log-lik. reward", "y -11.00 -11.00", "y' -20.00 -20.00", "y0 -30.00 -30.00"
     ]  # fmt: skip
+
+
+def test_tokens_are_shaded_and_their_numbers_are_read(at):
+    """y' of iteration 1 to p0: "y' " has p = 1, "at " exp(-1), "1 " exp(-2), "of " exp(-3)."""
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    opened = at(DESKTOP)
+    becomes(opened, lambda: len(prompts(opened)), 4)
+    assert find(opened, "#shades")[0].is_displayed()
+    (box,) = find(opened, "#browser .sample:nth-child(1) .response:nth-child(4) .tokens")
+    (reading,) = find(opened, "#browser .sample:nth-child(1) .response:nth-child(4) output")
+    spans = box.find_elements("css selector", "span")
+    assert [span.get_attribute("class") for span in spans] == ["p0", "p1", "p1", "p2", "p2"]
+    ActionChains(opened).move_to_element(spans[1]).perform()
+    assert becomes(opened, lambda: reading.text, '"at ": -1.00 nats, p 37%')
+    box.send_keys(Keys.ARROW_RIGHT)
+    assert becomes(opened, lambda: reading.text, '"1 ": -2.00 nats, p 14%')
+    box.send_keys(Keys.END)
+    assert becomes(opened, lambda: reading.text, '"0": -4.00 nats, p 1.8%')
+    box.send_keys(Keys.HOME)
+    assert becomes(opened, lambda: reading.text, '"y\' ": 0.00 nats, p 100%')
+
+
+def test_a_run_without_numbers_of_tokens_shows_texts(at):
+    opened = at(DESKTOP, "runs/micro-tspin-micro-s1.html")
+    becomes(opened, lambda: len(prompts(opened)), 4)
+    assert not find(opened, ".tokens") and not find(opened, "#shades")[0].is_displayed()
+    assert "y' at 1 of 0" in texts(opened, "#browser .text")
 
 
 def test_samples_in_a_script_beside_the_page_are_read(browser, tmp_path, monkeypatch):

@@ -68,6 +68,24 @@ def test_rows_hold_every_text_and_number(kept):
     assert kept.rows(["p0"])[0]["iterations"][0]["cut"]
 
 
+def test_a_response_with_known_tokens_is_those(tmp_path):
+    """Of p1, "y' at 1 1" after the last iteration; y and y0 likewise. -100 log pi is 0, 100, ..."""
+    (row,) = Triplets(add_triplets(write_run(tmp_path, "tspin"), tokens=True)).rows(["p1"])
+    assert row["annotated"] == {"tokens": ["y ", "1"], "surprise": [0, 100]}
+    assert row["proto"]["tokens"] == ["y0 ", "1"] and row["prompt"] == "prompt 1"
+    last = row["iterations"][-1]["response"]
+    assert last == {"tokens": ["y' ", "at ", "1 ", "1"], "surprise": [0, 100, 200, 300]}
+
+
+def test_a_character_of_several_tokens_is_one(monkeypatch):
+    """Its log-probability is their sum; what is too long ends there."""
+    texts, logps = ["a", "", "\u00e9", "b"], [-0.1, -0.2, -0.3, -0.4]
+    known = triplets._tokens_of(texts, logps)
+    assert known == {"tokens": ["a", "\u00e9", "b"], "surprise": [10, 50, 40]}
+    monkeypatch.setattr(triplets, "MAX_TEXT", 1)
+    assert triplets._tokens_of(texts, logps)["tokens"] == ["a", "\u00e9", " [cut]"]
+
+
 def test_what_is_kept_where_not_all_can_be_has_the_ends_of_every_order(kept):
     assert kept.chosen(3) == ["p0", "p1", "p3"]  # loss, misaligned, gain
     assert kept.chosen(100) == ["p0", "p1", "p2", "p3"]

@@ -2,13 +2,14 @@
 
 import http.client
 import json
-import threading
+import re
 from urllib.parse import quote, urlsplit
 
 import pytest
+from support.pages import served
 from support.report_runs import add_triplets, write_run
 
-from analysis.report.server import HOST, Server, Site
+from analysis.report.server import HOST, Site
 from tspin.tools.files import write_json
 
 NAME = "micro-tspin-micro-s0"
@@ -24,12 +25,8 @@ def runs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(runs):
-    with Server(Site(runs)) as served:
-        thread = threading.Thread(target=served.serve_forever, daemon=True)
-        thread.start()
-        yield served
-        served.shutdown()
-        thread.join()
+    with served(Site(runs)) as server:
+        yield server
 
 
 def get(server, path, *, token=None, host=None):
@@ -76,6 +73,33 @@ def test_samples_are_asked_for_a_few_at_a_time(server):
     assert [row["id"] for row in answer["rows"]] == ["p2"]
     searched = json.loads(get(server, f"samples/{NAME}?search={quote('y0 3')}")[1])
     assert [row["id"] for row in searched["rows"]] == ["p3"]
+
+
+def test_a_page_is_as_long_for_many_prompts_as_for_few(tmp_path):
+    """It holds none of them, and asks for five at a time."""
+    lengths, answers = [], []
+    for number in (4, 400):
+        made = add_triplets(write_run(tmp_path / str(number), "tspin"), number, tokens=True)
+        site = Site(made.path)
+        html = site.answer(f"runs/{made.path.name}.html", {})[1]
+        same = re.sub('<svg.*?</svg>|data-live="[^"]*"', "", html, flags=re.S)
+        lengths.append(len(same))
+        answers.append(json.loads(site.answer(f"samples/{made.path.name}", {})[1]))
+    assert lengths[1] - lengths[0] == len("400") - len("4")
+    assert [len(answer["rows"]) for answer in answers] == [4, 5] and answers[1]["total"] == 400
+
+
+def test_a_page_that_cannot_be_made_says_so(tmp_path, caplog):
+    made = write_run(tmp_path, "tspin")
+    site = Site(tmp_path)
+    site.answer = lambda path, query: 1 / 0
+    with served(site) as server:
+        status, text = get(server, f"runs/{made.path.name}.html")
+    assert (status, text) == (
+        500,
+        "this page could not be made: ZeroDivisionError: division by zero",
+    )
+    assert "ZeroDivisionError" in caplog.text
 
 
 @pytest.mark.parametrize("query", ["order=age", "place=x", "most=-1"])

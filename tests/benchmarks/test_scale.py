@@ -228,7 +228,7 @@ def test_the_benchmark_meets_every_stage_of_a_run(tmp_path):
     stages = json.loads(done.stdout)
     assert set(stages) == {
         *("begin", "rest", "data", "samples", "join", "score", "score files", "train"),
-        *("answers", "evaluation file", "contingency", "readable samples"),
+        *("token log-probs", "answers", "evaluation file", "contingency", "readable samples"),
     }
     assert all(stage["peak"] > 50 and stage["seconds"] > 0 for stage in stages.values())
     assert stages["data"]["disk"] > 0 and stages["samples"]["disk"] > 0

@@ -539,6 +539,7 @@ FREE = {
     "compute.grace_seconds": 3.0,
     "compute.threads": 3,
     "track.report": False,
+    "track.num_token_logps": 0,
     "track.tags": ["x"],
     "selfplay.share": False,
     "selfplay.keep": "last",

@@ -148,3 +148,15 @@ def test_a_system_message_stands_before_a_text_template():
 def test_a_chat_template_that_is_not_there_is_an_error():
     with pytest.raises(ValueError, match="choices: alpaca, alpaca_space, none"):
         Renderer(micro_tokenizer(), "chat")
+
+
+@pytest.mark.parametrize("tokenizer", [micro_tokenizer, sentencepiece_like, chat_tokenizer])
+def test_pieces_together_are_the_decoded_response(tokenizer):
+    """White space at the beginning of words, characters of several tokens, the end."""
+    known = tokenizer()
+    renderer = Renderer(known, "none")
+    ids = renderer.response_ids("Dear all,\n\n  caf\u00e9 \u65e5\u672c \U0001f389 x")
+    pieces = renderer.pieces(ids)
+    assert len(pieces) == len(ids) and "".join(pieces) == known.decode(ids)
+    assert pieces[-1] == known.convert_ids_to_tokens(ids[-1]) and "" in pieces
+    assert renderer.pieces([]) == []

@@ -311,7 +311,7 @@ def test_samples_scores_and_answers_are_the_same_bytes(size, run, tmp_path):
     processes.sample(ALONE, tmp_path / "1")
     run(size, "sample", tmp_path / "n")
     made = sorted(p.relative_to(tmp_path / "1") for p in (tmp_path / "1").rglob("*.parquet"))
-    assert len(made) == 3 + 2  # parts of samples, scores, answers
+    assert len(made) == 3 + 3  # parts of samples, scores, of tokens too, answers
     for path in made:
         assert (tmp_path / "1" / path).read_bytes() == (tmp_path / "n" / path).read_bytes()
 

@@ -5,8 +5,9 @@ import math
 import pytest
 
 from tspin.runs.artifacts import ANSWERS, SCORES, Iteration
-from tspin.runs.comparison import gain, worth
+from tspin.runs.comparison import PERPLEXITY, SHARE, Change, change, gain, worth
 from tspin.tools.files import write_json
+from tspin.tools.intervals import Interval
 from tspin.tools.parquet import write_rows
 
 
@@ -53,6 +54,26 @@ def test_perplexity_has_the_interval_of_its_logarithm(tmp_path):
     assert (known.low, known.high) == pytest.approx((1.8133, 2.2059), abs=1e-4)
     assert str(known) == "2 [1.813, 2.206]" and known.name == "perplexity"
     assert str(worth(policy(tmp_path / "b", perplexity=estimate(2.0)))) == "2"
+
+
+def test_a_change_in_words(tmp_path):
+    """2 of 4, then all of them; without the answers the numbers alone."""
+    first = policy(tmp_path / "a", **{"exact_match,greedy": estimate(0.5)})
+    last = policy(tmp_path / "b", **{"exact_match,greedy": estimate(1.0)})
+    assert change(first, last, "exact_match,greedy").numbers == "50.0% to 100.0%"
+    answer(first, [True, True, False, False])
+    answer(last, [True, True, True, True])
+    changed = change(first, last, "exact_match,greedy")
+    assert changed.numbers.startswith("50.0% to 100.0%, +50.0 points [")
+    assert changed.verdict == "no clear change" and changed.over.low < 0
+    assert change(first, last, "perplexity") is None
+
+
+def test_better_is_above_for_shares_and_below_for_perplexity():
+    over = Interval(-2.0, -3.0, -1.0, 0.01, 1.0, 1)
+    assert (SHARE.verdict(over), PERPLEXITY.verdict(over)) == ("worse", "better")
+    assert Change(PERPLEXITY, 8.0, 7.84, over).numbers == "8 to 7.84, -2.0% [-3.0, -1.0]"
+    assert Change(SHARE, None, 40.0, None).numbers == "40.0%"
 
 
 def test_gain_in_points_over_the_same_prompts(tmp_path):

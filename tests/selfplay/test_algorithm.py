@@ -49,7 +49,8 @@ def test_a_run_leaves_the_files_of_the_contract(runs, loss):
     for t in (0, 1):
         found = {p.name for p in folder.iteration(t).path.iterdir()}
         expected = {"metrics.jsonl", "checkpoint", "scores.parquet", "samples.jsonl", "eval.json",
-                    "answers.parquet", "contingency.json", "stages.json", "done.json"}  # fmt: skip
+                    "answers.parquet", "contingency.json", "stages.json", "done.json",
+                    "token_logps.parquet"}  # fmt: skip
         expected |= {"synthetic"} if loss != "sft" else set()
         expected |= {"ref_scores.parquet"} if loss in ("spin", "tspin_ref") else set()
         assert found == expected

@@ -37,7 +37,7 @@ def recipe(loss, reference=None, *, weights=None, optim=OPTIM, compute=COMPUTE):
 def reference_for(policy, triplets, loss, *, optim=OPTIM, compute=COMPUTE):
     batches = epoch(triplets, batch_size=optim.batch_size, seed=0, t=1, epoch=0)
     cut = [m for b in batches for m in micro_batches(b, loss.roles, size=compute.micro_batch)]
-    return score(policy, cut, loss.reference_roles, label="reference")
+    return score(policy, cut, loss.reference_roles, label="reference").logps
 
 
 def gradients(policy, batch, loss, reference, *, micro_batch, weights=None):

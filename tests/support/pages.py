@@ -1,4 +1,48 @@
-"""What a page in a browser shows, for tests of it."""
+"""Chromium, and what a page in it shows."""
+
+import shutil
+import threading
+from contextlib import contextmanager
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+@contextmanager
+def chromium():
+    """A browser without a window. LookupError where it, its driver or selenium is not installed."""
+    try:
+        from selenium import webdriver
+    except ImportError:
+        raise LookupError("selenium is not installed") from None
+    binary = next(filter(None, map(shutil.which, BROWSERS)), None)
+    driver = shutil.which("chromedriver")
+    if binary is None or driver is None:
+        raise LookupError("no Chromium with chromedriver: apt-get install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = binary
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    opened = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    try:
+        yield opened
+    finally:
+        opened.quit()
+
+
+@contextmanager
+def served(site):
+    """A Site of analysis.report.server at an address of its own. -> its server"""
+    from analysis.report.server import Server
+
+    with Server(site) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def find(browser, selector):

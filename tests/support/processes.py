@@ -37,7 +37,7 @@ from tspin.sampling.requests import Draws
 from tspin.stages import train
 from tspin.stages.evaluate import Grader, evaluate
 from tspin.stages.generate import generate
-from tspin.stages.score import score, write_scores
+from tspin.stages.score import score, write_scores, write_token_logps
 from tspin.tools import files
 from tspin.tracking.tracker import Tracker
 from tspin.training import shards, step
@@ -75,7 +75,7 @@ def teach(
     if LOSSES[loss].needs_reference:
         batches = epoch(TRIPLETS, batch_size=OPTIM.batch_size, seed=0, t=1, epoch=0)
         cut = [m for b in batches for m in micro_batches(b, LOSSES[loss].roles, size=1)]
-        reference = score(policy, cut, LOSSES[loss].roles, label="reference")
+        reference = score(policy, cut, LOSSES[loss].roles, label="reference").logps
         reference = {key: value - 0.5 * len(key[2]) for key, value in reference.items()}
     honest, steps = train.gradient_step, []
 
@@ -249,9 +249,11 @@ def sample(world, folder):
     )  # fmt: skip
     roles = ("annotated", "synthetic", "proto")
     cut = micro_batches(TRIPLETS, roles, size=2)
-    logps = score(policy, cut, roles, label="test", world=world)
+    ids = {triplet.id for triplet in TRIPLETS}
+    logps, tokens = score(policy, cut, roles, label="test", with_tokens=ids, world=world)
     out = Iteration(folder)
     world.main(write_scores, out.scores, TRIPLETS, logps)
+    world.main(write_token_logps, out.token_logps, TRIPLETS, tokens, policy.renderer)
     grader = Grader(lambda asked, response: len(response) > 3)
     rows = [{"id": i, "prompt": i, "prompt_ids": ids} for i, ids in prompts.items()]
     evaluate(

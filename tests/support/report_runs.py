@@ -17,7 +17,7 @@ from pathlib import Path
 import pyarrow as pa
 import yaml
 
-from tspin.runs.artifacts import PROMPTS, RESPONSES, SCORES, Iteration, RunDir
+from tspin.runs.artifacts import PROMPTS, RESPONSES, SCORES, TOKEN_LOGPS, Iteration, RunDir
 from tspin.tools.files import write_json, write_jsonl, write_text
 from tspin.tools.parquet import write_rows
 
@@ -104,12 +104,14 @@ def write_run(
     return folder
 
 
-def add_triplets(folder, number=4, iterations=2, text=lambda i, what: f"{what} {i}"):
+def add_triplets(folder, number=4, iterations=2, text=lambda i, what: f"{what} {i}", tokens=False):
     """prompts.parquet, y0, y' and the scores of p0, p1, ..., the last one of training, the others
     held out.
 
     log pi(y) of p_i is -10 at first, then -10 + i - 1: p0 loses 1, p2 gains 1. y' of p_i has i + 1
     tokens more in every iteration. The reward of y' is above that of y for p1 alone.
+
+    tokens  with token_logps.parquet: of a response's words the first has log pi 0, the next -1, ...
     """
     ids = [f"p{i}" for i in range(number)]
     prompts = [
@@ -133,6 +135,17 @@ def add_triplets(folder, number=4, iterations=2, text=lambda i, what: f"{what} {
                     "reward": reward,
                 })  # fmt: skip
         write_rows(folder.iteration(t).scores, rows, SCORES)
+        if tokens:
+            whats = {"annotated": "y", "synthetic": f"y' at {t}", "proto": "y0"}
+            words = [
+                (name, role, re.findall(r"\S+\s*", text(i, what)))
+                for i, name in enumerate(ids)
+                for role, what in whats.items()
+            ]
+            known = [{"id": name, "role": role, "tokens": parts,
+                      "logps": [-float(k) for k in range(len(parts))]}
+                     for name, role, parts in words]  # fmt: skip
+            write_rows(folder.iteration(t).token_logps, known, TOKEN_LOGPS)
     return folder
 
 

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 from support.tiny import play
 
+from analysis.figures import change
 from analysis.reading import measures
 from analysis.reading.runs import BASE, Runs
+from analysis.report import run_page
 from tspin.runs import comparison, evaluation
 from tspin.tools.files import read_json
 from tspin.tracking import replay, report, summary
@@ -97,5 +99,39 @@ def test_one_numbering_of_iterations(run, tracked):
         assert f"{value:.1%}" in summary.end_table(folder, [row])
 
 
+def test_the_report_says_what_the_console_does(run):
+    """The sentence of a run, its table and its page: the same numbers under the same iterations."""
+    folder, rows = run
+    runs = Runs.read_one(folder.path)
+    (own,) = runs
+    changed = change.of(runs, [own])
+    assert summary.sentence(folder, rows).startswith(f"held-out accuracy: {changed.numbers} (")
+    table = run_page.iterations(runs, own)
+    column = table["head"].index("accuracy, greedy (%)")
+    assert [row[0] for row in table["rows"]] == ["initial policy", "0", "1"]
+    for row, cells in zip(rows, table["rows"], strict=True):
+        out = (
+            folder.base if row["iteration"] == summary.BASE else folder.iteration(row["iteration"])
+        )
+        assert cells[column] == str(comparison.worth(out)).replace("%", "")
+    assert f"{changed.numbers} after 2 iterations" in run_page.page(
+        runs, own, None, {"rows": [], "total": 0, "orders": {}}
+    )
+
+
 def test_the_axes_of_trackers_are_in_the_docs():
     assert "eval/iterations" in AXES and "`eval/iterations`" in DOCS
+
+
+def test_the_glossary_numbers_iterations_as_runs_do(run, tracked):
+    """Its table: where a number stands, before and after the first training."""
+    glossary = (Path(__file__).resolve().parents[2] / "docs" / "glossary.md").read_text()
+    cells = [re.findall(r"[^|]+", line) for line in glossary.splitlines() if line[:2] == "| "]
+    documented = {row[0].strip(): [cell.strip(" `") for cell in row[1:3]] for row in cells
+                  if len(row) == 4}  # fmt: skip
+    folder, rows = run
+    assert documented["table at the end of a run"] == [str(row["iteration"]) for row in rows[:2]]
+    assert documented["folder"] == ["base/", "iter_0/checkpoint"]
+    assert all((folder.path / place).exists() for place in documented["folder"])
+    counted = next(values for name, values in documented.items() if "eval/iterations" in name)
+    assert counted == [str(number) for number in sorted(tracked)][:2]

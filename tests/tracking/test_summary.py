@@ -79,7 +79,7 @@ def test_the_sentence_is_from_the_base_to_the_last(run):
         read_json(file)["heldout"]["exact_match,greedy"]["value"] for file in (first, last)
     )
     sentence = summary.sentence(folder, rows)
-    begin = f"held-out accuracy: {before:.1%} to {now:.1%}, {100 * (now - before):+.1f} ["
+    begin = f"held-out accuracy: {before:.1%} to {now:.1%}, {100 * (now - before):+.1f} points ["
     assert sentence.startswith(begin) and sentence.endswith("] (base to iteration 1)")
     assert summary.sentence(folder, rows[2:]).startswith(f"held-out accuracy: {now:.1%} [")
     assert "data.heldout" in summary.sentence(folder, [])

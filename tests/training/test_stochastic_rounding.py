@@ -161,7 +161,7 @@ def test_the_first_margin_against_the_stored_reference_is_exactly_zero(tmp_path)
     loss, policy, triplets = SPIN(lam=0.1), policy_for(BF16), random_triplets(4)
     assert policy.packed is not None  # bfloat16 weights take the packed path too
     cut = micro_batches(triplets, loss.roles, size=COMPUTE.micro_batch)
-    reference = score(policy, cut, loss.roles, label="reference")
+    reference = score(policy, cut, loss.roles, label="reference").logps
     teach(policy, triplets, tmp_path, BF16, loss=loss, reference=reference)
     first = StepLog.read(Iteration(tmp_path).metrics)[0]
     assert first["advantages/current"] == 0.0

@@ -24,6 +24,7 @@ IDENTITY_FREE = (
     "track.group",
     "track.tags",
     "track.report",
+    "track.num_token_logps",
     "evals.",
     "compute.deterministic",
     "compute.parallel",

@@ -29,6 +29,7 @@ ADDED: dict[str, Any] = {
     "track.mlflow": False,
     "track.trackio": False,
     "track.report": True,
+    "track.num_token_logps": 0,
 }
 """Keys that came after the first runs, each at the value where a run is what it was without it."""
 

@@ -207,6 +207,7 @@ class TrackConfig:
     tags: list[str]
     diagnostics: bool  # sft too: sample and score what its loss does not need
     num_samples: int = Field(ge=0)  # rows of samples.jsonl
+    num_token_logps: int = Field(ge=0)  # prompts of token_logps.parquet
     report: bool  # report.html in the run's folder, at its end
 
 

@@ -120,6 +120,25 @@ class Renderer:
         """A response as people read it, without special tokens and surrounding space."""
         return str(self.tokenizer.decode(list(response_ids), skip_special_tokens=True)).strip()
 
+    def pieces(self, response_ids: Sequence[int]) -> list[str]:
+        """The text that each token of a response adds, special tokens as they are spelt.
+
+        A character of several tokens comes with the last of them. Together they are the decoded
+        response, as far as its tokenizer decodes from left to right.
+        """
+        pieces: list[str] = []
+        ids, start, end = list(response_ids), 0, 0  # ids[start:end]: what came last, decoded
+        before = ""
+        for i in range(len(ids)):
+            text = str(self.tokenizer.decode(ids[start : i + 1]))
+            if text.endswith("\ufffd") and i + 1 < len(ids):
+                pieces.append("")
+                continue
+            pieces.append(text[len(before) :])
+            start, end = end, i + 1
+            before = str(self.tokenizer.decode(ids[start:end]))
+        return pieces
+
     def _without_start(self, text: str, num_tokens: int) -> str:
         """The text without its first tokens, or without a like share where their places are
         not known."""

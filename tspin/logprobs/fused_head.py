@@ -2,7 +2,7 @@
 
 The positions that predict response tokens are projected in chunks cut between triplets. With the
 objective at hand (`loss_sum`) a chunk's loss and its gradient are formed while its logits are
-there: three matrix products, as in the plain path. `response_logps`, for scores, has no gradient.
+there: three matrix products, as in the plain path. `token_logps`, for scores, has no gradient.
 """
 
 from __future__ import annotations
@@ -95,14 +95,18 @@ def head(model: PreTrainedModel, dtype: torch.dtype | None) -> Head:
 
 
 @torch.no_grad()
-def response_logps(hidden: Tensor, head: Head, stream: Stream, roles: Sequence[Role]) -> Logps:
-    """log pi of each response, in nats, by role, each (triplets,) in float32 at least.
+def token_logps(
+    hidden: Tensor, head: Head, stream: Stream, roles: Sequence[Role]
+) -> tuple[Logps, Tensor]:
+    """log pi of each response, in nats, by role, each (triplets,) in float32 at least; and of each
+    of their tokens (num_targets,).
 
     hidden  (num_targets, size) the states that predict the stream's targets
     """
     chunks = _Work(head, stream, len(roles)).chunks(hidden, gradient=False)
     # map lets go of a chunk's logits before the next ones are made.
-    return by_role(torch.cat([*map(attrgetter("logps"), chunks)]), roles)
+    logps, tokens = zip(*map(attrgetter("logps", "token_logps"), chunks), strict=True)
+    return by_role(torch.cat(logps), roles), torch.cat(tokens)
 
 
 def loss_sum(
@@ -152,8 +156,9 @@ class _Work:
 class _Chunk:
     """Logits of a few triplets: log pi now, its gradient once the factors are known.
 
-    logps (triplets, roles). The logits are overwritten in place, by exp(logits - max) and then by
-    the gradient: at these sizes another tensor costs more than the arithmetic.
+    logps (triplets, roles), token_logps (tokens,). The logits are overwritten in place, by
+    exp(logits - max) and then by the gradient: at these sizes another tensor costs more than the
+    arithmetic.
     """
 
     def __init__(
@@ -176,10 +181,12 @@ class _Chunk:
         highest = logits.amax(1, keepdim=True)
         self.exps = logits.sub_(highest).exp_()
         self.sums = self.exps.sum(1)
-        per_token = chosen - highest[:, 0] - self.sums.log()
+        self.token_logps = chosen - highest[:, 0] - self.sums.log()
         lengths = self.lengths.flatten()
         # unsafe: without a look at the lengths, for which a GPU would have to be waited for.
-        summed = torch.segment_reduce(per_token, "sum", lengths=lengths, initial=0, unsafe=True)
+        summed = torch.segment_reduce(
+            self.token_logps, "sum", lengths=lengths, initial=0, unsafe=True
+        )
         self.logps = summed.view(self.lengths.shape)
 
     def backward(self, factors: Tensor, into: _Gradients) -> None:

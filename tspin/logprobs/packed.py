@@ -40,8 +40,15 @@ class Packed:
 
     def logps(self, triplets: Sequence[Triplet], roles: Sequence[Role], layout: Layout) -> Logps:
         """log pi(z | x) by role, each (batch,), without a gradient."""
+        return self.token_logps(triplets, roles, layout)[0]
+
+    def token_logps(
+        self, triplets: Sequence[Triplet], roles: Sequence[Role], layout: Layout
+    ) -> tuple[Logps, Sequence[Tensor]]:
+        """The same, and of the tokens of each response, by triplet, then role."""
         stream, hidden = self._hidden(triplets, roles, layout)
-        return fused_head.response_logps(hidden, self.head, stream, roles)
+        logps, tokens = fused_head.token_logps(hidden, self.head, stream, roles)
+        return logps, tokens.split([*stream.lengths])
 
     def loss_sum(
         self,

@@ -29,7 +29,16 @@ def token_logps(logits: Tensor, ids: Tensor) -> Tensor:
 def sequence_logps(
     model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor
 ) -> Tensor:
-    """Sum of log pi(token | prefix) over response tokens, in nats. -> (rows,), float32 at least.
+    """Sum of `response_logps` over each row, in nats. -> (rows,), float32 at least."""
+    return response_logps(model, input_ids, attention_mask, response_mask).sum(1)
+
+
+def response_logps(
+    model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor
+) -> Tensor:
+    """log pi(token | prefix) of response tokens, in nats, 0 of others. -> (rows, width)
+
+    From the first response token of any row on: `width` are the last columns of `length`.
 
     input_ids       (rows, length) prompt ids followed by response ids, padded on either side
     attention_mask  (rows, length) True on prompt and response
@@ -50,4 +59,4 @@ def sequence_logps(
         logits_to_keep=length - first + 1,
     ).logits
     per_token = token_logps(logits[:, :-1], input_ids[:, first:])
-    return per_token.masked_fill(~response_mask[:, first:], 0.0).sum(1)
+    return per_token.masked_fill(~response_mask[:, first:], 0.0)

@@ -33,6 +33,15 @@ def bytes_of_scores(rows: int) -> int:
     return rows * PER_SCORE + PER_FILE
 
 
+def bytes_of_token_logps(run: Run, prompts: int, roles: int) -> int:
+    """Of one file of an iteration."""
+    prompts = min(prompts, run.track.num_token_logps)
+    if prompts == 0:
+        return 0
+    tokens = run.model.max_length + (roles - 1) * run.decoding.max_new_tokens
+    return bytes_of_samples(prompts * roles, tokens // roles)
+
+
 def optimizer_tensors(optim: OptimConfig) -> int:
     """Numbers that the optimiser keeps for each weight."""
     return 2 if optim.name == "adamw" else 1 + (optim.momentum > 0)
@@ -65,13 +74,15 @@ class Sizes:
     samples: int
     ref_scores: int
     scores: int
+    token_logps: int
     answers: int
     metrics: int
 
     @property
     def kept(self) -> int:
         """What an iteration leaves, its checkpoint aside."""
-        return self.samples + self.ref_scores + self.scores + self.answers + self.metrics
+        scores = self.ref_scores + self.scores + self.token_logps
+        return self.samples + scores + self.answers + self.metrics
 
     def of_run(self, iterations: int, *, checkpoints: int) -> int:
         """The most at a time of so many iterations, of which so many checkpoints are kept."""
@@ -98,6 +109,7 @@ def sizes(run: Run, *, parameters: int, train: int, heldout: int, others: int = 
         samples=bytes_of_samples(train + heldout, run.decoding.max_new_tokens),
         ref_scores=bytes_of_scores(roles * (sets * train + heldout)),
         scores=bytes_of_scores(roles * (train + heldout)),
+        token_logps=bytes_of_token_logps(run, train + heldout, roles),
         answers=bytes_of_samples(answers * heldout, run.decoding.max_new_tokens),
         metrics=steps * PER_STEP,
     )

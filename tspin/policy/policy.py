@@ -26,7 +26,7 @@ from tspin.data.triplets import Triplet, collate
 from tspin.logprobs.fused_head import LossFunction
 from tspin.logprobs.packed import Packed, packed
 from tspin.logprobs.packing import Layout
-from tspin.logprobs.padded import sequence_logps
+from tspin.logprobs.padded import response_logps
 from tspin.objectives import Logps, Role
 from tspin.policy import adapters, dtypes, kernels
 from tspin.policy.dtypes import MixedPrecision
@@ -105,15 +105,30 @@ class Policy:
 
         Packed they have no gradient: `loss_sum` is the way to one.
         """
+        return self.token_logps(triplets, roles)[0]
+
+    def token_logps(
+        self, triplets: Sequence[Triplet], roles: tuple[Role, ...]
+    ) -> tuple[Logps, Sequence[Tensor]]:
+        """The same, and of the tokens of each response, by triplet, then role."""
         layout = self.layout(triplets, roles)
         if self.packed is not None and layout is not None:
-            return self.packed.logps(triplets, roles, layout)
+            return self.packed.token_logps(triplets, roles, layout)
         batch = collate(triplets, roles, pad_id=self.renderer.pad_id).to(self.device)
         with self.arithmetic():
-            logps = sequence_logps(
+            rows = response_logps(
                 self.model, batch.input_ids, batch.attention_mask, batch.response_mask
             )
-        return Logps().with_values(dict(zip(roles, logps.chunk(len(roles)), strict=True)))
+        logps = rows.sum(1).chunk(len(roles))
+        by_role = Logps().with_values(dict(zip(roles, logps, strict=True)))
+        left_out = batch.input_ids.shape[1] - rows.shape[1]
+        tokens = []
+        for i, triplet in enumerate(triplets):
+            start = len(triplet.prompt_ids) - left_out
+            for number, role in enumerate(roles):
+                row = rows[number * len(triplets) + i]
+                tokens.append(row[start : start + len(triplet.responses[role])])
+        return by_role, tokens
 
     def loss_sum(
         self, triplets: Sequence[Triplet], roles: tuple[Role, ...], loss_function: LossFunction

@@ -75,6 +75,14 @@ SCORES = pa.schema(
         ("reward", pa.float64()),  # as the objective defines it, or null
     ]
 )
+TOKEN_LOGPS = pa.schema(
+    [
+        ("id", pa.string()),
+        ("role", pa.string()),
+        ("tokens", pa.list_(pa.string())),  # the text that each adds, special tokens included
+        ("logps", pa.list_(pa.float16())),  # nats, after the update
+    ]
+)
 ANSWERS = pa.schema(
     [
         *RESPONSES,
@@ -141,6 +149,7 @@ class Iteration:
     checkpoint = _Entry(CHECKPOINT)
     removed = _Entry("weights_removed.json")  # why the checkpoint is no longer there (keep)
     scores = _Entry("scores.parquet")
+    token_logps = _Entry("token_logps.parquet")  # of some prompts; no stage reads it
     contingency = _Entry("contingency.json")
     samples = _Entry("samples.jsonl")
     answers = _Entry("answers.parquet")

@@ -1,13 +1,13 @@
 """What a policy is worth by its main held-out number, how sure that is, and what it gained.
 
 No torch. Numbers come from eval.json; differences are of the same prompts, from answers and scores.
+The end of a run and the pages of a report say a change in the words of `Change`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -63,35 +63,112 @@ def worth(out: Iteration, metric: str | None = None) -> Worth | None:
     return Worth(name, value, value / reach, value * reach)
 
 
+@dataclass(frozen=True)
+class Form:
+    """How a number and a difference of two are written, and which way is better (1 | -1 | 0)."""
+
+    number: str  # as format() has it
+    unit: str = ""
+    difference: str = ""  # "": as a number
+    difference_unit: str = ""
+    better: int = 0
+
+    def of(self, value: float) -> str:
+        return f"{value:{self.number}}{self.unit}"
+
+    def of_difference(self, over: Interval, unit: str = "") -> str:
+        """ "+10.8 [7.9, 13.6]", the interval where there is one"""
+        how = self.difference or self.number
+        text = f"{over.mean:+{how}}{unit}"
+        return text if math.isnan(over.low) else f"{text} [{over.low:{how}}, {over.high:{how}}]"
+
+    def verdict(self, over: Interval) -> str:
+        """better | worse | no clear change | "" where there is no interval, or no better"""
+        if math.isnan(over.low) or not self.better:
+            return ""
+        turned = over.turned(self.better)
+        return "better" if turned.low > 0 else "worse" if turned.high < 0 else "no clear change"
+
+
+SHARE = Form(".1f", "%", ".1f", " points", better=1)  # numbers are 0 to 100
+PERPLEXITY = Form(".4g", "", ".1f", "%", better=-1)  # its difference is relative
+
+
+@dataclass(frozen=True)
+class Change:
+    """A number of a policy and of a later one.
+
+    start  None: the first was not evaluated
+    over   the difference with its 95% interval, NaN ends: not known; None: nothing to compare
+    """
+
+    form: Form
+    start: float | None
+    end: float
+    over: Interval | None
+
+    @property
+    def numbers(self) -> str:
+        """ "42.0% to 52.8%, +10.8 points [7.9, 13.6]" """
+        end = self.form.of(self.end)
+        if self.start is None:
+            return end
+        text = f"{self.form.of(self.start)} to {end}"
+        if self.over is None:
+            return text
+        return f"{text}, {self.form.of_difference(self.over, self.form.difference_unit)}"
+
+    @property
+    def verdict(self) -> str:
+        return "" if self.over is None else self.form.verdict(self.over)
+
+
+def change(first: Iteration, last: Iteration, metric: str) -> Change | None:
+    """Of one of evaluation.MAIN; None where one of the policies was not evaluated by it."""
+    worths = [worth(out, metric) for out in (first, last)]
+    if worths[0] is None or worths[1] is None:
+        return None
+    form, factor = (SHARE, 100) if worths[0].is_accuracy else (PERPLEXITY, 1)
+    start, end = (factor * it.value for it in worths if it is not None)
+    return Change(form, start, end, gain(first, last, metric))
+
+
 def gain(first: Iteration, last: Iteration, metric: str) -> Interval | None:
     """What a metric gained from one policy to another, in points (accuracy) or % (perplexity).
 
-    Paired bootstrap over prompts; None where the prompts of one are not there.
+    Paired over prompts; None where the prompts of one are not there.
     """
     if metric.startswith("exact_match"):
         decoding = metric.partition(",")[2]
         shares = [_right(out, decoding) for out in (first, last)]
         ids = [i for i in shares[0] if i in shares[1]]
-        return _over([100 * (shares[1][i] - shares[0][i]) for i in ids])
+        return points(np.array([[shares[1][i] - shares[0][i] for i in ids]]))
     logps = [_logps(out) for out in (first, last)]
     ids = [i for i in logps[0] if i in logps[1]]
-    if not ids:
+    differences = np.array([[logps[1][i][0] - logps[0][i][0] for i in ids]])
+    return percent(differences, np.array([logps[1][i][1] for i in ids], dtype=float))
+
+
+def points(differences: np.ndarray) -> Interval | None:
+    """Of shares of right answers, in points. differences: (seeds, prompts); None without prompts"""
+    return bootstrap(100 * differences.astype(float)) if differences.shape[1] else None
+
+
+def percent(differences: np.ndarray, num_tokens: np.ndarray) -> Interval | None:
+    """Of perplexity, in %; None without prompts.
+
+    differences  (seeds, prompts) of log pi(y) in nats
+    num_tokens   (prompts,) of y
+    """
+    if not differences.shape[1]:
         return None
-    num_tokens = np.array([logps[1][i][1] for i in ids], dtype=float)
-    differences = np.array([logps[1][i][0] - logps[0][i][0] for i in ids])
     # Of a ratio of sums: each prompt's residual beside the ratio, so that their mean is the ratio.
-    ratio = differences.sum() / num_tokens.sum()
-    interval = _over(ratio + (differences - ratio * num_tokens) / num_tokens.mean())
-    if interval is None:
-        return None
+    ratio = differences.sum(axis=1, keepdims=True) / num_tokens.sum()
+    over = bootstrap(ratio + (differences - ratio * num_tokens) / num_tokens.mean())
     mean, low, high = (
-        100 * math.expm1(-nats) for nats in (ratio, interval.high, interval.low)
+        100 * math.expm1(-nats) for nats in (float(ratio.mean()), over.high, over.low)
     )  # fewer nats is more perplexity
-    return Interval(mean, low, high, interval.p, interval.effect, 1, len(ids))
-
-
-def _over(differences: Sequence[float] | np.ndarray) -> Interval | None:
-    return bootstrap(np.array([differences], dtype=float)) if len(differences) else None
+    return replace(over, mean=mean, low=low, high=high)
 
 
 def _right(out: Iteration, decoding: str) -> dict[str, float]:

@@ -46,8 +46,8 @@ def _evaluate(session: Session, base: Iteration) -> None:
             triplets = join(heldout, 0)
             roles: tuple[Role, ...] = ("annotated",)
             batches = session.score_batches(triplets, roles)
-            logps = session.score(session.inputs.initial, batches, roles, label="base: score")
-            world.main(write_scores, shared.scores, triplets, logps)
+            scores = session.score(session.inputs.initial, batches, roles, label="base: score")
+            world.main(write_scores, shared.scores, triplets, scores.logps)
         if not world.exists(shared.evaluation):
             session.evaluate(session.inputs.initial, shared, 0, label="base: evaluate")
         world.main(link, shared.path, base.path)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
+from typing import TypeVar
 
 from tspin.config.schedules import at
 from tspin.data.triplets import Key, Triplet, epoch, keyed
@@ -11,12 +12,14 @@ from tspin.objectives import ROLES, Role
 from tspin.policy import weights
 from tspin.runs import evaluation
 from tspin.selfplay.session import Session
-from tspin.stages.score import write_contingency, write_scores
+from tspin.stages.score import shown, write_contingency, write_scores, write_token_logps
 from tspin.tools.files import link, read_json, write_json
 from tspin.tools.parquet import each_row
 from tspin.tracking import replay, report
 from tspin.training.cut import Cut
 from tspin.training.recipe import Recipe
+
+T = TypeVar("T")
 
 
 class IterationStages:
@@ -59,8 +62,8 @@ class IterationStages:
                 cut.micro_batches(batch, self.loss.roles) for batch in first
             )
             batches = [*trained, *session.score_batches(heldout, roles)]
-            logps = session.score(self.inputs.start_of(self.t), batches, roles, label=label)
-            self.world.main(write_scores, self.out.ref_scores, triplets, logps)
+            scores = session.score(self.inputs.start_of(self.t), batches, roles, label=label)
+            self.world.main(write_scores, self.out.ref_scores, triplets, scores.logps)
 
     def train(self, triplets: Sequence[Triplet]) -> None:
         """theta_t+1: the objective minimised from theta_t, over the training triplets."""
@@ -85,13 +88,23 @@ class IterationStages:
         present = tuple(role for role in ROLES if role in own[0].responses)
         is_proto = self.cfg.is_proto(self.t)
         roles: tuple[Role, ...] = tuple(r for r in present if r != "proto" or not is_proto)
-        session.space.check(self.out.path, label, scores=session.space.sizes.scores)
+        sizes = session.space.sizes
+        session.space.check(self.out.path, label, scores=sizes.scores + sizes.token_logps)
+        kept = shown(own, self.cfg.track.num_token_logps)
         with session.timed(self.out, "score"):
             batches = session.score_batches(own, roles)
-            logps = session.score(self.out.checkpoint, batches, roles, label=label)
+            with_tokens = {triplet.id for triplet in kept}
+            checkpoint = self.out.checkpoint
+            logps, tokens = session.score(
+                checkpoint, batches, roles, label=label, with_tokens=with_tokens
+            )
             if roles != present:
-                logps |= {(i, s, "proto"): v for (i, s, r), v in logps.items() if r == "synthetic"}
+                logps |= _of_proto(logps)
+                tokens |= _of_proto(tokens)
             reference = self._reference()
+            if kept:
+                renderer = session.policies.to_infer(checkpoint).renderer
+                self.world.main(write_token_logps, self.out.token_logps, kept, tokens, renderer)
             self.world.main(
                 write_scores, self.out.scores, own, logps, reference=reference, loss=self.loss
             )
@@ -138,6 +151,11 @@ class IterationStages:
 
     def _label(self, stage: str) -> str:
         return f"iteration {self.t}: {stage}"
+
+
+def _of_proto(of_synthetic: Mapping[Key, T]) -> dict[Key, T]:
+    """What is known of y' as what is known of y0, which at t = 0 is the same."""
+    return {(i, s, "proto"): x for (i, s, role), x in of_synthetic.items() if role == "synthetic"}
 
 
 def _train(triplets: Sequence[Triplet]) -> list[Triplet]:

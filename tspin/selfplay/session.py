@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tspin.config import identity
 from tspin.config.run import Run
-from tspin.data.triplets import Key, Triplet, micro_batches
+from tspin.data.triplets import Triplet, micro_batches
 from tspin.distributed.world import World
 from tspin.objectives import Role
 from tspin.policy import determinism, dtypes, finite
@@ -31,7 +31,7 @@ from tspin.selfplay.inputs import Inputs
 from tspin.stages import benchmark
 from tspin.stages.evaluate import evaluate
 from tspin.stages.generate import generate
-from tspin.stages.score import score
+from tspin.stages.score import Scores, score
 from tspin.stages.train import train
 from tspin.tools import activity
 from tspin.tools.files import check_sums, read_json, write_json
@@ -106,14 +106,22 @@ class Session:
             )
 
     def score(
-        self, policy: Path, batches: Iterable[list[Triplet]], roles: tuple[Role, ...], *, label: str
-    ) -> dict[Key, float]:
+        self,
+        policy: Path,
+        batches: Iterable[list[Triplet]],
+        roles: tuple[Role, ...],
+        *,
+        label: str,
+        with_tokens: Collection[str] = (),
+    ) -> Scores:
         """log-probs of the batches' responses under the policy in a folder."""
         with finite.named(policy), determinism.repeatable(self.cfg.compute):
             held = self.policies.to_infer(policy)
-            logps = score(held, batches, roles, label=label, world=self.world)
+            scores = score(
+                held, batches, roles, label=label, with_tokens=with_tokens, world=self.world
+            )
         self.world.main(provenance.add_kernels, self.folder, held.kernels)
-        return logps
+        return scores
 
     def score_batches(
         self, triplets: Sequence[Triplet], roles: tuple[Role, ...]

@@ -9,26 +9,38 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from heapq import nsmallest
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from tspin.data.tokens import Renderer
 from tspin.data.triplets import Key, Triplet, micro_batches, num_tokens
 from tspin.distributed.world import ALONE, World
 from tspin.objectives import Objective, Role, contingency
 from tspin.policy import finite
 from tspin.policy.out_of_memory import until_it_fits
 from tspin.policy.policy import Policy
-from tspin.runs.artifacts import SCORES
+from tspin.runs.artifacts import SCORES, TOKEN_LOGPS
 from tspin.tools.files import write_json
 from tspin.tools.parquet import write_rows
 from tspin.tools.terminal import progress
 from tspin.training.cut import Cut
+
+LEAST = torch.finfo(torch.float16).min  # below it a token's log-probability would be infinite
+
+
+class Scores(NamedTuple):
+    """Of every (prompt, source, role) log pi(z | x) in nats; of some also of single tokens
+    (num_tokens,), in float16, which is for people to look at."""
+
+    logps: dict[Key, float]
+    tokens: dict[Key, np.ndarray]
 
 
 @torch.no_grad()
@@ -38,9 +50,12 @@ def score(
     roles: tuple[Role, ...],
     *,
     label: str,
+    with_tokens: Collection[str] = (),
     world: World = ALONE,
-) -> dict[Key, float]:
-    """log pi(z | x) in nats of every (prompt, source, role), computed batch by batch as given.
+) -> Scores:
+    """log pi(z | x) of every response, computed batch by batch as given.
+
+    with_tokens  ids of the prompts of whose responses single tokens are wanted too
 
     Several processes divide the batches; each returns all. A batch that does not fit into memory
     is cut by tokens, half as many at a time, and so are those after it.
@@ -48,23 +63,23 @@ def score(
     A response's log-probability depends on the padding beside it in the last bits: scored over
     the batches that training begins with, the first margin against the reference is exactly 0.
     """
-    logps: dict[Key, float] = {}
+    scores = Scores({}, {})
     batches = list(batches)
     budget = _Budget(None)
     with progress(sum(map(len, batches)), label, "triplet", show=world.is_main) as bar:
         for batch in world.share(batches, passed=lambda batch: bar.update(len(batch))):
-            scores, budget = until_it_fits(
-                partial(_score, policy, batch, roles),
+            of_batch, budget = until_it_fits(
+                partial(_score, policy, batch, roles, with_tokens),
                 budget,
                 partial(_Budget.halved, batch=batch, roles=roles),
                 where=label,
                 same="the log-probabilities are the same",
             )
-            logps |= scores
+            _add(scores, of_batch)
             bar.update(len(batch))
-        everyones, *others = world.gather(logps)
+        everyones, *others = world.gather(scores)
         for theirs in others:
-            everyones |= theirs
+            _add(everyones, theirs)
         return everyones
 
 
@@ -96,6 +111,26 @@ def write_scores(
                     }
 
     write_rows(path, rows(), SCORES)
+
+
+def shown(triplets: Sequence[Triplet], count: int) -> list[Triplet]:
+    """Those whose tokens are kept: held-out first, by id, the same ones in every iteration."""
+    return nsmallest(count, triplets, key=lambda it: (it.split != "heldout", it.id))
+
+
+def write_token_logps(
+    path: Path, triplets: Sequence[Triplet], tokens: Mapping[Key, np.ndarray], renderer: Renderer
+) -> None:
+    """token_logps.parquet of those of the triplets' responses that are in `tokens`."""
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for triplet in triplets:
+            for role, ids in triplet.responses.items():
+                if (logps := tokens.get((triplet.id, triplet.source, role))) is not None:
+                    pieces = renderer.pieces(ids)
+                    yield {"id": triplet.id, "role": role, "tokens": pieces, "logps": logps}
+
+    write_rows(path, rows(), TOKEN_LOGPS)
 
 
 def summarise(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -150,18 +185,34 @@ class _Budget:
 
 
 def _score(
-    policy: Policy, batch: list[Triplet], roles: tuple[Role, ...], budget: _Budget
-) -> dict[Key, float]:
+    policy: Policy,
+    batch: list[Triplet],
+    roles: tuple[Role, ...],
+    with_tokens: Collection[str],
+    budget: _Budget,
+) -> Scores:
     """log-probs of a batch, as much of it at a time as the budget says"""
-    logps: dict[Key, float] = {}
+    scores = Scores({}, {})
     for part in budget.parts(batch, roles):
-        by_role = policy.logps(part, roles)
+        by_role, tokens = policy.token_logps(part, roles)
         rows = torch.stack([by_role[role] for role in roles]).cpu()  # the device is waited for once
         for role, row in zip(roles, rows, strict=True):
             finite.check(row, f"its log-probabilities of {role} responses")
             for triplet, logp in zip(part, row.tolist(), strict=True):
-                logps[triplet.id, triplet.source, role] = logp
-    return logps
+                scores.logps[triplet.id, triplet.source, role] = logp
+        keys = [(x.id, x.source, role) for x in part for role in roles]
+        wanted = [i for i, (name, *_) in enumerate(keys) if name in with_tokens]
+        if wanted:
+            values = torch.cat([tokens[i] for i in wanted]).clamp(min=LEAST).half().cpu()
+            by_response = values.split([len(tokens[i]) for i in wanted])
+            for i, response in zip(wanted, by_response, strict=True):
+                scores.tokens[keys[i]] = response.numpy()
+    return scores
+
+
+def _add(scores: Scores, others: Scores) -> None:
+    scores.logps.update(others.logps)
+    scores.tokens.update(others.tokens)
 
 
 class _Scores:

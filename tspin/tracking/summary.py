@@ -5,7 +5,6 @@ All the numbers are in the files of the run; report.results has them as rows.
 
 from __future__ import annotations
 
-import math
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -65,14 +64,10 @@ def sentence(folder: RunDir, rows: Sequence[Mapping[str, Any]]) -> str:
     if not earlier:
         return f"held-out {now.name}: {now} ({_when(last_name)})"
     first_name, first = earlier[0]
-    before = comparison.worth(first, now.metric)
-    assert before is not None
-    line = f"held-out {now.name}: {before.number} to {now.number}"
-    gain = comparison.gain(first, last, now.metric)
-    if gain is not None and not math.isnan(gain.low):
-        unit = "" if now.is_accuracy else "%"
-        line += f", {gain.mean:+.1f}{unit} [{gain.low:.1f}, {gain.high:.1f}]"
-    return f"{line} ({_when(first_name)} to {_when(last_name)})"
+    change = comparison.change(first, last, now.metric)
+    assert change is not None
+    when = f"{_when(first_name)} to {_when(last_name)}"
+    return f"held-out {now.name}: {change.numbers} ({when})"
 
 
 def next_commands(folder: RunDir) -> list[str]:

@@ -33,10 +33,49 @@ function numbers(scores) {
       element("tr", {}, element("td", {}, title), ...scores[role].map(cell)))));
 }
 
-function card(title, text, colour, scores = {}) {
+// A response is a text, or its tokens with how little the policy expected each of them.
+const plain = (response) => response?.tokens?.join("") ?? response ?? "";
+
+const SHADES = [50, 10, 1, 0.1]; // %: a token is a shade darker below each of these probabilities
+const percent = (surprise) => 100 * Math.exp(-surprise / 100);
+
+function tokens({ tokens: texts, surprise }) {
+  const parts = texts.map((text, i) => element("span",
+    { className: `p${SHADES.filter((limit) => percent(surprise[i]) < limit).length}` }, text));
+  const box = element("div", { className: "text tokens", tabIndex: 0 }, ...parts);
+  box.setAttribute("aria-label", "tokens: arrow keys go from one to the next");
+  const reading = element("output", { className: "quiet" });
+  let here = -1;
+  const read = (i) => {
+    parts[here]?.classList.remove("here");
+    here = Math.min(Math.max(i, 0), parts.length - 1);
+    parts[here].classList.add("here");
+    const p = percent(surprise[here]);
+    reading.value = `${JSON.stringify(texts[here])}: ${(-surprise[here] / 100).toFixed(2)} nats, ` +
+      `p ${p < 0.1 ? p.toExponential(0) : Number(p.toPrecision(2))}%`;
+  };
+  box.addEventListener("pointerover", ({ target }) => {
+    if (parts.includes(target)) read(parts.indexOf(target));
+  });
+  const moves = { ArrowRight: 1, ArrowLeft: -1, Home: -Infinity, End: Infinity };
+  box.addEventListener("keydown", (event) => {
+    if (!(event.key in moves)) return;
+    event.preventDefault();
+    read(here + moves[event.key]);
+    parts[here].scrollIntoView({ block: "nearest" });
+  });
+  return [box, reading];
+}
+
+function body(response) {
+  if (response == null) return [];
+  if (response.tokens?.length) return tokens(response);
+  return [element("div", { className: "text" }, plain(response) || "(empty)")];
+}
+
+function card(title, response, colour, scores = {}) {
   const node = element("div", { className: "response" }, element("h4", {}, title),
-    text == null ? null : element("div", { className: "text" }, text === "" ? "(empty)" : text),
-    numbers(scores));
+    ...body(response), numbers(scores));
   node.style.borderTopColor = colour;
   return node;
 }
@@ -45,8 +84,9 @@ function shown(row) {
   const cards = [card("y, annotated", row.annotated, "#009E73")];
   if (row.proto != null) cards.push(card("y0, initial policy", row.proto, "#999999"));
   for (const { t, response, num_tokens: length, cut, scores } of row.iterations) {
-    const tokens = length == null ? "" : `, ${length} tokens${cut ? ", cut" : ""}`;
-    const title = response == null ? `after iteration ${t}` : `y' of iteration ${t}${tokens}`;
+    const size = length == null ? "" :
+      `, ${length} token${length === 1 ? "" : "s"}${cut ? ", cut" : ""}`;
+    const title = response == null ? `after iteration ${t}` : `y' of iteration ${t}${size}`;
     cards.push(card(title, response, "#CC79A7", scores));
   }
   const facts = [`${row.n} of ${data.total}`, row.split, row.id];
@@ -64,9 +104,9 @@ function shown(row) {
 let rows = data.rows ?? null;
 
 function words(row) {
-  const responses = row.iterations.map(({ response }) => response ?? "");
-  return [row.id, row.context ?? "", row.prompt ?? "", row.annotated ?? "", row.proto ?? "",
-    ...responses].join("\n").toLowerCase();
+  const responses = [row.annotated, row.proto, ...row.iterations.map(({ response }) => response)];
+  return [row.id, row.context ?? "", row.prompt ?? "", ...responses.map(plain)]
+    .join("\n").toLowerCase();
 }
 
 async function inside(query) {
@@ -121,6 +161,7 @@ async function browse() {
   before.disabled = query.place <= 1;
   next.disabled = last >= answer.total;
   browser.replaceChildren(...answer.rows.map(shown));
+  document.getElementById("shades").hidden = !browser.querySelector(".tokens");
 }
 
 function go(to) {
