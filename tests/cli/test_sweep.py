@@ -578,7 +578,7 @@ def test_a_finished_sweep_says_so_without_torch(tmp_path, monkeypatch):
 def test_an_interrupted_sweep_ends_with_130(forker, tmp_path):
     typed = ["-m", "seed=0,1,2", *TINY, "selfplay.iterations=50", "data.size=256"]
     running = forker.start_python(str(ROOT / "main.py"), *typed, cwd=tmp_path)
-    until(lambda: list(tmp_path.glob("runs/*/iter_0")))
+    until(lambda: list(tmp_path.glob("runs/*/iter_0")), 300)
     for _ in range(20):
         running.signal(signal.SIGINT)  # Python loses one that meets a destructor
         with suppress(AssertionError):

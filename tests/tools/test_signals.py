@@ -173,7 +173,7 @@ def preempted(forker, folder, launcher, pid):
     words = [str(ROOT / "main.py"), *TINY, "-m", f"hydra/launcher={launcher}"]
     sweep = forker.start_python(*words, cwd=folder)
     metrics = folder / "runs/run/iter_0/metrics.jsonl"
-    until(lambda: metrics.exists() and len(metrics.read_text().splitlines()) > 2)
+    until(lambda: metrics.exists() and len(metrics.read_text().splitlines()) > 2, 400)
     os.kill(pid(sweep), signal.SIGTERM)
     return sweep
 
