@@ -190,7 +190,7 @@ def test_submitit_requeues_a_job_that_ends_with_the_weights_of_an_unbroken_one(f
     log = "".join(path.read_text() for path in jobs.glob("*/*_log.*"))
     assert "Requeued job" in log and log.count("stopped by SIGTERM") == 1
     first, _ = json.loads((broken / "runs/run/provenance.json").read_text())["launches"]
-    assert {"name=run", "data.size=256"} <= set(first["command"])  # of the point, not the job
+    assert {"data.size=256", "optim.epochs=1"} <= set(first["command"])  # the point's words
     whole.mkdir()
     forker.python(str(ROOT / "main.py"), *TINY, cwd=whole)
     assert weights(broken) == weights(whole)
