@@ -26,7 +26,7 @@ from pathlib import Path
 import pytest
 from support.contents import differences
 from support.disks import disk, remount
-from support.forker import LOSSES, STAGES, Child, Forker
+from support.forker import LOSSES, STAGES, Child, Forker, Whole
 from support.waiting import until
 
 from tspin.runs.artifacts import Iteration
@@ -40,15 +40,21 @@ TRAINED = "iteration 0: train"
 
 @dataclass
 class Ground:
-    """Where a fault happens. whole: by loss, an undisturbed run's folder and its events."""
+    """Where a fault happens. whole: runs that nothing disturbed"""
 
     forker: Forker
-    whole: dict[str, tuple[Path, list[tuple[str, str]]]]
-    seconds: float  # that such a run takes
+    whole: Whole
     runs: Path
     rng: random.Random
     loss: str
     stages: list[str] = field(default_factory=list)  # in which a run was killed
+
+    @property
+    def seconds(self) -> float:
+        """That a run took which nothing disturbed."""
+        run = self.whole[self.loss][0] / "run"
+        first, last = run / "config.yaml", run / "iter_1/done.json"
+        return last.stat().st_mtime - first.stat().st_mtime
 
     def run(self, *argv: str, **how) -> Child:
         return self.forker.run(self.runs, f"loss={self.loss}", *argv, **how)
@@ -316,21 +322,13 @@ def plan(number: int, rng: random.Random) -> list[Callable[[Ground], str]]:
     return found
 
 
-def ground(folder: Path, forker: Forker) -> Callable[[int, random.Random], Ground]:
-    """Runs that nothing disturbs, to compare with. -> makes the place of a fault"""
-    whole, seconds = {}, 0.0
-    for loss in LOSSES:
-        runs = folder / f"whole-{loss}"
-        started = time.monotonic()
-        child = forker.run(runs, f"loss={loss}")
-        seconds = time.monotonic() - started
-        assert child.code == 0, child.text
-        whole[loss] = runs, child.events
+def ground(folder: Path, forker: Forker, whole: Whole) -> Callable[[int, random.Random], Ground]:
+    """-> makes the place of a fault, beside the runs to compare with"""
 
     def made(number: int, rng: random.Random) -> Ground:
         runs = folder / f"fault-{number}"
         runs.mkdir()
-        return Ground(forker, whole, seconds, runs, rng, LOSSES[number % len(LOSSES)])
+        return Ground(forker, whole, runs, rng, LOSSES[number % len(LOSSES)])
 
     return made
 
@@ -344,7 +342,7 @@ def main(
     with tempfile.TemporaryDirectory(prefix="chaos") as name:
         forker = Forker(Path(name))
         try:
-            place = ground(Path(name), forker)
+            place = ground(Path(name), forker, forker.whole(Path(name) / "whole"))
             for i, fault in enumerate(plan(number, random.Random(seed))):
                 here = place(i, random.Random(f"{seed} {i}"))
                 tried[fault.__name__] += 1

@@ -7,19 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.forker import LOSSES
+from support.forker import Whole
 
 
 @pytest.fixture(scope="session")
-def whole(forker, tmp_path_factory) -> dict[str, tuple[Path, list[tuple[str, str]]]]:
-    """By loss: the folder of a run never stopped, and its events. One a worker, to look at."""
-    results = {}
-    for loss in LOSSES:
-        runs = tmp_path_factory.mktemp(loss)
-        child = forker.run(runs, f"loss={loss}")
-        assert child.code == 0, child.text
-        results[loss] = runs, child.events
-    return results
+def whole(forker, tmp_path_factory) -> Whole:
+    """One a worker, to look at."""
+    return forker.whole(tmp_path_factory.mktemp("whole"))
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from tspin.tools.parquet import read_rows, write_rows
 
 
 @pytest.fixture(scope="module")
-def place(forker, tmp_path_factory):
-    return chaos.ground(tmp_path_factory.mktemp("chaos"), forker)
+def place(forker, whole, tmp_path_factory):
+    return chaos.ground(tmp_path_factory.mktemp("chaos"), forker, whole)
 
 
 FAULTS = ("killed_outside", "damaged_file", "clock", "deleted_checkpoint", "changed_data")

@@ -20,7 +20,7 @@ def own_model(folder: Path, which: str) -> Path:
 
 
 def test_another_configuration_is_refused_naming_what_differs(whole, forker):
-    child = forker.run(whole["tspin"][0], "optim.lr=1e-4", "data.size=23", "data.heldout=16")
+    child = forker.run(whole["tspin"][0], "optim.lr=1e-4", "data.size=23", "data.heldout=4")
     assert child.code == 1
     assert "data.size (there 24, here 23)" in child.text
     assert "optim.lr (there 3e-05, here 0.0001)" in child.text

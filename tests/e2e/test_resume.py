@@ -18,7 +18,7 @@ from support.contents import differences
 from support.forker import MAIN, STAGES, STEPS, TINY
 from support.waiting import until
 
-PARTS = 3  # a set of samples: (24 + 16 prompts) / (4 batches of 4), rounded up
+PARTS = 3  # a set of samples: (24 + 4 prompts) / (4 batches of 3), rounded up
 KILLS = int(os.environ.get("TSPIN_KILLS", "1"))  # per stage; TSPIN_KILLS=9999: at every event
 
 
@@ -49,9 +49,8 @@ def test_killed_anywhere_in_a_stage_it_ends_with_the_same_bits(stage, whole, for
     assert wrong == []
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_killed_again_and_again_it_ends_with_the_same_bits(seed, whole, forker, runs):
-    rng = random.Random(seed)
+def test_killed_again_and_again_it_ends_with_the_same_bits(whole, forker, runs):
+    rng = random.Random(0)
     kills = 0
     while (
         child := forker.run(
@@ -76,17 +75,14 @@ def test_killed_from_outside_at_random_times_it_ends_with_the_same_bits(whole, f
     assert differences(runs, whole["spin"][0]) == []
 
 
-def test_the_command_line_itself_killed_twice_ends_with_the_same_bits(whole, forker, runs):
-    """The same in processes of their own, which nothing but the kernel stops."""
-    rng = random.Random(1)
+def test_the_command_line_itself_killed_ends_with_the_same_bits(whole, forker, runs):
+    """The same in a process of its own, which nothing but the kernel stops."""
     command = [sys.executable, str(MAIN), f"runs_dir={runs}", *TINY, "loss=spin"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": runs}
-    for sign in ("run/config.yaml", "run/iter_0/metrics.jsonl"):
-        process = subprocess.Popen(command, **quiet)
-        until((runs / sign).exists)
-        time.sleep(rng.uniform(0, 0.5))
-        process.kill()
-        assert process.wait() == -signal.SIGKILL
+    process = subprocess.Popen(command, **quiet)
+    until((runs / "run/iter_0/metrics.jsonl").exists, 300, process=process)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
     assert forker.run(runs, "loss=spin").code == 0
     assert differences(runs, whole["spin"][0]) == []
 
@@ -111,11 +107,11 @@ def test_killed_after_a_saved_step_only_the_rest_is_trained(whole, forker, runs)
 
 def test_killed_in_bfloat16_it_ends_with_the_same_bits(forker, runs):
     """Its rounding is random, and goes on where it was."""
-    own = "optim.precision=bf16_stochastic"
-    assert forker.run(runs / "whole", own).code == 0
-    assert forker.run(runs / "cut", own, at="appended 2").code == -signal.SIGKILL
+    own = "optim.precision=bf16_stochastic", "selfplay.iterations=1"
+    assert forker.run(runs / "whole", *own).code == 0
+    assert forker.run(runs / "cut", *own, at="appended 2").code == -signal.SIGKILL
     assert (runs / "cut/run/iter_0/train_state").exists()
-    child = forker.run(runs / "cut", own)
+    child = forker.run(runs / "cut", *own)
     assert child.code == 0, child.text
     assert differences(runs / "cut", runs / "whole") == []
 
@@ -128,7 +124,7 @@ def test_killed_while_it_takes_iterations_from_another_run(whole, forker, runs):
     assert differences(runs, whole["spin"][0]) == []
     linking = [i for i, (_, what) in enumerate(child.events) if "/run/iter_" in what]
     rng = random.Random(0)
-    for at in sorted(rng.sample(linking, min(5 * KILLS, len(linking)))):
+    for at in sorted(rng.sample(linking, min(3 * KILLS, len(linking)))):
         shutil.rmtree(runs / "run")
         assert forker.run(runs, "loss=spin", at=at, do="tear").code == -signal.SIGKILL
         print(*child.events[at])  # noqa: T201  # as above

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tspin.tools.files import read_json
+
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 SOURCES = ("analysis", "conf", "hydra_plugins", "main.py", "sweeps", "tests", "tspin")
@@ -42,12 +44,14 @@ def test_the_examples_work(tmp_path):
             shutil.copy(place, tmp_path)
     changes = "".join(blocks("diff"))
     subprocess.run(["git", "apply", "-"], input=changes, text=True, check=True, cwd=tmp_path)
-    commands = "".join(blocks("sh")).splitlines()
+    commands = [shlex.split(line) for line in "".join(blocks("sh")).splitlines()]
     assert len(blocks("diff")) == 3 and len(commands) == 4
+    assert all(python == "python" for python, *_ in commands)
+    tests = [words for _, *words in commands if words[:2] == ["-m", "pytest"]]
+    assert len(tests) == 2  # one process runs what they name
+    both = ["-m", "pytest", *(word for words in tests for word in words[2:])]
     output = ""
-    for command in commands:
-        python, *words = shlex.split(command)
-        assert python == "python"
+    for words in (both, *(words for _, *words in commands if words not in tests)):
         output += run(words, tmp_path, PYTHONPATH=str(tmp_path))
     assert output.count("optim.lr=3e-05: model=micro has none for loss=slic; optim.lr=VALUE") == 1
     (folder,) = (tmp_path / "runs").glob("micro-slic-*")
@@ -106,12 +110,19 @@ def test_an_objective_of_ones_own_runs_from_ones_own_folder(own, command):
 
 
 def test_a_multirun_over_ones_own_and_built_in_objectives(own, command):
-    """Each in a process of joblib's, too; what they have in common is sampled once."""
+    """In two processes of joblib's: what points have in common is sampled and trained once, and
+    who needs it waits for who makes it."""
     words = ["-m", "--config-dir", "my_conf", "loss=slic,tspin,wo_ha", *FAST]
     output = command(*words, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", folder=own)
     assert [name.split("-")[1] for name in names(own)] == ["slic", "tspin", "wo_ha"]
     assert output.count("has none for loss=slic") == 1
     assert len([*(own / "runs" / "proto").iterdir()]) == 1
+    assert "3 points, 0 done, 3 to run; 6 iterations, 1 of them shared" in output
+    assert "shared: 1 iteration (" in output
+    done = [read_json(path) for path in own.glob("runs/*/iter_*/done.json")]
+    assert (sum("from" in facts for facts in done), len(done)) == (1, 6)
+    (launch,) = read_json(next(own.glob("runs/*-wo_ha-*/provenance.json")))["launches"]
+    assert {"loss=wo_ha", "data.size=16"} <= set(launch["command"])  # of the point, not the worker
     assert "3 points, all done" in command(*words, "--dry-run", folder=own)
 
 

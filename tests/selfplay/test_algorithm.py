@@ -167,7 +167,7 @@ def test_a_prompt_is_encoded_once(tmp_path, monkeypatch):
         return encode(self, conversation)
 
     monkeypatch.setattr(PlainTemplate, "prompt_ids", counted)
-    folder, _ = play(tmp_path, "tspin")
+    folder, _ = play(tmp_path, "tspin", "selfplay.iterations=1")
     prompts = read_rows(folder.prompts)
     assert encoded.pop("a") == 1  # of the look at the model before the run
     assert encoded == Counter(row["prompt"] for row in prompts)
@@ -384,6 +384,7 @@ def test_a_pair_without_response_tokens_is_dropped_and_counted(tmp_path, caplog)
     file = tmp_path / "rows.jsonl"
     file.write_text("\n".join(json.dumps(r) for r in [*rows, {"prompt": "broken"}]))
     own = [f"data.path={file}", "data.size=null", "data.heldout=2", "model.path=micro:warm"]
+    own += ["selfplay.iterations=1"]
     with pytest.raises(ValueError, match=r"line 34.*data.skip_bad_rows=true"):
         play(tmp_path, "tspin", "data=file", *own, name="strict")
     with caplog.at_level(logging.WARNING, logger="tspin"):

@@ -29,8 +29,8 @@ from support.waiting import until
 ROOT = Path(__file__).resolve().parents[2]
 MAIN = ROOT / "main.py"
 TINY = [
-    "name=run", "track=none", "track.report=false", "data.size=24", "data.heldout=16",
-    "selfplay.iterations=2", "optim.batch_size=8", "optim.epochs=1", "decoding.batch_size=4",
+    "name=run", "track=none", "track.report=false", "data.size=24", "data.heldout=4",
+    "selfplay.iterations=2", "optim.batch_size=8", "optim.epochs=1", "decoding.batch_size=3",
     "compute.device=cpu", "compute.save_seconds=0",
 ]  # fmt: skip
 STEPS = 3  # an iteration: 24 pairs / 8
@@ -42,6 +42,10 @@ STAGES = ["start", "prepare", "proto: generate", "base: score", "base: evaluate"
     for stage in ("generate", "score reference", "train", "score", "evaluate", "done")
     if (t, stage) != (0, "generate")  # y' is y0 there: linked, not sampled
 ]
+
+
+# By loss: the folder of a run that nothing stopped, and its events.
+Whole = dict[str, tuple[Path, list[tuple[str, str]]]]
 
 
 class Forker:
@@ -102,6 +106,15 @@ class Forker:
         child.wait()
         return child
 
+    def whole(self, folder: Path) -> Whole:
+        """A run of each loss that nothing stops, in a folder of its own."""
+        results: Whole = {}
+        for loss in LOSSES:
+            child = self.run(folder / loss, f"loss={loss}")
+            assert child.code == 0, child.text
+            results[loss] = folder / loss, child.events
+        return results
+
     def end(self) -> None:
         """Kills the children that nobody has waited for: a test failed, and left them stopped."""
         for child in self._children:
@@ -149,8 +162,15 @@ class Child:
         os.kill(self.pid, which)
 
     def until_stopped(self) -> None:
-        stat = Path(f"/proc/{self.pid}/stat")
-        until(lambda: stat.read_text().rsplit(")", 1)[1].split()[0] == "T")
+        until(lambda: self._state == "T")
+
+    def over(self) -> bool:
+        """Whether it has ended: `wait` would return at once."""
+        return self._state == "Z"
+
+    @property
+    def _state(self) -> str:
+        return Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
 
     @property
     def text(self) -> str:
@@ -173,24 +193,28 @@ def serve() -> None:
     {"words": [...], "cwd": FOLDER, "environment": {...}, "typed": TEXT, "log": FILE} -> pid
     {"wait": PID} -> exit code, or minus the signal; null where it hangs
     """
-    import hydra.main  # what a child need not repeat: imports, plugins, the task's contents
+    # What a child need not repeat: imports, plugins, the task's contents, the machine's rate.
+    import hydra.main  # noqa: F401
     import pandas  # noqa: F401
     import pyarrow.dataset  # noqa: F401
+    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from analysis.report import page, render, report, run_page, site  # noqa: F401
     from tspin import micro
-    from tspin.cli import command  # noqa: F401
+    from tspin.cli.command import check
     from tspin.micro import task
     from tspin.selfplay import algorithm  # noqa: F401
     from tspin.tools import terminal  # noqa: F401
+    from tspin.training.throughput import matmul_rate
 
-    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        hydra.compose("config")
+    for words in ([], *([f"loss={loss}"] for loss in LOSSES)):
+        check([*TINY, *words])
     for kind in (AutoModelForCausalLM, AutoTokenizer):
         kind.from_pretrained(micro.folder("warm"))
     for split in ("train", "test"):
-        task.num_available(split)
+        task.pairs(split, 1, seed=0)
+    matmul_rate(torch.device("cpu"), torch.float32)
     render.MANY = 10**6  # processes of a child's own would import everything anew
     gc.collect()
     gc.freeze()  # what is here stays, in children too: their collections pass it over

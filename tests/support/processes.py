@@ -14,6 +14,7 @@ import sys
 import traceback
 from collections import Counter
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -44,6 +45,7 @@ from tspin.training import shards, step
 from tspin.training.cut import Cut
 from tspin.training.parallel import strategy_of
 from tspin.training.recipe import Recipe
+from tspin.training.throughput import matmul_rate
 
 LOSSES = OF_PAPER | {"iris": IRIS(0.5)}  # which compares with the whole batch
 RUN = compose("compute.device=cpu")
@@ -102,12 +104,22 @@ def teach(
     return policy
 
 
+TWO = ("tspin", "spin")  # without and with a reference
+
+
+def two_losses(world, folder):
+    """In float64."""
+    for kind in KINDS:
+        for loss in TWO:
+            teach(folder / kind / loss, loss, replace(world, parallel=kind))
+
+
 def losses(world, folder):
-    """Every loss in float64, one of them in float32 and one with weights and all that saves
-    memory."""
+    """Every loss, one of them in float32 and one with weights and all that saves memory."""
+    two_losses(world, folder)
     for kind in KINDS:
         here = replace(world, parallel=kind)
-        for loss in LOSSES:
+        for loss in (name for name in LOSSES if name not in TWO):
             teach(folder / kind / loss, loss, here)
         teach(folder / kind / "float32", "tspin", here, dtype=torch.float32)
         tokens = replace(COMPUTE, max_tokens=40)
@@ -336,6 +348,10 @@ def _raise(error):
 
 
 def serve():
+    for dtype in (torch.float64, torch.float32, torch.bfloat16):
+        matmul_rate(torch.device("cpu"), dtype)  # once, and not once a process
+    if find_spec("peft") is not None:
+        import peft  # noqa: F401
     answer = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
         job = json.loads(line)

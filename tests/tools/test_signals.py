@@ -8,8 +8,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from importlib.util import find_spec
 
@@ -160,41 +158,24 @@ TINY = ["track=none", "track.report=false", "data.size=256", "data.heldout=4",
         "compute.save_seconds=1e9"]  # fmt: skip
 
 
-def start(folder, *words):
-    folder.mkdir()
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / "main.py"), *TINY, *words],
-        cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 def weights(folder):
     return json.loads((folder / "runs/run/iter_0/done.json").read_text())["weights"]
 
 
-def preempted(folder, launcher, pid):
-    """A sweep of one point under `launcher`, sent SIGTERM while it trains. -> what it wrote, code
+def preempted(forker, folder, launcher, pid):
+    """A sweep of one point under `launcher`, sent SIGTERM while it trains. -> the ended sweep
 
     pid  of the process that is sent it, from that of the sweep
     """
     if find_spec(f"hydra_plugins.hydra_{launcher.split('_')[0]}_launcher") is None:
         pytest.skip(f"hydra-{launcher.split('_')[0]}-launcher is not installed")
-    sweep = start(folder, "-m", f"hydra/launcher={launcher}")
+    folder.mkdir()
+    words = [str(ROOT / "main.py"), *TINY, "-m", f"hydra/launcher={launcher}"]
+    sweep = forker.start_python(*words, cwd=folder)
     metrics = folder / "runs/run/iter_0/metrics.jsonl"
-    try:
-        until(
-            lambda: metrics.exists() and len(metrics.read_text().splitlines()) > 2,
-            400,
-            process=sweep,
-        )
-        os.kill(pid(sweep), signal.SIGTERM)
-        _, message = sweep.communicate(timeout=400)
-    finally:
-        sweep.kill()
-    return message, sweep.returncode
+    until(lambda: metrics.exists() and len(metrics.read_text().splitlines()) > 2, 400)
+    os.kill(pid(sweep), signal.SIGTERM)
+    return sweep
 
 
 @pytest.mark.process
@@ -202,25 +183,26 @@ def test_submitit_requeues_a_job_that_ends_with_the_weights_of_an_unbroken_one(f
     broken, whole = tmp_path / "broken", tmp_path / "whole"
     jobs = broken / "runs/multirun/.submitit"
     # A job is called by the process that starts it, which passes signals on.
-    message, code = preempted(
-        broken, "submitit_local", lambda sweep: int(next(jobs.glob("[0-9]*")).name)
+    sweep = preempted(
+        forker, broken, "submitit_local", lambda sweep: int(next(jobs.glob("[0-9]*")).name)
     )
-    assert code == 0, message
+    assert "multirun: 1 point, 0 done, 1 to run" in sweep.ended().err
     log = "".join(path.read_text() for path in jobs.glob("*/*_log.*"))
     assert "Requeued job" in log and log.count("stopped by SIGTERM") == 1
+    first, _ = json.loads((broken / "runs/run/provenance.json").read_text())["launches"]
+    assert {"data.size=256", "optim.epochs=1"} <= set(first["command"])  # the point's words
     whole.mkdir()
     forker.python(str(ROOT / "main.py"), *TINY, cwd=whole)
     assert weights(broken) == weights(whole)
 
 
 @pytest.mark.process
-def test_a_signal_ends_a_joblib_sweep_and_its_workers(tmp_path):
+def test_a_signal_ends_a_joblib_sweep_and_its_workers(forker, tmp_path):
     """Nothing is asked to save: no process is left, and the same command goes on."""
-    folder = tmp_path / "run"
-    message, code = preempted(folder, "joblib", lambda sweep: sweep.pid)
-    assert code == REQUEUE, message
-    assert message.count("stopped by SIGTERM; the same command goes on from here") == 1
-    run = RunDir(folder / "runs/run")
+    sweep = preempted(forker, tmp_path / "run", "joblib", lambda sweep: sweep.pid)
+    said = sweep.ended(REQUEUE).err
+    assert said.count("stopped by SIGTERM; the same command goes on from here") == 1
+    run = RunDir(tmp_path / "run/runs/run")
     with owner(run.path):  # its lock is free: the worker is gone
         assert not run.iteration(0).done.exists()
 

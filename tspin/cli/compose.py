@@ -46,7 +46,7 @@ def compose(overrides: Overrides) -> Run:
     values = [override for override in overrides if arguments.is_value(override)]
     try:
         whole = _composed(tuple(override for override in overrides if override not in values))
-        cfg = OmegaConf.masked_copy(whole, [str(key) for key in whole if key != "hydra"])
+        cfg = _ours(whole)
         OmegaConf.set_struct(cfg, True)
         for override in parsed(values):
             _apply(override, cfg)
@@ -84,7 +84,7 @@ def typed(cfg: DictConfig, hydra_cfg: Any) -> Run:
     run = load(tree | {"name": "unnamed"})
     own = [o for o in hydra_cfg.overrides.hydra if o.startswith("hydra.searchpath")]
     own += [f"{group}={hydra_cfg.runtime.choices[group]}" for group in NAMED_BY]
-    return replace(run, name=run_name(dump(run), _defaults((*own, f"seed={run.seed}"))))
+    return replace(run, name=run_name(dump(run), _defaults(tuple(own), run.seed)))
 
 
 def plain(cfg: DictConfig, *, partial: bool = False) -> dict[str, Any]:
@@ -113,9 +113,11 @@ def _apply(override: Override, cfg: DictConfig) -> None:
 
 
 @cache
-def _defaults(options: tuple[str, ...]) -> dict[str, Any]:
-    """What these options make alone."""
-    return plain(hydra.compose("config", list(options)), partial=True)
+def _defaults(options: tuple[str, ...], seed: int) -> dict[str, Any]:
+    """What these options make alone, with a seed."""
+    cfg = _ours(_composed(options))
+    cfg.seed = seed
+    return plain(cfg, partial=True)
 
 
 @cache
@@ -125,6 +127,11 @@ def _composed(options: tuple[str, ...]) -> DictConfig:
     It is most of the time a point takes, so once for all points that differ in values alone.
     """
     return hydra.compose("config", list(options), return_hydra_config=True)
+
+
+def _ours(whole: DictConfig) -> DictConfig:
+    """A copy of what was composed, without Hydra's node."""
+    return OmegaConf.masked_copy(whole, [str(key) for key in whole if key != "hydra"])
 
 
 def _unresolved(options: Overrides) -> Any:

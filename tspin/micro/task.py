@@ -174,10 +174,7 @@ def _shuffled(family: Family, split: str, seed: int) -> Iterator[Content]:
     def below(n: int) -> int:
         return int(rng.random() * n)  # the one method whose stream Python promises to keep
 
-    by_length: dict[int, list[Content]] = {}
-    for content in _contents(family.kind)[split]:
-        by_length.setdefault(len(content), []).append(content)  # sets of numbers: one length, 3
-    pools = list(by_length.values())
+    pools = [list(pool) for pool in _by_length(family.kind, split)]
     while pools:
         pool = pools[below(len(pools))]
         chosen = below(len(pool))
@@ -189,6 +186,15 @@ def _shuffled(family: Family, split: str, seed: int) -> Iterator[Content]:
             yield content
         else:
             yield tuple(sorted(content, key=lambda _: rng.random()))
+
+
+@cache
+def _by_length(kind: str, split: str) -> list[list[Content]]:
+    """The contents of a split, those of one length together; sets of numbers have one, 3."""
+    pools: dict[int, list[Content]] = {}
+    for content in _contents(kind)[split]:
+        pools.setdefault(len(content), []).append(content)
+    return list(pools.values())
 
 
 @cache

@@ -39,7 +39,7 @@ OPTIONS: tuple[dict[str, bool], ...] = ({}, {"add_bos_token": False}, {"enable_t
 SMALL = [
     "model=custom", "model.max_length=256", "data.size=6", "data.heldout=2",
     "selfplay.iterations=2", "optim.batch_size=3", "optim.epochs=1", "optim.lr=1e-3",
-    "decoding.max_new_tokens=8", "decoding.batch_size=4", "compute.device=cpu",
+    "decoding.max_new_tokens=4", "decoding.batch_size=4", "compute.device=cpu",
     "compute.save_seconds=0", "track.diagnostics=false",
 ]  # fmt: skip
 
