@@ -213,9 +213,7 @@ def _sampled(folder: RunDir) -> dict[int, Responses]:
 
 
 def _parts(samples: Responses) -> list[Path]:
-    if not samples.exists():
-        return []
-    return [samples.part(i) for i in range(samples.facts()["num_parts"])]
+    return samples.parts() if samples.exists() else []
 
 
 def _scores(path: Path, t: int) -> pd.DataFrame:

@@ -75,15 +75,19 @@ def history(run: Run, t: int) -> list[dict[str, Any]]:
     is shared: a plan compares it as it is (runs.point), a run with the digests of its beginning
     (runs.sharing.iteration_key).
     """
-    by_iteration = ("name", "loss.", "coef.", "anchor.", "optim.lr", "selfplay.iterations")
+    by_iteration = ("name", "loss.", "coef.", "anchor.", "curriculum.", "optim.lr",
+                    "selfplay.iterations")  # fmt: skip
     common = {
         key: value
         for key, value in flatten(dump(run)).items()
         if not key.startswith((*by_iteration, *IDENTITY_FREE))
         and not (key in ADDED and value == ADDED[key])
     }
+    curriculum = {"curriculum": dump(run)["curriculum"]}  # no part of where all are chosen
     return [
-        common | {"objective": list(run.loss_at(k).key()), "optim.lr": at(run.optim.lr, k)}
+        common
+        | {"objective": list(run.loss_at(k).key()), "optim.lr": at(run.optim.lr, k)}
+        | (curriculum if run.curriculum_at(k) else {})
         for k in range(t + 1)
     ]
 

@@ -11,6 +11,12 @@ ADDED: dict[str, Any] = {
     "anchor.hinge": None,
     "anchor.cap": None,
     "anchor.average": False,
+    "curriculum.prompts": "all",
+    "curriculum.share": None,
+    "curriculum.least": None,
+    "curriculum.explore": None,
+    "curriculum.floor": None,
+    "curriculum.drop": None,
     "model.lora": None,
     "model.quantize": None,
     "model.template_args": {},
@@ -57,7 +63,8 @@ def current(tree: dict[str, Any]) -> dict[str, Any]:
     tree["loss"] = {"name": loss["name"], "label": loss["label"]}
     tree["loss"] |= {TARGET: f"{OURS}.{kind.__name__}"}
     tree["loss"] |= {name: given[key] for name, key in own.items() if key in given}
-    tree.setdefault("anchor", {})  # a section that came later
+    for section in ("anchor", "curriculum"):  # which came later
+        tree.setdefault(section, {})
     sections = {key: value for key, value in tree.items() if isinstance(value, dict)}
     for key, value in REMOVED.items():
         section, name = key.split(".")

@@ -40,9 +40,11 @@ def rows(run: Run, facts: Mapping[str, Any], prompts: Sequence[Mapping[str, Any]
         if row["split"] == "train"
     )
     steps = num_steps(run, facts["num_train"])
+    unknown = run.curriculum.prompts != "all" and run.curriculum.share is None
+    at_most = "at most " if unknown else ""
     lines = {
         "rows": f"{facts['num_train']} to train on ({tokens} tokens of x and y), "
-        f"{facts['num_heldout']} held out; {steps} steps in all",
+        f"{facts['num_heldout']} held out; {at_most}{steps} steps in all",
     }
     cut = []
     if number := facts.get("num_prompts_cut"):
@@ -55,11 +57,16 @@ def rows(run: Run, facts: Mapping[str, Any], prompts: Sequence[Mapping[str, Any]
 
 
 def num_steps(run: Run, num_train: int) -> int:
-    """Optimiser steps of all iterations; data.mix_last_two doubles the pairs of those after 0."""
-    sizes = [
-        num_train * (2 if run.samples and run.data.mix_last_two and t > 0 else 1)
-        for t in range(first_iteration(run), run.selfplay.iterations)
-    ]
+    """Optimiser steps of all iterations; data.mix_last_two doubles the pairs of those after 0, a
+    curriculum's share leaves some out. Without a share a curriculum may leave out more."""
+
+    def size(t: int) -> int:
+        how = run.curriculum_at(t)
+        if how is not None:
+            return how.num_chosen(num_train) or num_train
+        return num_train * (2 if run.samples and run.data.mix_last_two and t > 0 else 1)
+
+    sizes = [size(t) for t in range(first_iteration(run), run.selfplay.iterations)]
     return sum(run.optim.epochs * ceil(size / run.optim.batch_size) for size in sizes)
 
 
@@ -80,6 +87,11 @@ def _objective(run: Run) -> str:
     anchors = {"nll": anchor.nll, "hinge": anchor.hinge, "cap": anchor.cap}
     coefficients += [f"anchor.{name}={value}" for name, value in anchors.items() if value]
     coefficients += ["anchor.average=true"] if anchor.average else []
+    how = run.curriculum
+    if how.prompts != "all":
+        coefficients.append(f"curriculum={how.prompts}")
+        values = {key: value for key, value in vars(how).items() if key != "prompts"}
+        coefficients += [f"curriculum.{k}={v}" for k, v in values.items() if v is not None]
     return " ".join([run.loss.label, *coefficients])
 
 

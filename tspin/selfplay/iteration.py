@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
 
 from tspin.config.schedules import at
@@ -10,13 +11,17 @@ from tspin.data.triplets import Key, Triplet, epoch, keyed
 from tspin.objectives import ROLES, Role
 from tspin.policy import weights
 from tspin.runs import evaluation
+from tspin.runs.artifacts import RESPONSES, Responses
 from tspin.selfplay.session import Session
+from tspin.stages.choose import Choice, choose
 from tspin.stages.score import write_contingency, write_scores
 from tspin.tools.files import link, read_json, write_json
-from tspin.tools.parquet import each_row
+from tspin.tools.parquet import each_row, write_rows
 from tspin.tracking import replay, report
 from tspin.training.cut import Cut
 from tspin.training.recipe import Recipe
+
+log = logging.getLogger("tspin")
 
 
 class IterationStages:
@@ -27,15 +32,22 @@ class IterationStages:
         self.cfg, self.inputs = session.cfg, session.inputs
         self.out, self.loss = session.folder.iteration(t), session.cfg.loss_at(t)
 
+    def choose(self) -> None:
+        """Which training prompts get a new y' and a step, by what iteration t - 1 left."""
+        with self.session.timed(self.out, "choose"):
+            self.world.main(self._choose)
+
     def synthesise(self) -> None:
-        """y' ~ pi_theta_t for every prompt; at t = 0 it is y0."""
+        """y' ~ pi_theta_t for every prompt, or those chosen; at t = 0 it is y0."""
         session, out = self.session, self.out.synthetic
         if self.t == 0:
             self.world.main(link, session.folder.proto.path, out.path)
         else:
             with session.timed(self.out, "generate"):
-                start, facts = self.inputs.start_of(self.t), {"t": self.t}
-                session.generate(start, out, self.t, label=self._label("generate"), facts=facts)
+                start, label = self.inputs.start_of(self.t), self._label("generate")
+                kept = self.world.main(self._keep)
+                facts = {"t": self.t}
+                session.generate(start, out, self.t, label=label, facts=facts, kept=kept)
         session.warn(self.t, report.sample_warnings(session.folder, self.t))
 
     def score_reference(self, triplets: Sequence[Triplet]) -> None:
@@ -43,7 +55,7 @@ class IterationStages:
         cfg, session, roles = self.cfg, self.session, self.loss.reference_roles
         label = self._label("score reference")
         size, cut = cfg.optim.batch_size, Cut.of(cfg.compute)
-        first = epoch(_train(triplets), batch_size=size, seed=cfg.seed, t=self.t, epoch=0)
+        first = epoch(self._trained(triplets), batch_size=size, seed=cfg.seed, t=self.t, epoch=0)
         heldout = [triplet for triplet in triplets if triplet.split == "heldout"]
         session.space.check(self.out.path, label, scores=session.space.sizes.ref_scores)
         with session.timed(self.out, "score"):
@@ -53,7 +65,7 @@ class IterationStages:
             )
             batches = [*trained, *session.score_batches(heldout, roles)]
             logps = session.score(self.inputs.start_of(self.t), batches, roles, label=label)
-            self.world.main(write_scores, self.out.ref_scores, triplets, logps)
+            self.world.main(self._write_reference, triplets, roles, logps)
 
     def train(self, triplets: Sequence[Triplet]) -> None:
         """theta_t+1: the objective minimised from theta_t, over the training triplets."""
@@ -68,12 +80,13 @@ class IterationStages:
         )
         with session.timed(self.out, "train"):
             start, label = self.inputs.start_of(self.t), self._label("train")
-            session.train(start, _train(triplets), self.out, recipe, label=label)
+            session.train(start, self._trained(triplets), self.out, recipe, label=label)
 
     def score(self, triplets: Sequence[Triplet]) -> None:
         """log pi_theta_t+1 of all roles there are; at t = 0 y0 is y' and needs no third pass."""
         session, label = self.session, self._label("score")
-        own = [triplet for triplet in triplets if triplet.source == self.t]
+        mixed = self.cfg.data.mix_last_two
+        own = [triplet for triplet in triplets if not mixed or triplet.source == self.t]
         present = tuple(role for role in ROLES if role in own[0].responses)
         roles: tuple[Role, ...] = tuple(r for r in present if self.t > 0 or r != "proto")
         session.space.check(self.out.path, label, scores=session.space.sizes.scores)
@@ -121,6 +134,51 @@ class IterationStages:
             },
         )
 
+    def _choose(self) -> None:
+        cfg, before, out = self.cfg, self.inputs.before(self.t), self.out.choices
+        how = cfg.curriculum_at(self.t)
+        assert how is not None
+        annotated = {row["id"]: row["annotated_ids"] for row in self.inputs.train}
+        responses: dict[Role, Mapping[str, Sequence[int]]] = {"annotated": annotated}
+        sets: dict[Role, Responses] = {
+            "synthetic": before.synthetic,
+            "proto": self.session.folder.proto,
+        }
+        responses |= {role: samples.ids() for role, samples in sets.items() if samples.exists()}
+        choice = Choice(how, cfg.loss_at(self.t - 1), cfg.seed, self.t, cfg.optim.batch_size)
+        choose(responses, before, out, choice)
+        num_new = sum(row["chosen"] for row in each_row(out, "chosen"))
+        log.info(
+            "iteration %d: %d of %d prompts get a new y' (curriculum=%s)",
+            *(self.t, num_new, len(annotated), how.prompts),
+        )
+
+    def _keep(self) -> set[str]:
+        """Writes the y' that stay. -> the ids of their prompts"""
+        if not self.cfg.curriculum_at(self.t):
+            return set()
+        rows = each_row(self.out.choices, "id", "chosen")
+        kept = {row["id"] for row in rows if not row["chosen"]}
+        latest = (row for row in self.inputs.before(self.t).synthetic.each() if row["id"] in kept)
+        write_rows(self.out.synthetic.kept, latest, RESPONSES)
+        return kept
+
+    def _trained(self, triplets: Sequence[Triplet]) -> list[Triplet]:
+        """The training rows that get a step: those whose y' is new, and what is mixed with them."""
+        mixed = self.cfg.data.mix_last_two
+        train = (triplet for triplet in triplets if triplet.split == "train")
+        return [triplet for triplet in train if mixed or triplet.source == self.t]
+
+    def _write_reference(
+        self, triplets: Sequence[Triplet], roles: Collection[Role], logps: dict[Key, float]
+    ) -> None:
+        """ref_scores.parquet; of rows that keep their y', as iteration t - 1 has scored them."""
+        if self.cfg.curriculum_at(self.t):
+            kept = {triplet.id for triplet in triplets if triplet.source < self.t}
+            rows = each_row(self.inputs.before(self.t).scores, "id", "source", "role", "logp")
+            logps |= keyed(row for row in rows if row["id"] in kept and row["role"] in roles)
+        write_scores(self.out.ref_scores, triplets, logps)
+
     def _reference(self) -> dict[Key, float] | None:
         """The stored log-probs of theta_t, where the objective asks for them."""
         if not self.loss.reference_roles:
@@ -129,7 +187,3 @@ class IterationStages:
 
     def _label(self, stage: str) -> str:
         return f"iteration {self.t}: {stage}"
-
-
-def _train(triplets: Sequence[Triplet]) -> list[Triplet]:
-    return [triplet for triplet in triplets if triplet.split == "train"]

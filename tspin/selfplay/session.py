@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -83,14 +83,22 @@ class Session:
         return sharing.iteration_key(self.cfg, self.folder, t, self.samples_key)
 
     def generate(
-        self, policy: Path, out: Responses, t: int, *, label: str, facts: dict[str, Any]
+        self,
+        policy: Path,
+        out: Responses,
+        t: int,
+        *,
+        label: str,
+        facts: dict[str, Any],
+        kept: Collection[str] = (),
     ) -> None:
-        """One response to every prompt, from the policy in a folder."""
+        """One response to every prompt but those with the ids `kept`, from the policy in a
+        folder."""
         self.space.check(out.path, label, samples=self.space.sizes.samples)
         with finite.named(policy):
             generate(
                 engines.engine_of(policy, self.policies, self.cfg, log=out.log),
-                {row["id"]: row["prompt_ids"] for row in self.inputs.prompts},
+                {r["id"]: r["prompt_ids"] for r in self.inputs.prompts if r["id"] not in kept},
                 out,
                 Draws(self.cfg.decoding, self.cfg.seed, t),
                 label=label,

@@ -19,6 +19,7 @@ import yaml
 from tspin.config.load import dump, load
 from tspin.config.run import Run
 from tspin.objectives.contingency import CELLS
+from tspin.runs import curriculum
 from tspin.runs.artifacts import Iteration, RunDir
 from tspin.runs.metrics import StepLog
 from tspin.tools.files import digest, flatten, read_json
@@ -76,8 +77,8 @@ def steps(folder: RunDir, t: int, view: View) -> None:
 
 
 def iteration(folder: RunDir, t: int, view: View) -> None:
-    """Means and contingency table by split, time by stage, distributions and samples with their
-    rewards after iteration t.
+    """Means and contingency table by split, what a curriculum chose, time by stage, distributions
+    and samples with their rewards after iteration t.
     """
     out = folder.iteration(t)
     scalars: dict[str, float] = {}
@@ -93,6 +94,10 @@ def iteration(folder: RunDir, t: int, view: View) -> None:
                 if missing:
                     raise ValueError(f"{split}/contingency lacks {', '.join(missing)}")
                 view.log_contingency(t, split, counts)
+    if out.choices.exists() and out.synthetic.exists():
+        with reading(out.choices):
+            chosen = _finite(curriculum.facts(out))
+            scalars |= {f"curriculum/{key}": value for key, value in chosen.items()}
     if out.stages.exists():
         with reading(out.stages):
             seconds = _finite(read_json(out.stages))

@@ -7,6 +7,7 @@ from heapq import nsmallest
 from typing import Any
 
 from tspin.objectives import ROLES
+from tspin.runs import curriculum
 from tspin.runs.artifacts import Iteration, Responses, RunDir
 from tspin.runs.metrics import StepLog
 from tspin.tools.files import read_json, write_jsonl
@@ -45,6 +46,7 @@ def results(folder: RunDir) -> list[dict[str, Any]]:
         for kind in ("rewards", "logps"):
             row |= {f"{kind}_{role}": facts.get(f"{kind}/{role}") for role in ROLES}
         row |= facts["contingency"] | worth(out)
+        row |= {f"curriculum_{key}": value for key, value in curriculum.facts(out).items()}
         row |= speed(steps)
         seconds = read_json(out.done)["seconds"]
         row |= {f"seconds_{stage}": value for stage, value in seconds.items()}
