@@ -25,9 +25,9 @@ from functools import partial
 
 import pandas as pd
 
-from analysis.claims.evidence import Part, about_half, above, at_end, gain_of, main_of
+from analysis.claims.evidence import Part, about_half, above, at_end, main_of
 from analysis.figures import grids
-from analysis.figures.comparison import Side
+from analysis.figures.comparison import Side, gain_of
 from analysis.figures.pieces import Column, Table
 from analysis.reading import measures, missing, stats
 from analysis.reading.methods import Run, finished

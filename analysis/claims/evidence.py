@@ -16,8 +16,6 @@ from analysis.reading.measures import Measure
 from analysis.reading.methods import Run
 from analysis.reading.missing import ENOUGH
 from analysis.reading.regimes import Regime
-from analysis.reading.runs import Runs
-from tspin.tools import intervals
 from tspin.tools.intervals import Interval
 
 
@@ -57,17 +55,6 @@ class Part:
         return f"{self.what}{numbers} ({self.reading})"
 
 
-def gain_of(runs: Runs, a: Side, b: Side, measure: Measure) -> Interval:
-    """How much better A is than B: over seeds and prompts where a program checked the answers, else
-    over seeds."""
-    kind, _, decoding = measure.key.partition(",")
-    if kind == "exact_match":
-        over = intervals.bootstrap(measure.factor * comparison.differences(runs, a, b, decoding))
-        if not math.isnan(over.mean):
-            return over
-    return comparison.seed_by_seed(runs, a, b, measure).turned(measure.better)
-
-
 def at_end(regime: Regime, a: str, b: str, *, margin: float = 0.0) -> list[Part]:
     """Objective a over objective b where `comparison` compares them; see `above`."""
     sides = [regime.side(a), regime.side(b)]
@@ -81,7 +68,7 @@ def at_end(regime: Regime, a: str, b: str, *, margin: float = 0.0) -> list[Part]
     if ends is None:
         return [Part(what, reading="no common finished iteration")]
     pair = Side(sides[0], ends[0]), Side(sides[1], ends[1])
-    gain = gain_of(regime.runs, *pair, main)
+    gain = comparison.gain_of(regime.runs, *pair, main)
     what = f"{what}, after iteration {comparison.when(*pair)}"
     return [above(what, gain, main, margin)]
 

@@ -76,6 +76,17 @@ def differences(runs: Runs, a: Side, b: Side, decoding: str) -> np.ndarray:
     return together.to_numpy(dtype=float).T
 
 
+def gain_of(runs: Runs, a: Side, b: Side, measure: Measure) -> Interval:
+    """How much better A is than B: over seeds and prompts where a program checked the answers, else
+    over seeds."""
+    kind, _, decoding = measure.key.partition(",")
+    if kind == "exact_match":
+        over = intervals.bootstrap(measure.factor * differences(runs, a, b, decoding))
+        if not math.isnan(over.mean):
+            return over
+    return seed_by_seed(runs, a, b, measure).turned(measure.better)
+
+
 def compare(runs: Runs, iteration: int | None = None) -> pd.DataFrame:
     """Every pair of methods (labels) of these runs, in every measure. -> columns FRAME"""
     members = runs.by_label()

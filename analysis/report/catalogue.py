@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from analysis.figures import (
     comparison,
+    curriculum,
     dynamics,
     grids,
     objectives,
@@ -28,6 +29,7 @@ log = logging.getLogger("tspin")
 
 _MODULES: tuple[Any, ...] = (
     results, tasks, responses, dynamics, grids, objectives, comparison, tuning,
+    curriculum,
 )  # fmt: skip
 HOMES: dict[str, Callable[..., list[Piece]]] = {
     name: module.build for module in _MODULES for name in module.NAMES
@@ -35,7 +37,7 @@ HOMES: dict[str, Callable[..., list[Piece]]] = {
 # as the paper orders them, then what it does not have
 NAMES = ("table1", "figure2", "table2", "figure5", "table3", "table4", "figure6", "table5",
          "figure3", "figure4a", "figure4b", "figure4c", "figure7", "objectives", "comparison",
-         "contingency", "tuning")  # fmt: skip
+         "contingency", "tuning", "curriculum")  # fmt: skip
 assert sorted(NAMES) == sorted(HOMES)
 
 
