@@ -246,10 +246,11 @@ def _drawn(frame: pd.DataFrame, main: Measure) -> style.Figure:
         colour, marker = KINDS[row["kind"]]
         mean, low, high = (row[f"gain{end}"] for end in ("", LOW, HIGH))
         bar = None if math.isnan(low + high) else [[mean - low], [high - mean]]
-        label = f"{row['objective']}, {row['curriculum']}" if several else row["curriculum"]
+        label = f"{row['objective']}, {row['kind']}" if several else row["kind"]
         axes.errorbar(100 - row["saved"], mean, yerr=bar, capsize=2, color=colour, marker=marker,
                       linestyle="none", label=label)  # fmt: skip
+    unit = "points" if main.unit == "%" else main.unit
     axes.set(xlabel="tokens of y' sampled (% of all prompts')",
-             ylabel=f"difference from all, {main.axis}".replace("(%)", "(points)"))  # fmt: skip
-    style.legend(drawn, columns=2)
+             ylabel=f"{main.title} over all ({unit})")  # fmt: skip
+    style.legend(drawn, columns=4)
     return drawn

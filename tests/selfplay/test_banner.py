@@ -33,3 +33,14 @@ def test_pairs_of_two_iterations_double_the_later_steps():
     run = compose("optim.batch_size=4", "optim.epochs=1", "selfplay.iterations=2",
                   "data.mix_last_two=true")  # fmt: skip
     assert banner.num_steps(run, 4) == 3
+
+
+def test_a_share_of_the_pairs_takes_fewer_steps_and_a_chance_at_most_as_many():
+    """10 pairs in batches of 2: 5 steps, then 2 of 4 pairs; how many `skip` takes is not known."""
+    words = ("optim.batch_size=2", "optim.epochs=1", "selfplay.iterations=3")
+    gate = compose(*words, "curriculum=gate", "curriculum.share=0.4")
+    assert banner.num_steps(gate, 10) == 9
+    assert "curriculum=gate curriculum.share=0.4" in banner.beginning(gate)
+    skip = compose(*words, "curriculum=skip")
+    facts = {"num_train": 10, "num_heldout": 0}
+    assert "at most 15 steps in all" in banner.rows(skip, facts, [])

@@ -129,6 +129,7 @@ def _history(run: Run) -> Iterator[str]:
 
 def _curriculum(run: Run) -> Iterator[str]:
     how, loss = run.curriculum, run.loss_at(1)
+    name = loss.key()[0]
     given = {key: value for key, value in vars(how).items() if key != "prompts"}
     read = OF_CURRICULUM[how.prompts]
     for key, value in given.items():
@@ -148,13 +149,13 @@ def _curriculum(run: Run) -> Iterator[str]:
         return
     if "synthetic" not in loss.roles:
         yield (
-            f"curriculum={how.prompts} chooses which prompts get a new y', and loss="
-            f"{run.loss.name} compares none; use curriculum=none"
+            f"curriculum={how.prompts} chooses which prompts get a new y', and loss={name} "
+            "compares none; use curriculum=none"
         )
     if how.prompts in ("gate", "skip") and not loss.has_reward:
         yield (
-            f"curriculum={how.prompts} goes by what is left of a row's gradient, which loss="
-            f"{run.loss.name} never loses; use curriculum=band, random or none"
+            f"curriculum={how.prompts} goes by what is left of a row's gradient, which loss={name} "
+            "never loses; use curriculum=band, random or none"
         )
     if run.data.mix_last_two:
         yield (
