@@ -3,7 +3,8 @@
     python examples/loop.py [GROUP=OPTION ...] [KEY=VALUE ...] [to=FOLDER]
 
 Words are those of main.py, and the weights are those of a run with the same words, bit for bit.
-What a run has besides: files after each stage, resuming, evaluation, tracking, several processes.
+What a run has besides: files after each stage, resuming, evaluation, tracking, several processes,
+curricula.
 """
 
 from __future__ import annotations

@@ -28,8 +28,7 @@ from analysis.reading.runs import Runs
 log = logging.getLogger("tspin")
 
 _MODULES: tuple[Any, ...] = (
-    results, tasks, responses, dynamics, grids, objectives, comparison, tuning,
-    curriculum,
+    results, tasks, responses, dynamics, grids, objectives, comparison, tuning, curriculum,
 )  # fmt: skip
 HOMES: dict[str, Callable[..., list[Piece]]] = {
     name: module.build for module in _MODULES for name in module.NAMES

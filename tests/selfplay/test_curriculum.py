@@ -6,11 +6,10 @@ from collections import Counter
 import pytest
 from support.tiny import play
 
-from tspin.runs import curriculum
 from tspin.runs.metrics import StepLog
 from tspin.tools.files import read_json
 from tspin.tools.parquet import read_rows
-from tspin.tracking import summary
+from tspin.tracking import curriculum, summary
 
 pytestmark = pytest.mark.runs
 

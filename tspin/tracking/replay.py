@@ -19,12 +19,11 @@ import yaml
 from tspin.config.load import dump, load
 from tspin.config.run import Run
 from tspin.objectives.contingency import CELLS
-from tspin.runs import curriculum
 from tspin.runs.artifacts import Iteration, RunDir
 from tspin.runs.metrics import StepLog
 from tspin.tools.files import digest, flatten, read_json
 from tspin.tools.parquet import each_row
-from tspin.tracking import report
+from tspin.tracking import curriculum, report
 from tspin.tracking.view import Identity, View
 
 _MAX_NAME = 128  # characters of a name or a group in W&B

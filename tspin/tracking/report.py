@@ -7,12 +7,11 @@ from heapq import nsmallest
 from typing import Any
 
 from tspin.objectives import ROLES
-from tspin.runs import curriculum
 from tspin.runs.artifacts import Iteration, Responses, RunDir
 from tspin.runs.metrics import StepLog
 from tspin.tools.files import read_json, write_jsonl
 from tspin.tools.parquet import each_row
-from tspin.tracking import health
+from tspin.tracking import curriculum, health
 
 # Column of the table -> metric of eval.json's held-out part.
 HELDOUT_COLUMNS = {
