@@ -182,6 +182,8 @@ class Runs:
             columns = ["source", "num_tokens"]
             rows = pq.read_table(path, columns=columns, filters=train).to_pandas()
             new = rows[rows["source"] == t]
+            if rows.empty:  # of an objective without y'
+                return Sampled(math.nan, math.nan)
             return Sampled(len(new) / len(rows), float(new["num_tokens"].sum()))
 
         scores = run.folder.iteration(t).scores

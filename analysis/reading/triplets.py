@@ -30,7 +30,7 @@ ORDERS = {
     "longest": "longest y'",
     "misaligned": "misaligned first",
 }
-NUMBERS = ["id", "source", "role", "logp", "num_tokens", "reward"]
+NUMBERS = ["id", "role", "logp", "num_tokens", "reward"]
 MAX_TEXT = 20_000  # characters of a text that are shown
 
 
@@ -47,7 +47,7 @@ class Triplets:
         self.folder = folder
         self._readable = {} if folder.prompts.exists() else _readable(folder)
         self._sampled = _sampled(folder)
-        scores = {t: _scores(folder.iteration(t).scores, t) for t in folder.iterations()}
+        scores = {t: _scores(folder.iteration(t).scores) for t in folder.iterations()}
         self._scores = {t: wide for t, wide in scores.items() if not wide.empty}
         self.frame = self._frame()
 
@@ -132,7 +132,7 @@ class Triplets:
         frame = pd.DataFrame({"split": splits, "n": range(1, len(ids) + 1)}, index=pd.Index(ids))
         scored = [self._scores[t]["logp"] for t in sorted(self._scores)]
         logps = [wide["annotated"].reindex(frame.index) for wide in scored if "annotated" in wide]
-        base = _scores(self.folder.base.scores, 0)
+        base = _scores(self.folder.base.scores)
         start = logps[0] if logps else pd.Series(math.nan, frame.index)
         if not base.empty and "annotated" in base["logp"]:
             start = base["logp"]["annotated"].reindex(frame.index).fillna(start)
@@ -216,11 +216,11 @@ def _parts(samples: Responses) -> list[Path]:
     return samples.parts() if samples.exists() else []
 
 
-def _scores(path: Path, t: int) -> pd.DataFrame:
-    """By id, columns (number, role), of the triplets with the y' of iteration t."""
+def _scores(path: Path) -> pd.DataFrame:
+    """By id, columns (number, role), of the prompts with their latest y'."""
     if not path.exists():
         return pd.DataFrame()
-    frame = pq.read_table(path, columns=NUMBERS, filters=pc.field("source") == t).to_pandas()
+    frame = pq.read_table(path, columns=NUMBERS).to_pandas()
     wide = frame.pivot(index="id", columns="role", values=["logp", "num_tokens", "reward"])
     return wide.astype(np.float32)
 

@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 from support.tiny import play
 
+from analysis.reading.triplets import Triplets
 from tspin.runs.metrics import StepLog
 from tspin.tools.files import read_json
 from tspin.tools.parquet import read_rows
@@ -65,6 +66,16 @@ def test_the_chosen_alone_get_a_step_and_all_are_scored(gated):
     for row in reference:  # of what was kept, as the iteration before has scored it
         if row["split"] == "train" and not choices[row["id"]]["chosen"]:
             assert row["logp"] == before[row["id"], row["role"]]
+
+
+def test_the_explorer_shows_what_stayed_with_its_scores(gated):
+    folder, _ = gated
+    choices = by_id(folder, 1)
+    kept = next(name for name, row in choices.items() if not row["chosen"])
+    (row,) = Triplets(folder).rows([kept])
+    first, second, _ = row["iterations"]
+    assert first["response"] == second["response"]
+    assert first["scores"].keys() == second["scores"].keys() == {"annotated", "synthetic", "proto"}
 
 
 def test_what_was_saved_is_told(gated):

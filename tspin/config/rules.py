@@ -136,7 +136,7 @@ def _curriculum(run: Run) -> Iterator[str]:
         if value is not None and key not in read:
             yield (
                 f"curriculum.{key}={value} is not read where curriculum.prompts={how.prompts}; "
-                f"leave it out, or choose the curriculum by its name (curriculum=NAME)"
+                "leave it out, or choose the curriculum by its name (curriculum=NAME)"
             )
         if value is None and key in read and how.prompts != "gate":
             yield f"curriculum.{key} is not set, which curriculum={how.prompts} reads"

@@ -150,7 +150,10 @@ class IterationStages:
         num_new = sum(row["chosen"] for row in each_row(out, "chosen"))
         log.info(
             "iteration %d: %d of %d prompts get a new y' (curriculum=%s)",
-            *(self.t, num_new, len(annotated), how.prompts),
+            self.t,
+            num_new,
+            len(annotated),
+            how.prompts,
         )
 
     def _keep(self) -> set[str]:
