@@ -46,7 +46,7 @@ def build(runs: Runs, name: str = "curriculum") -> list[Piece]:
         return of_settings(tested.where(lambda run: run.setting in named), name, _of_setting)
     only = tested.settings()[0] if len(tested.settings()) == 1 else None
     lines = [f"no run with a curriculum{missing.command('curriculum', runs, only)}"]
-    frame = pd.DataFrame(columns=FRAME)
+    frame = pd.DataFrame(columns=FRAME).drop(columns="kind")
     return [Table(name, "What curricula save.", _columns(measures.NOTHING), frame, missing=lines)]
 
 

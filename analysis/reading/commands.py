@@ -14,7 +14,7 @@ from tspin.runs import commands
 MAIN = ("main.py",)  # of a checkout
 # What another method, seed or length of the same setting replaces.
 OF_METHOD = ("name", "seed", "loss", "optim.lr", "size", "sweep", "track.tags", "track.group")
-OF_METHOD_SECTIONS = ("coef", "loss.", "coef.", "selfplay.")
+OF_METHOD_SECTIONS = ("anchor", "coef", "curriculum", "loss.", "selfplay.")
 
 
 def words_of(provenance: Any) -> list[str] | None:

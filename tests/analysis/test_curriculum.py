@@ -8,7 +8,7 @@ from support.report_runs import write_run
 
 from analysis.figures import curriculum, style
 from analysis.figures.pieces import Drawing, Table
-from analysis.reading import measures
+from analysis.reading import commands, measures
 from analysis.reading.runs import Runs
 from tspin.runs.artifacts import SCORES
 from tspin.tools.files import write_json, write_text
@@ -81,6 +81,13 @@ def test_without_runs_on_all_prompts_there_is_no_difference(runs):
         table, _ = curriculum.build(runs.where(lambda run: not run.is_plain))
     assert table.frame["gain"].isna().all()
     assert any("curriculum=none" in line for line in table.missing)
+
+
+def test_a_command_for_the_setting_leaves_the_choices_of_a_run_behind():
+    """A word that stays would replace those of the sweep."""
+    words = ["model=micro", "curriculum=gate", "curriculum.share=0.3", "anchor=nll", "loss=spin"]
+    way = commands.of_setting(words, "+sweep=curriculum")
+    assert way == commands.of_setting(["model=micro"], "+sweep=curriculum")
 
 
 @pytest.mark.parametrize(
