@@ -1,5 +1,5 @@
 """What a curriculum saves and what that costs: tokens and time of the iterations in which it chose,
-points lost against all prompts and against as many by lot.
+points lost against all prompts and against as many at random.
 
 Every objective is compared with itself, on the same prompts and seeds. p-values are corrected for
 the number of curricula (Holm).
@@ -142,7 +142,7 @@ def _of_setting(runs: Runs, setting: Setting, name: str) -> list[Piece]:
     caption = (
         f"Prompts left out, {setting}: tokens of y' and seconds saved in the iterations that "
         f"choose, and what is gained in {main.title} ({points}) over all prompts and over as many "
-        f"by lot, after the last common iteration; 95% intervals. Aimed at: {TOKENS:g}% of the "
+        f"at random, after the last common iteration; 95% intervals. Aimed at: {TOKENS:g}% of the "
         f"tokens saved with at most {LOST:g} points lost."
     )
     return [
@@ -187,16 +187,16 @@ def _row(runs: Runs, family: Family, name: str, main: Measure) -> dict[str, obje
 
 
 def _control(runs: Runs, family: Family, name: str) -> str | None:
-    """The lot that leaves out about as many prompts; None for a lot itself, or without one."""
-    lots = {other: of for other, of in family.curricula.items() if _prompts(of[0]) == "random"}
-    if name in lots or not lots:
+    """The random draw that leaves out about as many prompts; None for one itself, or without any."""
+    draws = {other: of for other, of in family.curricula.items() if _prompts(of[0]) == "random"}
+    if name in draws or not draws:
         return None
 
     def share(of: Sequence[Run]) -> float:
         return float(np.mean([_share(runs, run, max(run.folder.iterations())) for run in of]))
 
     wanted = share(family.curricula[name])
-    return min(lots, key=lambda other: (abs(share(lots[other]) - wanted), other))
+    return min(draws, key=lambda other: (abs(share(draws[other]) - wanted), other))
 
 
 def _gain(runs: Runs, a: Sequence[Run], b: Sequence[Run], main: Measure) -> Interval:
