@@ -187,7 +187,7 @@ def _row(runs: Runs, family: Family, name: str, main: Measure) -> dict[str, obje
 
 
 def _control(runs: Runs, family: Family, name: str) -> str | None:
-    """The random draw that leaves out about as many prompts; None for such a draw, or without one."""
+    """The random draw that leaves out about as many prompts; None for a draw, or without one."""
     draws = {other: of for other, of in family.curricula.items() if _prompts(of[0]) == "random"}
     if name in draws or not draws:
         return None
