@@ -4,7 +4,7 @@
 
 Words are those of main.py, and the weights are those of a run with the same words, bit for bit.
 What a run has besides: files after each stage, resuming, evaluation, tracking, several processes,
-rows that have a time (data.shift).
+rows that have a time (data.shift), curricula.
 """
 
 from __future__ import annotations

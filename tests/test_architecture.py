@@ -56,7 +56,7 @@ MAY_IMPORT = {
     "cli": "tools config data planning distributed runs tracking policy training sampling selfplay",
     "export": "tools config data runs tracking policy cli",
 }
-STAGES = ("prepare", "generate", "score", "train", "evaluate", "benchmark")
+STAGES = ("prepare", "choose", "generate", "score", "train", "evaluate", "benchmark")
 NO_TORCH = (
     "__main__ cli.arguments cli.chat cli.command cli.compose cli.options cli.outcome cli.plan "
     "cli.completion cli.quoting cli.run cli.status cli.stored_run cli.sweep config.run "

@@ -18,7 +18,7 @@ OF_METHOD = (
     *("name", "seed", "loss", "optim.lr", "size", "sweep", "track.tags", "track.group"),
     *(f"data.shift.{key}" for key in WAYS),
 )
-OF_METHOD_SECTIONS = ("coef", "loss.", "coef.", "selfplay.")
+OF_METHOD_SECTIONS = ("anchor", "coef", "curriculum", "loss.", "coef.", "selfplay.")
 
 
 def words_of(provenance: Any) -> list[str] | None:

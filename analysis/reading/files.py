@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,20 +25,31 @@ class Files:
 
     def __init__(self) -> None:
         self.problems: list[str] = []
-        self._contents: dict[Path, Any] = {}
+        self._contents: dict[tuple[Path, Hashable], Any] = {}
 
     def problem(self, path: Path, what: str) -> None:
         line = f"{path}: {what}"
         if line not in self.problems:
             self.problems.append(line)
 
-    def once(self, path: Path, read: Callable[[Path], T], *, optional: bool = False) -> T | None:
+    def once(
+        self,
+        path: Path,
+        read: Callable[[Path], T],
+        *,
+        optional: bool = False,
+        part: Hashable = None,
+    ) -> T | None:
         """`read(path)`, kept. None where it fails, and a problem but for an optional file that is
-        not there."""
-        if path not in self._contents:
-            self._contents[path] = None
+        not there.
+
+        part  which part of the file this is, where it is read in several
+        """
+        key = (path, part)
+        if key not in self._contents:
+            self._contents[key] = None
             try:
-                self._contents[path] = read(path)
+                self._contents[key] = read(path)
             except FileNotFoundError:
                 if not optional:
                     self.problem(path, "is not there; the run is of an older layout")
@@ -46,7 +57,7 @@ class Files:
                 self.problem(path, f"has no {error}; it is of an older layout")
             except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
                 self.problem(path, f"cannot be read ({first_line(error)}); left out")
-        return self._contents[path]
+        return self._contents[key]
 
     def parquet(
         self, path: Path, columns: Sequence[str], ids: Sequence[str] | None = None

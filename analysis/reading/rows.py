@@ -17,16 +17,15 @@ Scored = dict[tuple[str, str], np.ndarray]  # (logp | num_tokens | reward, role)
 NUMBERS = ("logp", "num_tokens", "reward")
 
 
-def scores(path: Path, t: int, ids: pa.Array | None = None) -> Scored:
-    """Of scores.parquet, of the triplets with the y' of iteration t, NaN where one was not scored;
-    {} where there is no file, and roles that nobody scored are left out.
+def scores(path: Path, ids: pa.Array | None = None) -> Scored:
+    """Of scores.parquet, of the prompts with their latest y', NaN where one was not scored; {}
+    where there is no file, and roles that nobody scored are left out.
 
     ids  of the prompts; None: of those in the file
     """
     if not path.exists():
         return {}
-    table = pq.read_table(path, columns=["id", "source", "role", *NUMBERS], use_threads=False)
-    table = table.filter(pc.equal(table["source"], t))
+    table = pq.read_table(path, columns=["id", "role", *NUMBERS], use_threads=False)
     ids = pc.unique(table["id"]) if ids is None else ids
     places = pc.index_in(table["id"], value_set=ids)
     result: Scored = {}

@@ -10,9 +10,11 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import pandas as pd
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import yaml
 from tqdm import tqdm
 
@@ -31,6 +33,13 @@ FAST_YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml where it wa
 T = TypeVar("T")
 OF_RUN = ["label", "seed", "run", "iteration"]
 OF_BENCHMARK = ["n", "num_fewshot", "version"]
+
+
+class Sampled(NamedTuple):
+    """share: of the training prompts that got a new y'; tokens: of these, EOS included"""
+
+    share: float
+    tokens: float
 
 
 class Runs:
@@ -177,6 +186,22 @@ class Runs:
         """Of the stages of iteration t, where it is finished and says."""
         facts = self._files.once(run.folder.iteration(t).done, read_json, optional=True) or {}
         return dict(facts.get("seconds", {}))
+
+    def sampled(self, run: Run, t: int) -> Sampled:
+        """What theta_t sampled of y' for training prompts; NaN where nothing was scored."""
+
+        def read(path: Path) -> Sampled:
+            train = (pc.field("split") == "train") & (pc.field("role") == "synthetic")
+            columns = ["source", "num_tokens"]
+            rows = pq.read_table(path, columns=columns, filters=train).to_pandas()
+            new = rows[rows["source"] == t]
+            if rows.empty:  # of an objective without y'
+                return Sampled(math.nan, math.nan)
+            return Sampled(len(new) / len(rows), float(new["num_tokens"].sum()))
+
+        scores = run.folder.iteration(t).scores
+        sampled = self._files.once(scores, read, optional=True, part="sampled")
+        return Sampled(math.nan, math.nan) if sampled is None else sampled
 
     def num_pairs(self, run: Run) -> float:
         """Annotated pairs the run trains on; NaN where it does not say."""

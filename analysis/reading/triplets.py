@@ -49,7 +49,7 @@ class Triplets:
         self._sampled = _sampled(folder)
         self._lookups: dict[Path, Lookup] = {}
         ids, splits = self._prompts()
-        read = {t: scores(folder.iteration(t).scores, t, ids) for t in folder.iterations()}
+        read = {t: scores(folder.iteration(t).scores, ids) for t in folder.iterations()}
         self._scores = {t: scored for t, scored in read.items() if scored}
         self.frame = self._frame(ids, splits)
 
@@ -143,7 +143,7 @@ class Triplets:
         gain, misaligned = unknown, unknown
         by_iteration = [self._scores[t] for t in sorted(self._scores)]
         if logps := [it["logp", "annotated"] for it in by_iteration if ("logp", "annotated") in it]:
-            base = scores(self.folder.base.scores, 0, ids).get(("logp", "annotated"), unknown)
+            base = scores(self.folder.base.scores, ids).get(("logp", "annotated"), unknown)
             gain = logps[-1] - np.where(np.isnan(base), logps[0], base)
             if len(logps) == 1:  # against itself there is nothing to say
                 gain[np.isnan(base)] = np.nan
@@ -230,9 +230,7 @@ def _sampled(folder: RunDir) -> dict[int, Responses]:
 
 
 def _parts(samples: Responses) -> list[Path]:
-    if not samples.exists():
-        return []
-    return [samples.part(i) for i in range(samples.facts()["num_parts"])]
+    return samples.parts() if samples.exists() else []
 
 
 def _readable(folder: RunDir) -> dict[str, dict[str, Any]]:

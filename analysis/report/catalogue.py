@@ -13,6 +13,7 @@ from tqdm import tqdm
 from analysis.figures import (
     anchors,
     comparison,
+    curriculum,
     drift,
     dynamics,
     grids,
@@ -31,7 +32,7 @@ log = logging.getLogger("tspin")
 
 _MODULES: tuple[Any, ...] = (
     results, tasks, responses, dynamics, grids, objectives, comparison, rivals, anchors,
-    tuning, drift,
+    curriculum, tuning, drift,
 )  # fmt: skip
 HOMES: dict[str, Callable[..., list[Piece]]] = {
     name: module.build for module in _MODULES for name in module.NAMES
@@ -39,7 +40,8 @@ HOMES: dict[str, Callable[..., list[Piece]]] = {
 # as the paper orders them, then what it does not have
 NAMES = ("table1", "figure2", "table2", "figure5", "table3", "table4", "figure6", "table5",
          "figure3", "figure4a", "figure4b", "figure4c", "figure7", "objectives", "comparison",
-         "contingency", "rivals", "stress", "anchors", "tuning", "drift")  # fmt: skip
+         "contingency", "rivals", "stress", "anchors", "curriculum", "tuning",
+         "drift")  # fmt: skip
 assert sorted(NAMES) == sorted(HOMES)
 
 

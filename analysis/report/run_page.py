@@ -138,13 +138,21 @@ def iterations(runs: Runs, run: Run) -> dict[str, Any]:
         row += [_text(facts.get(f"logps/{role}")) for role in SIDES]
         wrong = facts.get("reward_only", math.nan) + facts.get("logp_only", math.nan)
         row.append(_text(100 * wrong, 1))
+        row.append(_text(100 * _chosen(runs, run, t), 1))
         seconds = {} if t == BASE else runs.seconds(run, t)
         row.append(_text(sum(seconds.values()) / 60 if seconds else None, 1))
         rows.append(row)
     head = ["after iteration", *(it.axis for it in shown), "log p(y)", "log p(y')",
-            "misaligned (%)", "minutes"]  # fmt: skip
+            "misaligned (%)", "chosen (%)", "minutes"]  # fmt: skip
     kept = [i for i in range(len(head)) if i == 0 or any(row[i] != "-" for row in rows)]
     return {"head": [head[i] for i in kept], "rows": [[row[i] for i in kept] for row in rows]}
+
+
+def _chosen(runs: Runs, run: Run, t: int) -> float:
+    """The share of the training prompts that got a new y'; NaN where all do anyway."""
+    if t < 1 or run.values.get("curriculum.prompts", "all") == "all":
+        return math.nan
+    return runs.sampled(run, t).share
 
 
 def _with_interval(values: pd.DataFrame, shown: measures.Measure, out: Iteration) -> str:

@@ -102,11 +102,11 @@ def process(*words, folder, **environment):
 
 # the keys of a run, and what may be typed
 TOP = (
-    "anchor, coef, compute, data, decoding, evals, loss, model, name, optim, runs_dir, seed, "
-    "selfplay, sync, track"
+    "anchor, coef, compute, curriculum, data, decoding, evals, loss, model, name, optim, "
+    "runs_dir, seed, selfplay, sync, track"
 )
 TYPED = (
-    "coef, compute, data, decoding, evals, experiment, lora, loss, model, name, optim, "
+    "coef, compute, curriculum, data, decoding, evals, experiment, lora, loss, model, name, optim, "
     "runs_dir, seed, selfplay, size, sweep, sync, track"
 )
 LOSSES = (

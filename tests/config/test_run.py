@@ -280,6 +280,17 @@ def test_what_is_equal_by_definition_has_equal_histories(one, other, equal):
     assert [history(mine, t) == history(theirs, t) for t in (0, 1)] == equal
 
 
+def test_a_curriculum_is_no_part_of_where_all_prompts_are_chosen():
+    """Iteration 0, and a run without one, whose keys are what they were before there were any."""
+    plain, gate = load(tree()), load(tree(curriculum__prompts="gate", curriculum__share=0.5))
+    less = load(tree(curriculum__prompts="gate", curriculum__share=0.4))
+    assert history(plain, 0) == history(gate, 0) == history(less, 0)
+    assert not any("curriculum" in key for facts in history(plain, 2) for key in facts)
+    assert len({str(history(run, 1)) for run in (plain, gate, less)}) == 3
+    assert plain.curriculum_at(1) is gate.curriculum_at(0) is None
+    assert gate.curriculum_at(1) == gate.curriculum
+
+
 def test_each_loss_gets_its_own_coefficients():
     changes = {"coef__alpha": [0.3, 0.5], "coef__beta": [0, 0.2], "coef__lambda": [0.7, 5]}
     spin = load(tree(loss="spin", **changes))
@@ -436,6 +447,36 @@ def test_a_list_of_betas_begins_with_0(betas):
     assert load(tree(coef__beta=[0.0, *betas])).coef.beta == [0.0, *betas]
     assert f"loss.beta={betas} must begin with 0" in refused(loss__beta=betas)
     assert load(tree(loss__beta=[0.0, *betas])).loss.coefficients["beta"] == [0.0, *betas]
+
+
+GATE = {"curriculum__prompts": "gate", "curriculum__share": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("loss", "changed", "says"),
+    [
+        ("tspin", {"curriculum__share": 0.5}, ["curriculum.share=0.5 is not read"]),
+        ("tspin", GATE | {"curriculum__drop": "tails"}, ["curriculum.drop=tails is not read"]),
+        ("tspin", GATE | {"curriculum__least": 0.1}, ["one of", "share=0.5", "least=0.1"]),
+        ("tspin", {"curriculum__prompts": "gate"}, ["one of curriculum.share=None"]),
+        ("tspin", {"curriculum__prompts": "random"}, ["curriculum.share is not set"]),
+        ("tspin", GATE | {"curriculum__share": 1.0}, ["curriculum.share=1.0", "less than 1"]),
+        ("tspin", GATE | {"data__mix_last_two": True}, ["data.mix_last_two=true"]),
+        ("sft", GATE, ["loss=sft compares none", "curriculum=none"]),
+        ("sft", GATE | {"track__diagnostics": True}, ["loss=sft compares none"]),
+        ("ssd", GATE, ["curriculum=gate goes by", "loss=ssd never loses", "band, random"]),
+    ],
+)
+def test_a_curriculum_that_cannot_be_is_refused(loss, changed, says):
+    with pytest.raises(ValueError) as error:
+        load(tree(loss, **changed))
+    assert "\n" not in str(error.value)
+    assert all(word in str(error.value) for word in says), error.value
+
+
+def test_a_curriculum_without_a_gradient_goes_with_what_never_loses_its_own():
+    random = {"curriculum__prompts": "random", "curriculum__share": 0.5}
+    assert load(tree("ssd", **random)).curriculum_at(1)
 
 
 @given(st.integers(1, 5), st.none() | st.integers(1, 5))

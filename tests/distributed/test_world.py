@@ -323,7 +323,7 @@ def test_self_play_on_two_processes_is_self_play(run, tmp_path):
     """Samples of the initial policy to the byte; later ones follow weights equal to 1e-6."""
     run(2, "whole_run", tmp_path / "two")
     said = (tmp_path / "two" / "log-0.txt").read_text()
-    folder, rows = play(tmp_path / "one", "spin", "compute.device=cpu")
+    folder, rows = play(tmp_path / "one", "spin", "compute.device=cpu", "curriculum=gate")
     two = RunDir(tmp_path / "two" / "spin")
     for name in ("prompts.parquet", "proto/part-00000.parquet", "base/answers.parquet"):
         assert (two.path / name).read_bytes() == (folder.path / name).read_bytes()
@@ -332,6 +332,11 @@ def test_self_play_on_two_processes_is_self_play(run, tmp_path):
         for run_dir in (two, folder)
     ]
     assert files[0] == files[1]
+    one_choice, other = (
+        [row["chosen"] for row in read_rows(run_dir.iteration(1).choices)]
+        for run_dir in (two, folder)
+    )
+    assert one_choice == other and sum(other) == 12
     first = [weights(run_dir.iteration(0).path) for run_dir in (two, folder)]
     assert distance(*first) < 1e-5
     scores = [read_rows(run_dir.iteration(0).scores) for run_dir in (two, folder)]

@@ -116,6 +116,23 @@ def test_killed_in_bfloat16_it_ends_with_the_same_bits(forker, runs):
     assert differences(runs / "cut", runs / "whole") == []
 
 
+def test_killed_where_a_curriculum_chooses_it_ends_with_the_same_bits(forker, runs):
+    """Before the choice is there, before what it keeps is, and before the reference, which has the
+    scores of what it keeps."""
+    own = ("loss=spin", "curriculum=gate")
+    uninterrupted = forker.run(runs / "whole", *own)
+    assert uninterrupted.code == 0, uninterrupted.text
+    events = [what for _, what in uninterrupted.events]
+    names = ("/iter_1/.choices", "/iter_1/synthetic/.kept", "/iter_1/.ref_scores")
+    files = [w for name in names for w in events if w.startswith("os.rename") and name in w]
+    assert len(files) == len(names)
+    for at in files:
+        assert forker.run(runs / "cut", *own, at=at, do="tear").code == -signal.SIGKILL
+    child = forker.run(runs / "cut", *own)
+    assert child.code == 0, child.text
+    assert differences(runs / "cut", runs / "whole") == []
+
+
 def test_killed_while_it_takes_iterations_from_another_run(whole, forker, runs):
     """Where both have made all of it, nothing is trained, and neither loses anything."""
     assert forker.run(runs, "name=first", "loss=spin").code == 0

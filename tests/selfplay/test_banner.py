@@ -34,3 +34,15 @@ def test_pairs_of_two_iterations_double_the_later_steps():
                   "data.mix_last_two=true")  # fmt: skip
     sizes = banner.num_rows(run, [{"split": "train"}] * 4)
     assert sizes == [4, 8] and banner.num_steps(run, sizes) == 3
+
+
+def test_a_share_of_the_pairs_takes_fewer_steps_and_a_chance_at_most_as_many():
+    """10 pairs in batches of 2: 5 steps, then 2 of 4 pairs; how many `skip` takes is not known."""
+    words = ("optim.batch_size=2", "optim.epochs=1", "selfplay.iterations=3")
+    gate = compose(*words, "curriculum=gate", "curriculum.share=0.4")
+    pairs = [{"split": "train", "prompt_ids": [5], "annotated_ids": [6]}] * 10
+    assert banner.num_steps(gate, banner.num_rows(gate, pairs)) == 9
+    assert "curriculum=gate curriculum.share=0.4" in banner.beginning(gate)
+    skip = compose(*words, "curriculum=skip")
+    facts = {"num_train": 10, "num_heldout": 0}
+    assert "at most 15 steps in all" in banner.rows(skip, facts, pairs)

@@ -286,7 +286,7 @@ def whole_run(world, folder):
 
     files.file_digest = recorded
     for _ in range(2):
-        play(folder, "spin", "compute.device=cpu", "compute.parallel=fsdp2")
+        play(folder, "spin", "compute.device=cpu", "compute.parallel=fsdp2", "curriculum=gate")
     (folder / f"read-{world.rank}").write_text("\n".join(names))
 
 

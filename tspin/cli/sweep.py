@@ -32,9 +32,9 @@ log = logging.getLogger("tspin")
 ITERATIONS = "selfplay.iterations"  # in the tables anyway: "1 of 2"
 # sweep -> what `python -m analysis` shows it as; the others are called as their figure is
 FIGURE = re.compile(r"(figure|table)\d")
-FIGURES = {"alpha_beta": "figure4c", "tune": "tuning", "drift": "drift", "paper": "all",
-           "miniature": "all", "rivals": "table1", "objectives": "rivals",
-           "anchors": "anchors"}  # fmt: skip
+FIGURES = {"alpha_beta": "figure4c", "tune": "tuning", "curriculum": "curriculum",
+           "drift": "drift", "paper": "all", "miniature": "all", "rivals": "table1",
+           "objectives": "rivals", "anchors": "anchors"}  # fmt: skip
 COLUMNS = ("point", "run", "state", "iterations", "shared", "average", "accuracy", "perplexity",
            "minutes", "why")  # fmt: skip
 

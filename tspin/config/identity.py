@@ -77,7 +77,7 @@ def history(run: Run, t: int) -> list[dict[str, Any]]:
     (runs.sharing.iteration_key).
     """
     by_iteration = (
-        *("name", "loss.", "coef.", "anchor.", "data.shift."),
+        *("name", "loss.", "coef.", "anchor.", "curriculum.", "data.shift."),
         *("optim.lr", "selfplay.iterations"),
     )
     common = {
@@ -86,10 +86,12 @@ def history(run: Run, t: int) -> list[dict[str, Any]]:
         if not key.startswith((*by_iteration, *IDENTITY_FREE))
         and not (key in ADDED and value == ADDED[key])
     }
+    curriculum = {"curriculum": dump(run)["curriculum"]}  # no part of where all are chosen
     return [
         common
         | {"objective": list(run.loss_at(k).key()), "optim.lr": at(run.optim.lr, k)}
         | run.data.shift.history(k)
+        | (curriculum if run.curriculum_at(k) else {})
         for k in range(t + 1)
     ]
 

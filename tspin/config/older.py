@@ -12,6 +12,12 @@ ADDED: dict[str, Any] = {
     "anchor.hinge": None,
     "anchor.cap": None,
     "anchor.average": False,
+    "curriculum.prompts": "all",
+    "curriculum.share": None,
+    "curriculum.least": None,
+    "curriculum.explore": None,
+    "curriculum.floor": None,
+    "curriculum.drop": None,
     "model.lora": None,
     "optim.warmup_from": "step",
     "model.quantize": None,
@@ -62,7 +68,8 @@ def current(tree: dict[str, Any]) -> dict[str, Any]:
     tree["loss"] = {"name": loss["name"], "label": loss["label"]}
     tree["loss"] |= {TARGET: f"{OURS}.{kind.__name__}"}
     tree["loss"] |= {name: given[key] for name, key in own.items() if key in given}
-    tree.setdefault("anchor", {})  # a section that came later
+    for section in ("anchor", "curriculum"):  # which came later
+        tree.setdefault(section, {})
     sections = {key: value for key, value in tree.items() if isinstance(value, dict)}
     for key, value in REMOVED.items():
         section, name = key.split(".")

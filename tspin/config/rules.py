@@ -24,6 +24,13 @@ OURS_OF_VLLM = {  # arguments of its engine -> what sets them
     "gpu_memory_utilization": "decoding.gpu_memory",
 }
 SECRETS_OF_VLLM = {"hf_token", "api_key"}  # arguments of its engine that no file should hold
+OF_CURRICULUM: dict[str, tuple[str, ...]] = {  # what a way of choosing prompts reads
+    "all": (),
+    "gate": ("share", "least"),  # one of them
+    "skip": ("least", "explore", "floor"),
+    "band": ("share", "drop"),
+    "random": ("share",),
+}
 COLDEST = 0.01  # temperature: vLLM takes what is below for this
 
 
@@ -34,6 +41,7 @@ def problems(run: Run) -> Iterator[str]:
     yield from _objective(run)
     yield from _history(run)
     yield from _shift(run)
+    yield from _curriculum(run)
     yield from _training(run)
     yield from _vllm(run)
     yield from _name(run)
@@ -145,6 +153,48 @@ def _shift(run: Run) -> Iterator[str]:
         yield (
             "data.mix_last_two=true trains on the rows of the last iteration again, which "
             "data.shift decides; use data.shift.window and data.shift.replay"
+        )
+
+
+def _curriculum(run: Run) -> Iterator[str]:
+    how, loss = run.curriculum, run.loss_at(1)
+    name = loss.key()[0]
+    given = {key: value for key, value in vars(how).items() if key != "prompts"}
+    read = OF_CURRICULUM[how.prompts]
+    for key, value in given.items():
+        if value is not None and key not in read:
+            yield (
+                f"curriculum.{key}={value} is not read where curriculum.prompts={how.prompts}; "
+                "leave it out, or choose the curriculum by its name (curriculum=NAME)"
+            )
+        if value is None and key in read and how.prompts != "gate":
+            yield f"curriculum.{key} is not set, which curriculum={how.prompts} reads"
+    if how.prompts == "gate" and (how.share is None) == (how.least is None):
+        yield (
+            f"curriculum=gate takes one of curriculum.share={how.share} and curriculum.least="
+            f"{how.least}; set the other to null"
+        )
+    if how.prompts == "all":
+        return
+    if "synthetic" not in loss.roles:
+        yield (
+            f"curriculum={how.prompts} chooses which prompts get a new y', and loss={name} "
+            "compares none; use curriculum=none"
+        )
+    if how.prompts in ("gate", "skip") and not loss.has_reward:
+        yield (
+            f"curriculum={how.prompts} goes by what is left of a row's gradient, which loss={name} "
+            "never loses; use curriculum=band, random or none"
+        )
+    if run.data.mix_last_two:
+        yield (
+            f"curriculum={how.prompts} with data.mix_last_two=true would train on the prompts "
+            "again that it leaves out; use one of them"
+        )
+    if run.data.shift.timed:
+        yield (
+            f"curriculum={how.prompts} with data.shift would choose among rows that come and go; "
+            "use one of them"
         )
 
 

@@ -101,6 +101,23 @@ class AnchorConfig:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
+class CurriculumConfig:
+    """Which training prompts of an iteration get a new y' and a step: tspin.data.curriculum. None:
+    not read by that way of choosing."""
+
+    prompts: Literal["all", "gate", "skip", "band", "random"]
+    share: float | None = Field(gt=0, lt=1)  # of the training prompts that are chosen
+    least: float | None = Field(gt=0)  # share of a row's gradient below which it has no signal
+    explore: float | None = Field(gt=0, lt=1)  # chance after one iteration without signal
+    floor: float | None = Field(gt=0, le=1)  # chance that always stays
+    drop: Literal["hardest", "tails"] | None  # by log pi(y) a token
+
+    def num_chosen(self, number: int) -> int | None:
+        """Of so many training prompts; None where no share says it."""
+        return None if self.share is None else max(1, round(self.share * number))
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class DataConfig:
     name: Name
     path: Place  # file, folder, hub id, "micro", "micro_open" or "micro_drift"
@@ -235,6 +252,7 @@ class Run:
     loss: LossConfig
     coef: CoefConfig
     anchor: AnchorConfig
+    curriculum: CurriculumConfig
     data: DataConfig
     optim: OptimConfig
     decoding: DecodingConfig
@@ -296,6 +314,11 @@ class Run:
         objective = objective_class(self.loss.target)(**coefficients)
         anchor = self.anchor
         return Anchors(anchor.nll, anchor.hinge, anchor.cap, anchor.average).on(objective)
+
+    def curriculum_at(self, t: int) -> CurriculumConfig | None:
+        """How the prompts of iteration t are chosen; None where all are: so it is at iteration 0,
+        where y' is y0 and nothing was scored before."""
+        return None if t == 0 or self.curriculum.prompts == "all" else self.curriculum
 
 
 def arithmetic_dtype(compute: ComputeConfig, precision: Precision) -> DType:

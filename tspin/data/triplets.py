@@ -48,12 +48,15 @@ def join(
     source: int,
     synthetic: Mapping[str, Sequence[int]] | None = None,
     proto: Mapping[str, Sequence[int]] | None = None,
+    *,
+    sources: Mapping[str, int] | None = None,
 ) -> list[Triplet]:
     """Prompt rows with the responses sampled for them, joined on the prompt's id.
 
     prompts           rows of prompts.parquet
     source            iteration whose policy sampled `synthetic`
     synthetic, proto  prompt id -> response ids; None where none were sampled
+    sources           prompt id -> another iteration that its synthetic response is of
 
     Raises ValueError naming the first prompt that a set lacks.
     """
@@ -66,7 +69,8 @@ def join(
                 if row["id"] not in by_id:
                     raise ValueError(f"prompt {row['id']} has no {role} response")
                 responses[role] = by_id[row["id"]]
-        triplets.append(Triplet(row["id"], row["split"], source, row["prompt_ids"], responses))
+        of_row = source if sources is None else sources.get(row["id"], source)
+        triplets.append(Triplet(row["id"], row["split"], of_row, row["prompt_ids"], responses))
     return triplets
 
 

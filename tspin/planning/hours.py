@@ -48,7 +48,10 @@ def stages(
     """
     size, everything = run.data.size or 0, (run.data.size or 0) + run.data.heldout
     loss, sampled = run.loss_at(t), run.loss_at(1).roles != ("annotated",)
-    prompts = sampled * (run.data.heldout + everything * (y0 + (t > 0)))
+    if (choice := run.curriculum_at(t)) is not None:  # all, where how many shows as it goes
+        size = choice.num_chosen(size) or size
+    new = (size + run.data.heldout) * (t > 0)
+    prompts = sampled * (run.data.heldout + everything * y0 + new)
     prompt, annotated, longest = LENGTHS[lengths]
     length = prompt + (longest if sampled else annotated)
 

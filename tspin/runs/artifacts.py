@@ -63,6 +63,15 @@ RESPONSES = pa.schema(
         ("finish_reason", pa.string()),  # stop | length
     ]
 )
+CHOICES = pa.schema(
+    [
+        ("id", pa.string()),  # of a training prompt
+        ("chosen", pa.bool_()),  # whether it gets a new y' and a step
+        ("source", pa.int32()),  # iteration whose policy sampled its y'
+        ("value", pa.float64()),  # what it was chosen by, or null where nothing was known
+        ("idle", pa.int32()),  # iterations in a row that it was trained in and left without signal
+    ]
+)
 SCORES = pa.schema(
     [
         ("id", pa.string()),
@@ -106,10 +115,14 @@ class _Entry:
 
 @dataclass(frozen=True)
 class Responses:
-    """A folder of sampled responses: part-*.parquet, then manifest.json, written last."""
+    """A folder of responses, one to each prompt: part-*.parquet, then manifest.json, written last.
+
+    Those that were sampled in an earlier iteration and stay are in kept.parquet.
+    """
 
     path: Path
     manifest = _Entry("manifest.json")
+    kept = _Entry("kept.parquet")  # of earlier iterations, where a curriculum sampled some alone
     log = _Entry("engine.log")  # of an engine in a process of its own
 
     def part(self, index: int) -> Path:
@@ -123,19 +136,21 @@ class Responses:
         return read_json(self.manifest)
 
     def rows(self) -> list[dict[str, Any]]:
-        return [row for part in self._parts() for row in read_rows(part)]
+        return [row for part in self.parts() for row in read_rows(part)]
 
     def each(self, *columns: str) -> Iterator[dict[str, Any]]:
         """The same one by one, see parquet.each_row."""
-        return (row for part in self._parts() for row in each_row(part, *columns))
+        return (row for part in self.parts() for row in each_row(part, *columns))
 
     def ids(self) -> dict[str, Sequence[int]]:
         """Prompt id -> sampled token ids."""
         return {row["id"]: row["response_ids"] for row in self.each("id", "response_ids")}
 
-    def _parts(self) -> list[Path]:
+    def parts(self) -> list[Path]:
+        """The files with its rows, of a set that is there."""
         with whole(self.manifest):
-            return [self.part(i) for i in range(self.facts()["num_parts"])]
+            sampled = [self.part(i) for i in range(self.facts()["num_parts"])]
+        return [*sampled, self.kept] if self.kept.exists() else sampled
 
 
 @dataclass(frozen=True)
@@ -143,6 +158,7 @@ class Iteration:
     """The files of iteration t."""
 
     path: Path
+    choices = _Entry("choices.parquet")  # of a curriculum
     ref_scores = _Entry("ref_scores.parquet")
     metrics = _Entry("metrics.jsonl")
     train_state = _Entry(f"{TRAIN_STATE}/state.safetensors")

@@ -71,6 +71,8 @@ def play_iteration(session: Session, t: int) -> None:
     """One turn of Algorithm 1's loop: theta_t+1 from theta_t."""
     iteration, exists = IterationStages(session, t), session.world.exists
     out = iteration.out
+    if session.cfg.curriculum_at(t) and not exists(out.choices):
+        iteration.choose()  # the prompts that get a new y', where not all do
     if session.cfg.samples and not exists(out.synthetic):
         iteration.synthesise()  # y' ~ pi_theta_t
     triplets = session.inputs.triplets(t)  # x, y, y', y0

@@ -43,9 +43,11 @@ def rows(run: Run, facts: Mapping[str, Any], prompts: Sequence[Mapping[str, Any]
     )
     sizes = num_rows(run, prompts)
     steps = num_steps(run, sizes)
+    unknown = run.curriculum.prompts != "all" and run.curriculum.share is None
+    at_most = "at most " if unknown else ""
     lines = {
         "rows": f"{facts['num_train']} to train on ({tokens} tokens of x and y), "
-        f"{facts['num_heldout']} held out; {steps} steps in all",
+        f"{facts['num_heldout']} held out; {at_most}{steps} steps in all",
     }
     if run.data.shift.timed:
         by = run.data.shift.column or "order"
@@ -62,12 +64,15 @@ def rows(run: Run, facts: Mapping[str, Any], prompts: Sequence[Mapping[str, Any]
 
 
 def num_rows(run: Run, prompts: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Training rows of each iteration; data.mix_last_two doubles those of iterations after 0."""
+    """Training rows of each iteration; data.mix_last_two doubles those of iterations after 0, a
+    curriculum's share leaves some out. Without a share a curriculum may leave out more."""
     train = [row for row in prompts if row["split"] == "train"]
     sizes = []
     for t in range(first_iteration(run), run.selfplay.iterations):
-        span = run.data.shift.at(t)
+        span, how = run.data.shift.at(t), run.curriculum_at(t)
         size = len(train if span is None else shift.present(train, span, run.seed))
+        if how is not None:
+            size = how.num_chosen(size) or size
         sizes.append(size * (2 if run.samples and run.data.mix_last_two and t > 0 else 1))
     return sizes
 
@@ -94,6 +99,11 @@ def _objective(run: Run) -> str:
     anchors = {"nll": anchor.nll, "hinge": anchor.hinge, "cap": anchor.cap}
     coefficients += [f"anchor.{name}={value}" for name, value in anchors.items() if value]
     coefficients += ["anchor.average=true"] if anchor.average else []
+    how = run.curriculum
+    if how.prompts != "all":
+        coefficients.append(f"curriculum={how.prompts}")
+        values = {key: value for key, value in vars(how).items() if key != "prompts"}
+        coefficients += [f"curriculum.{k}={v}" for k, v in values.items() if v is not None]
     return " ".join([run.loss.label, *coefficients])
 
 

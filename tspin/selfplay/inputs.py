@@ -10,7 +10,7 @@ from tspin.config.run import Run
 from tspin.data import shift
 from tspin.data.annotated import canonical, checker
 from tspin.data.triplets import Triplet, join
-from tspin.runs.artifacts import Responses, RunDir
+from tspin.runs.artifacts import Iteration, Responses, RunDir
 from tspin.runs.metrics import StepLog
 from tspin.runs.start import first_iteration, start_from
 from tspin.stages.evaluate import Grader
@@ -29,6 +29,7 @@ class Inputs:
         columns = ["id", "split", "prompt_ids", "annotated_ids"]  # texts stay on the disk
         columns += ["part"] if cfg.data.shift.timed else []
         self.prompts: list[dict[str, Any]] = list(each_row(folder.prompts, *columns))
+        self.train = [row for row in self.prompts if row["split"] == "train"]
         self.heldout = [row for row in each_row(folder.prompts) if row["split"] == "heldout"]
         check = checker(cfg.data) if self.heldout else None
         # None without a program that checks answers, or without prompts to be answered.
@@ -36,17 +37,13 @@ class Inputs:
 
     def start_of(self, t: int) -> Path:
         """The folder of theta_t."""
-        if t == 0:
-            return self.initial
-        if t == first_iteration(self.cfg):
-            return start_from(self.cfg).weights()
-        return self.folder.iteration(t - 1).weights()
+        return self.initial if t == 0 else self.before(t).weights()
 
-    def synthetic(self, t: int) -> Responses:
-        """The responses that theta_t sampled."""
-        if t < first_iteration(self.cfg):
-            return start_from(self.cfg).synthetic
-        return self.folder.iteration(t).synthetic
+    def before(self, t: int) -> Iteration:
+        """Iteration t - 1, of the run that this one goes on from where it is not of this one."""
+        if t == first_iteration(self.cfg):
+            return start_from(self.cfg)
+        return self.folder.iteration(t - 1)
 
     def proto(self, t: int) -> Responses:
         """The y0 of iteration t."""
@@ -74,15 +71,18 @@ class Inputs:
         return {row["id"]: row["part"] for row in self.heldout if self.cfg.data.shift.timed}
 
     def triplets(self, t: int) -> list[Triplet]:
-        """Its prompts with their responses; with mix_last_two the training ones of t - 1 too."""
+        """Its prompts with their latest responses; with mix_last_two the training ones of t - 1
+        too."""
         rows = self.rows(t)
         if not self.cfg.samples:
             return join(rows, t)
-        proto = self.proto(t).ids()
-        triplets = join(rows, t, self.synthetic(t).ids(), proto)
+        out, proto = self.folder.iteration(t), self.proto(t).ids()
+        sources = None
+        if self.cfg.curriculum_at(t):
+            sources = {row["id"]: row["source"] for row in each_row(out.choices, "id", "source")}
+        triplets = join(rows, t, out.synthetic.ids(), proto, sources=sources)
         if self.cfg.data.mix_last_two and t > 0:
-            trained = [row for row in self.prompts if row["split"] == "train"]
-            triplets += join(trained, t - 1, self.synthetic(t - 1).ids(), proto)
+            triplets += join(self.train, t - 1, self.before(t).synthetic.ids(), proto)
         return triplets
 
     def steps_before(self, t: int) -> int:

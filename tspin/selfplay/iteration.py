@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
 from typing import TypeVar
 
@@ -11,15 +12,18 @@ from tspin.data.triplets import Key, Triplet, epoch, keyed
 from tspin.objectives import ROLES, Role
 from tspin.policy import weights
 from tspin.runs import evaluation
+from tspin.runs.artifacts import RESPONSES, Responses
 from tspin.selfplay.session import Session
+from tspin.stages.choose import Choice, choose
 from tspin.stages.score import shown, write_contingency, write_scores, write_token_logps
 from tspin.tools.files import link, read_json, write_json
-from tspin.tools.parquet import each_row
+from tspin.tools.parquet import each_row, write_rows
 from tspin.tracking import replay, report
 from tspin.training.cut import Cut
 from tspin.training.recipe import Recipe
 
 T = TypeVar("T")
+log = logging.getLogger("tspin")
 
 
 class IterationStages:
@@ -30,22 +34,22 @@ class IterationStages:
         self.cfg, self.inputs = session.cfg, session.inputs
         self.out, self.loss = session.folder.iteration(t), session.cfg.loss_at(t)
 
+    def choose(self) -> None:
+        """Which training prompts get a new y' and a step, by what iteration t - 1 left."""
+        with self.session.timed(self.out, "choose"):
+            self.world.main(self._choose)
+
     def synthesise(self) -> None:
-        """y' ~ pi_theta_t for every prompt that is there; at t = 0 it is y0."""
+        """y' ~ pi_theta_t for every prompt that is there, or those chosen; at t = 0 it is y0."""
         session, out = self.session, self.out.synthetic
         if self.t == 0:
             self.world.main(link, session.folder.proto.path, out.path)
         else:
             with session.timed(self.out, "generate"):
-                start, facts = self.inputs.start_of(self.t), {"t": self.t}
-                session.generate(
-                    start,
-                    self.inputs.sampled(self.t),
-                    out,
-                    self.t,
-                    label=self._label("generate"),
-                    facts=facts,
-                )
+                start, prompts = self.inputs.start_of(self.t), self.inputs.sampled(self.t)
+                kept, facts = self.world.main(self._keep), {"t": self.t}
+                label = self._label("generate")
+                session.generate(start, prompts, out, self.t, label=label, facts=facts, kept=kept)
         session.warn(self.t, report.sample_warnings(session.folder, self.t))
 
     def score_reference(self, triplets: Sequence[Triplet]) -> None:
@@ -53,7 +57,7 @@ class IterationStages:
         cfg, session, roles = self.cfg, self.session, self.loss.reference_roles
         label = self._label("score reference")
         size, cut = cfg.optim.batch_size, Cut.of(cfg.compute)
-        first = epoch(_train(triplets), batch_size=size, seed=cfg.seed, t=self.t, epoch=0)
+        first = epoch(self._trained(triplets), batch_size=size, seed=cfg.seed, t=self.t, epoch=0)
         heldout = [triplet for triplet in triplets if triplet.split == "heldout"]
         session.space.check(self.out.path, label, scores=session.space.sizes.ref_scores)
         with session.timed(self.out, "score"):
@@ -63,7 +67,7 @@ class IterationStages:
             )
             batches = [*trained, *session.score_batches(heldout, roles)]
             scores = session.score(self.inputs.start_of(self.t), batches, roles, label=label)
-            self.world.main(write_scores, self.out.ref_scores, triplets, scores.logps)
+            self.world.main(self._write_reference, triplets, roles, scores.logps)
 
     def train(self, triplets: Sequence[Triplet]) -> None:
         """theta_t+1: the objective minimised from theta_t, over the training triplets."""
@@ -79,12 +83,13 @@ class IterationStages:
         )
         with session.timed(self.out, "train"):
             start, label = self.inputs.start_of(self.t), self._label("train")
-            session.train(start, _train(triplets), self.out, recipe, label=label)
+            session.train(start, self._trained(triplets), self.out, recipe, label=label)
 
     def score(self, triplets: Sequence[Triplet]) -> None:
         """log pi_theta_t+1 of all roles there are; y0 that is y' needs no third pass."""
         session, label = self.session, self._label("score")
-        own = [triplet for triplet in triplets if triplet.source == self.t]
+        mixed = self.cfg.data.mix_last_two
+        own = [triplet for triplet in triplets if not mixed or triplet.source == self.t]
         present = tuple(role for role in ROLES if role in own[0].responses)
         is_proto = self.cfg.is_proto(self.t)
         roles: tuple[Role, ...] = tuple(r for r in present if r != "proto" or not is_proto)
@@ -143,6 +148,54 @@ class IterationStages:
             },
         )
 
+    def _choose(self) -> None:
+        cfg, before, out = self.cfg, self.inputs.before(self.t), self.out.choices
+        how = cfg.curriculum_at(self.t)
+        assert how is not None
+        annotated = {row["id"]: row["annotated_ids"] for row in self.inputs.train}
+        responses: dict[Role, Mapping[str, Sequence[int]]] = {"annotated": annotated}
+        sets: dict[Role, Responses] = {
+            "synthetic": before.synthetic,
+            "proto": self.session.folder.proto,
+        }
+        responses |= {role: samples.ids() for role, samples in sets.items() if samples.exists()}
+        choice = Choice(how, cfg.loss_at(self.t - 1), cfg.seed, self.t, cfg.optim.batch_size)
+        choose(responses, before, out, choice)
+        num_new = sum(row["chosen"] for row in each_row(out, "chosen"))
+        log.info(
+            "iteration %d: %d of %d prompts get a new y' (curriculum=%s)",
+            self.t,
+            num_new,
+            len(annotated),
+            how.prompts,
+        )
+
+    def _keep(self) -> set[str]:
+        """Writes the y' that stay. -> the ids of their prompts"""
+        if not self.cfg.curriculum_at(self.t):
+            return set()
+        rows = each_row(self.out.choices, "id", "chosen")
+        kept = {row["id"] for row in rows if not row["chosen"]}
+        latest = (row for row in self.inputs.before(self.t).synthetic.each() if row["id"] in kept)
+        write_rows(self.out.synthetic.kept, latest, RESPONSES)
+        return kept
+
+    def _trained(self, triplets: Sequence[Triplet]) -> list[Triplet]:
+        """The training rows that get a step: those whose y' is new, and what is mixed with them."""
+        mixed = self.cfg.data.mix_last_two
+        train = (triplet for triplet in triplets if triplet.split == "train")
+        return [triplet for triplet in train if mixed or triplet.source == self.t]
+
+    def _write_reference(
+        self, triplets: Sequence[Triplet], roles: Collection[Role], logps: dict[Key, float]
+    ) -> None:
+        """ref_scores.parquet; of rows that keep their y', as iteration t - 1 has scored them."""
+        if self.cfg.curriculum_at(self.t):
+            kept = {triplet.id for triplet in triplets if triplet.source < self.t}
+            rows = each_row(self.inputs.before(self.t).scores, "id", "source", "role", "logp")
+            logps |= keyed(row for row in rows if row["id"] in kept and row["role"] in roles)
+        write_scores(self.out.ref_scores, triplets, logps)
+
     def _reference(self) -> dict[Key, float] | None:
         """The stored log-probs of theta_t, where the objective asks for them."""
         if not self.loss.reference_roles:
@@ -156,7 +209,3 @@ class IterationStages:
 def _of_proto(of_synthetic: Mapping[Key, T]) -> dict[Key, T]:
     """What is known of y' as what is known of y0, which at t = 0 is the same."""
     return {(i, s, "proto"): x for (i, s, role), x in of_synthetic.items() if role == "synthetic"}
-
-
-def _train(triplets: Sequence[Triplet]) -> list[Triplet]:
-    return [triplet for triplet in triplets if triplet.split == "train"]

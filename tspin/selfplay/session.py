@@ -91,13 +91,15 @@ class Session:
         *,
         label: str,
         facts: dict[str, Any],
+        kept: Collection[str] = (),
     ) -> None:
-        """One response to each of these rows of prompts.parquet, from the policy in a folder."""
+        """One response to each of these rows of prompts.parquet but those with the ids `kept`, from
+        the policy in a folder."""
         self.space.check(out.path, label, samples=self.space.sizes.samples)
         with finite.named(policy):
             generate(
                 engines.engine_of(policy, self.policies, self.cfg, log=out.log),
-                {row["id"]: row["prompt_ids"] for row in prompts},
+                {row["id"]: row["prompt_ids"] for row in prompts if row["id"] not in kept},
                 out,
                 Draws(self.cfg.decoding, self.cfg.seed, t),
                 label=label,

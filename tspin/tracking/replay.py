@@ -23,7 +23,7 @@ from tspin.runs.artifacts import Iteration, RunDir
 from tspin.runs.metrics import StepLog
 from tspin.tools.files import digest, flatten, read_json
 from tspin.tools.parquet import each_row
-from tspin.tracking import report
+from tspin.tracking import curriculum, report
 from tspin.tracking.view import Identity, View
 
 _MAX_NAME = 128  # characters of a name or a group in W&B
@@ -76,8 +76,8 @@ def steps(folder: RunDir, t: int, view: View) -> None:
 
 
 def iteration(folder: RunDir, t: int, view: View) -> None:
-    """Means and contingency table by split, time by stage, distributions and samples with their
-    rewards after iteration t.
+    """Means and contingency table by split, what a curriculum chose, time by stage, distributions
+    and samples with their rewards after iteration t.
     """
     out = folder.iteration(t)
     scalars: dict[str, float] = {}
@@ -93,6 +93,10 @@ def iteration(folder: RunDir, t: int, view: View) -> None:
                 if missing:
                     raise ValueError(f"{split}/contingency lacks {', '.join(missing)}")
                 view.log_contingency(t, split, counts)
+    if out.choices.exists() and out.synthetic.exists():
+        with reading(out.choices):
+            chosen = _finite(curriculum.facts(out))
+            scalars |= {f"curriculum/{key}": value for key, value in chosen.items()}
     if out.stages.exists():
         with reading(out.stages):
             seconds = _finite(read_json(out.stages))

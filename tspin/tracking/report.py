@@ -11,7 +11,7 @@ from tspin.runs.artifacts import Iteration, Responses, RunDir
 from tspin.runs.metrics import StepLog
 from tspin.tools.files import read_json, write_jsonl
 from tspin.tools.parquet import each_row
-from tspin.tracking import health
+from tspin.tracking import curriculum, health
 
 # Column of the table -> metric of eval.json's held-out part.
 HELDOUT_COLUMNS = {
@@ -47,6 +47,7 @@ def results(folder: RunDir) -> list[dict[str, Any]]:
         for kind in ("rewards", "logps"):
             row |= {f"{kind}_{role}": facts.get(f"{kind}/{role}") for role in ROLES}
         row |= facts["contingency"] | worth(out)
+        row |= {f"curriculum_{key}": value for key, value in curriculum.facts(out).items()}
         row |= speed(steps)
         seconds = read_json(out.done)["seconds"]
         row |= {f"seconds_{stage}": value for stage, value in seconds.items()}

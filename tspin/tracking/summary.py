@@ -27,6 +27,8 @@ def text(folder: RunDir, rows: Sequence[Mapping[str, Any]], *, alone: bool = Tru
     alone  False for a point of a multirun, which has an end of its own
     """
     parts = [end_table(folder, rows), sentence(folder, rows)]
+    if line := saved(rows):
+        parts.append(line)
     if benchmarks := benchmark_rows(rows):
         parts.insert(1, table("Benchmarks", benchmarks, width=WIDTH))
     if alone and (lines := next_commands(folder)):
@@ -44,6 +46,7 @@ def end_table(folder: RunDir, rows: Sequence[Mapping[str, Any]]) -> str:
     log pi(y), log pi(y') means over the training rows after the update, nats
     margin                reward(y) - reward(y'), likewise
     misaligned            share of training rows that reward and log-likelihood order differently
+    chosen                share of the training prompts, by a curriculum
     minutes               of the iteration's stages
     """
     return table("Iterations", [_row(folder, row) for row in rows], width=WIDTH)
@@ -68,6 +71,18 @@ def sentence(folder: RunDir, rows: Sequence[Mapping[str, Any]]) -> str:
     assert change is not None
     when = f"{_when(first_name)} to {_when(last_name)}"
     return f"held-out {now.name}: {change.numbers} ({when})"
+
+
+def saved(rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """What a curriculum has saved, over the iterations that it chose in; None without one."""
+    keys = ("curriculum_tokens_sampled", "curriculum_tokens_kept")
+    sampled, kept = (sum(row.get(key, 0) for row in rows) for key in keys)
+    if not sampled:
+        return None
+    return (
+        f"curriculum: {sampled:.0f} tokens of y' sampled where all prompts had taken about "
+        f"{sampled + kept:.0f} ({kept / (sampled + kept):.1%} saved)"
+    )
 
 
 def next_commands(folder: RunDir) -> list[str]:
@@ -98,6 +113,8 @@ def _row(folder: RunDir, row: Mapping[str, Any]) -> dict[str, Any]:
     num_rows = sum(row.get(cell, 0) for cell in CELLS)
     if num_rows:
         cells["misaligned"] = f"{(row['reward_only'] + row['logp_only']) / num_rows:.1%}"
+    if "curriculum_share_chosen" in row:
+        cells["chosen"] = f"{row['curriculum_share_chosen']:.1%}"
     seconds = [value for key, value in row.items() if key.startswith("seconds_")]
     cells["minutes"] = round(sum(seconds) / 60, 2) if seconds else None
     return cells
