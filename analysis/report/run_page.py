@@ -116,7 +116,7 @@ def pictures(runs: Runs, run: Run) -> list[curves.Picture]:
         *over, *curves.of_steps(runs, run, "steps"),
         curves.contingency(cells[cells["split"] == "train"], "cells"),
         curves.lengths(triplets.lengths(run.folder), "lengths"),
-        *(curves.distributions(scores(last.scores, done[-1]), "spread") if done else ()),
+        *(curves.distributions(scores(last.scores), "spread") if done else ()),
         curves.seconds(spent, "time"),
     ]  # fmt: skip
     return [picture for picture in drawn if picture is not None]

@@ -47,19 +47,19 @@ def test_words_are_found_in_any_case(file):
 
 
 def test_scores_are_arrays_in_the_order_of_the_ids(tmp_path):
-    """Of one iteration; NaN where a prompt was not scored; no role that nobody scored."""
+    """NaN where a prompt was not scored; no role that nobody scored."""
     path = tmp_path / "scores.parquet"
     content = [("a", 0, "annotated", -1.0), ("b", 0, "annotated", -2.0), ("b", 0, "proto", -3.0),
-               ("a", 1, "annotated", -9.0), ("x", 0, "annotated", -7.0)]  # fmt: skip
+               ("x", 0, "annotated", -7.0)]  # fmt: skip
     parquet.write_rows(path, (
         {"id": i, "split": "train", "source": t, "role": role, "logp": logp, "num_tokens": 4,
          "ref_logp": None, "reward": None}
         for i, t, role, logp in content
     ), SCORES)  # fmt: skip
-    scored = rows.scores(path, 0, pa.array(["b", "c", "a"]))
+    scored = rows.scores(path, pa.array(["b", "c", "a"]))
     np.testing.assert_array_equal(scored["logp", "annotated"], [-2, np.nan, -1])
     np.testing.assert_array_equal(scored["logp", "proto"], [-3, np.nan, np.nan])
     assert np.isnan(scored["reward", "annotated"]).all()
     assert not any(role == "synthetic" for _, role in scored)
-    np.testing.assert_array_equal(rows.scores(path, 0)["num_tokens", "annotated"], [4, 4, 4])
-    assert rows.scores(tmp_path / "nothing", 0) == {}
+    np.testing.assert_array_equal(rows.scores(path)["num_tokens", "annotated"], [4, 4, 4])
+    assert rows.scores(tmp_path / "nothing") == {}

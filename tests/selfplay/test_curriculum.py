@@ -72,7 +72,7 @@ def test_the_explorer_shows_what_stayed_with_its_scores(gated):
     folder, _ = gated
     choices = by_id(folder, 1)
     kept = next(name for name, row in choices.items() if not row["chosen"])
-    (row,) = Triplets(folder).rows([kept])
+    (row,) = Triplets(folder).rows([kept], with_tokens=False)
     first, second, _ = row["iterations"]
     assert first["response"] == second["response"]
     assert first["scores"].keys() == second["scores"].keys() == {"annotated", "synthetic", "proto"}
