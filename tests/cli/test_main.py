@@ -286,13 +286,20 @@ def test_an_interrupt_ends_the_command_in_one_line(cli, monkeypatch, caplog, wor
 
 def listed(text):
     """--help -> (group -> options, sweeps)"""
-    part = text.split("Groups (GROUP=OPTION)\n")[1].split("\n\n")[0]
+    part = re.split(r"Groups \(GROUP=OPTION.*\n", text)[1].split("\n\n")[0]
     groups = {}
     for line in re.sub(r"\n {3,}", " ", part).splitlines():
         name, *options = line.split()
         groups[name] = options
     sweeps = re.sub(r"\n  -m .*", "", text.split("Sweeps (-m sweep=NAME)\n")[1].split("\n\n")[0])
     return groups, sweeps.split()
+
+
+def compose_defaults():
+    """Group -> the option that is chosen where nothing is typed, as Hydra says."""
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        choices = hydra.compose("config", return_hydra_config=True).hydra.runtime.choices
+    return {group: choices[group] for group in choices if "/" not in group and group != "hydra"}
 
 
 def shown_by_help(call, capsys, *words):
@@ -309,7 +316,10 @@ def test_help_lists_the_groups_and_options_that_exist(cli, capsys):
         for group in CONF.iterdir()
         if group.is_dir() and group.name != "hydra"
     }
-    assert groups == files
+    assert {group: sorted(o.rstrip("*") for o in names) for group, names in groups.items()} == files
+    default = {group: o for group, names in groups.items() for o in names if o.endswith("*")}
+    chosen = {k: f"{v}*" for k, v in compose_defaults().items() if v is not None}
+    assert default == chosen and chosen["loss"] == "tspin*"
     assert sweeps == sorted(path.stem for path in SWEEPS.glob("*.yaml"))
 
 
@@ -518,7 +528,8 @@ def test_options_of_ones_own(point, tmp_path, how):
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("coef.alpha=abc", "coef.alpha='abc' must be a number or a list"),
+        ("coef.alpha=abc", "coef.alpha='abc' must be a number or a list or auto"),
+        ("data.heldout=abc", "data.heldout='abc' must be a whole number or auto"),
         ("coef.beta=[0,x]", "coef.beta.1='x' must be a number"),
         ("optim.epochs=1.5", "optim.epochs=1.5 must be a whole number"),
         ("data.skip_bad_rows=7", "data.skip_bad_rows=7 must be true or false"),

@@ -166,14 +166,14 @@ def test_table4_is_table1_from_mistral():
 
 def test_typed_words_replace_the_files_and_add_to_them():
     """alpha_beta with one alpha and three seeds: 1 x 4 x 3."""
-    found = points("+sweep=alpha_beta", "coef.alpha=0.3", "seed=0,1,2")
+    found = points("sweep=alpha_beta", "coef.alpha=0.3", "seed=0,1,2")
     assert len(found) == 12
     assert {point.run.coef.alpha for point in found} == {0.3}
     assert Counter(point.run.seed for point in found) == {0: 4, 1: 4, 2: 4}
 
 
 def test_48_points_are_one_line():
-    found = points("+sweep=alpha_beta", "model=zephyr", "seed=0,1,2")
+    found = points("sweep=alpha_beta", "model=zephyr", "seed=0,1,2")
     assert len(set(names(found))) == 48
 
 
@@ -626,7 +626,7 @@ def test_killed_twice_it_ends_complete(forker, process, tmp_path):
     Needs selfplay to link equal iterations (Run.history); the kills come after a random number of
     finished iterations and a random moment more.
     """
-    typed = ["-m", "+sweep=alpha_beta", "model=micro", *TINY]
+    typed = ["-m", "sweep=alpha_beta", "model=micro", *TINY]
     draw = random.Random(0)
     for low, high in ((1, 10), (12, 24)):
         num, moment = draw.randint(low, high), draw.uniform(0, 1)

@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any
 
 import hydra
+import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -163,9 +164,16 @@ def own_length(most: int, *, _parent_: DictConfig) -> int:
 
 
 def groups() -> str:
-    """${groups:} of the help: a line for each group of the search path, with its options."""
-    names = GlobalHydra.instance().config_loader().list_groups("")
-    lines = [f"{name:<11} {' '.join(_options(name))}" for name in names if name != "hydra"]
+    """${groups:} of the help: a line for each group of the search path, with its options, the
+    default with a star behind it."""
+    file = (CONF / "config.yaml").read_text(encoding="utf-8")
+    entries = [entry for entry in yaml.safe_load(file)["defaults"] if isinstance(entry, dict)]
+    default = {group: option for entry in entries for group, option in entry.items()}
+    lines = []
+    for name in GlobalHydra.instance().config_loader().list_groups(""):
+        if name != "hydra":
+            marked = (f"{o}*" if o == default.get(name) else o for o in _options(name))
+            lines.append(f"{name:<11} {' '.join(marked)}")
     return "\n".join(_wrapped(line, 14) for line in lines)
 
 
