@@ -21,11 +21,11 @@ def test_rows_count_tokens_of_the_trained_ones_and_name_the_limit_that_cuts():
     prompts = [{"split": "train", "prompt_ids": [1, 2], "annotated_ids": [3]}] * 5
     prompts += [{"split": "heldout", "prompt_ids": [1] * 9, "annotated_ids": [2]}]
     facts = {"num_train": 5, "num_heldout": 1, "num_prompts_cut": 4, "num_responses_cut": 0}
-    rows, cut = banner.rows(run, facts, prompts).splitlines()
+    rows, cut = banner.rows(run, facts, prompts, {}).splitlines()
     assert "5 to train on (15 tokens of x and y), 1 held out; 18 steps in all" in rows
     assert f"4 prompts to {run.max_prompt_length} tokens (model.max_prompt_length)" in cut
     assert "responses" not in cut
-    assert len(banner.rows(run, facts | {"num_prompts_cut": 0}, prompts).splitlines()) == 1
+    assert len(banner.rows(run, facts | {"num_prompts_cut": 0}, prompts, {}).splitlines()) == 1
 
 
 def test_pairs_of_two_iterations_double_the_later_steps():

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 
 from tspin.config import objective
+from tspin.config.auto import ALPHA, AUTO
 from tspin.config.run import SHARED, Run
 from tspin.config.schedules import values
 from tspin.objectives import ROLES
@@ -31,6 +32,7 @@ def problems(run: Run) -> Iterator[str]:
     yield from _lengths(run)
     yield from _schedules(run)
     yield from _objective(run)
+    yield from _scaled(run)
     yield from _history(run)
     yield from _training(run)
     yield from _vllm(run)
@@ -76,6 +78,8 @@ def _schedules(run: Run) -> Iterator[str]:
         value = run.loss.coefficients[name]
         schedules += [(_key(run, name), value, allowed) for allowed in ranges]
     for key, schedule, allowed in schedules:
+        if schedule == AUTO:
+            continue
         if not values(schedule) or not all(map(allowed.holds, values(schedule))):
             yield f"{key}={schedule} must be {allowed.words}, one value or one per iteration"
     if (run.optim.schedule_epochs or run.optim.epochs) < run.optim.epochs:
@@ -102,6 +106,19 @@ def _objective(run: Run) -> Iterator[str]:
         if not roles or not {*roles} <= {*ROLES}:
             yield f"{run.loss.target} has roles={roles!r}: they must be some of {', '.join(ROLES)}"
             return
+
+
+def _scaled(run: Run) -> Iterator[str]:
+    """Whether there is something that coef.alpha=auto can scale by the length of responses."""
+    if run.coef.alpha != AUTO:
+        return
+    if AUTO not in run.loss.coefficients.values():
+        yield f"{ALPHA}={AUTO}: loss={run.loss.name} has no coefficient that follows {ALPHA}"
+    if any(run.loss_at(t).per_token for t in range(run.selfplay.iterations)):
+        yield (
+            f"{ALPHA}={AUTO} is for sums over a response's tokens, and loss={run.loss.name} with "
+            f"anchor.average={str(run.anchor.average).lower()} compares means; give it a number"
+        )
 
 
 def _history(run: Run) -> Iterator[str]:

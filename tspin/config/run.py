@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, ConfigDict, Field, model_serializer, model_validator
 from pydantic.dataclasses import dataclass
 
+from tspin.config import auto
+from tspin.config.auto import AUTO, Auto
 from tspin.config.objective import TARGET, objective_class
 from tspin.config.schedules import Schedule, at
 from tspin.objectives import Objective
@@ -84,7 +86,7 @@ class LossConfig:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class CoefConfig:
-    alpha: Schedule
+    alpha: Schedule | Auto  # auto: by the length of the annotated responses
     beta: Schedule
     lam: Schedule = Field(alias="lambda")
 
@@ -106,7 +108,7 @@ class DataConfig:
     split: str
     revision: str | None
     size: int | None = Field(ge=1)
-    heldout: int = Field(ge=0)
+    heldout: Annotated[int, Field(ge=0)] | Auto  # auto: by how many conversations there are
     seed: int
     columns: dict[str, str]  # of a row, as it is read -> as the source calls it
     skip_bad_rows: bool
@@ -116,6 +118,11 @@ class DataConfig:
     eval_split: Literal["validation", "test"]
     eval_draws: int = Field(ge=1)  # samples of each held-out prompt
     eval_cool: float | None = Field(gt=0)  # temperature of one more sample, where one can check
+
+    @property
+    def most_heldout(self) -> int:
+        """Prompts that are held out, or may be: before the rows are read."""
+        return auto.MOST_HELDOUT if self.heldout == AUTO else self.heldout
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -274,8 +281,16 @@ class Run:
         """Whether responses are sampled at all: the loss compares them, or diagnostics do."""
         return self.track.diagnostics or self.loss_at(1).roles != ("annotated",)
 
+    @property
+    def unsettled(self) -> list[str]:
+        """The keys that are auto still."""
+        values = {auto.HELDOUT: self.data.heldout, auto.ALPHA: self.coef.alpha}
+        return [key for key, value in values.items() if value == AUTO]
+
     def loss_at(self, t: int) -> Objective:
-        """The objective of iteration t in its plainest form, ready to be called."""
+        """The objective of iteration t in its plainest form, ready to be called once its
+        coefficients are settled; before, it says what it compares and needs.
+        """
         coefficients = {name: at(value, t) for name, value in self.loss.coefficients.items()}
         objective = objective_class(self.loss.target)(**coefficients)
         anchor = self.anchor

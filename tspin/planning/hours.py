@@ -46,9 +46,9 @@ def stages(
     lengths  one of LENGTHS
     y0       whether it has to be sampled first
     """
-    size, everything = run.data.size or 0, (run.data.size or 0) + run.data.heldout
+    size, everything = run.data.size or 0, (run.data.size or 0) + run.data.most_heldout
     loss, sampled = run.loss_at(t), run.loss_at(1).roles != ("annotated",)
-    prompts = sampled * (run.data.heldout + everything * (y0 + (t > 0)))
+    prompts = sampled * (run.data.most_heldout + everything * (y0 + (t > 0)))
     prompt, annotated, longest = LENGTHS[lengths]
     length = prompt + (longest if sampled else annotated)
 

@@ -18,6 +18,7 @@ import yaml
 from tspin.config.identity import IDENTITY_FREE, history
 from tspin.config.load import dump, load
 from tspin.config.run import Run
+from tspin.runs import settled
 from tspin.runs.artifacts import Iteration, RunDir, run_dirs
 from tspin.tools.files import digest, flatten, read_json
 
@@ -65,7 +66,8 @@ class Point:
 
     @cached_property
     def _history(self) -> list[dict[str, Any]]:
-        return history(self.run, self.run.selfplay.iterations - 1)
+        asked = settled.as_asked(self.run, self.folder)
+        return history(asked, asked.selfplay.iterations - 1)
 
     @cached_property
     def histories(self) -> list[str]:
@@ -99,7 +101,7 @@ def distinct(points: Iterable[Point], sweep: str | None) -> list[Point]:
     """
     by_folder: dict[Path, Point] = {}
     for point in points:
-        run = point.run
+        run = settled.as_begun(point.run, point.folder)
         if sweep is not None:
             tags = list(dict.fromkeys([sweep, *run.track.tags]))
             run = replace(run, track=replace(run.track, tags=tags))

@@ -8,9 +8,11 @@ from collections.abc import Mapping, Sequence
 from math import ceil
 from typing import Any
 
+from tspin.config import auto
 from tspin.config.objective import KEYS_OF_COEF
 from tspin.config.run import Run
 from tspin.planning import shapes
+from tspin.policy import dtypes
 from tspin.runs.start import first_iteration
 
 
@@ -18,21 +20,29 @@ def beginning(run: Run) -> str:
     """Five lines of what the configuration alone says."""
     optim = run.optim
     played = run.selfplay.iterations - first_iteration(run)
+    how = dtypes.facts(run.compute, optim.precision, run.model)
     lines = {
         "model": f"{run.model.path} ({_size(run)})",
         "objective": _objective(run),
         "training": f"{played} iterations of {optim.epochs} epochs, batches of {optim.batch_size}",
-        "arithmetic": f"{run.compute.device} device, {run.dtype} dtype, {optim.precision} weights",
+        "arithmetic": f"{how['dtype']} on {how['device']}, weights in {how['weights']} "
+        f"({optim.precision})",
         "folder": str(run.folder),
     }
     return _listed(lines)
 
 
-def rows(run: Run, facts: Mapping[str, Any], prompts: Sequence[Mapping[str, Any]]) -> str:
-    """Two or three lines of what is trained on.
+def rows(
+    run: Run,
+    facts: Mapping[str, Any],
+    prompts: Sequence[Mapping[str, Any]],
+    settled: Mapping[str, Mapping[str, Any]],
+) -> str:
+    """One to three lines of what is trained on, and what `auto` came to there.
 
     facts    data.json
     prompts  rows of prompts.parquet, with split, prompt_ids and annotated_ids
+    settled  settled.json
     """
     tokens = sum(
         len(row["prompt_ids"]) + len(row["annotated_ids"])
@@ -40,9 +50,10 @@ def rows(run: Run, facts: Mapping[str, Any], prompts: Sequence[Mapping[str, Any]
         if row["split"] == "train"
     )
     steps = num_steps(run, facts["num_train"])
+    chosen = f" ({auto.HELDOUT}={auto.AUTO})" if auto.HELDOUT in settled else ""
     lines = {
         "rows": f"{facts['num_train']} to train on ({tokens} tokens of x and y), "
-        f"{facts['num_heldout']} held out; {steps} steps in all",
+        f"{facts['num_heldout']} held out{chosen}; {steps} steps in all",
     }
     cut = []
     if number := facts.get("num_prompts_cut"):
@@ -51,6 +62,11 @@ def rows(run: Run, facts: Mapping[str, Any], prompts: Sequence[Mapping[str, Any]
         cut.append(f"{number} responses, rows ending at model.max_length={run.model.max_length}")
     if cut:
         lines["cut"] = "; ".join(cut)
+    if alpha := settled.get(auto.ALPHA):
+        lines["alpha"] = (
+            f"{alpha['value']:g} ({auto.ALPHA}={auto.AUTO}: {alpha['mean_tokens']:.1f} tokens a "
+            f"response, {auto.PAPER_ALPHA:g} would be for {auto.PAPER_TOKENS})"
+        )
     return _listed(lines)
 
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from tspin.config import identity
@@ -27,7 +28,7 @@ from tspin.sampling import engines
 from tspin.sampling.requests import Draws
 from tspin.selfplay import first_step
 from tspin.selfplay.disk_space import DiskSpace
-from tspin.selfplay.inputs import Inputs
+from tspin.selfplay.inputs import Inputs, annotated_lengths
 from tspin.stages import benchmark
 from tspin.stages.evaluate import evaluate
 from tspin.stages.generate import generate
@@ -202,7 +203,8 @@ class Session:
 
     def _warn_early(self, row: dict[str, Any]) -> None:
         t, data = first_iteration(self.cfg), read_json(self.folder.data)
-        self.warn(t, first_step.warnings(self.cfg, row, data))
+        mean_tokens = fmean(annotated_lengths(self.inputs.prompts))
+        self.warn(t, first_step.warnings(self.cfg, row, data, mean_tokens))
 
     def warn(self, t: int, messages: Mapping[str, str | None]) -> None:
         """Says each kind of warning (health) once, at the iteration that first deserves it."""
