@@ -4,7 +4,7 @@ import pytest
 from support.tiny import play
 
 from tspin.policy import weights
-from tspin.runs import settled
+from tspin.runs import start
 from tspin.tools.files import read_json
 from tspin.tools.parquet import each_row
 
@@ -26,7 +26,7 @@ def test_a_run_keeps_what_it_chose_and_others_share_it(tmp_path):
     lengths = [
         len(row["annotated_ids"]) for row in each_row(first.prompts) if row["split"] == "train"
     ]
-    facts = settled.facts(first)
+    facts = start.settled(first)
     alpha = facts["coef.alpha"]["value"]
     assert len(lengths) == 10 and alpha == float(f"{256 / (sum(lengths) / 10):.3g}")
     assert facts["data.heldout"] == {"value": 2, "prompts": 12}
@@ -38,7 +38,7 @@ def test_a_run_keeps_what_it_chose_and_others_share_it(tmp_path):
     data = rows_of(60, tmp_path)
     longer, rows = play(tmp_path / "runs", "tspin", data, *WORDS, name="run")
     assert longer.iterations() == [0, 1] and longer.prompts.read_bytes() == begun
-    assert settled.facts(longer) == facts
+    assert start.settled(longer) == facts
     settings = [launch["config"]["coef"] for launch in read_json(first.provenance)["launches"]]
     assert [setting["alpha"] for setting in settings] == [alpha, alpha]
 

@@ -36,6 +36,7 @@ from tspin.tools.log import once
 from tspin.tools.spelling import unknown
 
 VERSION = "1.3"  # of Hydra's behaviour
+PRIMARY = "config"  # the file of conf/ that others are chosen from
 NAMED_BY = ("model", "loss", "data")  # groups whose choice stands in the run's name
 
 _defaulted: dict[str, float] = {}  # objective -> learning rate that its model has for the rest
@@ -116,7 +117,7 @@ def _apply(override: Override, cfg: DictConfig) -> None:
 @cache
 def _defaults(options: tuple[str, ...]) -> dict[str, Any]:
     """What these options make alone."""
-    return plain(hydra.compose("config", list(options)), partial=True)
+    return plain(hydra.compose(PRIMARY, list(options)), partial=True)
 
 
 @cache
@@ -125,11 +126,11 @@ def _composed(options: tuple[str, ...]) -> DictConfig:
 
     It is most of the time a point takes, so once for all points that differ in values alone.
     """
-    return hydra.compose("config", list(options), return_hydra_config=True)
+    return hydra.compose(PRIMARY, list(options), return_hydra_config=True)
 
 
 def _unresolved(options: Overrides) -> Any:
-    return OmegaConf.to_container(hydra.compose("config", options), resolve=False)
+    return OmegaConf.to_container(hydra.compose(PRIMARY, options), resolve=False)
 
 
 # --- resolvers -----------------------------------------------------------------------------------
@@ -166,7 +167,7 @@ def own_length(most: int, *, _parent_: DictConfig) -> int:
 def groups() -> str:
     """${groups:} of the help: a line for each group of the search path, with its options, the
     default with a star behind it."""
-    file = (CONF / "config.yaml").read_text(encoding="utf-8")
+    file = (CONF / f"{PRIMARY}.yaml").read_text(encoding="utf-8")
     entries = [entry for entry in yaml.safe_load(file)["defaults"] if isinstance(entry, dict)]
     default = {group: option for entry in entries for group, option in entry.items()}
     lines = []

@@ -1,6 +1,6 @@
 """What `auto` comes to: values that a configuration leaves to the rows of its data.
 
-A run settles them once, before anything is sampled (runs.settled). No torch.
+A run settles them once, before anything is sampled (runs.start). No torch.
 """
 
 from __future__ import annotations

@@ -113,10 +113,10 @@ def _scaled(run: Run) -> Iterator[str]:
     if run.coef.alpha != AUTO:
         return
     if AUTO not in run.loss.coefficients.values():
-        yield f"{ALPHA}={AUTO}: loss={run.loss.name} has no coefficient that follows {ALPHA}"
+        yield f"{ALPHA}={AUTO}: {run.loss.target} has no coefficient that follows it"
     if any(run.loss_at(t).per_token for t in range(run.selfplay.iterations)):
         yield (
-            f"{ALPHA}={AUTO} is for sums over a response's tokens, and loss={run.loss.name} with "
+            f"{ALPHA}={AUTO} is for sums over a response's tokens, and {run.loss.target} with "
             f"anchor.average={str(run.anchor.average).lower()} compares means; give it a number"
         )
 

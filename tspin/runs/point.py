@@ -18,7 +18,7 @@ import yaml
 from tspin.config.identity import IDENTITY_FREE, history
 from tspin.config.load import dump, load
 from tspin.config.run import Run
-from tspin.runs import settled
+from tspin.runs import start
 from tspin.runs.artifacts import Iteration, RunDir, run_dirs
 from tspin.tools.files import digest, flatten, read_json
 
@@ -66,7 +66,10 @@ class Point:
 
     @cached_property
     def _history(self) -> list[dict[str, Any]]:
-        asked = settled.as_asked(self.run, self.folder)
+        try:
+            asked = start.as_asked(self.run, self.folder)
+        except (ValueError, TypeError, LookupError, AttributeError):  # a file that is damaged
+            asked = self.run
         return history(asked, asked.selfplay.iterations - 1)
 
     @cached_property
@@ -101,7 +104,7 @@ def distinct(points: Iterable[Point], sweep: str | None) -> list[Point]:
     """
     by_folder: dict[Path, Point] = {}
     for point in points:
-        run = settled.as_begun(point.run, point.folder)
+        run = start.as_begun(point.run, point.folder)
         if sweep is not None:
             tags = list(dict.fromkeys([sweep, *run.track.tags]))
             run = replace(run, track=replace(run.track, tags=tags))

@@ -26,7 +26,7 @@ from tspin.distributed.failure import stopping_together
 from tspin.distributed.world import World, join
 from tspin.policy import determinism, dtypes, policy
 from tspin.policy.policy import Policies
-from tspin.runs import comparison, heartbeat, mirror, provenance, retention, settled
+from tspin.runs import comparison, heartbeat, mirror, provenance, retention, start
 from tspin.runs.artifacts import Iteration, RunDir
 from tspin.runs.start import first_iteration
 from tspin.selfplay import banner, preflight
@@ -38,6 +38,7 @@ from tspin.selfplay.session import Session
 from tspin.selfplay.twin import linked_or
 from tspin.stages.prepare import prepare
 from tspin.tools.files import check_sums, read_json, remove
+from tspin.tools.log import once
 from tspin.tools.run_progress import RunProgress, run_progress
 from tspin.tracking import backends, replay, report, sessions
 from tspin.tracking.tracker import Tracker
@@ -107,14 +108,17 @@ def run(cfg: Run, *, command: list[str], alone: bool = False) -> list[dict[str, 
         complete = world.main(preflight.look, cfg, folder)
         fresh = world.is_main and not folder.config.exists()
         with world.held(folder.path), _nothing_left_of_a_failed_start(folder, fresh=fresh):
-            cfg = world.main(preflight.claim, cfg, folder)
+            asked, cfg = cfg, world.main(preflight.claim, cfg, folder)
             with _visible(cfg, folder, world, complete=complete) as push:
                 if complete:
                     log.info("%s is complete: nothing to do", folder.path)
                     # maybe configured to keep less than before
                     world.main(retention.prune, cfg, folder)
                 else:
-                    log.info("%s", banner.beginning(cfg) if alone else folder.path)
+                    if alone:
+                        once(banner.beginning(asked))  # where nobody has (banner.is_plain)
+                    else:
+                        log.info("%s", folder.path)
                     with _session(cfg, folder, world, command, push, alone=alone) as session:
                         play(session)
             return world.main(report.results, folder)
@@ -171,9 +175,10 @@ def _session(
     fresh = not (world.exists(folder.prompts) and world.exists(folder.data))
     cfg, initial = _prepared(cfg, folder, world, fresh=fresh)
     inputs = Inputs(cfg, folder, initial)
+    arithmetic = dtypes.facts(cfg.compute, cfg.optim.precision, cfg.model)
     if alone:
-        facts = read_json(folder.data)
-        log.info("%s", banner.rows(cfg, facts, inputs.prompts, settled.facts(folder)))
+        data, chosen = read_json(folder.data), start.settled(folder)
+        log.info("%s", banner.rows(cfg, data, inputs.prompts, chosen, arithmetic))
     load = partial(
         policy.load,
         template=Rendering.of(cfg),
@@ -224,7 +229,7 @@ def _show(progress: RunProgress, out: Iteration, name: str) -> None:
 
 def _record(cfg: Run, folder: RunDir, world: World, command: list[str]) -> None:
     arithmetic = dtypes.resolve(cfg.compute, cfg.optim.precision)
-    chosen = settled.facts(folder)
+    chosen = start.settled(folder)
     processes = {"processes": {"number": world.size, "parallel": world.parallel}}
     provenance.record(
         folder,

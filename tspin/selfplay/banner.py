@@ -1,32 +1,38 @@
 """What a run is, said as it begins: its model, objective and steps at once, its rows when they are
-encoded.
+encoded. No torch, which takes seconds to load.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import ceil
+from pathlib import Path
 from typing import Any
 
 from tspin.config import auto
 from tspin.config.objective import KEYS_OF_COEF
 from tspin.config.run import Run
+from tspin.data.annotated import BUILT_IN
 from tspin.planning import shapes
-from tspin.policy import dtypes
+from tspin.runs.artifacts import RunDir
 from tspin.runs.start import first_iteration
 
 
+def is_plain(run: Run) -> bool:
+    """Whether the run is new, and its model and data are files here: hardly anything refuses it."""
+    model = shapes.folder_of(run.model) / "config.json"
+    data = run.data.path in BUILT_IN or Path(run.data.path).expanduser().is_file()
+    return data and model.exists() and not RunDir(run.folder).config.exists()
+
+
 def beginning(run: Run) -> str:
-    """Five lines of what the configuration alone says."""
+    """Four lines of what the configuration alone says."""
     optim = run.optim
     played = run.selfplay.iterations - first_iteration(run)
-    how = dtypes.facts(run.compute, optim.precision, run.model)
     lines = {
         "model": f"{run.model.path} ({_size(run)})",
         "objective": _objective(run),
         "training": f"{played} iterations of {optim.epochs} epochs, batches of {optim.batch_size}",
-        "arithmetic": f"{how['dtype']} on {how['device']}, weights in {how['weights']} "
-        f"({optim.precision})",
         "folder": str(run.folder),
     }
     return _listed(lines)
@@ -37,12 +43,14 @@ def rows(
     facts: Mapping[str, Any],
     prompts: Sequence[Mapping[str, Any]],
     settled: Mapping[str, Mapping[str, Any]],
+    arithmetic: Mapping[str, Any],
 ) -> str:
-    """One to three lines of what is trained on, and what `auto` came to there.
+    """Two to four lines: where it is computed, what is trained on, what `auto` came to there.
 
-    facts    data.json
-    prompts  rows of prompts.parquet, with split, prompt_ids and annotated_ids
-    settled  settled.json
+    facts       data.json
+    prompts     rows of prompts.parquet, with split, prompt_ids and annotated_ids
+    settled     settled.json
+    arithmetic  device, dtype and weights, as provenance.json has them
     """
     tokens = sum(
         len(row["prompt_ids"]) + len(row["annotated_ids"])
@@ -52,6 +60,8 @@ def rows(
     steps = num_steps(run, facts["num_train"])
     chosen = f" ({auto.HELDOUT}={auto.AUTO})" if auto.HELDOUT in settled else ""
     lines = {
+        "arithmetic": f"{arithmetic['dtype']} on {arithmetic['device']}, weights in "
+        f"{arithmetic['weights']} ({run.optim.precision})",
         "rows": f"{facts['num_train']} to train on ({tokens} tokens of x and y), "
         f"{facts['num_heldout']} held out{chosen}; {steps} steps in all",
     }
@@ -82,7 +92,7 @@ def num_steps(run: Run, num_train: int) -> int:
 def _size(run: Run) -> str:
     try:
         number = shapes.find(run.model).parameters
-    except ValueError:  # of another architecture, or not here yet
+    except (ValueError, LookupError, TypeError):  # another architecture, not here yet, or damaged
         return "size not known yet"
     for unit, name in ((10**9, "B"), (10**6, "M")):
         if number >= unit:

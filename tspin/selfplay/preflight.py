@@ -14,7 +14,7 @@ from tspin.config.run import Run
 from tspin.data import annotated, schemas
 from tspin.data.annotated import Dataset
 from tspin.policy import dtypes, inspection, kernels, model_files, quantization, weights
-from tspin.runs import benchmarks, mirror, settled
+from tspin.runs import benchmarks, mirror, start
 from tspin.runs.artifacts import RunDir
 from tspin.runs.start import first_iteration, start_from
 from tspin.sampling import engines
@@ -44,7 +44,7 @@ def claim(cfg: Run, folder: RunDir) -> Run:
     More iterations than it was begun with are the same run: none depends on how many there are.
     -> cfg, with what `auto` came to when the run began
     """
-    cfg = settled.as_begun(cfg, folder)
+    cfg = start.as_begun(cfg, folder)
     folder.claim(dump(cfg), free=IDENTITY_FREE, grows="selfplay.iterations")
     for t in folder.iterations():  # who reads them later would not notice
         folder.iteration(t).check()
@@ -61,7 +61,7 @@ def hold_out(cfg: Run, folder: RunDir, rows: Callable[[], Dataset]) -> Run:
     if auto.HELDOUT not in cfg.unsettled:
         return cfg
     number = len(data.heldout)
-    cfg = settled.settle(cfg, folder, auto.HELDOUT, number, prompts=data.num_prompts)
+    cfg = start.settle(cfg, folder, auto.HELDOUT, number, prompts=data.num_prompts)
     return claim(cfg, folder)
 
 
@@ -71,7 +71,7 @@ def scale(cfg: Run, folder: RunDir) -> Run:
         return cfg
     lengths = annotated_lengths(each_row(folder.prompts, "split", "annotated_ids"))
     tokens = fmean(lengths)
-    cfg = settled.settle(
+    cfg = start.settle(
         cfg, folder, auto.ALPHA, auto.alpha(tokens), mean_tokens=tokens, responses=len(lengths)
     )
     return claim(cfg, folder)

@@ -38,7 +38,6 @@ from tspin.tools import activity
 from tspin.tools.files import check_sums, read_json, write_json
 from tspin.tracking.tracker import Tracker
 from tspin.training.recipe import Recipe
-from tspin.training.sharded import zero_stage
 
 log = logging.getLogger("tspin")
 
@@ -131,6 +130,8 @@ class Session:
         self.space.check_training(out, label)
         policy = self.policies(start)
         if self.world.shards:
+            from tspin.training.sharded import zero_stage  # see strategy_of
+
             stage = zero_stage(policy, self.cfg.compute, self.world)
             self.world.main(provenance.add_zero_stage, self.folder, stage)
         # From here on the weights in memory are no folder's until they are saved.
