@@ -54,7 +54,7 @@ def test_a_run_keeps_what_it_chose_and_others_share_it(tmp_path):
     ("number", "words", "reason"),
     [
         (2, (), "data.heldout=auto holds out one prompt of 5, and there are 2; data.heldout=0"),
-        (6, ("data.heldout=6",), "data.size=null, but 0 pairs are left to train on"),
+        (6, ("data.heldout=6",), "data.heldout=6 leaves none of 6 pairs to train on"),
         (6, ("data.heldout=7",), "data.heldout=7 exceeds the 6 distinct prompts"),
         (6, ("data=micro",), "data.heldout=auto is for rows of your own: micro holds out"),
     ],

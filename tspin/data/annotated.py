@@ -218,9 +218,14 @@ def split_pairs(
             judged.setdefault(pair.opening, pair)
         else:
             train.append(pair)
-    if not train or (size is not None and size > len(train)):
+    if not train:
         raise ValueError(
-            f"data.size={'null' if size is None else size}, but {len(train)} pairs are left to "
+            f"data.heldout={heldout} leaves none of {len(pairs)} pairs to train on; use a smaller "
+            "one"
+        )
+    if size is not None and size > len(train):
+        raise ValueError(
+            f"data.size={size}, but {len(train)} pairs are left to "
             f"train on ({len(pairs)} pairs, without those of the data.heldout={heldout} prompts); "
             f"use size=all or a smaller data.heldout"
         )

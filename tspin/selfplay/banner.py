@@ -32,7 +32,8 @@ def beginning(run: Run) -> str:
     lines = {
         "model": f"{run.model.path} ({_size(run)})",
         "objective": _objective(run),
-        "training": f"{played} iterations of {optim.epochs} epochs, batches of {optim.batch_size}",
+        "training": f"{_count(played, 'iteration')} of {_count(optim.epochs, 'epoch')}, "
+        f"batches of {optim.batch_size}",
         "folder": str(run.folder),
     }
     return _listed(lines)
@@ -87,6 +88,10 @@ def num_steps(run: Run, num_train: int) -> int:
         for t in range(first_iteration(run), run.selfplay.iterations)
     ]
     return sum(run.optim.epochs * ceil(size / run.optim.batch_size) for size in sizes)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" + ("" if number == 1 else "s")
 
 
 def _size(run: Run) -> str:
