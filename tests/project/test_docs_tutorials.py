@@ -72,7 +72,7 @@ def test_a_first_run(tmp_path, forker):
 def test_own_data(tmp_path, forker, monkeypatch):
     output = walk("own-data.md", tmp_path, forker)
     assert len(output) == 4
-    assert "GB" in output["python -m tspin plan model=smollm2 data=file data.path=pairs.jsonl"]
+    assert "GB" in output["python -m tspin plan model=smollm2 data=pairs.jsonl"]
     (code,) = re.findall(r"^```python\n(.*?)^```", (PAGES / "own-data.md").read_text(), re.M | re.S)
     monkeypatch.chdir(tmp_path)
     names = {}

@@ -34,7 +34,7 @@ def test_enough_gradient_or_none_to_measure_is_no_warning():
 def test_alpha_by_length_is_named_where_it_leaves_more():
     """512 tokens: half the paper's alpha of 1. At 100 tokens it is 2.56, and no way out."""
     row = {"iteration": 0, "weights/current": 0.001, "advantages/current": 40.0}
-    words = "coef.alpha=auto (0.5, by the length of the responses)"
+    words = "coef.alpha=auto makes it 0.5, by the length of the responses"
     run = compose("loss=tspin")
     assert words in first_step.little_gradient(run, row, mean_tokens=512)
     assert "auto" not in first_step.little_gradient(run, row, mean_tokens=100)

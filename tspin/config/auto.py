@@ -12,22 +12,22 @@ AUTO: Auto = "auto"
 HELDOUT, ALPHA = "data.heldout", "coef.alpha"  # keys that may be auto
 SETTLED = (HELDOUT, ALPHA, "loss.")  # with the coefficients that follow coef.alpha
 MOST_HELDOUT = 32  # prompts
-ROWS_A_PROMPT = 5  # conversations of which one is held out, where that is fewer
+HELDOUT_EVERY = 5  # of so many conversations one is held out, where that is fewer
 PAPER_ALPHA = 1.0  # set-up of the paper
 PAPER_TOKENS = 256  # of its responses: assumed, its samples are cut there
 
 
 def num_heldout(conversations: int) -> int:
     """data.heldout=auto: MOST_HELDOUT prompts, or a fifth of the conversations if that is fewer."""
-    return min(MOST_HELDOUT, conversations // ROWS_A_PROMPT)
+    return min(MOST_HELDOUT, conversations // HELDOUT_EVERY)
 
 
 def alpha(mean_tokens: float) -> float:
     """coef.alpha=auto: what scales a margin as the paper's alpha does at the paper's length.
 
-    The margins c and h are differences of sums over a response's tokens. Where two policies differ
-    by as much a token, c grows with the length L, and alpha c is the same for alpha = 1 / L times
-    the paper's alpha * L. Three digits: names and files stay readable.
+    The margins c and h are differences of sums over a response's tokens. Where two responses differ
+    by as much a token, c grows with their length, and alpha c is the paper's where alpha times the
+    length is. To three digits, as people would type it.
 
     mean_tokens  of the annotated responses that are trained on, EOS included
     """

@@ -202,7 +202,7 @@ def split_pairs(
         heldout = auto.num_heldout(len(prompts))
         if heldout == 0:
             raise ValueError(
-                f"data.heldout={AUTO} holds out one prompt of {auto.ROWS_A_PROMPT}, and there are "
+                f"data.heldout={AUTO} holds out one prompt of {auto.HELDOUT_EVERY}, and there are "
                 f"{len(prompts)}; data.heldout=0 trains on all of them and judges by none"
             )
     if heldout > len(prompts):

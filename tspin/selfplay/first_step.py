@@ -57,7 +57,7 @@ def little_gradient(run: Run, row: Mapping[str, Any], mean_tokens: float) -> str
     by_length = auto.alpha(mean_tokens)
     other = ""
     if key == auto.ALPHA and by_length < at(now, row["iteration"]):
-        other = f", {key}={auto.AUTO} ({by_length:g}, by the length of the responses) more of it"
+        other = f"; {key}={auto.AUTO} makes it {by_length:g}, by the length of the responses"
     return (
         f"{message}, as y is {advantage:.1f} nats likelier than y' on average; {key}={value:g} "
         f"would leave {LEAST_WEIGHT:.0%} or more{other}"

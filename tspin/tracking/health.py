@@ -24,8 +24,8 @@ IDENTICAL = {  # kind of warning -> which responses are one, and what that means
     ),
     "y0_same": (
         "y0 equals y",
-        "the historical advantage ranks y' above the annotated response itself. A smaller "
-        "coef.beta (loss=wo_ha: 0) does less of that",
+        "the historical term pushes y' above the annotated response itself. A smaller coef.beta "
+        "does less of that, loss=wo_ha nothing",
     ),
 }
 LESS_ENTROPY = 0.3  # of the entropy that the initial policy's samples have
