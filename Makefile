@@ -66,18 +66,18 @@ sweep = OMP_NUM_THREADS=1 $(VENV)/bin/python main.py -m track=none hydra/launche
 	hydra.launcher.n_jobs=$(JOBS)
 
 paper: $(READY)
-	$(sweep) +sweep=miniature model=micro,micro_open_weak seed=$(seeds) runs_dir=runs/paper
-	$(sweep) +sweep=seeds model=micro_open seed=$(seeds) runs_dir=runs/paper
+	$(sweep) sweep=miniature model=micro,micro_open_weak seed=$(seeds) runs_dir=runs/paper
+	$(sweep) sweep=seeds model=micro_open seed=$(seeds) runs_dir=runs/paper
 	$(VENV)/bin/python -m analysis all runs=runs/paper out=report/paper
 
 objectives: $(READY)
 	$(VENV)/bin/python -m benchmarks.objectives --seeds $(SEEDS) --jobs $(JOBS) $(OBJECTIVES)
 
 tune: $(READY)
-	$(sweep) +sweep=tune model=micro optim.lr=1e-5,3e-5,1e-4,3e-4 runs_dir=runs/tune
-	$(sweep) +sweep=tune model=micro_open data.heldout=320 \
+	$(sweep) sweep=tune model=micro optim.lr=1e-5,3e-5,1e-4,3e-4 runs_dir=runs/tune
+	$(sweep) sweep=tune model=micro_open data.heldout=320 \
 		optim.lr=3e-7,1e-6,3e-6,1e-5,3e-5,1e-4,3e-4 runs_dir=runs/tune
-	$(sweep) +sweep=tune model=micro_open_weak data.heldout=320 \
+	$(sweep) sweep=tune model=micro_open_weak data.heldout=320 \
 		optim.lr=3e-6,1e-5,3e-5,1e-4,3e-4,1e-3 runs_dir=runs/tune
 	$(VENV)/bin/python -m analysis tuning runs=runs/tune out=report/tune
 

@@ -1,6 +1,6 @@
 """Hours and money of the paper's experiments: the tables of docs/reproduce.md, redone.
 
-    PYTHONPATH=. python benchmarks/estimate.py [+sweep=table1 model=zephyr seed=0,1,2 ...]
+    PYTHONPATH=. python benchmarks/estimate.py [sweep=table1 model=zephyr seed=0,1,2 ...]
 
 From the plans of the sweeps and the constants here and in tspin/planning/hours.py: put your
 machine and prices there.
@@ -47,9 +47,9 @@ def stages(run: Run, t: int, where: str, *, y0: bool) -> list[float]:
     if where != "cpu":
         shape = shapes.find(run.model)
         return on_gpu(run, t, shape, Machine.assumed(shape), where, y0=y0)
-    size, everything = run.data.size or 0, (run.data.size or 0) + run.data.heldout
+    size, everything = run.data.size or 0, (run.data.size or 0) + run.data.most_heldout
     objective, sampled = run.loss_at(t), run.samples
-    prompts = sampled * (run.data.heldout + everything * (y0 + (t > 0)))
+    prompts = sampled * (run.data.most_heldout + everything * (y0 + (t > 0)))
     scored = 2 + (t > 0) if sampled else 1
     if objective.reference_roles:
         scored += len(objective.reference_roles)
@@ -113,9 +113,9 @@ def main() -> None:
             cells = (f"{a / 3600:.{digits}f} / {b / 3600:.{digits}f}" for a, b in both)
             rows.append([loss, t, *cells, f"{benchmarks(run) / 3600:.{digits}f}"])
         table([model, "iteration", "sample", "score", "train", "all", "ten tasks"], *rows)
-        sweeps(model, {name: f"+sweep={name} {words}" for name in SWEEPS})
+        sweeps(model, {name: f"sweep={name} {words}" for name in SWEEPS})
     lines = {n: ON_CPU + ("250,500,900" if n == "figure4a" else "900") for n in SWEEPS}
-    on_cpu = ([n, *hours(f"+sweep={n} {words}", "cpu")[:3]] for n, words in lines.items())
+    on_cpu = ([n, *hours(f"sweep={n} {words}", "cpu")[:3]] for n, words in lines.items())
     table(["smollm2, 2 CPU cores", "points", "trained", "hours"], *on_cpu)
 
 

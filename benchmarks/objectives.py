@@ -63,8 +63,8 @@ class Study:
     seeds: str
     tasks: str = "model=micro,micro_open_weak"
     scale: tuple[str, ...] = ("data.size=384", "selfplay.iterations=3")
-    objectives: tuple[str, ...] = ("+sweep=objectives",)
-    anchors: tuple[str, ...] = ("+sweep=anchors",)
+    objectives: tuple[str, ...] = ("sweep=objectives",)
+    anchors: tuple[str, ...] = ("sweep=anchors",)
     rates: str = "optim.lr=3e-6,1e-5,3e-5,1e-4,3e-4"
     tuning: tuple[str, ...] = ("seed=10,11", "data.eval_split=validation", "data.heldout=320")
     results: tuple[str, ...] = ("data.heldout=400", "data.eval_cool=0.7")
@@ -107,7 +107,7 @@ def study(it: Study) -> None:
 
     for name in BY_NAME:
         if name in sweep_names(SWEEPS):
-            sweep(it, name, f"+sweep={name}", it.seeds, *it.by_name)
+            sweep(it, name, f"sweep={name}", it.seeds, *it.by_name)
 
 
 def sweep(it: Study, part: str, *words: str) -> None:

@@ -29,6 +29,7 @@ from transformers import (
 
 from benchmarks.shapes import SAMPLED, Case
 from tspin.cli.command import check
+from tspin.data import annotated
 from tspin.data.tokens import Renderer
 from tspin.data.triplets import Key, Triplet, collate, join, keyed, micro_batches
 from tspin.objectives import SFT, SPIN, TSPIN, Objective
@@ -371,11 +372,8 @@ def files(case: Case) -> Work:
         write_jsonl(name, ({"prompt": x, "response": y} for x, y in rows))
 
     def rows(name: Path, folder: RunDir) -> None:
-        prepare(
-            settings(case, "auto", "data=file", f"data.path={name}", "data.heldout=0"),
-            folder,
-            renderer,
-        )
+        run = settings(case, "auto", "data=file", f"data.path={name}", "data.heldout=0")
+        prepare(run, folder, renderer, annotated.load(run.data))
         prompts = read_rows(folder.prompts)
         ids = {row["id"]: row["annotated_ids"] for row in prompts}
         triplets = join(prompts, 0, ids, ids)

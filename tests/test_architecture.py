@@ -66,7 +66,7 @@ NO_TORCH = (
     "export.checkpoint export.pairs export.opening micro "
     "micro.open_task micro.task planning.disk runs.artifacts runs.benchmarks runs.evaluation "
     "runs.comparison runs.heartbeat runs.metrics runs.mirror runs.point runs.retention runs.start "
-    "runs.store sampling.requests sampling.vllm sampling.vllm_worker.__main__ "
+    "runs.store sampling.requests sampling.vllm sampling.vllm_worker.__main__ selfplay.banner "
     "stages.benchmark stages.evaluate stages.generate tools.activity tools.files "
     "tools.intervals tools.parquet tools.run_progress tools.seeds tools.signals tools.terminal "
     "tracking.health tracking.replay tracking.summary tracking.wandb"

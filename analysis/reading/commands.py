@@ -42,7 +42,7 @@ def of_setting(words: Iterable[str], *more: str) -> str:
     """A multirun on the setting of a run, which other methods and seeds may follow.
 
     words  of that run: what chooses its model, data and scale is kept
-    more   what is run on it: +sweep=NAME, loss=..., seed=0,1,2
+    more   what is run on it: sweep=NAME, loss=..., seed=0,1,2
     """
     kept = [word for word in words if not _is_of_method(key(word)) and not word.startswith("-")]
     return commands.shown(_start(), ["-m", *_replaced(kept, more)])

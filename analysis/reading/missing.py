@@ -20,7 +20,7 @@ def command(sweep: str, runs: Runs, setting: Setting | None, *more: str) -> str:
 
     setting  None: the sweep's own model and data
     """
-    words = (f"+sweep={sweep}", *more)
+    words = (f"sweep={sweep}", *more)
     way = commands.of_setting([], *words) if setting is None else runs.on_setting(setting, *words)
     return f": `{way}`" if way else ""
 

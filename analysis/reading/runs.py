@@ -228,7 +228,7 @@ class Runs:
     def on_setting(self, setting: Setting, *more: str) -> str | None:
         """A multirun on a setting, as the words of a run of it say; None where no run has any.
 
-        more  what is run: +sweep=NAME, loss=..., seed=0,1,2
+        more  what is run: sweep=NAME, loss=..., seed=0,1,2
         """
         runs = [run for run in self._every if run.setting == setting]
         for run in sorted(runs, key=lambda run: (not run.is_main, run.loss == "sft", run.name)):

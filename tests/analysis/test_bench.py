@@ -215,7 +215,7 @@ def test_of_several_strengths_none_is_judged(tmp_path, gains):
 def test_an_anchor_that_was_not_run_is_not_enough_data(tmp_path, gains):
     study(tmp_path, gains=gains)
     (found,) = findings(tmp_path, "anchor_nll")
-    assert found.verdict == claims.NOT_ENOUGH and "+sweep=anchors" in found.way_out
+    assert found.verdict == claims.NOT_ENOUGH and "sweep=anchors" in found.way_out
 
 
 # --- the other verdicts --------------------------------------------------------------------------

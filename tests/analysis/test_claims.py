@@ -78,7 +78,7 @@ def test_fewer_than_three_seeds_are_not_enough(tmp_path, key):
     make(tmp_path, "sft", "spin", "tspin", "tspin_ref", "wo_ha", seeds=2)
     found = finding(tmp_path, key)
     assert found.verdict == NOT_ENOUGH
-    assert found.way_out.startswith("`python main.py -m model=micro data=micro +sweep=")
+    assert found.way_out.startswith("`python main.py -m model=micro data=micro sweep=")
     assert found.way_out.endswith(" seed=0,1,2`")
 
 
@@ -267,7 +267,7 @@ def test_variants_that_objectives_share_are_a_regime(tmp_path):
     assert judged["above_spin"].findings[1].parts[0].what.startswith("T-SPIN lr=0.0003 over SPIN")
     assert len(judged["robust"].findings) == 1
     way_out = judged["history"].findings[1].way_out
-    words = "model=micro data=micro +sweep=table2 seed=0,1,2 optim.lr=0.0003"
+    words = "model=micro data=micro sweep=table2 seed=0,1,2 optim.lr=0.0003"
     assert way_out == f"`python main.py -m {words}`"
 
 
@@ -286,7 +286,7 @@ def test_what_stands_for_quality_is_said(tmp_path):
     found = finding(tmp_path / "b", "above_spin")
     assert found.judged_on == "judged on the average of the benchmarks that were run"
     assert found.parts[0].over.num_prompts is None  # benchmarks are compared seed by seed
-    assert "+sweep=table4" not in found.way_out and found.verdict == SUPPORTED
+    assert "sweep=table4" not in found.way_out and found.verdict == SUPPORTED
 
 
 def test_lower_is_better_for_perplexity(tmp_path):

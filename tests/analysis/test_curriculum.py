@@ -73,7 +73,7 @@ def test_pieces_and_what_is_missing(runs):
         (table,) = curriculum.build(runs.where(lambda run: run.is_plain))
     assert table.frame.empty
     (line,) = table.missing
-    assert line.startswith("no run with a curriculum") and "+sweep=curriculum" in line
+    assert line.startswith("no run with a curriculum") and "sweep=curriculum" in line
 
 
 def test_without_runs_on_all_prompts_there_is_no_difference(runs):
@@ -86,8 +86,8 @@ def test_without_runs_on_all_prompts_there_is_no_difference(runs):
 def test_a_command_for_the_setting_leaves_the_choices_of_a_run_behind():
     """A word that stays would replace those of the sweep."""
     words = ["model=micro", "curriculum=gate", "curriculum.share=0.3", "anchor=nll", "loss=spin"]
-    way = commands.of_setting(words, "+sweep=curriculum")
-    assert way == commands.of_setting(["model=micro"], "+sweep=curriculum")
+    way = commands.of_setting(words, "sweep=curriculum")
+    assert way == commands.of_setting(["model=micro"], "sweep=curriculum")
 
 
 @pytest.mark.parametrize(

@@ -90,4 +90,4 @@ def test_the_figure_has_a_panel_for_each_period_and_a_line_for_each_way(runs):
 def test_a_folder_without_such_runs_is_told_the_sweep(tmp_path):
     write_run(tmp_path, "tspin")
     (drawing,) = drift.build(Runs.read(tmp_path))
-    assert "no run on data that shift: `python main.py -m +sweep=drift`" in drawing.missing
+    assert "no run on data that shift: `python main.py -m sweep=drift`" in drawing.missing

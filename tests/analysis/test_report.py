@@ -101,7 +101,7 @@ def test_table3_is_what_is_configured_and_what_was_run(tmp_path, monkeypatch):
     assert frame.loc["mine", "num_fewshot"] == 0 and pd.isna(frame.loc["mine", "n"])
     assert len(frame) == 11
     assert table.missing == [
-        "no run was evaluated on mine: `python main.py -m +sweep=table1 evals=paper`"
+        "no run was evaluated on mine: `python main.py -m sweep=table1 evals=paper`"
     ]
 
 
@@ -132,15 +132,15 @@ def test_rivals_and_anchored_methods_are_rows_where_the_paper_compares_methods(t
         "initial policy", "T-SPIN", "w/o H-A"]  # fmt: skip
     lacking = "\n".join(found["table1"].missing)
     assert re.search("SPACE .1.: `.* [+]sweep=table1 seed=0,1,2 loss=space`", lacking)
-    assert "+sweep=table1 seed=0,1,2 loss=tspin anchor.hinge=1.0`" in lacking
+    assert "sweep=table1 seed=0,1,2 loss=tspin anchor.hinge=1.0`" in lacking
 
 
 def test_missing_runs_are_named_with_a_command(pieces):
     assert any("fewer than 3 seeds" in line for line in pieces["table2-micro-micro"].missing)
     absent = pieces["table2-zephyr-ultrachat"].missing
     assert "no run with loss=wo_ha (zephyr on ultrachat): " in absent[0]
-    assert "`python main.py -m model=zephyr data=ultrachat +sweep=table2`" in absent[0]
-    assert pieces["table4"].missing == ["no run of it: `python main.py -m +sweep=table4`"]
+    assert "`python main.py -m model=zephyr data=ultrachat sweep=table2`" in absent[0]
+    assert pieces["table4"].missing == ["no run of it: `python main.py -m sweep=table4`"]
 
 
 def test_a_suggested_command_keeps_the_words_of_the_setting(tmp_path):
@@ -151,7 +151,7 @@ def test_a_suggested_command_keeps_the_words_of_the_setting(tmp_path):
     runs = Runs.read(tmp_path)
     assert missing.command("seeds", runs, runs.settings()[0], "seed=0,1,2") == (
         ": `python main.py -m experiment=quick data=file 'data.path=my pairs.jsonl' "
-        "+sweep=seeds seed=0,1,2`"
+        "sweep=seeds seed=0,1,2`"
     )
 
 
@@ -302,7 +302,7 @@ def test_without_validation_runs_there_is_nothing_tuned(tmp_path):
     write_run(tmp_path, "tspin")
     (table,) = catalogue.build(Runs.read(tmp_path), ["tuning"])
     assert table.frame.empty
-    way = "`python main.py -m model=micro data=micro +sweep=tune`"
+    way = "`python main.py -m model=micro data=micro sweep=tune`"
     assert table.missing == [f"no run on validation prompts: {way}"]
 
 

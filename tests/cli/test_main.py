@@ -286,10 +286,10 @@ def test_an_interrupt_ends_the_command_in_one_line(cli, monkeypatch, caplog, wor
 
 def listed(text):
     """--help -> (group -> options, sweeps)"""
-    part = text.split("Groups (GROUP=OPTION)\n")[1].split("\n\n")[0]
+    part = re.split(r"Groups \(GROUP=OPTION.*\n", text)[1].split("\n\n")[0]
     groups = {}
     for line in re.sub(r"\n {3,}", " ", part).splitlines():
-        name, *options = line.split()
+        name, *options = line.replace("*", "").split()
         groups[name] = options
     sweeps = re.sub(r"\n  -m .*", "", text.split("Sweeps (-m sweep=NAME)\n")[1].split("\n\n")[0])
     return groups, sweeps.split()
@@ -311,6 +311,14 @@ def test_help_lists_the_groups_and_options_that_exist(cli, capsys):
     }
     assert groups == files
     assert sweeps == sorted(path.stem for path in SWEEPS.glob("*.yaml"))
+
+
+def test_help_marks_what_is_chosen_where_nothing_is_typed(cli, capsys):
+    marked = re.findall(r"(\S+)\*\s", shown_by_help(cli, capsys))
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        choices = hydra.compose("config", return_hydra_config=True).hydra.runtime.choices
+    chosen = [choices[g] for g in sorted(choices) if "/" not in g and choices[g] is not None]
+    assert marked == chosen and "tspin" in chosen
 
 
 @pytest.mark.process
@@ -518,7 +526,8 @@ def test_options_of_ones_own(point, tmp_path, how):
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("coef.alpha=abc", "coef.alpha='abc' must be a number or a list"),
+        ("coef.alpha=abc", "coef.alpha='abc' must be a number or a list or auto"),
+        ("data.heldout=abc", "data.heldout='abc' must be a whole number or auto"),
         ("coef.beta=[0,x]", "coef.beta.1='x' must be a number"),
         ("optim.epochs=1.5", "optim.epochs=1.5 must be a whole number"),
         ("data.skip_bad_rows=7", "data.skip_bad_rows=7 must be true or false"),

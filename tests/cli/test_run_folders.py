@@ -27,9 +27,11 @@ def test_runs_are_listed_with_how_far_and_how_good_they_are(runs, capsys):
     value = read_json(evaluation)["heldout"]["exact_match,greedy"]["value"]
     (runs / "wo_ha/iter_0/done.json").unlink()
     assert main(["ls", str(runs)]) == 0
-    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.strip()}
-    assert re.search(rf"2 of 2 +accuracy {value:.4g} +\S+ \wB +complete", lines["tspin"])
-    assert re.search(r"0 of 1 .*stopped", lines["wo_ha"])
+    shown = filter(str.strip, capsys.readouterr().out.splitlines())
+    lines = {line.split()[-1]: line for line in shown}
+    whole = rf" 2 of 2 +accuracy {value:.4g} +\S+ \wB +complete +tspin"
+    assert re.fullmatch(whole, lines["tspin"].rstrip())
+    assert re.search(r"0 of 1 .*stopped +wo_ha", lines["wo_ha"])
 
 
 def test_a_run_goes_with_what_only_it_had(runs, capsys):

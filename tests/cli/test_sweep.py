@@ -168,7 +168,7 @@ def test_table4_is_table1_from_mistral():
 
 def test_typed_words_replace_the_files_and_add_to_them():
     """alpha_beta with one alpha and three seeds: 1 x 4 x 3."""
-    found = points("+sweep=alpha_beta", "coef.alpha=0.3", "seed=0,1,2")
+    found = points("sweep=alpha_beta", "coef.alpha=0.3", "seed=0,1,2")
     assert len(found) == 12
     assert {point.run.coef.alpha for point in found} == {0.3}
     assert Counter(point.run.seed for point in found) == {0: 4, 1: 4, 2: 4}
@@ -177,12 +177,12 @@ def test_typed_words_replace_the_files_and_add_to_them():
 @pytest.mark.parametrize(
     ("typed", "expected"),
     [
-        (["+sweep=table1", "loss=tspin"], [("tspin", 512, 5)]),
-        (["+sweep=table1", "loss=sft,tspin,space,kto"],
+        (["sweep=table1", "loss=tspin"], [("tspin", 512, 5)]),
+        (["sweep=table1", "loss=sft,tspin,space,kto"],
          [("sft", 2048, 1), ("tspin", 512, 5), ("space", 512, 5), ("kto", 512, 5)]),
-        (["+sweep=figure4a", "loss=space", "size=14k"], [("space", 143, 2)]),  # as its first line
-        (["+sweep=seeds", "loss=nca", "seed=0"], [("nca", 512, 5)]),
-        (["+sweep=table1", "loss=dpo", "selfplay.iterations=2"], [("spin", 512, 2)]),
+        (["sweep=figure4a", "loss=space", "size=14k"], [("space", 143, 2)]),  # as its first line
+        (["sweep=seeds", "loss=nca", "seed=0"], [("nca", 512, 5)]),
+        (["sweep=table1", "loss=dpo", "selfplay.iterations=2"], [("spin", 512, 2)]),
     ],
 )  # fmt: skip
 def test_a_typed_loss_chooses_among_a_sweeps_objectives_and_adds_to_them(typed, expected):
@@ -206,7 +206,7 @@ def test_a_typed_loss_adds_to_every_line_that_compares(tmp_path):
 
 
 def test_48_points_are_one_line():
-    found = points("+sweep=alpha_beta", "model=zephyr", "seed=0,1,2")
+    found = points("sweep=alpha_beta", "model=zephyr", "seed=0,1,2")
     assert len(set(names(found))) == 48
 
 
@@ -629,7 +629,7 @@ def test_killed_twice_it_ends_complete(forker, process, tmp_path):
     Needs selfplay to link equal iterations (Run.history); the kills come after a random number of
     finished iterations and a random moment more.
     """
-    typed = ["-m", "+sweep=alpha_beta", "coef.alpha=0.3,1", "model=micro", *TINY]
+    typed = ["-m", "sweep=alpha_beta", "coef.alpha=0.3,1", "model=micro", *TINY]
     draw = random.Random(0)
     for low, high in ((1, 5), (6, 10)):
         num, moment = draw.randint(low, high), draw.uniform(0, 1)

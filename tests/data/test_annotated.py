@@ -583,7 +583,7 @@ def test_a_heldout_prompt_keeps_its_other_pairs_out_of_training():
     "size, heldout, reason",
     [
         (4, 1, "data.size=4, but 3 pairs are left .*4 pairs, .*data.heldout=1 .*use size=all"),
-        (None, 4, "data.size=null, but 0 pairs are left .* smaller data.heldout"),
+        (None, 4, "data.heldout=4 leaves none of 4 pairs to train on; use a smaller one"),
         (1, 5, "data.heldout=5 exceeds the 4 distinct prompts of 4 pairs"),
     ],
 )

@@ -27,6 +27,17 @@ def test_every_objective_and_anchor_is_in_a_table(page):
     assert all(anchor.stem in text for anchor in (ROOT / "conf" / "anchor").glob("*.yaml"))
 
 
+def test_one_spelling_of_sweep():
+    """-m sweep=NAME, as --help has it; what is typed with a plus is taken, too."""
+    parts = ("README.md", "CONTRIBUTING.md", "Makefile", "docs", "conf", "sweeps", "examples",
+             "tspin", "analysis", "hydra_plugins", "benchmarks")  # fmt: skip
+    files = [file for part in parts for file in (ROOT / part, *(ROOT / part).rglob("*"))]
+    texts = [file for file in files if file.suffix in ("", ".md", ".py", ".yaml", ".sh")]
+    named = {f for f in texts if f.is_file() and "sweep=" in f.read_text(encoding="utf-8")}
+    assert len(named) >= 10
+    assert [f for f in named if "+sweep" in f.read_text(encoding="utf-8")] == []
+
+
 def glossary():
     """The keys of the tables in docs/runs.md, `a/{b,c}` as a/b and a/c."""
     text = (ROOT / "docs" / "runs.md").read_text(encoding="utf-8")

@@ -4,11 +4,13 @@ from support.tiny import compose
 
 from tspin.selfplay import banner
 
+CPU = {"dtype": "float32", "device": "cpu", "weights": "float32"}
 
-def test_the_beginning_names_model_objective_and_folder_in_five_lines():
+
+def test_the_beginning_names_model_objective_and_folder_in_four_lines():
     run = compose("loss=tspin", "coef.alpha=0.25", "anchor.nll=0.5", "selfplay.iterations=3")
     lines = dict(line.split(":", 1) for line in banner.beginning(run).splitlines())
-    assert list(lines) == ["model", "objective", "training", "arithmetic", "folder"]
+    assert list(lines) == ["model", "objective", "training", "folder"]
     assert "parameters)" in lines["model"]
     assert "alpha=0.25" in lines["objective"] and "anchor.nll=0.5" in lines["objective"]
     assert lines["training"].strip().startswith("3 iterations")
@@ -21,11 +23,42 @@ def test_rows_count_tokens_of_the_trained_ones_and_name_the_limit_that_cuts():
     prompts = [{"split": "train", "prompt_ids": [1, 2], "annotated_ids": [3]}] * 5
     prompts += [{"split": "heldout", "prompt_ids": [1] * 9, "annotated_ids": [2]}]
     facts = {"num_train": 5, "num_heldout": 1, "num_prompts_cut": 4, "num_responses_cut": 0}
-    rows, cut = banner.rows(run, facts, prompts).splitlines()
+    where, rows, cut = banner.rows(run, facts, prompts, {}, CPU).splitlines()
+    assert where == "arithmetic: float32 on cpu, weights in float32 (fp32_master)"
     assert "5 to train on (15 tokens of x and y), 1 held out; 18 steps in all" in rows
     assert f"4 prompts to {run.max_prompt_length} tokens (model.max_prompt_length)" in cut
     assert "responses" not in cut
-    assert len(banner.rows(run, facts | {"num_prompts_cut": 0}, prompts).splitlines()) == 1
+    assert len(banner.rows(run, facts | {"num_prompts_cut": 0}, prompts, {}, CPU).splitlines()) == 2
+
+
+def test_what_auto_came_to_and_from_what():
+    """256 / 512 = 0.5."""
+    run = compose("optim.batch_size=2")
+    prompts = [{"split": "train", "prompt_ids": [1], "annotated_ids": [3] * 512}] * 4
+    facts = {"num_train": 4, "num_heldout": 1}
+    settled = {
+        "data.heldout": {"value": 1, "prompts": 5},
+        "coef.alpha": {"value": 0.5, "mean_tokens": 512.0, "responses": 4},
+    }
+    lines = banner.rows(run, facts, prompts, settled, CPU).splitlines()
+    assert "1 held out (data.heldout=auto)" in lines[1]
+    assert lines[2].split(":", 1)[1].strip() == (
+        "0.5 (coef.alpha=auto: 512.0 tokens a response, 1 would be for 256)"
+    )
+
+
+def test_what_is_new_and_here_is_said_before_torch_is_loaded(tmp_path):
+    """Not what may yet be refused: data that is nowhere, a folder that holds a run."""
+    file = tmp_path / "pairs.jsonl"
+    file.touch()
+    here = (f"runs_dir={tmp_path}", "data=file", f"data.path={file}")
+    assert banner.is_plain(compose(*here))
+    assert not banner.is_plain(compose(f"runs_dir={tmp_path}", "data=file", "data.path=nowhere"))
+    assert not banner.is_plain(compose(*here, "model=custom", f"model.path={tmp_path}"))
+    run = compose(*here, "name=begun")
+    run.folder.mkdir()
+    (run.folder / "config.yaml").touch()
+    assert not banner.is_plain(run)
 
 
 def test_pairs_of_two_iterations_double_the_later_steps():

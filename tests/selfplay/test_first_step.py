@@ -17,8 +17,8 @@ DATA = {"num_train": 8, "num_heldout": 2, "num_prompts_cut": 0, "num_responses_c
 )
 def test_the_number_to_set_leaves_a_tenth(loss, key):
     """log 9 / 40 = 0.0549, so sigmoid(-0.054 * 40) = .103"""
-    row = {"weights/current": 0.001, "advantages/current": 40.0}
-    message = first_step.little_gradient(compose(f"loss={loss}"), row)
+    row = {"iteration": 0, "weights/current": 0.001, "advantages/current": 40.0}
+    message = first_step.little_gradient(compose(f"loss={loss}"), row, mean_tokens=100)
     value = float(re.search(rf"{key}=([0-9.]+) ", message)[1])
     assert value == 0.054
     assert 0.1 <= 1 / (1 + math.exp(value * 40)) < 0.11
@@ -26,9 +26,19 @@ def test_the_number_to_set_leaves_a_tenth(loss, key):
 
 def test_enough_gradient_or_none_to_measure_is_no_warning():
     run = compose("loss=tspin")
-    row = {"weights/current": 0.1, "advantages/current": 40.0}
-    assert first_step.little_gradient(run, row) is None
-    assert first_step.little_gradient(run, {"loss": 1.0}) is None
+    row = {"iteration": 0, "weights/current": 0.1, "advantages/current": 40.0}
+    assert first_step.little_gradient(run, row, mean_tokens=100) is None
+    assert first_step.little_gradient(run, {"loss": 1.0}, mean_tokens=100) is None
+
+
+def test_alpha_by_length_is_named_where_it_leaves_more():
+    """512 tokens: half the paper's alpha of 1. At 100 tokens it is 2.56, and no way out."""
+    row = {"iteration": 0, "weights/current": 0.001, "advantages/current": 40.0}
+    words = "coef.alpha=auto makes it 0.5, by the length of the responses"
+    run = compose("loss=tspin")
+    assert words in first_step.little_gradient(run, row, mean_tokens=512)
+    assert "auto" not in first_step.little_gradient(run, row, mean_tokens=100)
+    assert "auto" not in first_step.little_gradient(compose("loss=spin"), row, mean_tokens=512)
 
 
 def test_most_rows_cut():

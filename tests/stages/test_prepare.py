@@ -8,6 +8,7 @@ from support.tiny import CHAT, chat_tokenizer, compose, micro_tokenizer
 
 from tspin.cli.stored_run import StoredRun
 from tspin.config.load import dump
+from tspin.data import annotated
 from tspin.data.templates import Rendering
 from tspin.data.tokens import Renderer
 from tspin.runs.artifacts import RunDir
@@ -41,7 +42,7 @@ def prepared(tmp_path, renderer, *overrides, rows=ROWS, name="test"):
     folder = RunDir(run.folder)
     folder.path.mkdir(exist_ok=True)
     folder.claim(dump(run), free=())
-    prepare(run, folder, renderer)
+    prepare(run, folder, renderer, annotated.load(run.data))
     return read_rows(folder.prompts), folder
 
 
@@ -118,7 +119,7 @@ def test_system_messages_and_earlier_rounds_are_kept_and_undesirable_rows_counte
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     run = compose("data=file", f"data.path={file}", "data.heldout=0", "data.rounds=all")
     folder = RunDir(tmp_path)
-    prepare(run, folder, Renderer(micro_tokenizer(), "alpaca"))
+    prepare(run, folder, Renderer(micro_tokenizer(), "alpaca"), annotated.load(run.data))
     kept = [(row["system"], row["history"], row["prompt"]) for row in each_row(folder.prompts)]
     assert sorted(kept, key=str) == [("s", None, "x"), ("s", [["x", "y"]], "z")]
     facts = read_json(folder.data)

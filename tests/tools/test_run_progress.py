@@ -39,6 +39,20 @@ def test_the_time_left_is_by_the_mean_of_the_iterations_of_this_launch():
     assert str(run) == "run: 5 of 5 iterations, accuracy 42.0% (iteration 2)"
 
 
+def test_the_whole_is_estimated_once_an_iteration_was_played():
+    """One of 4 was there and takes no time; the next takes 60 s: 2 x 60 s are left of 180."""
+    clock = Clock()
+    run = RunProgress(4, clock=clock)
+    run.finish_iteration(played=False)
+    assert run.estimate is None and run.seconds_left is None
+    clock.now += 60
+    run.finish_iteration()
+    assert run.estimate == "about 2.0 min left, 3.0 min in all, by the first iteration"
+    clock.now += 60
+    run.finish_iteration()
+    assert run.estimate is None  # the bar has it
+
+
 @pytest.fixture
 def quiet(caplog):
     """A log that a run's lines go to, its clock, and those lines."""

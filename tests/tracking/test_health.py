@@ -28,9 +28,10 @@ def test_most_samples_cut_at_the_length_limit():
     assert health.cut(["length", "stop"]) is None
 
 
-def test_samples_that_equal_the_annotated_response():
-    assert "6 of 10" in health.identical(6, 10)
-    assert health.identical(5, 10) is None
+@pytest.mark.parametrize("kind", health.IDENTICAL)
+def test_responses_that_are_equal_on_most_rows(kind):
+    assert "6 of 10" in health.identical(kind, 6, 10)
+    assert health.identical(kind, 5, 10) is None
 
 
 @pytest.mark.runs

@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any
 
 import hydra
+import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -35,6 +36,7 @@ from tspin.tools.log import once
 from tspin.tools.spelling import unknown
 
 VERSION = "1.3"  # of Hydra's behaviour
+PRIMARY = "config"  # the file of conf/ that others are chosen from
 NAMED_BY = ("model", "loss", "data")  # groups whose choice stands in the run's name
 
 _defaulted: dict[str, float] = {}  # objective -> learning rate that its model has for the rest
@@ -126,7 +128,7 @@ def _composed(options: tuple[str, ...]) -> DictConfig:
 
     It is most of the time a point takes, so once for all points that differ in values alone.
     """
-    return hydra.compose("config", list(options), return_hydra_config=True)
+    return hydra.compose(PRIMARY, list(options), return_hydra_config=True)
 
 
 def _ours(whole: DictConfig) -> DictConfig:
@@ -135,7 +137,7 @@ def _ours(whole: DictConfig) -> DictConfig:
 
 
 def _unresolved(options: Overrides) -> Any:
-    return OmegaConf.to_container(hydra.compose("config", options), resolve=False)
+    return OmegaConf.to_container(hydra.compose(PRIMARY, options), resolve=False)
 
 
 # --- resolvers -----------------------------------------------------------------------------------
@@ -170,9 +172,16 @@ def own_length(most: int, *, _parent_: DictConfig) -> int:
 
 
 def groups() -> str:
-    """${groups:} of the help: a line for each group of the search path, with its options."""
-    names = GlobalHydra.instance().config_loader().list_groups("")
-    lines = [f"{name:<11} {' '.join(_options(name))}" for name in names if name != "hydra"]
+    """${groups:} of the help: a line for each group of the search path, with its options, the
+    default with a star behind it."""
+    file = (CONF / f"{PRIMARY}.yaml").read_text(encoding="utf-8")
+    entries = [entry for entry in yaml.safe_load(file)["defaults"] if isinstance(entry, dict)]
+    default = {group: option for entry in entries for group, option in entry.items()}
+    lines = []
+    for name in GlobalHydra.instance().config_loader().list_groups(""):
+        if name != "hydra":
+            marked = (f"{o}*" if o == default.get(name) else o for o in _options(name))
+            lines.append(f"{name:<11} {' '.join(marked)}")
     return "\n".join(_wrapped(line, 14) for line in lines)
 
 

@@ -239,7 +239,7 @@ def _measured_rate(run: Run) -> float:
 def _disk(shape: Shape, run: Run) -> str:
     pairs, count = run.data.size or PAIRS, run.selfplay.iterations
     number = shape.trained(run.model.lora)
-    one = disk.sizes(run, parameters=number, train=pairs, heldout=run.data.heldout)
+    one = disk.sizes(run, parameters=number, train=pairs, heldout=run.data.most_heldout)
     at_most = one.of_run(count, checkpoints=count)
     least = one.of_run(count, checkpoints=1)
     return (

@@ -25,7 +25,9 @@ from tspin.cli.command import check
 from tspin.cli.compose import VERSION, typed
 from tspin.cli.folders import CONF, recorded
 from tspin.distributed import launcher
+from tspin.selfplay import banner
 from tspin.tools import signals
+from tspin.tools.log import once
 
 REPORT = re.compile(r"\+{0,2}track\.report=true", re.IGNORECASE)
 
@@ -41,6 +43,8 @@ def job(cfg: DictConfig) -> None:
         run = work.run = typed(cfg, hydra_cfg)
         if not single:
             log.info("--- %s", run.name)
+        if single and banner.is_plain(run):
+            once(banner.beginning(run))
         # torch and transformers: not before the configuration is right
         from tspin.runs.artifacts import RunDir
         from tspin.selfplay import algorithm

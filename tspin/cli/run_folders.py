@@ -12,7 +12,7 @@ from tspin.planning.disk import amount, bytes_in
 from tspin.runs import comparison, removal
 from tspin.runs.artifacts import RunDir, run_dirs
 from tspin.tools.spelling import unknown
-from tspin.tools.terminal import table, terminal_width
+from tspin.tools.terminal import table
 
 LIST, REMOVE = "ls", "rm"
 # Of the states that `status` tells apart; any other has stopped.
@@ -38,11 +38,11 @@ def list_runs(arguments: Sequence[str]) -> None:
         help="folders of runs (default: runs)",
     )  # fmt: skip
     for runs in parser.parse_args(arguments).runs:
-        sys.stdout.write(f"{describe(runs.expanduser(), width=terminal_width())}\n")
+        sys.stdout.write(f"{describe(runs.expanduser())}\n")
 
 
-def describe(runs: Path, *, width: int) -> str:
-    """The table of the runs in a folder."""
+def describe(runs: Path) -> str:
+    """The table of the runs in a folder; names, which may be long, stand last."""
     rows = []
     for status in survey(runs):
         folder = RunDir(Path(status.folder))
@@ -50,14 +50,14 @@ def describe(runs: Path, *, width: int) -> str:
         worth = next(filter(None, worths), None)
         rows.append(
             {
-                "run": status.run,
                 "iterations": f"{status.complete} of {status.of or '?'}",
                 "last": None if worth is None else f"{worth.name} {worth.value:.4g}",
                 "size": amount(bytes_in(folder.path)),
                 "state": STATES.get(status.state, "stopped"),
+                "run": status.run,
             }
         )
-    return table(str(runs), rows, first=("run", "iterations", "last"), width=width)
+    return table(str(runs), rows, first=("iterations", "last", "size", "state"))
 
 
 def remove_runs(arguments: Sequence[str]) -> None:

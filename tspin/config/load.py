@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from typing import Any
 
@@ -16,7 +17,7 @@ from tspin.tools.spelling import unknown
 
 _RUN = TypeAdapter(Run)
 # pydantic names the branch of a union it tried
-_UNION_TAGS = ("float", "list[float]", "literal['all']", "list[constrained-str]")
+_BRANCH = re.compile(r"float|list\[.*\]|constrained-int|literal\[.*\]")
 
 
 def load(tree: dict[str, Any]) -> Run:
@@ -34,7 +35,7 @@ def load(tree: dict[str, Any]) -> Run:
         run = _RUN.validate_python(tree)
     except ValidationError as error:
         for e in error.errors():
-            key = ".".join(str(part) for part in e["loc"] if part not in _UNION_TAGS)
+            key = ".".join(_words(e))
             errors.setdefault(key, []).append(e)
     # Of a list with a wrong item the item is named, and not that it is no single value either.
     reasons = wrong | {key: _explain(key, errors[key]) for key in errors}
@@ -85,6 +86,11 @@ def _coefficients(tree: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]
     return {**tree, "loss": own | typed}, wrong
 
 
+def _words(error: ErrorDetails) -> list[str]:
+    """The key of a value, section by section, and its place in a list."""
+    return [word for word in map(str, error["loc"]) if not _BRANCH.fullmatch(word)]
+
+
 def _explain(key: str, errors: list[ErrorDetails]) -> str:
     """errors: of one value, by each kind that it might be"""
     error = errors[0]
@@ -92,7 +98,7 @@ def _explain(key: str, errors: list[ErrorDetails]) -> str:
         case "unexpected_keyword_argument":
             schema = _RUN.json_schema()
             fields = schema["properties"]
-            *sections, word = (str(part) for part in error["loc"] if part not in _UNION_TAGS)
+            *sections, word = _words(error)
             for section in sections:
                 kinds = fields[section].get("anyOf", [fields[section]])  # a section, or null
                 (name,) = (kind["$ref"].rsplit("/", 1)[-1] for kind in kinds if "$ref" in kind)

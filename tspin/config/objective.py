@@ -16,6 +16,7 @@ from typing import Any, TypeGuard, get_type_hints
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from tspin import objectives
+from tspin.config.auto import AUTO
 from tspin.config.reasons import must_be
 from tspin.config.schedules import values
 from tspin.objectives.objective import Objective, Range
@@ -127,6 +128,9 @@ def read(
             wrong[f"loss.{name}"] = f"loss.{name} is not set, a coefficient of {target}"
             continue
         value = given[name]
+        if value == AUTO == coef.get("alpha"):  # it follows coef.alpha
+            typed[name] = value
+            continue
         if value == [] and not ranges:  # those with a range are refused with it
             key = key_of(name, value, coef)
             wrong[key] = f"{key}=[] has no value: one, or one per iteration"

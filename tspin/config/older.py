@@ -39,6 +39,9 @@ ADDED: dict[str, Any] = {
 }
 """Keys that came after the first runs, each at the value where a run is what it was without it."""
 
+BEFORE_AUTO: dict[str, Any] = {"data.heldout": 32}
+"""Keys whose default is auto now, each at the number that it was."""
+
 REMOVED: dict[str, Any] = {
     "optim.state": "float32",
     "decoding.url": None,

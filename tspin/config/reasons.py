@@ -21,10 +21,13 @@ def must_be(key: str, errors: Sequence[ErrorDetails]) -> str:
 
     errors  of the same value, one for each kind that it might have been
     """
+    words = [error for error in errors if error["type"] == "literal_error" and len(errors) > 1]
+    others = [error for error in errors if error not in words]
     kinds = []
-    for error in errors:
+    for error in others:
         kind, _, fault = error["type"].partition("_")
         if kind not in KINDS or fault not in ("parsing", "type", "from_float"):
-            return " or ".join(dict.fromkeys(f"{key}={e['input']!r}: {e['msg']}" for e in errors))
+            return " or ".join(dict.fromkeys(f"{key}={e['input']!r}: {e['msg']}" for e in others))
         kinds.append(KINDS[kind])
+    kinds += [error["ctx"]["expected"].replace("'", "") for error in words]
     return f"{key}={errors[0]['input']!r} must be {' or '.join(dict.fromkeys(kinds))}"

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 
 from tspin.config import objective
+from tspin.config.auto import ALPHA, AUTO
 from tspin.config.run import SHARED, Run
 from tspin.config.schedules import values
 from tspin.config.shift import WAYS
@@ -39,6 +40,7 @@ def problems(run: Run) -> Iterator[str]:
     yield from _lengths(run)
     yield from _schedules(run)
     yield from _objective(run)
+    yield from _scaled(run)
     yield from _history(run)
     yield from _shift(run)
     yield from _curriculum(run)
@@ -86,6 +88,8 @@ def _schedules(run: Run) -> Iterator[str]:
         value = run.loss.coefficients[name]
         schedules += [(_key(run, name), value, allowed) for allowed in ranges]
     for key, schedule, allowed in schedules:
+        if schedule == AUTO:
+            continue
         if not values(schedule) or not all(map(allowed.holds, values(schedule))):
             yield f"{key}={schedule} must be {allowed.words}, one value or one per iteration"
     if (run.optim.schedule_epochs or run.optim.epochs) < run.optim.epochs:
@@ -112,6 +116,19 @@ def _objective(run: Run) -> Iterator[str]:
         if not roles or not {*roles} <= {*ROLES}:
             yield f"{run.loss.target} has roles={roles!r}: they must be some of {', '.join(ROLES)}"
             return
+
+
+def _scaled(run: Run) -> Iterator[str]:
+    """Whether there is something that coef.alpha=auto can scale by the length of responses."""
+    if run.coef.alpha != AUTO:
+        return
+    if AUTO not in run.loss.coefficients.values():
+        yield f"{ALPHA}={AUTO}: {run.loss.target} has no coefficient that follows it"
+    if any(run.loss_at(t).per_token for t in range(run.selfplay.iterations)):
+        yield (
+            f"{ALPHA}={AUTO} is for sums over a response's tokens, and {run.loss.target} with "
+            f"anchor.average={str(run.anchor.average).lower()} compares means; give it a number"
+        )
 
 
 def _history(run: Run) -> Iterator[str]:

@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_serializer, model_validator
 from pydantic.dataclasses import dataclass
 
+from tspin.config import auto
+from tspin.config.auto import AUTO, Auto
 from tspin.config.objective import TARGET, objective_class
 from tspin.config.schedules import Schedule, at
 from tspin.config.shift import ShiftConfig
@@ -85,7 +87,7 @@ class LossConfig:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class CoefConfig:
-    alpha: Schedule
+    alpha: Schedule | Auto  # auto: by the length of the annotated responses
     beta: Schedule
     lam: Schedule = Field(alias="lambda")
 
@@ -124,7 +126,7 @@ class DataConfig:
     split: str
     revision: str | None
     size: int | None = Field(ge=1)
-    heldout: int = Field(ge=0)
+    heldout: Annotated[int, Field(ge=0)] | Auto  # auto: by how many conversations there are
     seed: int
     columns: dict[str, str]  # of a row, as it is read -> as the source calls it
     skip_bad_rows: bool
@@ -136,6 +138,11 @@ class DataConfig:
     eval_draws: int = Field(ge=1)  # samples of each held-out prompt
     eval_temperature: float | None = Field(gt=0)  # of them; None: decoding.temperature
     eval_cool: float | None = Field(gt=0)  # temperature of one more sample, where one can check
+
+    @property
+    def most_heldout(self) -> int:
+        """Prompts that are held out, or may be: before the rows are read."""
+        return auto.MOST_HELDOUT if self.heldout == AUTO else self.heldout
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -301,8 +308,15 @@ class Run:
         """Whether y' of iteration t is y0: at iteration 0, and where data.shift.renew says so."""
         return self.data.shift.proto(t) == t
 
+    @property
+    def unsettled(self) -> list[str]:
+        """The keys that are auto still."""
+        values = {auto.HELDOUT: self.data.heldout, auto.ALPHA: self.coef.alpha}
+        return [key for key, value in values.items() if value == AUTO]
+
     def loss_at(self, t: int) -> Objective:
-        """The objective of iteration t in its plainest form, ready to be called.
+        """The objective of iteration t in its plainest form, ready to be called once its
+        coefficients are settled; before, it says what it compares and needs.
 
         Where y' is y0 it is that of iteration 0: h is 0.
         """

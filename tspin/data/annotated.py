@@ -17,6 +17,8 @@ from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
+from tspin.config import auto
+from tspin.config.auto import AUTO, Auto
 from tspin.data import schemas, shift, sources
 from tspin.data.cells import BadRow, BadRows, printable
 from tspin.data.turns import Dialogue, Round
@@ -85,11 +87,13 @@ class Source:
 class Dataset:
     """What a run trains on and is judged on; no text that opens a conversation is in both.
 
+    num_prompts: different texts that open a conversation of the source; 0 of a built-in task
     digest: sha256 of the ids of train and heldout, in order.
     """
 
     train: list[Pair]
     heldout: list[Pair]
+    num_prompts: int
     num_skipped: int
     num_undesirable: int
     reasons: tuple[str, ...]
@@ -125,7 +129,13 @@ def load(data: DataConfig) -> Dataset:
         )
     digest = _digest([pair.id for pair in train], [pair.id for pair in heldout])
     return Dataset(
-        train, heldout, source.num_skipped, source.num_undesirable, source.reasons, digest
+        train,
+        heldout,
+        len({pair.opening for pair in source.pairs}),
+        source.num_skipped,
+        source.num_undesirable,
+        source.reasons,
+        digest,
     )
 
 
@@ -196,18 +206,25 @@ def read_pairs(
 
 
 def split_pairs(
-    pairs: Sequence[Pair], *, size: int | None, heldout: int, seed: int
+    pairs: Sequence[Pair], *, size: int | None, heldout: int | Auto, seed: int
 ) -> tuple[list[Pair], list[Pair]]:
     """`size` pairs to train on (None = all that are left) and `heldout` to judge on.
 
     Both are drawn by a hash of the seed and the content: the row order of the file does not
     matter, and with the same seed and heldout a larger train set begins with every smaller one.
     Held out are the TEXTS that open conversations, one pair each; other pairs of a conversation
-    that opens with such a text are in neither part.
+    that opens with such a text are in neither part. `auto` is auto.num_heldout of them.
     """
     prompts = sorted(
         {pair.opening for pair in pairs}, key=lambda text: _digest(seed, "heldout", text)
     )
+    if heldout == AUTO:
+        heldout = auto.num_heldout(len(prompts))
+        if heldout == 0:
+            raise ValueError(
+                f"data.heldout={AUTO} holds out one prompt of {auto.HELDOUT_EVERY}, and there are "
+                f"{len(prompts)}; data.heldout=0 trains on all of them and judges by none"
+            )
     if heldout > len(prompts):
         raise ValueError(
             f"data.heldout={heldout} exceeds the {len(prompts)} distinct prompts of "
@@ -221,9 +238,14 @@ def split_pairs(
             judged.setdefault(pair.opening, pair)
         else:
             train.append(pair)
-    if not train or (size is not None and size > len(train)):
+    if not train:
         raise ValueError(
-            f"data.size={'null' if size is None else size}, but {len(train)} pairs are left to "
+            f"data.heldout={heldout} leaves none of {len(pairs)} pairs to train on; use a smaller "
+            "one"
+        )
+    if size is not None and size > len(train):
+        raise ValueError(
+            f"data.size={size}, but {len(train)} pairs are left to "
             f"train on ({len(pairs)} pairs, without those of the data.heldout={heldout} prompts); "
             f"use size=all or a smaller data.heldout"
         )
@@ -245,6 +267,11 @@ def micro_pairs(data: DataConfig) -> tuple[list[Pair], list[Pair]]:
         )
     if data.path == MICRO_DRIFT and parts is None:
         raise ValueError(f"data.path={data.path} drifts from part to part: data.shift.parts=N")
+    if data.heldout == AUTO:
+        raise ValueError(
+            f"data.heldout={AUTO} is for rows of your own: {data.path} holds out prompts that it "
+            "makes for that; use data.heldout=N"
+        )
 
     def first(split: str, num: int | None, seed: int, option: str) -> list[Pair]:
         available = task.num_available(split)

@@ -46,12 +46,12 @@ def stages(
     lengths  one of LENGTHS
     y0       whether it has to be sampled first
     """
-    size, everything = run.data.size or 0, (run.data.size or 0) + run.data.heldout
+    size, everything = run.data.size or 0, (run.data.size or 0) + run.data.most_heldout
     loss, sampled = run.loss_at(t), run.loss_at(1).roles != ("annotated",)
     if (choice := run.curriculum_at(t)) is not None:  # all, where how many shows as it goes
         size = choice.num_chosen(size) or size
-    new = (size + run.data.heldout) * (t > 0)
-    prompts = sampled * (run.data.heldout + everything * y0 + new)
+    new = (size + run.data.most_heldout) * (t > 0)
+    prompts = sampled * (run.data.most_heldout + everything * y0 + new)
     prompt, annotated, longest = LENGTHS[lengths]
     length = prompt + (longest if sampled else annotated)
 

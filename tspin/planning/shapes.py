@@ -95,14 +95,19 @@ KNOWN = {
 }
 
 
+def folder_of(model: ModelConfig) -> Path:
+    """Where model.path is, if it is a folder or a built-in policy."""
+    task, colon, which = model.path.partition(":")
+    builtin = colon and task in micro.POLICIES
+    return micro.folder(which, task) if builtin else Path(model.path).expanduser()
+
+
 def find(model: ModelConfig) -> Shape:
     """The shape of model.path: a folder, a model known here, or one in the hub's cache.
 
     Raises ValueError where there is no config.json to be had, or an architecture not counted.
     """
-    task, colon, which = model.path.partition(":")
-    builtin = colon and task in micro.POLICIES
-    folder = micro.folder(which, task) if builtin else Path(model.path).expanduser()
+    folder = folder_of(model)
     if (folder / "config.json").exists():
         file = folder / "config.json"
         return of(json.loads(file.read_text(encoding="utf-8")), str(file))

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
-from tspin.config import older
+from tspin.config import auto, older
 from tspin.config.identity import without_copies
 from tspin.config.run import SHARED
 from tspin.tools.files import (
@@ -242,6 +242,7 @@ class RunDir:
     config = _Entry("config.yaml")
     provenance = _Entry("provenance.json")
     prompts = _Entry("prompts.parquet")
+    settled = _Entry("settled.json")  # what auto came to in config.yaml, and from what
     data = _Entry("data.json")  # digest of the data, counts of rows skipped, dropped and cut
     initial = _Entry("initial.json")  # digests of the initial weights and of the prompts
     mirror = _Entry(f".{MIRROR}")  # what is known of the folder's copy elsewhere
@@ -284,6 +285,8 @@ class RunDir:
     def claim(self, config: dict[str, Any], *, free: Sequence[str], grows: str = "") -> None:
         """Writes config.yaml once; refuses a folder that holds another configuration.
 
+        A value that is auto there may have a number here: config.yaml then says that, too.
+
         free   dotted keys (or prefixes, "track.") that may differ: they change no number
         grows  dotted key of a number that may be larger than it was; config.yaml then says so
         """
@@ -298,7 +301,12 @@ class RunDir:
                 raise ValueError(str(error)) from None
         new = without_copies(flatten(config))
         more = bool(grows) and old.get(grows, math.inf) < new[grows]
-        free = (*free, grows) if more else free
+        settled = {
+            key: new[key]
+            for key, value in old.items()
+            if key.startswith(auto.SETTLED) and value == auto.AUTO != new.get(key, value)
+        }
+        free = (*free, *settled, *([grows] if more else []))
         differs = [
             f"{key} (there {old.get(key, 'absent')!r}, here {new.get(key, 'absent')!r})"
             for key in sorted(old.keys() | new.keys())
@@ -309,9 +317,13 @@ class RunDir:
                 f"{self.path} holds a run with another configuration: {'; '.join(differs)}. "
                 "Give this one a name of its own (name=...), or remove the folder"
             )
-        if more:
-            section, key = grows.split(".")
-            tree[section][key] = new[grows]
+        changed = settled | ({grows: new[grows]} if more else {})
+        for name, value in changed.items():
+            section, key = name.split(".")
+            tree[section][key] = value
+        if settled:
+            tree["loss"] = config["loss"]  # with copies of what is settled
+        if changed:
             write_text(self.config, yaml.safe_dump(tree, sort_keys=False))
 
 

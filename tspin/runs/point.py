@@ -19,6 +19,7 @@ from tspin.config.identity import IDENTITY_FREE, history
 from tspin.config.load import dump, load
 from tspin.config.run import Run
 from tspin.config.shift import WAYS
+from tspin.runs import start
 from tspin.runs.artifacts import Iteration, RunDir, run_dirs
 from tspin.tools.files import digest, flatten, read_json
 
@@ -66,7 +67,11 @@ class Point:
 
     @cached_property
     def _history(self) -> list[dict[str, Any]]:
-        return history(self.run, self.run.selfplay.iterations - 1)
+        try:
+            asked = start.as_asked(self.run, self.folder)
+        except (ValueError, TypeError, LookupError, AttributeError):  # a file that is damaged
+            asked = self.run
+        return history(asked, asked.selfplay.iterations - 1)
 
     @cached_property
     def histories(self) -> list[str]:
@@ -102,7 +107,7 @@ def distinct(points: Iterable[Point], sweep: str | None) -> list[Point]:
     """
     by_folder: dict[Path, Point] = {}
     for point in points:
-        run = point.run
+        run = start.as_begun(point.run, point.folder)
         if sweep is not None:
             tags = list(dict.fromkeys([sweep, *run.track.tags]))
             run = replace(run, track=replace(run.track, tags=tags))

@@ -11,19 +11,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from tspin.config.load import dump
 from tspin.config.run import Run
+from tspin.data import annotated
+from tspin.data.annotated import Dataset
 from tspin.data.templates import Rendering
 from tspin.distributed.failure import stopping_together
 from tspin.distributed.world import World, join
 from tspin.policy import determinism, dtypes, policy
 from tspin.policy.policy import Policies
-from tspin.runs import comparison, heartbeat, mirror, provenance, retention
+from tspin.runs import comparison, heartbeat, mirror, provenance, retention, start
 from tspin.runs.artifacts import Iteration, RunDir
 from tspin.runs.start import first_iteration
 from tspin.selfplay import banner, preflight
@@ -35,6 +38,7 @@ from tspin.selfplay.session import Session
 from tspin.selfplay.twin import linked_or
 from tspin.stages.prepare import prepare
 from tspin.tools.files import check_sums, read_json, remove
+from tspin.tools.log import once
 from tspin.tools.run_progress import RunProgress, run_progress
 from tspin.tracking import backends, replay, report, sessions
 from tspin.tracking.tracker import Tracker
@@ -56,12 +60,11 @@ def play(session: Session) -> None:
         for t in range(first, total):
             out = folder.iteration(t)
             fresh = not world.exists(out.done)
-            if fresh:
-                linked_or(play_iteration, session, t)
+            played = fresh and linked_or(play_iteration, session, t)
             label = f"iteration {t}: benchmarks"
             if session.benchmark(out.checkpoint, out, label=label) or fresh:
                 replay.evaluation(out, t + 1, session.tracker)
-            progress.finish_iteration()
+            progress.finish_iteration(played=played)
             world.main(_show, progress, out, f"iteration {t}")
             world.main(retention.prune, cfg, folder)
             world.main(session.push)
@@ -107,32 +110,32 @@ def run(cfg: Run, *, command: list[str], alone: bool = False) -> list[dict[str, 
         complete = world.main(preflight.look, cfg, folder)
         fresh = world.is_main and not folder.config.exists()
         with world.held(folder.path), _nothing_left_of_a_failed_start(folder, fresh=fresh):
-            world.main(preflight.claim, cfg, folder)
+            asked, cfg = cfg, world.main(preflight.claim, cfg, folder)
             with _visible(cfg, folder, world, complete=complete) as push:
                 if complete:
                     log.info("%s is complete: nothing to do", folder.path)
                     # maybe configured to keep less than before
                     world.main(retention.prune, cfg, folder)
                 else:
-                    log.info("%s", banner.beginning(cfg) if alone else folder.path)
-                    with _session(cfg, folder, world, command, push) as session:
-                        if alone:
-                            facts, prompts = read_json(folder.data), session.inputs.prompts
-                            log.info("%s", banner.rows(cfg, facts, prompts))
+                    if alone:
+                        once(banner.beginning(asked))  # where nobody has (banner.is_plain)
+                    else:
+                        log.info("%s", folder.path)
+                    with _session(cfg, folder, world, command, push, alone=alone) as session:
                         play(session)
             return world.main(report.results, folder)
 
 
 @contextmanager
 def _nothing_left_of_a_failed_start(folder: RunDir, *, fresh: bool) -> Iterator[None]:
-    """A run that a user has to mend before its first artifact leaves no folder.
+    """A run that a user has to mend before anything is sampled leaves no folder.
 
     fresh  whether this launch made the folder; of the main process alone
     """
     try:
         yield
     except ValueError:
-        if fresh and not folder.prompts.exists():
+        if fresh and not folder.provenance.exists():
             remove(folder.path)
         raise
 
@@ -159,13 +162,25 @@ def _visible(
 
 @contextmanager
 def _session(
-    cfg: Run, folder: RunDir, world: World, command: list[str], push: Callable[[], None]
+    cfg: Run,
+    folder: RunDir,
+    world: World,
+    command: list[str],
+    push: Callable[[], None],
+    *,
+    alone: bool,
 ) -> Iterator[Session]:
     """The run, ready to be played: prompts prepared, the beginning checked, the launch recorded."""
     if cfg.compute.threads is not None:
         torch.set_num_threads(cfg.compute.threads)
     preflight.check_same_folder(cfg, folder)
-    initial = world.first_on_node(preflight.fetch, cfg)
+    fresh = not (world.exists(folder.prompts) and world.exists(folder.data))
+    cfg, initial = _prepared(cfg, folder, world, fresh=fresh)
+    inputs = Inputs(cfg, folder, initial)
+    arithmetic = dtypes.facts(cfg.compute, cfg.optim.precision, cfg.model)
+    if alone:
+        data, chosen = read_json(folder.data), start.settled(folder)
+        log.info("%s", banner.rows(cfg, data, inputs.prompts, chosen, arithmetic))
     load = partial(
         policy.load,
         template=Rendering.of(cfg),
@@ -176,9 +191,8 @@ def _session(
         seed=cfg.seed,
     )
     policies = Policies(load, check=lambda weights: world.main(check_sums, weights))
-    if not (world.exists(folder.prompts) and world.exists(folder.data)):
-        world.main(prepare, cfg, folder, policies(initial).renderer)
-    inputs = Inputs(cfg, folder, initial)
+    if fresh:
+        policies(initial)  # weights that cannot be loaded are no run
     world.main(preflight.check_same_beginning, cfg, folder, inputs)
     world.main(_record, cfg, folder, world, command)
     run_id, whole = world.main(sessions.begin, folder, cfg.track.wandb)
@@ -187,16 +201,37 @@ def _session(
         yield Session(cfg, folder, world, policies, inputs, tracker, push)
 
 
+def _prepared(cfg: Run, folder: RunDir, world: World, *, fresh: bool) -> tuple[Run, Path]:
+    """Prompts encoded, by the tokenizer alone. -> cfg, settled; the folder of theta_0
+
+    fresh  whether they are to be made
+    """
+    rows = cache(partial(annotated.load, cfg.data))  # by the main process, once
+    if fresh:
+        cfg = world.main(preflight.hold_out, cfg, folder, rows)
+    initial = world.first_on_node(preflight.fetch, cfg)
+    if fresh:
+        world.main(_prepare, cfg, folder, initial, rows)
+    return world.main(preflight.scale, cfg, folder), initial
+
+
+def _prepare(cfg: Run, folder: RunDir, initial: Path, rows: Callable[[], Dataset]) -> None:
+    prepare(cfg, folder, policy.renderer(initial, template=Rendering.of(cfg)), rows())
+
+
 def _show(progress: RunProgress, out: Iteration, name: str) -> None:
     """The main held-out number of a policy, as soon as it is known."""
     worth = comparison.worth(out)
     if worth is not None:
         progress.show(f"{worth.name} {worth.number} ({name})")
         log.info("%s: held-out %s %s", name, worth.name, worth)
+    if progress.estimate is not None:
+        log.info("%s", progress.estimate)
 
 
 def _record(cfg: Run, folder: RunDir, world: World, command: list[str]) -> None:
     arithmetic = dtypes.resolve(cfg.compute, cfg.optim.precision)
+    chosen = start.settled(folder)
     processes = {"processes": {"number": world.size, "parallel": world.parallel}}
     provenance.record(
         folder,
@@ -207,4 +242,5 @@ def _record(cfg: Run, folder: RunDir, world: World, command: list[str]) -> None:
         arithmetic=dtypes.facts(cfg.compute, cfg.optim.precision, cfg.model),
         matmul_rate=throughput.matmul_rate(arithmetic.device, arithmetic.products),
         **(processes if world.size > 1 else {}),
+        **({"settled": chosen} if chosen else {}),
     )

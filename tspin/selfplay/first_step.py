@@ -10,25 +10,34 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from tspin.config import auto
 from tspin.config.objective import KEYS_OF_COEF
 from tspin.config.run import Run
+from tspin.config.schedules import at
 
 LEAST_WEIGHT = 0.1  # mean share of a pair's gradient under which a run is warned of
 MANY_CUT = 0.5  # share of the rows
 SCALES = ("alpha", "lam")  # coefficients that multiply the advantage under the logistic link
 
 
-def warnings(run: Run, row: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, str | None]:
+def warnings(
+    run: Run, row: Mapping[str, Any], facts: Mapping[str, Any], mean_tokens: float
+) -> dict[str, str | None]:
     """Kind -> warning, or None.
 
-    row    of the run's first step
-    facts  data.json
+    row          of the run's first step
+    facts        data.json
+    mean_tokens  of the annotated responses that are trained on
     """
-    return {"first_gradient": little_gradient(run, row), "rows_cut": rows_cut(run, facts)}
+    return {
+        "first_gradient": little_gradient(run, row, mean_tokens),
+        "rows_cut": rows_cut(run, facts),
+    }
 
 
-def little_gradient(run: Run, row: Mapping[str, Any]) -> str | None:
-    """A coefficient that leaves the mean pair LEAST_WEIGHT of its gradient.
+def little_gradient(run: Run, row: Mapping[str, Any], mean_tokens: float) -> str | None:
+    """A coefficient that leaves the mean pair LEAST_WEIGHT of its gradient; and coef.alpha=auto,
+    where that is less than alpha is now.
 
     With the mean advantage A, sigmoid(-X * A) = w gives X = log(1 / w - 1) / A. The mean over pairs
     is at least that while X * advantage stays above -7.8, where the sigmoid, at w = .1, is above
@@ -44,10 +53,14 @@ def little_gradient(run: Run, row: Mapping[str, Any]) -> str | None:
     largest = math.log(1 / LEAST_WEIGHT - 1) / advantage
     digits = 1 - math.floor(math.log10(largest))  # two that count, rounded down
     value = math.floor(largest * 10**digits) / 10**digits
-    key = f"coef.{KEYS_OF_COEF.get(scale, scale)}"
+    key, now = f"coef.{KEYS_OF_COEF.get(scale, scale)}", run.loss.coefficients[scale]
+    by_length = auto.alpha(mean_tokens)
+    other = ""
+    if key == auto.ALPHA and by_length < at(now, row["iteration"]):
+        other = f"; {key}={auto.AUTO} makes it {by_length:g}, by the length of the responses"
     return (
         f"{message}, as y is {advantage:.1f} nats likelier than y' on average; {key}={value:g} "
-        f"would leave {LEAST_WEIGHT:.0%} or more"
+        f"would leave {LEAST_WEIGHT:.0%} or more{other}"
     )
 
 

@@ -91,6 +91,11 @@ class Inputs:
         return sum(len(StepLog.read(path)) for path in done)
 
 
+def annotated_lengths(rows: Iterable[dict[str, Any]]) -> list[int]:
+    """Tokens of each annotated response that is trained on, of rows of prompts.parquet."""
+    return [len(row["annotated_ids"]) for row in rows if row["split"] == "train"]
+
+
 def prompts_digest(rows: Iterable[dict[str, Any]]) -> str:
     """What sampling conditions on: id and token ids of rows of prompts.parquet."""
     return digest_each([row["id"], list(row["prompt_ids"])] for row in rows)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 
+from tspin.config import auto
 from tspin.config.identity import IDENTITY_FREE
 from tspin.config.load import dump
 from tspin.config.run import Run
 from tspin.data import annotated, schemas, shift
+from tspin.data.annotated import Dataset
 from tspin.policy import dtypes, inspection, kernels, model_files, quantization, weights
-from tspin.runs import benchmarks, mirror
+from tspin.runs import benchmarks, mirror, start
 from tspin.runs.artifacts import RunDir
 from tspin.runs.start import first_iteration, start_from
 from tspin.sampling import engines
-from tspin.selfplay.inputs import Inputs, prompts_digest
+from tspin.selfplay.inputs import Inputs, annotated_lengths, prompts_digest
 from tspin.stages import benchmark
 from tspin.tools.files import read_json, write_json
 from tspin.tools.parquet import each_row
@@ -34,11 +38,13 @@ def look(cfg: Run, folder: RunDir) -> bool:
     return complete
 
 
-def claim(cfg: Run, folder: RunDir) -> None:
+def claim(cfg: Run, folder: RunDir) -> Run:
     """The folder, held, is this run's: ValueError where it is another's, or was changed since.
 
     More iterations than it was begun with are the same run: none depends on how many there are.
+    -> cfg, with what `auto` came to when the run began
     """
+    cfg = start.as_begun(cfg, folder)
     if cfg.data.shift.timed and folder.data.exists() and "parts" in read_json(folder.data):
         rows = each_row(folder.prompts, "split", "part")
         parts = (row["part"] for row in rows if row["split"] == "train")
@@ -46,6 +52,33 @@ def claim(cfg: Run, folder: RunDir) -> None:
     folder.claim(dump(cfg), free=IDENTITY_FREE, grows="selfplay.iterations")
     for t in folder.iterations():  # who reads them later would not notice
         folder.iteration(t).check()
+    return cfg
+
+
+def hold_out(cfg: Run, folder: RunDir, rows: Callable[[], Dataset]) -> Run:
+    """ValueError for rows that are no run, before a model is fetched. -> cfg, its number of
+    held-out prompts settled
+
+    rows  reads those of cfg.data
+    """
+    data = rows()
+    if auto.HELDOUT not in cfg.unsettled:
+        return cfg
+    number = len(data.heldout)
+    cfg = start.settle(cfg, folder, auto.HELDOUT, number, prompts=data.num_prompts)
+    return claim(cfg, folder)
+
+
+def scale(cfg: Run, folder: RunDir) -> Run:
+    """-> cfg, its alpha settled by the responses that are trained on."""
+    if auto.ALPHA not in cfg.unsettled:
+        return cfg
+    lengths = annotated_lengths(each_row(folder.prompts, "split", "annotated_ids"))
+    tokens = fmean(lengths)
+    cfg = start.settle(
+        cfg, folder, auto.ALPHA, auto.alpha(tokens), mean_tokens=tokens, responses=len(lengths)
+    )
+    return claim(cfg, folder)
 
 
 def check_reachable(cfg: Run) -> None:

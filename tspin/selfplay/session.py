@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from tspin.config import identity
@@ -27,7 +28,7 @@ from tspin.sampling import engines
 from tspin.sampling.requests import Draws
 from tspin.selfplay import first_step
 from tspin.selfplay.disk_space import DiskSpace
-from tspin.selfplay.inputs import Inputs
+from tspin.selfplay.inputs import Inputs, annotated_lengths
 from tspin.stages import benchmark
 from tspin.stages.evaluate import evaluate
 from tspin.stages.generate import generate
@@ -37,7 +38,6 @@ from tspin.tools import activity
 from tspin.tools.files import check_sums, read_json, write_json
 from tspin.tracking.tracker import Tracker
 from tspin.training.recipe import Recipe
-from tspin.training.sharded import zero_stage
 
 log = logging.getLogger("tspin")
 
@@ -147,6 +147,8 @@ class Session:
         self.space.check_training(out, label)
         policy = self.policies(start)
         if self.world.shards:
+            from tspin.training.sharded import zero_stage  # see strategy_of
+
             stage = zero_stage(policy, self.cfg.compute, self.world)
             self.world.main(provenance.add_zero_stage, self.folder, stage)
         # From here on the weights in memory are no folder's until they are saved.
@@ -220,7 +222,8 @@ class Session:
 
     def _warn_early(self, row: dict[str, Any]) -> None:
         t, data = first_iteration(self.cfg), read_json(self.folder.data)
-        self.warn(t, first_step.warnings(self.cfg, row, data))
+        mean_tokens = fmean(annotated_lengths(self.inputs.prompts))
+        self.warn(t, first_step.warnings(self.cfg, row, data, mean_tokens))
 
     def warn(self, t: int, messages: Mapping[str, str | None]) -> None:
         """Says each kind of warning (health) once, at the iteration that first deserves it."""

@@ -14,14 +14,16 @@ from tspin.tracking import replay
 log = logging.getLogger("tspin")
 
 
-def linked_or(play: Callable[[Session, int], None], session: Session, t: int) -> None:
+def linked_or(play: Callable[[Session, int], None], session: Session, t: int) -> bool:
     """Iteration t: linked where another run of runs_dir has made the same one, else played.
 
     Runs that would play the same iteration at the same time wait for the first of them.
+    -> whether it was played
     """
     cfg, world = session.cfg, session.world
     if not cfg.selfplay.share:
-        return play(session, t)
+        play(session, t)
+        return True
     lock = sharing_lock(cfg.runs_dir, session.iteration_key(t))
     with world.held(lock, wait=True, what=f"iteration {t}"):
         twin = world.main(sharing.find, cfg, t, session.iteration_key)
@@ -29,6 +31,7 @@ def linked_or(play: Callable[[Session, int], None], session: Session, t: int) ->
             play(session, t)
         else:
             world.main(_link, session, t, twin)
+        return twin is None
 
 
 def _link(session: Session, t: int, twin: Iteration) -> None:

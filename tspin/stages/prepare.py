@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from tspin.config.run import Run
-from tspin.data import annotated, shift
+from tspin.data import shift
+from tspin.data.annotated import Dataset
 from tspin.data.cells import BadRow, BadRows
 from tspin.data.templates import Conversation
 from tspin.data.tokens import Renderer
@@ -21,14 +22,13 @@ from tspin.tools.parquet import write_rows
 log = logging.getLogger("tspin")
 
 
-def prepare(run: Run, folder: RunDir, renderer: Renderer) -> None:
-    """Reads, splits, encodes and truncates.
+def prepare(run: Run, folder: RunDir, renderer: Renderer, source: Dataset) -> None:
+    """Encodes and truncates the pairs of run.data, in their two parts.
 
     A prompt that is too long loses the beginning of the user's words, a response its end. A pair
     whose annotated response holds no token is dropped and counted; so are pairs that
     data.skip_bad_rows leaves out.
     """
-    source = annotated.load(run.data)
     bad_rows = BadRows(run.data.skip_bad_rows, source.num_skipped, source.reasons)
     day = settled_day(run.runs_dir) if renderer.depends_on_day else None
     renderer = renderer.on(day)

@@ -23,7 +23,6 @@ from tspin.tools import signals
 from tspin.tools.files import remove
 from tspin.tools.terminal import progress
 from tspin.tracking.tracker import Tracker
-from tspin.training import shards
 from tspin.training.cut import Cut
 from tspin.training.optimizer import Optimizer, build_optimizer
 from tspin.training.parallel import strategy_of
@@ -137,6 +136,8 @@ def _save(out: Iteration, strategy: Strategy, optimizer: Optimizer, next_step: i
     """Saves the state of training, then removes older ones."""
     policy, world = strategy.policy, strategy.world
     if strategy.shards:
+        from tspin.training import shards  # see strategy_of
+
         shards.save_state(out.train_shards(next_step), state(policy, optimizer), next_step, world)
     else:
         world.main(save_state, out.train_state, policy, optimizer, next_step)
@@ -166,4 +167,6 @@ def _resume(out: Iteration, strategy: Strategy, optimizer: Optimizer) -> int:
         return 0
     if path == out.train_state:
         return load_state(path, policy, optimizer, shards=strategy.shards)
+    from tspin.training import shards
+
     return shards.load_state(path, policy, optimizer, world)

@@ -33,13 +33,16 @@ class RunProgress:
         self, total: int, *, initial: int = 0, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.total, self.done, self.number = total, initial, ""
-        self._clock, self._began = clock, clock()
+        self._clock, self._started = clock, clock()
+        self._began = self._started
         self._played: list[float] = []  # seconds of each iteration of this launch
         self.changed: Callable[[], None] = lambda: None
 
-    def finish_iteration(self) -> None:
+    def finish_iteration(self, *, played: bool = True) -> None:
+        """played: False where it was there already, or linked: that says nothing of the others"""
         now = self._clock()
-        self._played.append(now - self._began)
+        if played:
+            self._played.append(now - self._began)
         self._began, self.done = now, self.done + 1
         self.changed()
 
@@ -57,6 +60,15 @@ class RunProgress:
         mean = sum(self._played) / len(self._played)
         left = mean * (self.total - self.done) - (self._clock() - self._began)
         return left if left > 0 else None
+
+    @property
+    def estimate(self) -> str | None:
+        """A line for the whole launch, where its first iteration has just been played."""
+        left = self.seconds_left
+        if left is None or len(self._played) > 1 or self.done == self.total:
+            return None
+        whole = self._clock() - self._started + left
+        return f"about {duration(left)} left, {duration(whole)} in all, by the first iteration"
 
     @property
     def facts(self) -> list[str]:

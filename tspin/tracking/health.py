@@ -12,6 +12,22 @@ COLLAPSE = 1.5  # times the log-likelihood of y that the initial policy gives it
 SATURATED = 0.01  # mean weight of a pair's gradient
 MANY_CUT = 0.5
 MANY_IDENTICAL = 0.5
+IDENTICAL = {  # kind of warning -> which responses are one, and what that means
+    "same": (
+        "y' equals y",
+        "those pairs teach nothing. The initial policy may have been trained on this very data",
+    ),
+    "unmoved": (
+        "y' equals y0",
+        "the policy still says what it said before training, and the historical advantage is 0 "
+        "there. A larger optim.lr or more optim.epochs would move it",
+    ),
+    "y0_same": (
+        "y0 equals y",
+        "the historical term pushes y' above the annotated response itself. A smaller coef.beta "
+        "does less of that, loss=wo_ha nothing",
+    ),
+}
 LESS_ENTROPY = 0.3  # of the entropy that the initial policy's samples have
 SHORTER, LONGER = 0.5, 2.0  # times the mean length of the initial policy's samples
 MISALIGNED = 0.1  # share of pairs, and by how much it has risen
@@ -80,12 +96,11 @@ def cut(finish_reasons: Sequence[str]) -> str | None:
     return None
 
 
-def identical(num_identical: int, num_rows: int) -> str | None:
+def identical(kind: str, num_identical: int, num_rows: int) -> str | None:
+    """kind: of IDENTICAL"""
     if num_rows and num_identical / num_rows > MANY_IDENTICAL:
-        return (
-            f"y' equals y on {num_identical} of {num_rows} rows: those pairs teach nothing. The "
-            "initial policy may have been trained on this very data"
-        )
+        equal, meaning = IDENTICAL[kind]
+        return f"{equal} on {num_identical} of {num_rows} rows: {meaning}"
     return None
 
 

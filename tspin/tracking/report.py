@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from heapq import nsmallest
 from typing import Any
@@ -120,16 +121,28 @@ def samples(folder: RunDir, t: int, proto: Responses, *, count: int) -> None:
 
 
 def sample_warnings(folder: RunDir, t: int) -> dict[str, str | None]:
-    """What is wrong with the samples that iteration t trains on, likewise; nothing without any."""
+    """What is wrong with the samples that iteration t trains on, likewise, known before its first
+    step; nothing without any. At t = 0 y0 is y'."""
     out = folder.iteration(t).synthetic
     if not out.exists():
         return {}
-    annotated = {row["id"]: row["annotated_ids"] for row in each_row(folder.prompts, *ANNOTATED)}
-    num_same, reasons = 0, []
+    # Of the ids a hash: all three responses of many rows are large.
+    rows = each_row(folder.prompts, *ANNOTATED)
+    annotated = {row["id"]: hash(tuple(row["annotated_ids"])) for row in rows}
+    proto = {}
+    if t > 0 and folder.proto.exists():
+        rows = folder.proto.each("id", "response_ids")
+        proto = {row["id"]: hash(tuple(row["response_ids"])) for row in rows}
+    equal, reasons = Counter[str](), []
     for row in out.each("id", "response_ids", "finish_reason"):
-        num_same += row["response_ids"] == annotated[row["id"]]
+        synthetic, y = hash(tuple(row["response_ids"])), annotated[row["id"]]
+        equal["same"] += synthetic == y
+        if proto:
+            equal["unmoved"] += synthetic == proto[row["id"]]
+            equal["y0_same"] += proto[row["id"]] == y
         reasons.append(row["finish_reason"])
-    return {"cut": health.cut(reasons), "same": health.identical(num_same, len(reasons))}
+    same = {kind: health.identical(kind, num, len(reasons)) for kind, num in equal.items()}
+    return {"cut": health.cut(reasons), **same}
 
 
 def warnings(folder: RunDir, t: int) -> dict[str, str]:

@@ -15,7 +15,6 @@ from tspin.distributed.world import World
 from tspin.logprobs.fused_head import LossFunction
 from tspin.objectives import Role
 from tspin.policy.policy import Policy
-from tspin.training.sharded import Sharded, ShardedBase, adapters, zero_stage
 from tspin.training.strategy import Forward, MicroBatch, Strategy, no_way_back
 
 
@@ -25,6 +24,9 @@ def strategy_of(policy: Policy, compute: ComputeConfig, world: World) -> Strateg
         return Strategy(policy)
     if not world.shards:
         return Replicated(policy, world)
+    # Not at the top: it loads a second's worth of torch's modules, and a run that is alone waits.
+    from tspin.training.sharded import Sharded, ShardedBase, adapters, zero_stage
+
     kind = ShardedBase if adapters(policy) else Sharded
     return kind(policy, world, zero_stage(policy, compute, world))
 
