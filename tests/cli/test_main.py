@@ -110,8 +110,8 @@ TYPED = (
     "runs_dir, seed, selfplay, size, sweep, sync, track"
 )
 LOSSES = (
-    "apo_zero, cpo, dpo, ipo, nca, orpo, repo, sft, simpo, space, spin, sppo, ssd, tpo, tspin, "
-    "tspin_ref, w/o-H-A, wo_ha"
+    "apo_zero, cpo, dpo, ipo, iris, kto, nca, orpo, repo, sft, simpo, space, spif, spin, sppo, "
+    "ssd, tpo, tspin, tspin_ref, w/o-H-A, wo_ha"
 )
 PRESETS = "paper, quick, spin_code, spin_paper"
 
@@ -187,7 +187,7 @@ PRESETS = "paper, quick, spin_code, spin_paper"
         # sweeps by name
         ("swep=table1", ["key swep", "did you mean sweep?"]),
         ("sweep=table1", ["sweep=table1 makes several runs: add -m"]),
-        ("-m sweep=tabel1", ["sweep tabel1", "did you mean table1?", "alpha_beta, figure3"]),
+        ("-m sweep=tabel1", ["sweep tabel1", "did you mean table1?", "alpha_beta, anchors"]),
         ("-m sweep=none.yaml", ["sweep none.yaml", "FILE.yaml"]),
         ("-m sweep=table1 +sweep=table2", ["sweep=table1 and sweep=table2", "one sweep"]),
         ("-m sweep=table1 hydra/sweeper=basic", ["hydra/sweeper=basic", "leave it out"]),
@@ -463,6 +463,11 @@ def test_no_task_that_we_name_ourselves_looks_like_a_misspelt_option(point):
         ("optim.lr=1e-4 seed=2", "micro-tspin-micro-s2-lr=0.0001"),
         ("optim.batch_size=8", "micro-tspin-micro-s0-optim.batch_size=8"),
         ("model=zephyr size=14k", "zephyr-tspin-ultrachat-s0-size=14000"),
+        # of one's own what the path ends in
+        ("data=file data.path=pairs.csv", "micro-tspin-pairs.csv-s0"),
+        ("data=file data.path=in/pairs.csv", "micro-tspin-pairs_csv.86dbe883-s0"),
+        ("data=file data.path=pairs", "micro-tspin-file-s0-data.path=pairs"),  # a word has no dot
+        ("model=custom data=file data.path=a.csv model.path=me/m", "m.eb895b7a-tspin-a.csv-s0"),
         # what is the default anyway does not show
         ("model=micro loss=tspin data=micro coef=paper", "micro-tspin-micro-s0"),
         ("coef.alpha=1", "micro-tspin-micro-s0"),
@@ -481,6 +486,14 @@ def test_no_task_that_we_name_ourselves_looks_like_a_misspelt_option(point):
 def test_a_run_is_named_for_what_it_is(words, name):
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         assert compose(words.split()).name == name
+
+
+def test_a_run_that_an_earlier_version_named_goes_on(point, tmp_path):
+    words = ["data=file", "data.path=pairs.csv", f"runs_dir={tmp_path}"]
+    (tmp_path / "micro-tspin-file-s0-data.path=pairs.csv").mkdir()
+    assert point(*words).folder.exists()
+    (tmp_path / "micro-tspin-pairs.csv-s0").mkdir()
+    assert point(*words).name == "micro-tspin-pairs.csv-s0"
 
 
 def test_the_folder_is_the_name_in_runs_dir(point, tmp_path):

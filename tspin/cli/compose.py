@@ -86,7 +86,10 @@ def typed(cfg: DictConfig, hydra_cfg: Any) -> Run:
     run = load(tree | {"name": "unnamed"})
     own = [o for o in hydra_cfg.overrides.hydra if o.startswith("hydra.searchpath")]
     own += [f"{group}={hydra_cfg.runtime.choices[group]}" for group in NAMED_BY]
-    return replace(run, name=run_name(dump(run), _defaults(tuple(own), run.seed)))
+    values, usual = dump(run), _defaults(tuple(own), run.seed)
+    run = replace(run, name=run_name(values, usual))
+    earlier = replace(run, name=run_name(values, usual, earlier=True))
+    return earlier if earlier.folder.exists() and not run.folder.exists() else run
 
 
 def plain(cfg: DictConfig, *, partial: bool = False) -> dict[str, Any]:

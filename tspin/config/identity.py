@@ -53,6 +53,8 @@ NOT_OF_METHOD = (
 )
 """Keys or sections in which runs of one method may differ: what analysis compares them without."""
 
+OF_ONES_OWN = {"model": "custom", "data": "file"}  # options whose path says what is chosen
+
 # Of `decoding`: what vLLM alone reads, and of that what decides the samples.
 OF_VLLM = {"vllm_python", "data_parallel", "tensor_parallel", "gpu_memory", "vllm_args"}
 DECIDING = {"tensor_parallel", "vllm_args"}
@@ -96,14 +98,23 @@ def history(run: Run, t: int) -> list[dict[str, Any]]:
     ]
 
 
-def run_name(tree: dict[str, Any], default: dict[str, Any]) -> str:
+def run_name(tree: dict[str, Any], default: dict[str, Any], *, earlier: bool = False) -> str:
     """MODEL-LOSS-DATA-sSEED and what else changes numbers, e.g. "micro-tspin-micro-s0-alpha=0.3".
+
+    MODEL and DATA are the options' names, and of one's own what its path ends in: "pairs.csv".
 
     tree     plain values of the run, as dump gives them
     default  the same with nothing chosen but model, loss, data and seed
+    earlier  as version 0.1.0 named it: paths stand behind
     """
     usual, left_out = without_copies(flatten(default)), ("name", "seed", *IDENTITY_FREE)
     values = {k: v for k, v in without_copies(flatten(tree)).items() if not k.startswith(left_out)}
+    names = {group: tree[group]["name"] for group in ("model", "loss", "data")}
+    for group, option in () if earlier else OF_ONES_OWN.items():
+        end = _short(tree[group]["path"])
+        if names[group] == option and "." in end:  # else it could be the name of an option
+            names[group] = end
+            del values[f"{group}.path"]
     last = Counter(key.rsplit(".", 1)[-1] for key in (*values, "seed"))
     differs = []
     for key, value in sorted(values.items()):
@@ -113,8 +124,7 @@ def run_name(tree: dict[str, Any], default: dict[str, Any]) -> str:
     # A long list makes an unreadable name; a digest of it is still a function of the values.
     if len("-".join(differs)) > 80:
         differs = [digest(differs)[:8]]
-    names = [tree[group]["name"] for group in ("model", "loss", "data")]
-    return "-".join([*names, f"s{tree['seed']}", *differs])
+    return "-".join([*names.values(), f"s{tree['seed']}", *differs])
 
 
 def without_copies(values: Mapping[str, Any]) -> dict[str, Any]:
