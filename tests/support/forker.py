@@ -20,6 +20,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,6 +199,7 @@ def serve() -> None:
     import pandas  # noqa: F401
     import pyarrow.dataset  # noqa: F401
     import torch
+    from tqdm import tqdm
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from analysis.report import page, render, report, run_page, site  # noqa: F401
@@ -216,6 +218,8 @@ def serve() -> None:
         task.pairs(split, 1, seed=0)
     matmul_rate(torch.device("cpu"), torch.float32)
     render.MANY = 10**6  # processes of a child's own would import everything anew
+    # tqdm's own is a semaphore that all children would share: one that is killed would keep it.
+    tqdm.set_lock(threading.RLock())
     gc.collect()
     gc.freeze()  # what is here stays, in children too: their collections pass it over
     answer = os.fdopen(os.dup(1), "w")
