@@ -1,0 +1,87 @@
+"""Annotated answers about a topic: sentences of its facts, chosen until all constraints hold.
+
+Candidates are drawn and judged by the constraints' own checks, so that what is annotated is right by
+the program that judges everybody.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from tspin.verifiable.constraints import Constraint, Plan
+from tspin.verifiable.texts import ADVERBS, TOPICS
+from tspin.verifiable.wordings import Values
+
+Wanted = Sequence[tuple[Constraint, Values]]
+ATTEMPTS = 400
+# Who is last: small or capital letters are of all that stands there, quotation marks around it.
+LAST_CHANGES = ("case", "around")
+
+
+def holds(text: str, wanted: Wanted) -> list[bool]:
+    """Whether a text meets each. What one has put around the text is no part of it for the rest."""
+    inside = text
+    for constraint, values in wanted:
+        inside = constraint.inner(inside, values)
+    return [
+        constraint.holds(text if constraint.group == "around" else inside, values)
+        for constraint, values in wanted
+    ]
+
+
+def change(text: str, wanted: Wanted) -> str:
+    """The last changes to a text, in an order in which none undoes another."""
+    for constraint, values in sorted(wanted, key=lambda pair: _turn(pair[0])):
+        text = constraint.change(text, values)
+    return text
+
+
+def _turn(constraint: Constraint) -> int:
+    return LAST_CHANGES.index(constraint.group) if constraint.group in LAST_CHANGES else -1
+
+
+def write(topic: str, wanted: Wanted, rng: random.Random) -> str | None:
+    """A text about the topic that meets all; None where ATTEMPTS candidates did not."""
+    plan = Plan()
+    for constraint, values in wanted:
+        constraint.plan(plan, values)
+    for _ in range(ATTEMPTS):
+        units = _units(topic, plan, rng)
+        if units is not None and all(holds(text := change(_laid_out(units, plan), wanted), wanted)):
+            return text
+    return None
+
+
+def _units(topic: str, plan: Plan, rng: random.Random) -> list[str] | None:
+    """Sentences; None where the plan has more that are fixed than it has room for."""
+    begin = [f"{plan.first.capitalize()} and {topic} go well together."] if plan.first else []
+    middle = [f"Some people link them with {word}." for word in plan.include]
+    end = [f"They make me think of {plan.last}."] if plan.last else []
+    fixed = len(begin) + len(middle) + len(end)
+    units = plan.units or max(fixed, 1 + int(rng.random() * 3))
+    if fixed > units:
+        return None
+    facts = sorted(TOPICS[topic], key=lambda _: rng.random())
+    told = [_sentence(topic, facts, rng) for _ in range(units - fixed)]
+    named = [i for i, text in enumerate(told) if not begin and i == 0]
+    told = [text if i in named else f"They{text.removeprefix(topic.capitalize())}"
+            for i, text in enumerate(told)]  # fmt: skip
+    if middle and not begin and not told:
+        middle[0] = middle[0].replace("them", topic)
+    return [*begin, *told, *middle, *end]
+
+
+def _sentence(topic: str, facts: list[str], rng: random.Random) -> str:
+    """One fact or two, which are taken from the list, maybe with an adverb."""
+    adverb = f" {ADVERBS[int(rng.random() * len(ADVERBS))]}" if rng.random() < 0.4 else ""
+    several = 2 if rng.random() < 0.3 and len(facts) > 1 else 1
+    said = [facts.pop() for _ in range(several)] if len(facts) >= several else ["deserve a thought"]
+    return f"{topic.capitalize()}{adverb} {' and '.join(said)}."
+
+
+def _laid_out(units: list[str], plan: Plan) -> str:
+    if plan.layout == "text":
+        return " ".join(units)
+    marks = (f"{i}. " if plan.layout == "#" else plan.layout for i in range(1, len(units) + 1))
+    return "\n".join(mark + unit for mark, unit in zip(marks, units, strict=True))
