@@ -88,10 +88,11 @@ gpu-simulate: $(CUDA_READY)
 	mkdir -p build
 	OMP_NUM_THREADS=1 $(CUDA_VENV)/bin/python -m benchmarks.simulation --device cuda --out build/simulation
 
-# PyPI's torch for Linux is the one for CUDA; the tested set is that of the CPU.
+# PyPI's torch for Linux is the one for CUDA; the tested set is that of the CPU. An older torch wants
+# an older setuptools: held to the tested one, pip would take another torch.
 $(CUDA_READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(CUDA_VENV)
-	grep -v '^torch==' constraints.txt > $(CUDA_VENV)/constraints.txt
+	{ grep -Ev '^(torch|setuptools)==' constraints.txt; echo '$(CUDA_TORCH)'; } > $(CUDA_VENV)/constraints.txt
 	$(CUDA_VENV)/bin/pip install --quiet --no-cache-dir '$(CUDA_TORCH)'
 	$(CUDA_VENV)/bin/pip install --quiet --constraint $(CUDA_VENV)/constraints.txt --editable .
 	touch $(CUDA_READY)

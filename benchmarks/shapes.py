@@ -220,7 +220,17 @@ GPU = [
 GROWTH = ("batch", "length", "vocabulary", "rows")  # first words of cases that differ in one size
 
 
-def tiny(case: Case) -> Case:
-    """The same case in a second or two: to see that it runs, not how fast."""
-    batch = case.batch // 100 if case.kind == "rows" else 2
-    return replace(case, shape="tiny", batch=batch, rounds=2, longest=12, device="cpu")
+def quick(cases: Sequence[Case]) -> list[Case]:
+    """In a second or two each: to see that they run, not how fast.
+
+    One case for each kind of work and its ways, since at a tiny shape the others are the same; all
+    of the rows, where growth is seen.
+    """
+    once = {case.name if case.kind == "rows" else (case.kind, case.ways): case for case in cases}
+    return [
+        replace(
+            case, shape="tiny", rounds=2, longest=12, device="cpu",
+            batch=case.batch // 100 if case.kind == "rows" else 2,
+        )
+        for case in once.values()
+    ]  # fmt: skip

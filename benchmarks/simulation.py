@@ -20,7 +20,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from unittest import mock
@@ -93,13 +93,15 @@ class Work:
     peak: Callable[[Memory], float]
     trains: bool = False
 
-    def run(self, device: Device) -> Simulated:
+    def run(self, device: Device, *, layers: int | None = None) -> Simulated:
+        """layers: of a smaller model, each like a 7B's; None: all of them"""
         run = check([*SETTINGS, *self.words]).points[0].run
         shape = shapes.KNOWN[run.model.path]
+        shape = replace(shape, layers=layers or shape.layers)
         plan = memory(shape, run, device="cuda")
         started = time.monotonic()
         with as_on_a_card(device), FakeTensorMode(), Live() as live:
-            model = _model(run, device)
+            model = _model(shape, device)
             if not self.trains:
                 narrow(model, DTYPE)
             counts = live.operations_of(model.base_model.layers[1])
@@ -266,13 +268,15 @@ def _attend(
     )[0]
 
 
-def _model(run: Run, device: Device) -> PreTrainedModel:
-    """Mistral-7B in float32."""
+def _model(shape: shapes.Shape, device: Device) -> PreTrainedModel:
+    """Mistral-7B, or one of fewer layers, in float32."""
     from transformers import AutoModelForCausalLM, MistralConfig
 
-    with torch.device(device):  # the default of the configuration is of Mistral-7B's shape
-        model = AutoModelForCausalLM.from_config(MistralConfig(sliding_window=None)).eval()
-    assert sum(p.numel() for p in model.parameters()) == shapes.KNOWN[run.model.path].parameters
+    # The default of the configuration is of Mistral-7B's shape.
+    config = MistralConfig(sliding_window=None, num_hidden_layers=shape.layers)
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(config).eval()
+    assert sum(p.numel() for p in model.parameters()) == shape.parameters
     return model
 
 

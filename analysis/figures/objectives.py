@@ -5,12 +5,11 @@ from __future__ import annotations
 
 from analysis.figures import results
 from analysis.figures.pieces import Drawing, Piece, Table, of_each
-from analysis.reading import measures, missing
+from analysis.reading import measures, missing, paper
 from analysis.reading.regimes import Regime, regimes
 from analysis.reading.runs import Runs
 
 NAMES = ("objectives",)
-LOSSES = ("sft", "spin", "tspin", "tspin_ref", "wo_ha")  # the paper's
 PANELS = 3
 
 
@@ -23,7 +22,7 @@ def _of_regime(regime: Regime, name: str) -> list[Piece]:
     chosen = regime.members
     shown = measures.columns(chosen)
     values = measures.values(chosen, shown)
-    lines = missing.objectives(chosen, LOSSES, "seeds", regime.setting, *regime.overrides)
+    lines = missing.objectives(chosen, paper.LOSSES, "seeds", regime.setting, *regime.overrides)
     lines += missing.iterations(chosen)
     lines += missing.seeds(chosen, "seeds", regime.setting, *regime.overrides)
     caption = f"Every objective over iterations, {regime}. Mean and 95% interval over seeds."

@@ -2,7 +2,8 @@
 
 A row is what an iteration left; its change is that of the main number since the iteration before,
 paired by run. A method is an objective as configured by default: variants of it (another alpha,
-another learning rate) have figures of their own, but for SFT on other numbers of pairs.
+another learning rate) have figures of their own, but for SFT on other numbers of pairs. Where the
+paper compares methods, those of others that were run, and anchored ones, are rows, too.
 """
 
 from __future__ import annotations
@@ -34,15 +35,22 @@ class Plan:
     table: str  # which of the paper's holds its numbers
     panels: tuple[str, ...] = ()  # of a figure: tasks; () makes a table
     mistral: bool | None = None  # None: of any model
+    open: bool = False  # objectives that the paper does not have, and anchored ones, belong to it
 
     def covers(self, setting: Setting) -> bool:
         """Tables 1 and 4 are the same of two base models; the rest is of any."""
         return self.mistral is None or ("mistral" in setting.model) == self.mistral
 
     def shows(self, run: Run) -> bool:
-        """An objective as configured by default, and SFT on other numbers of pairs."""
+        """An objective as configured by default, SFT on other numbers of pairs too; where it is
+        open, any that the paper does not have, and with an anchor."""
         sized = run.loss == "sft" and run.differs_only_in("data.size")
-        return run.loss in self.losses and (run.is_main or sized)
+        belongs = run.loss in self.losses or self.open and run.loss not in paper.LOSSES
+        return belongs and (run.is_main or sized or self.open and run.is_anchored)
+
+    def owns(self, run: Run) -> bool:
+        """Of those shown: whether it is of the paper's comparison, not beside it."""
+        return run.loss in self.losses and not run.is_anchored
 
 
 WHAT, USUAL = "SFT, SPIN and T-SPIN", ("sft", "spin", "tspin")
@@ -50,12 +58,13 @@ HISTORY = "T-SPIN without and with its historical advantage", ("wo_ha", "tspin")
 FIRST = ("gsm8k", "leaderboard_ifeval", AVERAGE)
 ABLATION = ("gsm8k", "leaderboard_math_hard", "leaderboard_ifeval")
 PLANS = {
-    "table1": Plan(WHAT, USUAL, "table1", "table1", mistral=False),
-    "figure2": Plan(WHAT, USUAL, "table1", "table1", FIRST, mistral=False),
+    "table1": Plan(WHAT, USUAL, "table1", "table1", mistral=False, open=True),
+    "figure2": Plan(WHAT, USUAL, "table1", "table1", FIRST, mistral=False, open=True),
     "table2": Plan(*HISTORY, "table2", "table2"),
     "figure5": Plan(*HISTORY, "table2", "table2", ABLATION),
-    "table4": Plan(f"{WHAT} from Mistral", USUAL, "table4", "table4", mistral=True),
-    "figure6": Plan(f"{WHAT} from Mistral", USUAL, "table4", "table4", FIRST, mistral=True),
+    "table4": Plan(f"{WHAT} from Mistral", USUAL, "table4", "table4", mistral=True, open=True),
+    "figure6": Plan(f"{WHAT} from Mistral", USUAL, "table4", "table4", FIRST, mistral=True,
+                    open=True),
     "figure4b": Plan("T-SPIN without and with a reference policy", ("tspin", "tspin_ref"),
                      "figure4b", "table1", (AVERAGE,)),
 }  # fmt: skip
@@ -154,9 +163,21 @@ def _of_setting(runs: Runs, setting: Setting, name: str, plan: Plan) -> Piece:
     values = measures.values(chosen, shown)
     lines = missing.objectives(chosen, plan.losses, plan.sweep, setting)
     lines += missing.iterations(chosen) + missing.numbers(chosen, values, shown)
-    lines += missing.seeds(chosen, plan.sweep, setting)
-    caption = f"{plan.what}, {setting}"
+    own, others = chosen.where(plan.owns), chosen.where(lambda run: not plan.owns(run))
+    lines += missing.seeds(own, plan.sweep, setting)
+    for label in others.labels():
+        lines += _seeds_beside(others, label, plan, setting)
+    beside = ", and objectives beside them" if len(others) else ""
+    caption = f"{plan.what}{beside}, {setting}"
     return _piece(name, plan, caption, values, shown, lines, chosen.pairs())
+
+
+def _seeds_beside(others: Runs, label: str, plan: Plan, setting: Setting) -> list[str]:
+    """missing.seeds of one method that the sweep has by its name alone."""
+    members = others.where(lambda run: run.label == label)
+    (run, *_) = members
+    words = [f"{key}={value}" for key, value in run.variant.items()]
+    return missing.seeds(members, plan.sweep, setting, f"loss={run.loss}", *words)
 
 
 def _of_paper(plan: Plan, name: str) -> Piece:

@@ -89,6 +89,11 @@ class Run:
         """Whether it is its objective as configured by default, not a variant of it."""
         return not self.variant
 
+    @property
+    def is_anchored(self) -> bool:
+        """Whether nothing but an anchor beside it makes it a variant."""
+        return bool(self.variant) and all(key.startswith("anchor.") for key in self.variant)
+
     @cached_property
     def method(self) -> dict[str, Any]:
         """Settings that change numbers, beside the objective's name; coefficients as coef.NAME."""

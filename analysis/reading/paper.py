@@ -16,6 +16,7 @@ from analysis.reading.runs import BASE
 
 FOLDER = Path(__file__).parent / "published"
 SOURCE = "arXiv 2601.08198"
+LOSSES = ("sft", "spin", "tspin", "tspin_ref", "wo_ha")  # its objectives, as loss=NAME
 LABELS = {"SFT": "SFT (200k, 2 epochs)"}
 PAIRS, USUAL_PAIRS = {LABELS["SFT"]: 200_000}, 50_000
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.figures import change, style
-from analysis.reading import measures, missing
+from analysis.reading import measures, missing, paper
 from analysis.reading.methods import Run, Setting
 from analysis.reading.runs import Runs
 from analysis.report import curves, run_page
@@ -18,7 +18,6 @@ from tspin.cli.status import STATES, Status, survey
 
 NAME = "index.html"
 PANELS = 4
-LOSSES = ("sft", "spin", "tspin", "tspin_ref", "wo_ha")  # the paper's
 COMMAND = re.compile("`([^`]*)`")
 MANY = 8  # methods with a curve of their own, before variants are left to their lines
 
@@ -122,4 +121,4 @@ def _missing(runs: Runs, setting: Setting) -> list[str]:
     usual = runs.where(lambda run: run.is_main)
     lines = missing.iterations(runs)
     lines += missing.seeds(usual, "seeds", setting)
-    return lines + missing.objectives(usual, LOSSES, "seeds", setting, "seed=0,1,2")
+    return lines + missing.objectives(usual, paper.LOSSES, "seeds", setting, "seed=0,1,2")

@@ -57,5 +57,6 @@ class Setting:
         fixed = ("model=mistral", "track=none", f"compute.device={self.device}")
         place = f"runs_dir={self.folder / 'runs'}"
         dtype = "compute.dtype=bfloat16"  # of compute.dtype=auto on CUDA
-        words = ("loss=tspin", dtype, "compute.gradient_checkpointing=false", *words)
+        moves = "optim.warmup_from=step"  # whatever checks a single step
+        words = ("loss=tspin", dtype, moves, "compute.gradient_checkpointing=false", *words)
         return check([*fixed, place, *words]).points[0].run

@@ -116,6 +116,25 @@ def test_pairs_are_named(pieces):
     assert printed.loc["SFT (200k, 2 epochs)", "pairs"] == 200_000
 
 
+def test_rivals_and_anchored_methods_are_rows_where_the_paper_compares_methods(tmp_path):
+    """Of Table 1, not of the ablation in Table 2; another alpha is a row of neither."""
+    for loss in ("sft", "spin", "tspin", "wo_ha", "space"):
+        write_run(tmp_path, loss)
+    write_run(tmp_path, "tspin", apart="-hinge=1.0", hinge=1.0)
+    write_run(tmp_path, "tspin", apart="-alpha=0.3", alpha=0.3)
+    made = catalogue.build(Runs.read(tmp_path), ["table1", "figure2", "table2"])
+    found = {piece.name.split("-")[0]: piece for piece in made}
+    labels = ["SFT", "SPIN", "T-SPIN", "T-SPIN hinge=1.0", "SPACE"]
+    assert found["table1"].frame["label"].unique().tolist() == ["initial policy", *labels]
+    assert list(lines(found["figure2"].figure.axes[0])) == labels
+    assert "and objectives beside them, micro on micro" in found["table1"].caption
+    assert found["table2"].frame["label"].unique().tolist() == [
+        "initial policy", "T-SPIN", "w/o H-A"]  # fmt: skip
+    lacking = "\n".join(found["table1"].missing)
+    assert re.search("SPACE .1.: `.* [+]sweep=table1 seed=0,1,2 loss=space`", lacking)
+    assert "+sweep=table1 seed=0,1,2 loss=tspin anchor.hinge=1.0`" in lacking
+
+
 def test_missing_runs_are_named_with_a_command(pieces):
     assert any("fewer than 3 seeds" in line for line in pieces["table2-micro-micro"].missing)
     absent = pieces["table2-zephyr-ultrachat"].missing

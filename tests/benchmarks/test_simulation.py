@@ -12,23 +12,24 @@ from benchmarks import simulation
 from benchmarks.live import Live
 
 LAYERS = 32
+FEW = 8  # of the same width: what is beside the layers weighs more, and the plan holds still
 WORKS = {work.name: work for work in simulation.ALL}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name, gigabytes, attention",
+    "name, layers, gigabytes, attention",
     [  # checkpointed, a layer attends once more in the backward pass
-        ("training, checkpointed", 115.9, {"varlen_attn bfloat16": 2 * LAYERS}),
-        ("training, not checkpointed", 164.2, {"varlen_attn bfloat16": LAYERS}),
-        ("sampling, 64 slots", 34.4, {"sdpa bfloat16": 3 * LAYERS}),  # two passes read, one draws
-        ("scoring, 16 triplets", 21.0, {"varlen_attn bfloat16": LAYERS}),
+        ("training, checkpointed", LAYERS, 115.9, {"varlen_attn bfloat16": 2 * LAYERS}),
+        ("training, not checkpointed", FEW, 44.8, {"varlen_attn bfloat16": FEW}),
+        ("sampling, 64 slots", FEW, 11.0, {"sdpa bfloat16": 3 * FEW}),  # two passes read, one draws
+        ("scoring, 16 triplets", FEW, 10.5, {"varlen_attn bfloat16": FEW}),
     ],
 )
-def test_a_7b_is_as_planned_and_attends_in_bfloat16(name, gigabytes, attention):
+def test_a_7b_is_as_planned_and_attends_in_bfloat16(name, layers, gigabytes, attention):
     """The update takes the most of a checkpointed training: weights, gradients, their squares and
-    the roots of these, 4 x 7.24e9 numbers of 4 bytes."""
-    result = WORKS[name].run("cpu")
+    the roots of these, 4 x 7.24e9 numbers of 4 bytes. All of its layers there, fewer elsewhere."""
+    result = WORKS[name].run("cpu", layers=layers)
     assert result.planned == pytest.approx(result.peak, rel=simulation.TOLERANCE)
     assert result.peak / 1e9 == pytest.approx(gigabytes, abs=0.1)
     assert result.attention == attention

@@ -46,6 +46,7 @@ COUNTS = {
     "table1": 3,
     "table2": 2,
     "table4": 3,
+    "rivals": 8,  # table1 3, others 4, T-SPIN with an anchor
 }
 TINY = ["data.size=16", "data.heldout=4", "optim.epochs=1", "track=none"]
 
@@ -83,7 +84,7 @@ def test_the_paper_is_all_of_its_sweeps():
     parts = [
         names(points(f"sweep={one}", "model=zephyr"))
         for one in COUNTS
-        if one not in ("seeds", "tune")
+        if one not in ("seeds", "tune", "rivals")
     ]
     assert set(names(found)) == {name for part in parts for name in part}
     assert set(COUNTS) | {"paper", "miniature"} == set(NAMES)
@@ -170,6 +171,37 @@ def test_typed_words_replace_the_files_and_add_to_them():
     assert len(found) == 12
     assert {point.run.coef.alpha for point in found} == {0.3}
     assert Counter(point.run.seed for point in found) == {0: 4, 1: 4, 2: 4}
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        (["+sweep=table1", "loss=tspin"], [("tspin", 512, 5)]),
+        (["+sweep=table1", "loss=sft,tspin,space,kto"],
+         [("sft", 2048, 1), ("tspin", 512, 5), ("space", 512, 5), ("kto", 512, 5)]),
+        (["+sweep=figure4a", "loss=space", "size=14k"], [("space", 143, 2)]),  # as its first line
+        (["+sweep=seeds", "loss=nca", "seed=0"], [("nca", 512, 5)]),
+        (["+sweep=table1", "loss=dpo", "selfplay.iterations=2"], [("spin", 512, 2)]),
+    ],
+)  # fmt: skip
+def test_a_typed_loss_chooses_among_a_sweeps_objectives_and_adds_to_them(typed, expected):
+    """Each keeps what its line says: SFT its pairs, epochs and one iteration."""
+    found = [point.run for point in points(*typed)]
+    assert [(r.loss.name, r.data.size, r.selfplay.iterations) for r in found] == expected
+    assert {r.optim.lr for r in found if r.loss.name == "sft"} <= {1e-4}
+
+
+def test_a_typed_loss_adds_to_every_line_that_compares(tmp_path):
+    """And to lines that say nothing of it."""
+    file = tmp_path / "own.yaml"
+    file.write_text("points: ['loss=sft seed=1', 'loss=spin,tspin', 'loss=tspin,wo_ha seed=2', "
+                    "'coef.alpha=0.3']")  # fmt: skip
+    _, lines = arguments.sweep(["sweep=" + str(file), "loss=tspin,cpo", "seed=0"], tmp_path)
+    assert lines == [
+        ["loss=tspin,cpo", "seed=0"],
+        ["loss=tspin,cpo", "seed=0"],
+        ["loss=tspin,cpo", "coef.alpha=0.3", "seed=0"],
+    ]
 
 
 def test_48_points_are_one_line():

@@ -116,6 +116,7 @@ PAPER = {
     "optim.eps": 1e-8,
     "optim.momentum": 0.0,
     "optim.warmup": 0.1,
+    "optim.warmup_from": "zero",
     "optim.schedule": "linear",
     "optim.batch_size": 64,
     "optim.max_grad_norm": None,

@@ -194,7 +194,7 @@ def test_a_short_rebuild_replaces_its_folder_and_gives_the_same_weights(tmp_path
     digests = []
     for _ in range(2):
         with caplog.at_level("INFO"):
-            main(["--out", str(tmp_path), "--steps", "20", "--num-eval", "8"])
+            main(["--out", str(tmp_path), "--steps", "5", "--num-eval", "8"])
         digests.append({which: training.digest(tmp_path / which) for which in ("base", "warm")})
     assert digests[0] == digests[1]
     assert digests[0]["base"] != digests[0]["warm"]

@@ -1,6 +1,7 @@
 """The rivals: by hand, against a second way to write each, and what each asks for."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,10 +12,13 @@ from support.triplet_logps import POLICY, logps
 from tspin.objectives import (
     CPO,
     IPO,
+    IRIS,
+    KTO,
     NCA,
     ORPO,
     SFT,
     SPACE,
+    SPIF,
     SPIN,
     SPPO,
     SSD,
@@ -33,6 +37,7 @@ def s(x):
     return 1 / (1 + math.exp(-x))
 
 
+TILTED = (math.exp(-0.25) + math.exp(1.5)) / 2  # E exp(r_y' / 2)
 BY_HAND = {  # r_y = [1, 1], r_y' = [-0.5, 3]; avg y = [-1.5, -4], avg y' = [-1, -2], c = [2, -2]
     SPACE(mu=1.0): [-math.log(s(1)) - math.log(s(0.5)), -math.log(s(1)) - math.log(s(-3))],
     SPACE(mu=2.0): [
@@ -45,6 +50,15 @@ BY_HAND = {  # r_y = [1, 1], r_y' = [-0.5, 3]; avg y = [-1.5, -4], avg y' = [-1,
         -math.log(s(2)) - 0.5 * math.log(s(-2)) - 0.5 * math.log(s(-6)),
     ],
     APOZero(beta=2.0): [1 - s(2) + s(-1), 1 - s(2) + s(6)],
+    SPIF(bound=2.0): [-0.5 - 1 + (1 + 0.25) / 4, 3 - 1 + (1 + 9) / 4],
+    KTO(beta=2.0): [  # E r_y = 1, E r_y' = 1.25
+        1 - s(2 * (1 - 1.25)) + 1 - s(2 * (1 + 0.5)),
+        1 - s(2 * (1 - 1.25)) + 1 - s(2 * (1 - 3)),
+    ],
+    IRIS(order=0.5): [
+        -1 + 2 * (math.exp(-0.25) / TILTED - 1 + math.log(TILTED)),
+        -1 + 2 * (math.exp(1.5) / TILTED - 1 + math.log(TILTED)),
+    ],
     SPPO(beta=0.25): [(1 - 2) ** 2 + (-0.5 + 2) ** 2, (1 - 2) ** 2 + (3 + 2) ** 2],
     SimPO(beta=2.0, gamma_ratio=0.8): [
         -math.log(s(2 * (-1.5 + 1 - 0.8))),
@@ -99,6 +113,14 @@ SECOND_WAY = {  # of each formula, from the sums p, the ratios r, the means m an
     APOZero: lambda p, r, m, q, o: (
         1 - torch.exp(log_s(o.beta * r["y"])) + torch.exp(log_s(o.beta * r["s"]))
     ),
+    SPIF: lambda p, r, m, q, o: (
+        ((r["y"] - o.bound) ** 2 + (r["s"] + o.bound) ** 2) / (2 * o.bound) - o.bound
+    ),
+    KTO: lambda p, r, m, q, o: (
+        2
+        - torch.exp(log_s(o.beta * (r["y"] - r["s"].detach().mean().relu())))
+        - torch.exp(log_s(o.beta * (r["y"].detach().mean().relu() - r["s"])))
+    ),
     SPPO: lambda p, r, m, q, o: (
         r["y"] ** 2 + r["s"] ** 2 - (r["y"] - r["s"]) / o.beta + 0.5 / o.beta**2
     ),
@@ -118,7 +140,7 @@ SECOND_WAY = {  # of each formula, from the sums p, the ratios r, the means m an
 }
 
 
-@pytest.mark.parametrize("objective", BY_HAND, ids=IDS)
+@pytest.mark.parametrize("objective", [it for it in BY_HAND if not isinstance(it, IRIS)], ids=str)
 def test_the_gradient_is_that_of_the_formula_written_a_second_way(objective):
     ours, theirs = inputs(objective, grad=True)[0], inputs(objective, grad=True)[0]
     reference = inputs(objective)[1]
@@ -136,6 +158,57 @@ def test_the_gradient_is_that_of_the_formula_written_a_second_way(objective):
     expected.sum().backward()
     for role in ours.present():
         torch.testing.assert_close(ours[role].grad, theirs[role].grad, rtol=1e-10, atol=1e-12)
+
+
+def risks(y, s, order):
+    """IRIS' two risks, written for a whole batch."""
+    of_synthetic = (order * s).exp().mean().log() / order
+    if order == 1:
+        return of_synthetic - y.mean()
+    return of_synthetic - ((order - 1) * y).exp().mean().log() / (order - 1)
+
+
+@pytest.mark.parametrize("order", [0.3, 1.0, 2.0])
+def test_the_mean_of_iris_and_its_gradient_are_those_of_the_risks(order):
+    """Though the statistics of the batch are constants."""
+    ours, theirs = inputs(IRIS(order), grad=True)[0], inputs(IRIS(order), grad=True)[0]
+    reference = inputs(IRIS(order))[1]
+    loss = IRIS(order)(ours, reference)[0].mean()
+    roles = ("annotated", "synthetic")
+    expected = risks(*(theirs[role] - reference[role] for role in roles), order)
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
+    loss.backward(), expected.backward()
+    for role in roles:
+        torch.testing.assert_close(ours[role].grad, theirs[role].grad, rtol=1e-10, atol=1e-14)
+
+
+def test_iris_changes_nothing_where_the_policy_is_the_data():
+    """Three responses of probability p under data and policy, all of each: no gradient by the
+    policy's logits, whatever the order."""
+    p = torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64)
+    rows = torch.tensor([0, 0, 1, 1, 1, 2, 2, 2, 2, 2])
+    for order in (0.5, 1.0, 2.0):
+        logits = p.log().requires_grad_()
+        drawn = logits.log_softmax(0)[rows]
+        held = Logps(annotated=p.log()[rows], synthetic=p.log()[rows])
+        IRIS(order)(Logps(annotated=drawn, synthetic=drawn), held)[0].mean().backward()
+        torch.testing.assert_close(logits.grad, torch.zeros_like(p), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("objective", [KTO(0.5), IRIS(0.5), IRIS(2.0)], ids=str)
+def test_a_part_of_a_batch_with_its_statistics_is_a_part_of_its_losses(objective):
+    policy, reference = inputs(objective)
+    whole = objective(policy, reference)[0]
+    statistics = objective.statistics(policy, reference)
+    for row in (0, 1):
+        part, against = (
+            logps({role: [of[role][row].item()] for role in objective.roles},
+                  lengths={role: [1] for role in objective.roles})
+            for of in (policy, reference)
+        )  # fmt: skip
+        alone = objective(part, against)[0]
+        assert objective(replace(part, statistics=statistics), against)[0] == whole[row]
+        assert alone != whole[row]
 
 
 @pytest.mark.parametrize("objective", BY_HAND, ids=IDS)
@@ -191,6 +264,28 @@ def test_relations_between_objectives(values, scale):
     pull = -torch.nn.functional.logsigmoid(r_y) - torch.nn.functional.logsigmoid(-r_y)
     half = 0.5 * SPACE(1.0)(policy, reference)[0] + 0.5 * pull
     torch.testing.assert_close(NCA(1.0)(policy, reference)[0], half, rtol=1e-9, atol=1e-9)
+
+
+@given(rows, st.floats(0.1, 10))
+def test_spif_is_a_share_of_sppo(values, bound):
+    """beta SPPO - bound at beta = 1 / (2 bound)."""
+    y, s_, ry, rs = (list(column) for column in zip(*values, strict=True))
+    lengths = {"annotated": [3] * len(y), "synthetic": [4] * len(y)}
+    policy = logps({"annotated": y, "synthetic": s_}, lengths=lengths)
+    reference = logps({"annotated": ry, "synthetic": rs}, lengths=lengths)
+    beta = 1 / (2 * bound)
+    expected = beta * SPPO(beta)(policy, reference)[0] - bound
+    torch.testing.assert_close(SPIF(bound)(policy, reference)[0], expected, rtol=1e-9, atol=1e-9)
+
+
+@given(st.lists(numbers, min_size=1, max_size=4))
+def test_kto_without_a_gain_is_apo_zero(values):
+    """Both means at most 0: so is z."""
+    lengths = {"annotated": [3] * len(values), "synthetic": [4] * len(values)}
+    policy = logps({"annotated": values, "synthetic": values}, lengths=lengths)
+    reference = logps({role: [0.0] * len(values) for role in lengths}, lengths=lengths)
+    expected = APOZero(0.3)(policy, reference)[0]
+    torch.testing.assert_close(KTO(0.3)(policy, reference)[0], expected, rtol=1e-12, atol=0)
 
 
 def test_repo_is_simpo_with_a_large_beta():

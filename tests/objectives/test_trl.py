@@ -7,7 +7,20 @@ import torch
 from datasets import Dataset
 from support.tiny import chat_tokenizer, random_model
 
-from tspin.objectives import CPO, IPO, NCA, ORPO, SPACE, SPIN, SPPO, TPO, APOZero, Logps, SimPO
+from tspin.objectives import (
+    CPO,
+    IPO,
+    KTO,
+    NCA,
+    ORPO,
+    SPACE,
+    SPIN,
+    SPPO,
+    TPO,
+    APOZero,
+    Logps,
+    SimPO,
+)
 
 trl = pytest.importorskip("trl")
 pytestmark = pytest.mark.slow
@@ -77,6 +90,53 @@ def test_dpo_trainer_has_the_same_loss(loss_type, objective, numbers, trainer):
     theirs = trainer._compute_loss(model, batch, return_outputs=False)
     ours = objective(policy, reference)[0].mean()
     torch.testing.assert_close(ours, theirs.to(ours.dtype), rtol=1e-6, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def unpaired(tmp_path_factory):
+    options = trl.KTOConfig(
+        output_dir=str(tmp_path_factory.mktemp("kto")), beta=BETA, precompute_ref_log_probs=True,
+        use_cpu=True, bf16=False, report_to="none", save_strategy="no",
+    )  # fmt: skip
+    rows = Dataset.from_list([{"prompt": "a", "completion": "b", "label": True},
+                              {"prompt": "c", "completion": "d", "label": False}] * 4)  # fmt: skip
+    model = random_model(dtype=torch.float32)
+    return trl.KTOTrainer(
+        model, args=options, train_dataset=rows, processing_class=chat_tokenizer()
+    )
+
+
+def test_kto_trainer_has_the_same_loss_of_each_half(numbers, unpaired):
+    """TRL takes its KL from a second pass over responses of other prompts; here that pass is given
+    the other half of the pairs, as KTO has it where responses come in pairs."""
+    per_token, mask, policy, _ = numbers
+    gains = torch.tensor([[1.0, 2.0], [-1.0, 3.0]]).double()  # of y, of y': means above 0
+    reference = Logps(policy.annotated - gains[0], policy.synthetic - gains[1])
+    first = torch.zeros(2, 1, dtype=torch.bool)
+    theirs = []
+    for own, other in (("annotated", "synthetic"), ("synthetic", "annotated")):
+        rows = {"annotated": slice(0, 2), "synthetic": slice(2, 4)}
+        batch = {
+            "label": torch.tensor([own == "annotated"] * 2),
+            "ref_logps": reference[own],
+            "ref_KL_logps": reference[other],
+        }
+        for prefix, role in (("", own), ("KL_", other)):
+            responses = mask[rows[role]]
+            batch |= {
+                f"{prefix}input_ids": torch.full((2, 6), 1 + (role == "synthetic")),
+                f"{prefix}attention_mask": torch.cat([~first, responses], 1).long(),
+                f"{prefix}completion_mask": torch.cat([first, responses], 1).long(),
+            }
+
+        def model(input_ids, **_):
+            values = per_token[slice(2, 4) if input_ids[0, 0] == 2 else slice(0, 2)]
+            zeros = torch.zeros_like(values)
+            return SimpleNamespace(log_probs=values, entropy=zeros, mean_logits=zeros)
+
+        theirs.append(unpaired._compute_loss(model, batch, return_outputs=False))
+    ours = KTO(BETA)(policy, reference)[0].mean()
+    torch.testing.assert_close(ours, sum(theirs).to(ours.dtype), rtol=1e-6, atol=1e-6)
 
 
 CPU = SimpleNamespace(device="cpu")

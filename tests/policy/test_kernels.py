@@ -30,9 +30,9 @@ def losses(triplets, logps):
     return logps.annotated - torch.sigmoid(logps.synthetic) + logps.proto**2 / 100
 
 
-def gradient(policy, triplets):
+def gradient(policy, triplets, of=losses):
     policy.model.zero_grad()
-    policy.loss_sum(triplets, ROLES, losses).backward()
+    policy.loss_sum(triplets, ROLES, of).backward()
     return [p.grad.clone() for p in policy.model.parameters()]
 
 
@@ -75,13 +75,17 @@ def test_streams_of_all_lengths_run_in_one_graph_a_layer(fresh, attention, check
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="the compiler of torch.compile's code")
 def test_compiled_layers_give_the_log_probs_and_gradients_of_eager_ones(fresh):
-    eager, compiled = random_policy(), random_policy()  # float64
+    eager, compiled = (random_policy(layers=1) for _ in range(2))  # float64; each layer is compiled
     assert eager.packed is not None and compiled.packed is not None
-    state = kernels.compile_layers(compiled.model)
-    triplets = random_triplets(4)
-    torch.testing.assert_close(scores(compiled, triplets), scores(eager, triplets))
+    state, seen, triplets = kernels.compile_layers(compiled.model), [], random_triplets(4)
+
+    def watched(triplets, logps):
+        seen.append(torch.stack([logps[role].detach() for role in ROLES]))
+        return losses(triplets, logps)
+
+    ours, theirs = (gradient(policy, triplets, watched) for policy in (compiled, eager))
+    torch.testing.assert_close(*seen)
     # transformers' RMSNorm rounds to float32, and code that is fused may round elsewhere.
-    ours, theirs = gradient(compiled, triplets), gradient(eager, triplets)
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
     assert state.failure is None and counters["stats"]["unique_graphs"] > 0
 

@@ -19,6 +19,14 @@ def test_links_within_the_repository(page):
     assert [link for link in links if not (page.parent / link).exists()] == []
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/objectives.md"])
+def test_every_objective_and_anchor_is_in_a_table(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    rows = {name for row in re.findall(r"^\| (`[^|]*`) \|", text, re.M) for name in row.split("`")}
+    assert {file.stem for file in (ROOT / "conf" / "loss").glob("*.yaml")} <= rows
+    assert all(anchor.stem in text for anchor in (ROOT / "conf" / "anchor").glob("*.yaml"))
+
+
 def glossary():
     """The keys of the tables in docs/runs.md, `a/{b,c}` as a/b and a/c."""
     text = (ROOT / "docs" / "runs.md").read_text(encoding="utf-8")

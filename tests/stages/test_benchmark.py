@@ -140,7 +140,6 @@ def test_the_ten_tasks_count_as_on_the_command_line(place, run, make):
     it; here it is drawn as if alone, so no group may stand before it on the command line.
     """
     paper = run(TEN)
-    benchmark.check(paper.evals)
     found = benchmarks.results(make(paper), paper)
     assert list(found["benchmarks"]) == list(TEN)
     ours = found["benchmarks"] | {
@@ -199,23 +198,12 @@ def test_the_average_by_hand():
     assert benchmarks.average(numbers)["stderr"] is None
 
 
-def test_there_is_no_average_before_every_part_is_there(run, make):
-    two = run({"winogrande": "acc,none", "mmlu_anatomy": "acc,none", "hellaswag": None})
-    out = make(two)
-    parts = benchmarks.results(out, two)
-    assert list(parts["average"]["of"]) == ["winogrande", "mmlu_anatomy"]
-    next(out.benchmarks.glob("winogrande-*")).unlink()
-    parts = benchmarks.results(out, two)
-    assert list(parts["benchmarks"]) == ["mmlu_anatomy", "hellaswag"]
-    assert "average" not in parts
-    assert benchmarks.results(Iteration(out.path / "nothing"), two) == {}
-
-
 # --- what is missing -----------------------------------------------------------------------------
 
 
 def test_a_killed_harness_loses_the_task_it_was_at(place, run, make, monkeypatch, tmp_path):
-    two = run({"winogrande": None, "mmlu_anatomy": None})
+    """There is no average before every part is there, and what is asked no metric is none."""
+    three = run({"winogrande": "acc,none", "mmlu_anatomy": "acc,none", "hellaswag": None})
     whole = benchmark._harness
 
     @contextmanager
@@ -234,23 +222,27 @@ def test_a_killed_harness_loses_the_task_it_was_at(place, run, make, monkeypatch
 
     monkeypatch.setattr(benchmark, "_harness", killed_after_one_task)
     with pytest.raises(ValueError, match="SIGKILL.* evals.batch_size.*log.txt"):
-        make(two)
+        make(three)
     out = Iteration(tmp_path / "iter_0")
-    assert benchmarks.missing(out, two) == ["mmlu_anatomy"]
+    assert benchmarks.missing(out, three) == ["mmlu_anatomy", "hellaswag"]
+    parts = benchmarks.results(out, three)
+    assert list(parts["benchmarks"]) == ["winogrande"] and "average" not in parts
+    assert benchmarks.results(Iteration(out.path / "nothing"), three) == {}
     (done,) = out.benchmarks.glob("winogrande-*")
     before = done.stat().st_mtime_ns
 
     monkeypatch.setattr(benchmark, "_harness", whole)
     states = random.getstate(), torch.get_rng_state()
-    make(two)
-    assert benchmarks.missing(out, two) == []
+    make(three)
+    assert benchmarks.missing(out, three) == []
+    assert list(benchmarks.results(out, three)["average"]["of"]) == ["winogrande", "mmlu_anatomy"]
     assert done.stat().st_mtime_ns == before
     assert random.getstate() == states[0] and torch.equal(torch.get_rng_state(), states[1])
 
     monkeypatch.setattr(benchmark, "_harness", None)  # nothing is left to start a process for
-    make(two)
-    other = replace(two, evals=replace(two.evals, limit=1))
-    assert benchmarks.missing(out, other) == ["winogrande", "mmlu_anatomy"]
+    make(three)
+    other = replace(three, evals=replace(three.evals, limit=1))
+    assert benchmarks.missing(out, other) == list(three.evals.tasks)
 
 
 def test_the_harness_does_not_outlive_a_killed_parent(place, tmp_path):
@@ -314,16 +306,6 @@ def own(tmp_path):
     return folder
 
 
-def test_a_folder_of_tasks(run, make, own):
-    mine = run({}, tasks_dir=str(own), data_root=None, template="run")
-    benchmark.check(mine.evals)
-    found = benchmarks.results(make(mine), mine)
-    assert list(found["benchmarks"]) == ["sums"]
-    assert found["benchmarks"]["sums"]["n"] == 2
-    assert list(found["benchmarks"]["sums"]["metrics"]) == ["acc,none"]
-    assert found["harness"]["template"] == mine.model.template == "alpaca_space"
-
-
 def test_a_group_stands_for_its_members(run, own):
     (own / "more.yaml").write_text("include: sums.yaml\ntask: more\ndoc_to_text: !function m.f\n")
     (own / "all.yaml").write_text("group: everything\ntask: [more, {task: sums, num_fewshot: 1}]\n")
@@ -342,8 +324,9 @@ def test_a_changed_task_file_is_another_task(run, make, own):
     assert benchmarks.files(out, mine) != before
 
 
-def test_under_a_launcher_the_harness_is_alone_on_one_device(run, make, own, monkeypatch, tmp_path):
-    """As in the main process of two, where accelerate would wait for the other one to come."""
+def test_a_folder_of_tasks_under_a_launcher(run, make, own, monkeypatch, tmp_path):
+    """In the main process of two the harness is alone on one device: accelerate would wait for
+    the other one to come."""
     (own / "words.py").write_text(
         "import json, os, pathlib\n"
         "def question(doc):\n"
@@ -354,7 +337,7 @@ def test_under_a_launcher_the_harness_is_alone_on_one_device(run, make, own, mon
     (own / "sums.yaml").write_text(
         (own / "sums.yaml").read_text().replace('"{{question}}"', "!function words.question")
     )
-    mine = run({}, tasks_dir=str(own), data_root=None)
+    mine = run({}, tasks_dir=str(own), data_root=None, template="run")
     mine = replace(mine, compute=replace(mine.compute, device="auto"))
     ranks = {
         **{"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"},
@@ -371,7 +354,11 @@ def test_under_a_launcher_the_harness_is_alone_on_one_device(run, make, own, mon
     out = make(mine)
     environment = read_json(tmp_path / "environment.json")
     assert not ranks.keys() & environment.keys() and environment["CUDA_VISIBLE_DEVICES"] == "4"
-    assert benchmarks.missing(out, mine) == []
+    found = benchmarks.results(out, mine)
+    assert list(found["benchmarks"]) == ["sums"]
+    assert found["benchmarks"]["sums"]["n"] == 2
+    assert list(found["benchmarks"]["sums"]["metrics"]) == ["acc,none"]
+    assert found["harness"]["template"] == mine.model.template == "alpaca_space"
 
 
 @pytest.mark.parametrize(

@@ -28,8 +28,8 @@ COMMON = ("compute.device=cpu", "model.max_length=128", "decoding.max_new_tokens
 CASES = {  # layers, width, words
     "all weights": (4, 384, ["compute.micro_batch=2"]),
     "adamw, a large vocabulary": (2, 256, ["compute.micro_batch=4", "optim=adamw"]),
-    "checkpointing": (12, 192, ["compute.micro_batch=8", "compute.gradient_checkpointing=true"]),
-    "lora": (6, 320, ["compute.micro_batch=4", "lora=default", "model.lora.rank=8"]),
+    "checkpointing": (12, 192, ["compute.micro_batch=5", "compute.gradient_checkpointing=true"]),
+    "lora": (6, 320, ["compute.micro_batch=3", "lora=default", "model.lora.rank=8"]),
 }
 
 

@@ -21,13 +21,15 @@ from torch.distributed import TCPStore
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from support.tiny import LOSSES, checkpointed, compose, play, random_policy, random_triplets
+from support.tiny import LOSSES as OF_PAPER
+from support.tiny import checkpointed, compose, play, random_policy, random_triplets
 from tspin import micro
 from tspin.data.triplets import epoch, micro_batches
 from tspin.distributed import failure
 from tspin.distributed import world as worlds
 from tspin.distributed.failure import stopping_together
 from tspin.distributed.world import join
+from tspin.objectives import IRIS
 from tspin.policy.policy import load
 from tspin.runs.artifacts import Iteration, Responses
 from tspin.sampling.native import Native
@@ -43,6 +45,7 @@ from tspin.training.cut import Cut
 from tspin.training.parallel import strategy_of
 from tspin.training.recipe import Recipe
 
+LOSSES = OF_PAPER | {"iris": IRIS(0.5)}  # which compares with the whole batch
 RUN = compose("compute.device=cpu")
 OPTIM = replace(RUN.optim, lr=1e-3, batch_size=4, epochs=2, max_grad_norm=1.0)
 COMPUTE = replace(RUN.compute, micro_batch=1, save_seconds=1e9)
@@ -107,7 +110,7 @@ def losses(world, folder):
         teach(folder / kind / "plain", "tspin", here, compute=tokens, attention="plain")
     for stage in (1, 2):
         whole = replace(COMPUTE, zero_stage=stage)
-        teach(folder / "fsdp2" / f"stage-{stage}", "tspin", here, compute=whole)
+        teach(folder / "fsdp2" / f"stage-{stage}", "iris", here, compute=whole)
 
 
 class Collectives(TorchDispatchMode):
@@ -299,17 +302,20 @@ def refused(world, folder):
 
 
 def short_of_memory(world, folder):
-    """Rank 1 alone has no room for two triplets at a time: all halve, and none notices else."""
-    if world.rank == 1:
-        policy_pass = train.Policy.loss_sum
+    """Rank 1 alone has no room for two triplets at a time, in the gradient or in the pass before
+    it: all halve, and none notices else."""
+    for loss, method in (("tspin", "loss_sum"), ("iris", "logps")):
+        honest = getattr(train.Policy, method)
 
-        def loss_sum(policy, micro, *args):
+        def limited(policy, micro, *args, honest=honest):
             if len(micro) > 1:
                 raise torch.OutOfMemoryError("no room\nMore")
-            return policy_pass(policy, micro, *args)
+            return honest(policy, micro, *args)
 
-        train.Policy.loss_sum = loss_sum
-    teach(folder, "tspin", world, compute=replace(COMPUTE, micro_batch=2))
+        if world.rank == 1:
+            setattr(train.Policy, method, limited)
+        teach(folder / loss, loss, world, compute=replace(COMPUTE, micro_batch=2))
+        setattr(train.Policy, method, honest)
 
 
 def _raise(error):

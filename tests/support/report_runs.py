@@ -23,9 +23,9 @@ from tspin.tools.parquet import write_rows
 HERE = Path(__file__).parents[1] / "golden"
 FOLDERS, TABLES = HERE / "folders", HERE / "tables"
 HELDOUT, START = 50, 20
-GAIN = {"sft": 5, "spin": 2, "tspin": 3, "tspin_ref": 2, "wo_ha": 1}
+GAIN = {"sft": 5, "spin": 2, "tspin": 3, "tspin_ref": 2, "wo_ha": 1, "space": 4}
 LABELS = {"sft": "SFT", "spin": "SPIN", "tspin": "T-SPIN", "tspin_ref": "T-SPIN_ref",
-          "wo_ha": "w/o H-A"}  # fmt: skip
+          "wo_ha": "w/o H-A", "space": "SPACE"}  # fmt: skip
 TASKS = {
     "gsm8k": "exact_match,strict-match",
     "leaderboard_math_hard": "exact_match,none",
@@ -59,6 +59,7 @@ def write_run(
     benchmarks=False,
     split="test",
     lr=1e-4,
+    hinge=None,
 ):
     """One finished run. -> its folder
 
@@ -78,6 +79,8 @@ def write_run(
         "optim": {"lr": lr, "epochs": 2},
         "selfplay": {"iterations": iterations},
     }
+    if hinge is not None:
+        config["anchor"] = {"hinge": hinge}
     write_text(folder.config, yaml.safe_dump(config, sort_keys=False))
     words = [f"model={model}", f"data={data}", f"loss={loss}", f"seed={seed}"]
     words += [f"data.eval_split={split}"] * (split != "test")

@@ -42,15 +42,15 @@ def micro_tokenizer():
     return PreTrainedTokenizerFast.from_pretrained(folder("base"))
 
 
-def random_model(*, vocab_size=294, seed=0, dtype=torch.float64, scale=1.0, tied=True):
-    """A one-layer Llama whose logits are far from uniform."""
+def random_model(*, vocab_size=294, seed=0, dtype=torch.float64, scale=1.0, tied=True, layers=2):
+    """A small Llama whose logits are far from uniform."""
     torch.manual_seed(seed)
     model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=vocab_size,
             hidden_size=32,
             intermediate_size=48,
-            num_hidden_layers=2,
+            num_hidden_layers=layers,
             num_attention_heads=4,
             num_key_value_heads=2,
             initializer_range=0.3 * scale,

@@ -63,8 +63,9 @@ def options(group: str, conf: Path) -> list[str]:
 def sweep(overrides: Sequence[str], folder: Path) -> tuple[str | None, list[Overrides]]:
     """The name behind sweep=NAME, and the lines that it and the other overrides make.
 
-    Overrides that are typed replace the file's for the same key, and add to every line of it.
-    Without sweep=NAME the one line is what was typed.
+    Overrides that are typed replace the file's for the same key, and add to every line of it; a
+    typed loss=NAMES chooses among its objectives (_choose). Without sweep=NAME the one line is what
+    was typed.
     """
     chosen = [override.split("=", 1)[1] for override in overrides if key(override) == "sweep"]
     typed = [override for override in overrides if key(override) != "sweep"]
@@ -72,9 +73,40 @@ def sweep(overrides: Sequence[str], folder: Path) -> tuple[str | None, list[Over
         return None, [typed]
     if len(chosen) > 1:
         raise ValueError(f"sweep={chosen[0]} and sweep={chosen[1]}: one sweep at a time")
-    own = {key(override) for override in typed}
-    kept = [[o for o in line if key(o) not in own] for line in read_sweep(chosen[0], folder)]
+    lines, own = read_sweep(chosen[0], folder), {key(override) for override in typed}
+    losses = [override for override in typed if key(override) == "loss"]
+    if len(losses) == 1:
+        lines = _choose(lines, _values(losses[0]))
+        typed.remove(losses[0])
+        own.remove("loss")
+    kept = [[o for o in line if key(o) not in own] for line in lines]
     return Path(chosen[0]).stem, [[*line, *typed] for line in kept]
+
+
+def _choose(lines: Sequence[Overrides], names: Sequence[str]) -> list[Overrides]:
+    """The lines of a sweep with these objectives alone: each keeps what it says to its own.
+
+    Names that no line has join the lines that compare objectives; where none does, the first.
+
+    Example: sft,spin,space of (loss=sft size=200k), (loss=spin,tspin size=50k) are
+    (loss=sft size=200k), (loss=spin,space size=50k).
+    """
+    of_lines = [[n for o in line if key(o) == "loss" for n in _values(o)] for line in lines]
+    known = {name for own in of_lines for name in own}
+    others = [name for name in names if name not in known]
+    compares = [len(own) > 1 for own in of_lines]
+    chosen = []
+    for i, (line, own) in enumerate(zip(lines, of_lines, strict=True)):
+        joined = others if compares[i] or not any(compares) and i == 0 else []
+        kept = [name for name in names if name in own or name in joined or not own]
+        if kept:
+            rest = [override for override in line if key(override) != "loss"]
+            chosen.append([f"loss={','.join(kept)}", *rest])
+    return chosen
+
+
+def _values(override: str) -> list[str]:
+    return override.split("=", 1)[1].split(",")
 
 
 def sweep_names(folder: Path) -> list[str]:

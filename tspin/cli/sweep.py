@@ -32,7 +32,8 @@ log = logging.getLogger("tspin")
 ITERATIONS = "selfplay.iterations"  # in the tables anyway: "1 of 2"
 # sweep -> what `python -m analysis` shows it as; the others are called as their figure is
 FIGURE = re.compile(r"(figure|table)\d")
-FIGURES = {"alpha_beta": "figure4c", "tune": "tuning", "paper": "all", "miniature": "all"}
+FIGURES = {"alpha_beta": "figure4c", "tune": "tuning", "paper": "all", "miniature": "all",
+           "rivals": "table1"}  # fmt: skip
 COLUMNS = ("point", "run", "state", "iterations", "shared", "average", "accuracy", "perplexity",
            "minutes", "why")  # fmt: skip
 

@@ -12,6 +12,7 @@ ADDED: dict[str, Any] = {
     "anchor.cap": None,
     "anchor.average": False,
     "model.lora": None,
+    "optim.warmup_from": "step",
     "model.quantize": None,
     "model.template_args": {},
     "compute.deterministic": False,

@@ -124,6 +124,7 @@ class OptimConfig:
     lr: Schedule
     schedule: Literal["linear", "cosine", "constant"]
     warmup: float = Field(ge=0, lt=1)  # share of the scheduled steps
+    warmup_from: Literal["zero", "step"]  # of its first step: 0, or one step's share of the peak
     epochs: int = Field(ge=1)
     schedule_epochs: int | None = Field(ge=1)  # None: epochs
     batch_size: int = Field(ge=1)  # examples per optimiser step

@@ -15,6 +15,7 @@ micro-batches (training.cut), and for each of them
     .backward() takes that gradient through the layers to the weights             training.strategy
 
 and once all are done the optimiser updates (training.step). A `LossFunction` is all that the way
-back needs to know of an objective. Scoring goes the same way without one (`Policy.logps`). The
+back needs to know of an objective. Scoring goes the same way without one (`Policy.logps`), and so
+does what an objective compares with in the whole batch (Strategy.logps), before the first. The
 plain path, which tests compare with, is `padded`: rows, the model's own logits, one batch.
 """

@@ -77,6 +77,10 @@ class Anchored(Objective):
         return self.objective.per_token or self.anchors.average
 
     @property
+    def needs_batch(self) -> bool:  # type: ignore[override]
+        return self.objective.needs_batch
+
+    @property
     def reference_roles(self) -> tuple[Role, ...]:
         inner = self.objective.reference_roles
         hinge = self.anchors.hinge is not None and "annotated" not in inner
@@ -93,11 +97,11 @@ class Anchored(Objective):
     def reward(self, logp: Tensor, ref_logp: Tensor | None) -> Tensor:
         return self.objective.reward(logp, ref_logp)
 
+    def statistics(self, policy: Logps, reference: Logps | None) -> dict[str, Tensor]:
+        return self.objective.statistics(*self._compared(policy, reference))
+
     def __call__(self, policy: Logps, reference: Logps | None = None) -> tuple[Tensor, Metrics]:
-        compared, against = policy, reference
-        if self.anchors.average:
-            compared = policy.per_token()
-            against = None if reference is None else reference.per_token()
+        compared, against = self._compared(policy, reference)
         inner_against = against if self.needs_reference else None
         losses, metrics = self.objective(compared, inner_against)
         if self.anchors.average:  # reported are whole responses
@@ -115,6 +119,12 @@ class Anchored(Objective):
             losses = losses + self.anchors.hinge * fall
             metrics["anchor/fall"] = fall.detach()
         return losses, metrics
+
+    def _compared(self, policy: Logps, reference: Logps | None) -> tuple[Logps, Logps | None]:
+        """What is compared of both: sums over tokens, or their means."""
+        if not self.anchors.average:
+            return policy, reference
+        return policy.per_token(), None if reference is None else reference.per_token()
 
 
 def _capped(policy: Logps, reference: Logps | None, cap: float) -> Logps:

@@ -18,7 +18,9 @@ Metrics = dict[str, "Tensor"]  # name -> a number for each example, (batch,)
 class Logps:
     """log pi(z | x) by role, each (batch,) in nats; None where a role was not scored.
 
-    lengths  tokens of each response, by role, (batch,); None where nobody asked for them
+    lengths     tokens of each response, by role, (batch,); None where nobody asked for them
+    statistics  of the whole batch that these rows are of, by name, each (): what the objective
+                took of it (Objective.statistics); None where nobody did
 
     Example: Logps(annotated=tensor([-3.1]), synthetic=tensor([-2.0])) is what SPIN reads.
     """
@@ -27,6 +29,7 @@ class Logps:
     synthetic: Tensor | None = None
     proto: Tensor | None = None
     lengths: Mapping[Role, Tensor] | None = None
+    statistics: Mapping[str, Tensor] | None = None
 
     def __getitem__(self, role: Role) -> Tensor:
         logps: Tensor | None = getattr(self, role)

@@ -7,7 +7,7 @@ configuration or rank. A stage asks it what it compares and needs, never for its
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -42,6 +42,8 @@ class Objective(ABC):
     has_reward       whether `reward` is defined
     per_token        whether it compares means over a response's tokens: its reward is of them
     of_margins       whether it is a function of the advantages c and h alone (less the reference's)
+    needs_batch      whether it compares with `statistics` of the whole batch, which a step then
+                     takes before its gradient, by one more forward pass
     """
 
     name: ClassVar[str | None] = None
@@ -49,6 +51,7 @@ class Objective(ABC):
     has_reward: ClassVar[bool] = True
     per_token: ClassVar[bool] = False
     of_margins: ClassVar[bool] = False
+    needs_batch: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -70,6 +73,20 @@ class Objective(ABC):
         logp, ref_logp  log pi and log pi_t of it: sums over its tokens, means where per_token
         """
         raise ValueError(f"{self.key()[0]} defines no reward")
+
+    def statistics(self, policy: Logps, reference: Logps | None) -> dict[str, Tensor]:
+        """What it compares with in a batch, by name, each (): constants of a step.
+
+        policy, reference  of all triplets of the batch, without a gradient
+        """
+        return {}
+
+    def of_batch(self, policy: Logps, reference: Logps | None) -> Mapping[str, Tensor]:
+        """The statistics that the step took of the whole batch, so that no cut into micro-batches
+        changes the gradient; where it took none, those of these rows.
+        """
+        taken = policy.statistics
+        return self.statistics(policy.detached(), reference) if taken is None else taken
 
     def at(self, t: int) -> Objective:
         """The plainest objective that equals this one at iteration t.

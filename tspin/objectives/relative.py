@@ -21,15 +21,23 @@ if TYPE_CHECKING:
 
 
 class RelativeObjective(Objective):
-    """Base: pairs, a reference, and the reward beta * r."""
+    """Base: pairs, a reference, and the reward r."""
 
-    beta: float
     roles: ClassVar[tuple[Role, ...]] = PAIR
     needs_reference: ClassVar[bool] = True
 
     def reward(self, logp: Tensor, ref_logp: Tensor | None) -> Tensor:
         assert ref_logp is not None, f"{self.name}'s reward is relative to the reference"
-        return self.beta * (logp - ref_logp)
+        return logp - ref_logp
+
+
+class ScaledObjective(RelativeObjective):
+    """Base: the same with the reward beta * r."""
+
+    beta: float
+
+    def reward(self, logp: Tensor, ref_logp: Tensor | None) -> Tensor:
+        return self.beta * super().reward(logp, ref_logp)
 
 
 @dataclass(frozen=True)
@@ -45,20 +53,37 @@ class SPACE(RelativeObjective):
     mu: Positive
     name: ClassVar[str] = "space"
 
-    def reward(self, logp: Tensor, ref_logp: Tensor | None) -> Tensor:
-        assert ref_logp is not None, "SPACE's reward is relative to the reference"
-        return logp - ref_logp
-
     def __call__(self, policy: Logps, reference: Logps | None = None) -> tuple[Tensor, Metrics]:
         assert reference is not None
         shift = math.log(self.mu)
-        y, s = _ratios(policy, reference)
+        y, s = ratios(policy, reference)
         losses = logistic(y - shift) + self.mu * logistic(shift - s)
-        return losses, _metrics(self, policy, reference)
+        return losses, relative_metrics(self, policy, reference)
 
 
 @dataclass(frozen=True)
-class IPO(RelativeObjective):
+class SPIF(RelativeObjective):
+    """r_y' - r_y + (r_y^2 + r_y'^2) / (2 bound); reward r.
+
+    Self-play as imitation, by a chi^2 divergence with bounded rewards (arXiv 2602.01357). Its
+    abstract says that much and its text was not at hand. This is the variational form of bound *
+    chi^2(p || (p + q) / 2), p the data's distribution and q pi_t's, with r as its function: the
+    best is bound * (p - q) / (p + q), within the bound. It is beta times SPPO-hard, less bound, at
+    beta = 1 / (2 bound): its gradient has the same direction.
+    """
+
+    bound: Positive
+    name: ClassVar[str] = "spif"
+
+    def __call__(self, policy: Logps, reference: Logps | None = None) -> tuple[Tensor, Metrics]:
+        assert reference is not None
+        y, s = ratios(policy, reference)
+        losses = s - y + (y**2 + s**2) / (2 * self.bound)
+        return losses, relative_metrics(self, policy, reference)
+
+
+@dataclass(frozen=True)
+class IPO(ScaledObjective):
     """(avg r_y - avg r_y' - 1 / (2 beta))^2, avg the mean over tokens; reward beta * avg r.
 
     Eq. (17) of arXiv 2310.12036, its tau called beta, on means over tokens as its authors used it
@@ -71,13 +96,13 @@ class IPO(RelativeObjective):
 
     def __call__(self, policy: Logps, reference: Logps | None = None) -> tuple[Tensor, Metrics]:
         assert reference is not None
-        y, s = _ratios(policy.per_token(), reference.per_token())
+        y, s = ratios(policy.per_token(), reference.per_token())
         losses = (y - s - 1 / (2 * self.beta)) ** 2
-        return losses, _metrics(self, policy, reference)
+        return losses, relative_metrics(self, policy, reference)
 
 
 @dataclass(frozen=True)
-class NCA(RelativeObjective):
+class NCA(ScaledObjective):
     """-log s(beta r_y) - 1/2 log s(-beta r_y) - 1/2 log s(-beta r_y'); reward beta * r.
 
     Noise-contrastive alignment for pairs (arXiv 2402.05369).
@@ -88,13 +113,13 @@ class NCA(RelativeObjective):
 
     def __call__(self, policy: Logps, reference: Logps | None = None) -> tuple[Tensor, Metrics]:
         assert reference is not None
-        y, s = (self.beta * ratio for ratio in _ratios(policy, reference))
+        y, s = (self.beta * ratio for ratio in ratios(policy, reference))
         losses = logistic(y) + 0.5 * logistic(-y) + 0.5 * logistic(-s)
-        return losses, _metrics(self, policy, reference)
+        return losses, relative_metrics(self, policy, reference)
 
 
 @dataclass(frozen=True)
-class APOZero(RelativeObjective):
+class APOZero(ScaledObjective):
     """1 - s(beta r_y) + s(beta r_y'); reward beta * r (eq. (7) of arXiv 2408.06266)."""
 
     beta: Positive
@@ -102,12 +127,12 @@ class APOZero(RelativeObjective):
 
     def __call__(self, policy: Logps, reference: Logps | None = None) -> tuple[Tensor, Metrics]:
         assert reference is not None
-        y, s = (self.beta * ratio for ratio in _ratios(policy, reference))
-        return (-y).sigmoid() + s.sigmoid(), _metrics(self, policy, reference)
+        y, s = (self.beta * ratio for ratio in ratios(policy, reference))
+        return (-y).sigmoid() + s.sigmoid(), relative_metrics(self, policy, reference)
 
 
 @dataclass(frozen=True)
-class SPPO(RelativeObjective):
+class SPPO(ScaledObjective):
     """(r_y - 1 / (2 beta))^2 + (r_y' + 1 / (2 beta))^2; reward beta * r.
 
     SPPO with hard preferences: eq. (4.7) of arXiv 2405.00675 where y wins for certain.
@@ -119,11 +144,11 @@ class SPPO(RelativeObjective):
     def __call__(self, policy: Logps, reference: Logps | None = None) -> tuple[Tensor, Metrics]:
         assert reference is not None
         aim = 1 / (2 * self.beta)
-        y, s = _ratios(policy, reference)
-        return (y - aim) ** 2 + (s + aim) ** 2, _metrics(self, policy, reference)
+        y, s = ratios(policy, reference)
+        return (y - aim) ** 2 + (s + aim) ** 2, relative_metrics(self, policy, reference)
 
 
-def _ratios(policy: Logps, reference: Logps) -> tuple[Tensor, Tensor]:
+def ratios(policy: Logps, reference: Logps) -> tuple[Tensor, Tensor]:
     """r of y and of y', each (batch,)."""
     return (
         policy["annotated"] - reference["annotated"],
@@ -131,7 +156,7 @@ def _ratios(policy: Logps, reference: Logps) -> tuple[Tensor, Tensor]:
     )
 
 
-def _metrics(objective: RelativeObjective, policy: Logps, reference: Logps) -> Metrics:
+def relative_metrics(objective: RelativeObjective, policy: Logps, reference: Logps) -> Metrics:
     """With c - c_ref as the current advantage, of means over tokens where the objective is."""
     metrics = reward_metrics(objective, policy, reference)
     if objective.per_token:

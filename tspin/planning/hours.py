@@ -69,10 +69,11 @@ def stages(
     cast = 0.0 if frozen else 6 * shape.parameters / machine.traffic
     passes = [(math.ceil(everything / n), n * rows) for rows, n in scored]
     score = sum(number * (forward(shape, machine, rows, length) + cast) for number, rows in passes)
-    again = run.compute.gradient_checkpointing
+    again, before = run.compute.gradient_checkpointing, loss.needs_batch
     rows = micro * len(loss.roles)
-    once = forward(shape, machine, rows, length, work=3 - frozen + again, passes=2 + again)
-    train = run.optim.epochs * math.ceil(size / micro) * (once + 5 * cast)
+    more = again + before
+    once = forward(shape, machine, rows, length, work=3 - frozen + more, passes=2 + more)
+    train = run.optim.epochs * math.ceil(size / micro) * (once + (5 + before) * cast)
     how = run.decoding
     sample = decode(shape, machine, prompts, prompt, how.max_new_tokens, how.batch_size)
     return [sample, score, train]

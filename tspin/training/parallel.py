@@ -3,12 +3,12 @@
 # Annotations are not postponed: DDP reads those of `_sum`.
 import contextlib
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from inspect import signature
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tspin.config.run import ComputeConfig
 from tspin.distributed.world import World
@@ -49,8 +49,7 @@ class Replicated(Strategy):
         with self._until_out_of_memory():
             share = self._forward(micro_batch, roles, loss_function)
         # Gradients are summed during this backward pass: all enter it, or nobody.
-        message, self._out_of_memory = self._out_of_memory, None
-        messages = [other for other in self.world.gather(message) if other is not None]
+        messages = self._agree()
         if messages:
             # A forward pass without its backward pass leaves DDP waiting for gradients.
             del self._forward, share
@@ -60,6 +59,21 @@ class Replicated(Strategy):
         assert share is not None
         with no_way_back():
             share.backward()
+
+    def _logps_of(
+        self, micro_batches: Sequence[MicroBatch], roles: tuple[Role, ...]
+    ) -> dict[int, Tensor]:
+        mine: dict[int, Tensor] = {}
+        with self._until_out_of_memory():
+            mine = super()._logps_of(micro_batches, roles)
+        if messages := self._agree():
+            raise torch.OutOfMemoryError(messages[0])
+        return mine
+
+    def _agree(self) -> list[str]:
+        """What devices said that ran out of memory since the last time; the same on all."""
+        message, self._out_of_memory = self._out_of_memory, None
+        return [other for other in self.world.gather(message) if other is not None]
 
     @contextlib.contextmanager
     def _until_out_of_memory(self) -> Iterator[None]:

@@ -33,13 +33,14 @@ def begin_step(
 def lr_factor(step: int, num_steps: int, optim: OptimConfig) -> float:
     """Share of the peak learning rate at a step: linear warm-up, then decay to 0 at num_steps.
 
-    transformers' schedules, but for the warm-up: theirs is step / warmup, whose first step has
-    learning rate 0 and moves nothing; here each step is what theirs is one step later. Its length
-    is rounded, which transformers' Trainer rounds up.
+    transformers' schedules, and with warmup_from=zero also its Trainer's warm-up: rounded up to
+    whole steps, of which the first has learning rate 0 and moves nothing. warmup_from=step begins
+    one step further on, at 1 / warmup, and rounds to the nearest.
     """
-    warmup = round(optim.warmup * num_steps)
+    from_zero = optim.warmup_from == "zero"
+    warmup = math.ceil(optim.warmup * num_steps) if from_zero else round(optim.warmup * num_steps)
     if step < warmup:
-        return (step + 1) / warmup
+        return (step if from_zero else step + 1) / warmup
     left = (num_steps - step) / max(1, num_steps - warmup)
     return {
         "constant": 1.0,

@@ -94,6 +94,12 @@ class _InParts(Strategy):
         with self._parts.during(micro_batch):
             super().backward(micro_batch, roles, loss_function)
 
+    def _logps_of(
+        self, micro_batches: Sequence[MicroBatch], roles: tuple[Role, ...]
+    ) -> dict[int, Tensor]:
+        with no_way_back():
+            return super()._logps_of(micro_batches, roles)
+
 
 class Sharded(_InParts):
     """A part of weights, gradients and state in every process."""

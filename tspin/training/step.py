@@ -1,14 +1,15 @@
 """One optimiser step: the gradient of a batch's mean loss, then the update.
 
 The gradient is accumulated over micro-batches and divided by the examples of the whole batch, so
-that the cut never changes it. Where a micro-batch does not fit into memory, the cut is halved and
-the gradient taken again. The objective is called in one place, `_losses`.
+that the cut never changes it: what an objective compares with in the whole batch is taken before.
+Where a micro-batch does not fit into memory, the cut is halved and the gradient taken again. The
+objective is called in one place, `_losses`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -79,18 +80,42 @@ def accumulate(
 ) -> list[Part]:
     """Adds the gradient of the batch's mean loss. -> losses and metrics of all, part by part"""
     roles, by_number = recipe.loss.roles, dict[int, list[Part]]()
-    for micro_batch in deal(cut.micro_batches(batch, roles), strategy.world):
+    micro_batches = cut.micro_batches(batch, roles)
+    statistics = _statistics(strategy, micro_batches, recipe)
+    for micro_batch in deal(micro_batches, strategy.world):
         parts: list[Part] = []
-        strategy.backward(micro_batch, roles, partial(_losses, recipe, parts))
+        strategy.backward(micro_batch, roles, partial(_losses, recipe, statistics, parts))
         if micro_batch.number is not None:
             by_number[micro_batch.number] = parts
     by_number = _gather(by_number, strategy.world)
     return [part for number in sorted(by_number) for part in by_number[number]]
 
 
-def _losses(recipe: Recipe, parts: list[Part], triplets: Sequence[Triplet], logps: Logps) -> Tensor:
-    """The LossFunction of a step: losses (triplets,), kept in `parts` beside their metrics."""
+def _statistics(
+    strategy: Strategy, micro_batches: Sequence[Sequence[Triplet]], recipe: Recipe
+) -> Mapping[str, Tensor] | None:
+    """What the objective compares with in the whole batch, by one more forward pass; None: nothing.
+
+    In float64, since the order of the triplets is the cut's.
+    """
+    if not recipe.loss.needs_batch:
+        return None
+    triplets = [triplet for micro_batch in micro_batches for triplet in micro_batch]
+    logps = strategy.logps(micro_batches, recipe.loss.roles)
+    logps = logps.with_values({role: logps[role].double() for role in logps.present()})
     logps = replace(logps, lengths=_lengths(logps, triplets))
+    return recipe.loss.statistics(logps, recipe.reference_logps(triplets, logps))
+
+
+def _losses(
+    recipe: Recipe,
+    statistics: Mapping[str, Tensor] | None,
+    parts: list[Part],
+    triplets: Sequence[Triplet],
+    logps: Logps,
+) -> Tensor:
+    """The LossFunction of a step: losses (triplets,), kept in `parts` beside their metrics."""
+    logps = replace(logps, lengths=_lengths(logps, triplets), statistics=statistics)
     losses, metrics = recipe.loss(logps, recipe.reference_logps(triplets, logps))
     per_token = logps.detached().per_token()
     metrics |= {f"logps_per_token/{role}": per_token[role] for role in per_token.present()}

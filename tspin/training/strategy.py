@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tspin.data.triplets import Triplet
 from tspin.distributed.world import ALONE, World
 from tspin.logprobs.fused_head import LossFunction
-from tspin.objectives import Role
+from tspin.objectives import Logps, Role
 from tspin.policy.policy import Policy
 from tspin.tools.log import first_line
 
@@ -79,6 +79,36 @@ class Strategy:
         """
         self._forward(micro_batch, roles, loss_function).backward()
 
+    def logps(self, micro_batches: Sequence[Sequence[Triplet]], roles: tuple[Role, ...]) -> Logps:
+        """log pi of all their triplets, in order, without gradient or dropout, on all processes.
+
+        All of them call this. Raises what `backward` does.
+        """
+        model = self.policy.model
+        trains = model.training
+        model.eval()
+        try:
+            mine = self._logps_of(list(deal(micro_batches, self.world)), roles)
+        finally:
+            model.train(trains)
+        if self.world.size > 1:
+            of_all = self.world.gather({number: each.cpu() for number, each in mine.items()})
+            mine = {number: each for part in of_all for number, each in part.items()}
+        together = torch.cat([mine[number] for number in sorted(mine)], 1).to(self.policy.device)
+        return Logps().with_values(dict(zip(roles, together, strict=True)))
+
+    @torch.no_grad()
+    def _logps_of(
+        self, micro_batches: Sequence[MicroBatch], roles: tuple[Role, ...]
+    ) -> dict[int, Tensor]:
+        """(roles, triplets) of each of this process's, by its number."""
+        mine = {}
+        for micro_batch in micro_batches:
+            logps = self._forward(micro_batch, roles, None)
+            if micro_batch.number is not None:
+                mine[micro_batch.number] = torch.stack([logps[role] for role in roles])
+        return mine
+
     def clip(self, limit: float | None) -> float:
         """Scales the gradient down to a norm of `limit`. -> its norm before, in float32 at least"""
         parameters = list(self.policy.model.parameters())
@@ -94,15 +124,20 @@ class Strategy:
 
 
 class Forward(nn.Module):
-    """The share of a micro-batch as a module's forward pass: DDP and FSDP2 put hooks on it."""
+    """The share of a micro-batch as a module's forward pass: DDP and FSDP2 put hooks on it.
+
+    Without a loss function: log pi of its triplets.
+    """
 
     def __init__(self, policy: Policy) -> None:
         super().__init__()
         self.model, self.policy = policy.model, policy
 
     def forward(
-        self, micro_batch: MicroBatch, roles: tuple[Role, ...], loss_function: LossFunction
-    ) -> Tensor:
+        self, micro_batch: MicroBatch, roles: tuple[Role, ...], loss_function: LossFunction | None
+    ) -> Tensor | Logps:
+        if loss_function is None:
+            return self.policy.logps(micro_batch.triplets, roles)
         return micro_batch.share(self.policy.loss_sum(micro_batch.triplets, roles, loss_function))
 
 
