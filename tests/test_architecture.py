@@ -39,7 +39,8 @@ MAY_IMPORT = {
     "objectives": "tools",
     "config": "tools objectives",
     "micro": "tools",
-    "data": "tools objectives config micro",
+    "verifiable": "",
+    "data": "tools objectives config micro verifiable",
     "planning": "tools config micro",
     "distributed": "tools config",
     "runs": "tools objectives config planning",
@@ -48,9 +49,9 @@ MAY_IMPORT = {
     "policy": "tools objectives config micro data logprobs",
     "training": "tools objectives config data distributed logprobs policy",
     "sampling": "tools config data logprobs policy",
-    "harness": "tools config data policy",
-    "stages": "tools objectives config data distributed runs logprobs tracking policy training "
-    "sampling",
+    "harness": "tools config verifiable data policy",
+    "stages": "tools objectives config verifiable data distributed runs logprobs tracking policy "
+    "training sampling",
     "selfplay": "tools objectives config data planning distributed runs logprobs tracking policy "
     "training sampling stages",
     "cli": "tools config data planning distributed runs tracking policy training sampling selfplay",

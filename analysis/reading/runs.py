@@ -25,7 +25,7 @@ from tspin.runs.artifacts import SCORES, SHARED, Iteration, RunDir, run_dirs
 from tspin.tools.files import flatten, read_json
 
 BASE = -1  # the "iteration" of the initial policy; theta_t+1, what iteration t leaves, is row t
-PARTS = ("heldout", "benchmarks", "average", "harness")  # what an evaluation consists of
+PARTS = ("heldout", "families", "benchmarks", "average", "harness")  # what an evaluation consists of
 REQUIRED = ("name", "seed", "model.name", "data.name", "loss.name", "loss.label")
 FAST_YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml where it was built in
 T = TypeVar("T")

@@ -102,7 +102,7 @@ class AnchorConfig:
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class DataConfig:
     name: Name
-    path: Place  # file, folder, hub id, "micro" or "micro_open"
+    path: Place  # file, folder, hub id, "micro", "micro_open" or "verifiable"
     split: str
     revision: str | None
     size: int | None = Field(ge=1)

@@ -1,6 +1,6 @@
 """Annotated pairs (x, y) from wherever a user keeps them, and their train and held-out parts.
 
-A source is a file, a folder of `datasets`, a hub id, or a built-in task, "micro" or "micro_open".
+A source is a file, a folder of `datasets`, a hub id, or a built-in task (BUILT_IN).
 Of a conversation of several rounds the first counts, the last, or each (data.rounds). Text is taken
 as it is: nothing is stripped, normalised or tokenized here, and the join with sampled responses to
 triplets belongs to the stages.
@@ -23,10 +23,12 @@ from tspin.data.turns import Dialogue, Round
 
 if TYPE_CHECKING:
     from tspin.config.run import DataConfig
+    from tspin.verifiable.task import Verdict
 
-MICRO, MICRO_OPEN = "micro", "micro_open"  # data.path; a folder of that name is spelled ./micro
-BUILT_IN = (MICRO, MICRO_OPEN)
-MICRO_EVAL_SEED = 0  # every run is judged on the same prompts: seeds compare paired
+# data.path; a folder of that name is spelled ./micro
+MICRO, MICRO_OPEN, VERIFIABLE = "micro", "micro_open", "verifiable"
+BUILT_IN = (MICRO, MICRO_OPEN, VERIFIABLE)
+BUILT_IN_EVAL_SEED = 0  # every run is judged on the same prompts: seeds compare paired
 NUM_NAMES = 30  # columns not used that the log lists
 
 log = logging.getLogger("tspin")
@@ -96,7 +98,7 @@ def load(data: DataConfig) -> Dataset:
     """
     source = Source([])
     if data.path in BUILT_IN:
-        train, heldout = micro_pairs(data)
+        train, heldout = built_in_pairs(data)
     else:
         source = read_pairs(
             data.path,
@@ -210,7 +212,7 @@ def split_pairs(
     return train[:size], [judged[text] for text in prompts[:heldout]]
 
 
-def micro_pairs(data: DataConfig) -> tuple[list[Pair], list[Pair]]:
+def built_in_pairs(data: DataConfig) -> tuple[list[Pair], list[Pair]]:
     """Train and held-out pairs of a built-in task, whose splits share no prompt.
 
     The seed chooses the train pairs, nested in size. The held-out ones are the first of
@@ -234,7 +236,7 @@ def micro_pairs(data: DataConfig) -> tuple[list[Pair], list[Pair]]:
 
     return (
         first("train", data.size, data.seed, "data.size"),
-        first(data.eval_split, data.heldout, MICRO_EVAL_SEED, "data.heldout"),
+        first(data.eval_split, data.heldout, BUILT_IN_EVAL_SEED, "data.heldout"),
     )
 
 
@@ -248,11 +250,21 @@ def canonical(data: DataConfig) -> Canonical | None:
     return _built_in(MICRO_OPEN).canonical if data.path == MICRO_OPEN else None
 
 
+def judge(data: DataConfig) -> Callable[[str, str], Verdict] | None:
+    """The program that judges an answer instruction by instruction, where prompts have several."""
+    if data.path != VERIFIABLE:
+        return None
+    from tspin.verifiable.task import verdict
+
+    return verdict
+
+
 def _built_in(path: str) -> ModuleType:
     """The module that makes and checks a built-in task."""
     from tspin.micro import open_task, task
+    from tspin.verifiable import task as verifiable
 
-    return {MICRO: task, MICRO_OPEN: open_task}[path]
+    return {MICRO: task, MICRO_OPEN: open_task, VERIFIABLE: verifiable}[path]
 
 
 # Identity

@@ -6,9 +6,9 @@ A prompt is a question, or a topic with constraints, in sentences of one family 
     Read this: "On Friday Ines bought a white kite in Quito." Who bought it? Give only the name.
     Use capital letters only.
 
-No two splits share an instance: what a prompt asks, however it is worded. Families in HELD_OUT and a
-fifth of the combinations of families are in no prompt but those of "test": what is learned by heart
-and what is carried over are told apart by `kind`.
+No two splits share an instance: what a prompt asks, however it is worded. Families in HELD_OUT and
+a fifth of the combinations of families are in no prompt but those of "test": what is learned by
+heart and what is carried over are told apart by `kind`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ ABOUT = Wording(
     "Say something|Give me a text|Make up a text|Talk to me] about {topic}.",
     {"topic": "|".join(TOPICS)},
 )
-LIMIT = 200_000  # pairs of one list; unlike those of micro there is no end that one could meet
+LIMIT = 200_000  # pairs of one list
+MOST = 3  # constraints of a prompt
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,10 @@ class Request:
         return text if all(self.judge(text).values()) else None
 
     def judge(self, response: str) -> dict[str, bool]:
-        """Family -> whether the response does what it asks."""
+        """Family -> whether the response does what it asks; one that is empty does nothing."""
         text = response.strip()
+        if not text:
+            return dict.fromkeys(self.families, False)
         found = writing.holds(text, self.constraints)
         verdicts = dict(zip((c.name for c, _ in self.constraints), found, strict=True))
         if self.head is None:
@@ -134,11 +137,11 @@ def check(prompt: str, response: str) -> bool | None:
     return None if request is None else all(request.judge(response).values())
 
 
-def verdict(prompt: str, response: str) -> Verdict | None:
-    """Family by family, strictly and loosely; None if the prompt is not ours."""
+def verdict(prompt: str, response: str) -> Verdict:
+    """Family by family, strictly and loosely. ValueError for a prompt that is not ours."""
     request = parse(prompt)
     if request is None:
-        return None
+        raise ValueError(f"no prompt of the task verifiable: {prompt[:100]!r}")
     strict, *others = (request.judge(text) for text in _variants(response))
     loose = {name: any(found[name] for found in (strict, *others)) for name in strict}
     return Verdict(request.kind, strict, loose)
@@ -163,13 +166,18 @@ def _heads(prompt: str) -> Iterator[tuple[Question | None, re.Match[str]]]:
             yield head, match
 
 
-def _constraints(rest: str) -> tuple[tuple[Constraint, Values], ...] | None:
+def _constraints(rest: str, most: int = MOST) -> tuple[tuple[Constraint, Values], ...] | None:
     """Of the sentences behind the head, each behind a blank; None if one is no constraint."""
     if not rest:
         return ()
+    if not most:
+        return None
     for constraint in CONSTRAINTS:
         match = constraint.wording.pattern.match(rest, 1) if rest[0] == " " else None
-        if match is not None and (others := _constraints(rest[match.end() :])) is not None:
+        if (
+            match is not None
+            and (others := _constraints(rest[match.end() :], most - 1)) is not None
+        ):
             return ((constraint, match.groupdict()), *others)
     return None
 
@@ -202,10 +210,11 @@ def _listed(split: str, seed: int) -> Iterator[tuple[str, str]]:
 
 
 def _drawn(rng: random.Random) -> Request:
-    """Any request: two of five are questions, half of these alone."""
+    """Any request: two of five are questions, of which most stand alone."""
     if rng.random() < 0.4:
         head = QUESTIONS[int(rng.random() * len(QUESTIONS))]
-        values, number = head.draw(rng), int(rng.random() * 2)
+        values = head.draw(rng)
+        number = int(rng.random() < min(0.5, 0.15 * len(head.goes_with)))
         choices = [constraint for constraint in CONSTRAINTS if constraint.name in head.goes_with]
     else:
         head, values = None, {"topic": [*TOPICS][int(rng.random() * len(TOPICS))]}

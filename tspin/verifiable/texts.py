@@ -19,7 +19,7 @@ TOPICS = {
               "wait quietly on the shelf", "travel well in a bag", "make long evenings short"),
     "clouds": ("drift across the sky", "bring rain to dry fields", "hide the sun for a while",
                "glow red at sunset", "form above warm water", "take many strange shapes"),
-    "cities": ("grow along rivers and roads", "never sleep", "mix many ways of life",
+    "cities": ("grow along rivers and roads", "stay awake all night", "mix many ways of life",
                "shine with lights at night", "offer work to many people", "need clean parks"),
     "forests": ("clean the air we breathe", "shelter deer and owls", "turn golden in autumn",
                 "hold water like a sponge", "grow for hundreds of years", "smell of wet leaves"),
@@ -43,7 +43,7 @@ TOPICS = {
                 "care for tired soil", "repair their own machines", "feed the whole town"),
     "oceans": ("cover most of the planet", "store a lot of heat", "hide deep valleys",
                "move with the moon", "taste of salt", "link distant lands"),
-    "kitchens": ("smell of fresh soup", "bring families together", "hold sharp knives and warm pans",
+    "kitchens": ("smell of fresh soup", "bring families together", "hold knives and warm pans",
                  "need a good window", "fill with noise at noon", "keep recipes alive"),
     "painters": ("mix bright colors", "study light and shadow", "work near tall windows",
                  "look twice at plain things", "fill whole walls", "clean their brushes at night"),
@@ -59,11 +59,12 @@ TOPICS = {
 
 ADVERBS = ("also", "often", "always", "usually", "sometimes", "really")
 
-# Words that a text on any topic can be asked for or asked to avoid.
+# Words that a text on any topic can be asked for.
 WORDS = (
-    "garden", "window", "music", "silver", "morning", "friend", "color", "water", "simple", "bright",
-    "summer", "stone", "paper", "yellow", "quiet", "evening", "travel", "orange", "winter", "bread",
-    "market", "island", "castle", "button", "pencil", "forest", "basket", "candle", "mirror", "rocket",
+    "garden", "window", "music", "silver", "morning", "friend", "color", "water", "ladder",
+    "blanket", "summer", "stone", "paper", "lantern", "harbor", "evening", "travel", "orange",
+    "winter", "bread", "market", "island", "castle", "button", "pencil", "forest", "basket",
+    "candle", "mirror", "rocket",
 )  # fmt: skip
 COMMON = ("the", "and", "a", "in", "of", "to", "it", "is")  # asked to avoid, and hard to
 LETTERS = "bcfgjkmpqvwxyz"  # asked to avoid
@@ -80,17 +81,8 @@ PLACES = (
 )  # fmt: skip
 COLORS = ("red", "blue", "green", "white", "black", "brown", "purple", "pink")
 GOODS = (
-    "bicycle",
-    "jacket",
-    "lamp",
-    "table",
-    "violin",
-    "umbrella",
-    "teapot",
-    "scarf",
-    "kite",
-    "boat",
-)
+    "bicycle", "jacket", "lamp", "table", "violin", "blanket", "teapot", "scarf", "kite", "boat",
+)  # fmt: skip
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 THINGS = (
     "apple", "bell", "chair", "drum", "eagle", "fork", "glove", "hammer", "iron", "jar", "key",
@@ -98,11 +90,18 @@ THINGS = (
 )  # fmt: skip
 ANIMALS = ("horse", "tiger", "sparrow", "shark", "rabbit", "goose", "whale", "frog")
 FRUITS = ("apple", "banana", "cherry", "grape", "lemon", "mango", "pear", "plum")
-TOOLS = ("hammer", "saw", "drill", "wrench", "shovel", "rake", "chisel", "axe")
+TOOLS = ("hammer", "saw", "screwdriver", "wrench", "shovel", "rake", "chisel", "axe")
 KINDS = {"an animal": ANIMALS, "a fruit": FRUITS, "a tool": TOOLS, "a color": COLORS}
+NEITHER = ("river", "cloud", "song", "street", "winter", "story", "village", "island", "letter",
+           "music", "kitchen", "teacher")  # fmt: skip
 
-NUMBER_WORDS = (
+_TO_19 = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
-    "sixteen seventeen eighteen nineteen twenty"
+    "sixteen seventeen eighteen nineteen"
 ).split()
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+NUMBER_WORDS = (
+    *_TO_19,
+    *(f"{ten} {_TO_19[unit]}" if unit else ten for ten in _TENS for unit in range(10)),
+)
 ORDINALS = ("first", "second", "third", "fourth", "fifth")

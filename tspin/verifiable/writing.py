@@ -1,12 +1,13 @@
 """Annotated answers about a topic: sentences of its facts, chosen until all constraints hold.
 
-Candidates are drawn and judged by the constraints' own checks, so that what is annotated is right by
-the program that judges everybody.
+Candidates are drawn and judged by the constraints' own checks, so that what is annotated is right
+by the program that judges everybody.
 """
 
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 
 from tspin.verifiable.constraints import Constraint, Plan
@@ -15,6 +16,12 @@ from tspin.verifiable.wordings import Values
 
 Wanted = Sequence[tuple[Constraint, Values]]
 ATTEMPTS = 400
+MENTIONS = (  # right with any word
+    "Some people link them with {}.",
+    "The word {} goes well with them.",
+    "They bring the word {} to mind.",
+    "Stories about them often have the word {}.",
+)
 # Who is last: small or capital letters are of all that stands there, quotation marks around it.
 LAST_CHANGES = ("case", "around")
 
@@ -55,29 +62,29 @@ def write(topic: str, wanted: Wanted, rng: random.Random) -> str | None:
 
 def _units(topic: str, plan: Plan, rng: random.Random) -> list[str] | None:
     """Sentences; None where the plan has more that are fixed than it has room for."""
-    begin = [f"{plan.first.capitalize()} and {topic} go well together."] if plan.first else []
-    middle = [f"Some people link them with {word}." for word in plan.include]
-    end = [f"They make me think of {plan.last}."] if plan.last else []
+    begin = [f"{plan.first.capitalize()} is a word that suits {topic}."] if plan.first else []
+    ways = sorted(MENTIONS, key=lambda _: rng.random())
+    middle = [way.format(word) for way, word in zip(ways, plan.include, strict=False)]
+    end = [f"One word for them is {plan.last}."] if plan.last else []
     fixed = len(begin) + len(middle) + len(end)
     units = plan.units or max(fixed, 1 + int(rng.random() * 3))
     if fixed > units:
         return None
     facts = sorted(TOPICS[topic], key=lambda _: rng.random())
-    told = [_sentence(topic, facts, rng) for _ in range(units - fixed)]
-    named = [i for i, text in enumerate(told) if not begin and i == 0]
-    told = [text if i in named else f"They{text.removeprefix(topic.capitalize())}"
-            for i, text in enumerate(told)]  # fmt: skip
-    if middle and not begin and not told:
-        middle[0] = middle[0].replace("them", topic)
-    return [*begin, *told, *middle, *end]
+    told = [_sentence("they", facts, rng) for _ in range(units - fixed)]
+    rest = [*told, *middle, *end]
+    if not begin:  # the first sentence names the topic
+        rest[0] = re.sub(r"\b[Tt]hey\b|\bthem\b", topic, rest[0])
+        rest[0] = f"{rest[0][0].upper()}{rest[0][1:]}"
+    return [*begin, *rest]
 
 
-def _sentence(topic: str, facts: list[str], rng: random.Random) -> str:
+def _sentence(subject: str, facts: list[str], rng: random.Random) -> str:
     """One fact or two, which are taken from the list, maybe with an adverb."""
     adverb = f" {ADVERBS[int(rng.random() * len(ADVERBS))]}" if rng.random() < 0.4 else ""
     several = 2 if rng.random() < 0.3 and len(facts) > 1 else 1
     said = [facts.pop() for _ in range(several)] if len(facts) >= several else ["deserve a thought"]
-    return f"{topic.capitalize()}{adverb} {' and '.join(said)}."
+    return f"{subject.capitalize()}{adverb} {' and '.join(said)}."
 
 
 def _laid_out(units: list[str], plan: Plan) -> str:
