@@ -249,7 +249,11 @@ def test_analysis_reads_files_and_no_model(module):
         ("vllm", {"tspin.sampling.vllm_worker.__main__"}),
         ("peft", {"tspin.policy.adapters"}),
         ("liger_kernel", {"tspin.policy.kernels"}),
-        ("datasets", {"tspin.data.hf_datasets", "tspin.harness.__main__"}),
+        (
+            "datasets",
+            {"tspin.data.hf_datasets"}
+            | {f"tspin.harness.{m}" for m in ("__main__", "own_tasks.verifiable.documents")},
+        ),
         ("fsspec", {"tspin.runs.store"}),
         ("pickle", set()),
     ],
