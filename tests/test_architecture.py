@@ -70,7 +70,7 @@ NO_TORCH = (
     "runs.store sampling.requests sampling.vllm sampling.vllm_worker.__main__ "
     "stages.benchmark stages.evaluate stages.generate tools.activity tools.files "
     "tools.intervals tools.parquet tools.run_progress tools.seeds tools.signals tools.terminal "
-    "tracking.health tracking.replay tracking.summary tracking.wandb"
+    "tracking.health tracking.replay tracking.summary tracking.wandb verifiable.task"
 )
 
 

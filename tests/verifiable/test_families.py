@@ -3,6 +3,7 @@
 import itertools
 import random
 import re
+from pathlib import Path
 
 import pytest
 
@@ -227,3 +228,14 @@ def test_a_wording_says_one_of_its_phrasings():
     assert texts == {*phrasings(wording, {"count": "7"})} and len(texts) == wording.phrasings == 4
     assert wording.pattern.fullmatch("Write just 12 words.")["count"] == "12"
     assert not wording.pattern.fullmatch("Write just twelve words.")
+
+
+def test_the_page_has_every_family_and_what_it_shows_is_read():
+    page = Path(__file__).resolve().parents[2] / "docs" / "verifiable.md"
+    rows = re.findall(r"^\| `(\w+)`(?: \(held out\))? \| ([^|]*) \| ", page.read_text(), re.M)
+    shown = {name: text for name, text in rows if name in FAMILIES}
+    assert list(shown) == list(FAMILIES)
+    questions = {question.name for question in QUESTIONS}
+    for name, text in shown.items():
+        about = "" if name in questions else "Write about owls. "
+        assert task.parse(about + text).families == (name,)

@@ -25,9 +25,10 @@ print(hashlib.sha256(repr([task.pairs(s, 50, 3) for s in task.SPLITS]).encode())
 
 
 def instance(request):
-    """What is asked, however it is worded."""
-    return (request.families, *(tuple(sorted(values.items())) for values in (
-        request.values, *(values for _, values in request.constraints))))  # fmt: skip
+    """What is asked, however it is worded and in whichever order."""
+    head = request.head and request.head.name, tuple(sorted(request.values.items()))
+    constraints = ((c.name, tuple(sorted(values.items()))) for c, values in request.constraints)
+    return head, frozenset(constraints)
 
 
 # What is asked
@@ -49,6 +50,14 @@ def test_splits_share_no_instance():
     for one, other in itertools.combinations(held, 2):
         assert not held[one] & held[other]
     assert all(request.split == split for split in held for request in REQUESTS[split])
+
+
+def test_the_order_of_constraints_decides_no_split():
+    several = [r for requests in REQUESTS.values() for r in requests if len(r.constraints) > 1]
+    assert len(several) > 200
+    for request in several:
+        turned = task.Request(request.head, request.values, request.constraints[::-1])
+        assert (turned.split, turned.kind) == (request.split, request.kind)
 
 
 def test_what_is_held_out_is_in_test_alone():

@@ -115,8 +115,8 @@ def _in_units(layout: str) -> Callable[[Plan, Values], None]:
 
 
 def _numbered(text: str, values: Values) -> bool:
-    found = [match[1] for line in lines(text) if (match := NUMBERED.match(line))]
-    return found == [str(i + 1) for i in range(int(values["count"]))]
+    numbers = [match[1] for line in lines(text) if (match := NUMBERED.match(line))]
+    return numbers == [str(i + 1) for i in range(int(values["count"]))]
 
 
 def _repeated(rng: random.Random) -> dict[str, str]:

@@ -240,12 +240,12 @@ def _is_object(text: str, v: Values) -> bool:
     """The keys and values in any order; a fence of Markdown may stand around it."""
     inside = re.fullmatch(r"```(?:json)?\n(.*?)```", text.strip(), re.DOTALL)
     try:
-        found = json.loads(inside[1] if inside else text)
+        value = json.loads(inside[1] if inside else text)
     except (ValueError, RecursionError):
         return False
-    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+    if not isinstance(value, dict) or not all(isinstance(x, str) for x in value.values()):
         return False
-    return {k: _plain(x) for k, x in found.items()} == {k: _plain(x) for k, x in _object(v).items()}
+    return {k: _plain(x) for k, x in value.items()} == {k: _plain(x) for k, x in _object(v).items()}
 
 
 def _are_separated(text: str, v: Values) -> bool:

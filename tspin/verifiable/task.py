@@ -30,7 +30,7 @@ SPLITS = {"train": 80, "validation": 8, "test": 12}  # percent of the instances
 HELD_OUT = ("position", "numbered")  # families of test alone
 HELD_OUT_PERCENT = 20  # of the combinations
 KINDS = ("known", "combination", "family")  # of a test prompt; all others are of the first
-TURNS = ("known", "known", "combination", "family")  # of the prompts of test, again and again
+TEST_KINDS = ("known", "known", "combination", "family")  # of the prompts of test, again and again
 ABOUT = Wording(
     "[Write|Write something|Write a text|Write a short text|Tell me something|Tell us something|"
     "Say something|Give me a text|Make up a text|Talk to me] about {topic}.",
@@ -69,15 +69,17 @@ class Request:
         return "test" if self.kind != "known" else _split_of(self._instance())
 
     def _instance(self) -> str:
-        values = (self.values, *(values for _, values in self.constraints))
-        return f"{self.families}{[sorted(slots.items()) for slots in values]}"
+        """What it asks, whatever the order of its constraints and the words."""
+        head = (None if self.head is None else self.head.name, sorted(self.values.items()))
+        constraints = sorted((c.name, sorted(values.items())) for c, values in self.constraints)
+        return repr((head, constraints))
 
     def prompt(self, rng: random.Random) -> str:
         """In one of its wordings."""
         head = ABOUT if self.head is None else self.head.wording
-        said = [head.say(self.values, rng)]
-        said += [constraint.wording.say(values, rng) for constraint, values in self.constraints]
-        return " ".join(said)
+        sentences = [head.say(self.values, rng)]
+        sentences += [c.wording.say(values, rng) for c, values in self.constraints]
+        return " ".join(sentences)
 
     def annotate(self, rng: random.Random) -> str | None:
         """A right answer; None where none was met with."""
@@ -91,8 +93,8 @@ class Request:
         text = response.strip()
         if not text:
             return dict.fromkeys(self.families, False)
-        found = writing.holds(text, self.constraints)
-        verdicts = dict(zip((c.name for c, _ in self.constraints), found, strict=True))
+        follows = writing.holds(text, self.constraints)
+        verdicts = dict(zip((c.name for c, _ in self.constraints), follows, strict=True))
         if self.head is None:
             return verdicts
         for constraint, values in self.constraints:
@@ -143,7 +145,7 @@ def verdict(prompt: str, response: str) -> Verdict:
     if request is None:
         raise ValueError(f"no prompt of the task verifiable: {prompt[:100]!r}")
     strict, *others = (request.judge(text) for text in _variants(response))
-    loose = {name: any(found[name] for found in (strict, *others)) for name in strict}
+    loose = {name: any(follows[name] for follows in (strict, *others)) for name in strict}
     return Verdict(request.kind, strict, loose)
 
 
@@ -194,8 +196,8 @@ def _variants(response: str) -> list[str]:
 
 def _listed(split: str, seed: int) -> Iterator[tuple[str, str]]:
     """The whole list behind `pairs`."""
-    seen, turns = set(), itertools.cycle(TURNS if split == "test" else ("known",))
-    kind = next(turns)
+    seen, kinds = set(), itertools.cycle(TEST_KINDS if split == "test" else ("known",))
+    kind = next(kinds)
     for number in itertools.count():
         rng = random.Random(f"{split}/{seed}/{number}")
         request = _drawn(rng)
@@ -205,7 +207,7 @@ def _listed(split: str, seed: int) -> Iterator[tuple[str, str]]:
         if answer is None or prompt in seen:
             continue
         seen.add(prompt)
-        kind = next(turns)
+        kind = next(kinds)
         yield prompt, answer
 
 

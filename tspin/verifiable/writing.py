@@ -62,29 +62,29 @@ def write(topic: str, wanted: Wanted, rng: random.Random) -> str | None:
 
 def _units(topic: str, plan: Plan, rng: random.Random) -> list[str] | None:
     """Sentences; None where the plan has more that are fixed than it has room for."""
-    begin = [f"{plan.first.capitalize()} is a word that suits {topic}."] if plan.first else []
+    first = [f"{plan.first.capitalize()} is a word that suits {topic}."] if plan.first else []
     ways = sorted(MENTIONS, key=lambda _: rng.random())
     middle = [way.format(word) for way, word in zip(ways, plan.include, strict=False)]
-    end = [f"One word for them is {plan.last}."] if plan.last else []
-    fixed = len(begin) + len(middle) + len(end)
+    last = [f"One word for them is {plan.last}."] if plan.last else []
+    fixed = len(first) + len(middle) + len(last)
     units = plan.units or max(fixed, 1 + int(rng.random() * 3))
     if fixed > units:
         return None
     facts = sorted(TOPICS[topic], key=lambda _: rng.random())
-    told = [_sentence("they", facts, rng) for _ in range(units - fixed)]
-    rest = [*told, *middle, *end]
-    if not begin:  # the first sentence names the topic
+    free = [_sentence(facts, rng) for _ in range(units - fixed)]
+    rest = [*free, *middle, *last]
+    if not first:  # the first sentence names the topic
         rest[0] = re.sub(r"\b[Tt]hey\b|\bthem\b", topic, rest[0])
         rest[0] = f"{rest[0][0].upper()}{rest[0][1:]}"
-    return [*begin, *rest]
+    return [*first, *rest]
 
 
-def _sentence(subject: str, facts: list[str], rng: random.Random) -> str:
+def _sentence(facts: list[str], rng: random.Random) -> str:
     """One fact or two, which are taken from the list, maybe with an adverb."""
     adverb = f" {ADVERBS[int(rng.random() * len(ADVERBS))]}" if rng.random() < 0.4 else ""
-    several = 2 if rng.random() < 0.3 and len(facts) > 1 else 1
-    said = [facts.pop() for _ in range(several)] if len(facts) >= several else ["deserve a thought"]
-    return f"{subject.capitalize()}{adverb} {' and '.join(said)}."
+    number = 2 if rng.random() < 0.3 and len(facts) > 1 else 1
+    chosen = [facts.pop() for _ in range(number)] if len(facts) >= number else ["deserve a thought"]
+    return f"They{adverb} {' and '.join(chosen)}."
 
 
 def _laid_out(units: list[str], plan: Plan) -> str:
