@@ -206,7 +206,7 @@ CONSTRAINTS = (
             {"count": NUMBER},
         ),
         lambda text, v: 0 < len(words(text)) <= int(v["count"]),
-        _between(8, 20, 2),
+        _between(15, 40, 5),
     ),
     Constraint(
         "words_at_least",
@@ -216,7 +216,7 @@ CONSTRAINTS = (
             {"count": NUMBER},
         ),
         lambda text, v: len(words(text)) >= int(v["count"]),
-        _between(10, 30, 5),
+        _between(5, 20, 5),
     ),
     # Layout
     Constraint(

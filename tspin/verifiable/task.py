@@ -36,6 +36,12 @@ ABOUT = Wording(
     "Say something|Give me a text|Make up a text|Talk to me] about {topic}.",
     {"topic": "|".join(TOPICS)},
 )
+QUESTION_PERCENT = 30  # of the prompts; the others have a topic
+NUMBERS = (1, 1, 1, 1, 1, 1, 1, 2, 2, 3)  # of the constraints of a topic
+FREQUENT = (  # twice as likely: what a small model can do (docs/verifiable.md)
+    "words_at_most", "words_at_least", "avoid_word", "avoid_letter", "no_commas", "first_word",
+    "opening",
+)  # fmt: skip
 LIMIT = 200_000  # pairs of one list
 MOST = 3  # constraints of a prompt
 
@@ -212,17 +218,17 @@ def _listed(split: str, seed: int) -> Iterator[tuple[str, str]]:
 
 
 def _drawn(rng: random.Random) -> Request:
-    """Any request: two of five are questions, of which most stand alone."""
-    if rng.random() < 0.4:
+    """Any request; most questions stand alone."""
+    if 100 * rng.random() < QUESTION_PERCENT:
         head = QUESTIONS[int(rng.random() * len(QUESTIONS))]
         values = head.draw(rng)
         number = int(rng.random() < min(0.5, 0.15 * len(head.goes_with)))
         choices = [constraint for constraint in CONSTRAINTS if constraint.name in head.goes_with]
     else:
         head, values = None, {"topic": [*TOPICS][int(rng.random() * len(TOPICS))]}
-        number, choices = 1 + int(rng.random() * 2.3), list(CONSTRAINTS)
+        number, choices = NUMBERS[int(rng.random() * len(NUMBERS))], list(CONSTRAINTS)
     chosen: list[Constraint] = []
-    for constraint in sorted(choices, key=lambda _: rng.random()):
+    for constraint in sorted(choices, key=lambda c: rng.random() / (1 + (c.name in FREQUENT))):
         if len(chosen) < number and constraint.group not in {other.group for other in chosen}:
             chosen.append(constraint)
     return Request(head, values, tuple((constraint, constraint.draw(rng)) for constraint in chosen))

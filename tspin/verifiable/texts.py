@@ -66,8 +66,8 @@ WORDS = (
     "winter", "bread", "market", "island", "castle", "button", "pencil", "forest", "basket",
     "candle", "mirror", "rocket",
 )  # fmt: skip
-COMMON = ("the", "and", "a", "in", "of", "to", "it", "is")  # asked to avoid, and hard to
-LETTERS = "bcfgjkmpqvwxyz"  # asked to avoid
+COMMON = ("the", "and", "they", "we", "very", "great", "many", "people")  # asked to avoid
+LETTERS = "jkqvxz"  # asked to avoid
 OPENINGS = ("Here it is:", "My answer:", "Well then:", "Sure thing:", "Dear reader:", "In short:")
 ENDINGS = ("That is all.", "Thank you.", "Have a nice day.", "I hope this helps.", "The end.")
 
