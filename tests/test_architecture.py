@@ -39,7 +39,8 @@ MAY_IMPORT = {
     "objectives": "tools",
     "config": "tools objectives",
     "micro": "tools",
-    "data": "tools objectives config micro",
+    "verifiable": "",
+    "data": "tools objectives config micro verifiable",
     "planning": "tools config micro",
     "distributed": "tools config",
     "runs": "tools objectives config planning",
@@ -48,9 +49,9 @@ MAY_IMPORT = {
     "policy": "tools objectives config micro data logprobs",
     "training": "tools objectives config data distributed logprobs policy",
     "sampling": "tools config data logprobs policy",
-    "harness": "tools config data policy",
-    "stages": "tools objectives config data distributed runs logprobs tracking policy training "
-    "sampling",
+    "harness": "tools config verifiable data policy",
+    "stages": "tools objectives config verifiable data distributed runs logprobs tracking policy "
+    "training sampling",
     "selfplay": "tools objectives config data planning distributed runs logprobs tracking policy "
     "training sampling stages",
     "cli": "tools config data planning distributed runs tracking policy training sampling selfplay",
@@ -69,7 +70,7 @@ NO_TORCH = (
     "runs.store sampling.requests sampling.vllm sampling.vllm_worker.__main__ selfplay.banner "
     "stages.benchmark stages.evaluate stages.generate tools.activity tools.files "
     "tools.intervals tools.parquet tools.run_progress tools.seeds tools.signals tools.terminal "
-    "tracking.health tracking.replay tracking.summary tracking.wandb"
+    "tracking.health tracking.replay tracking.summary tracking.wandb verifiable.task"
 )
 
 
@@ -251,7 +252,11 @@ def test_analysis_reads_files_and_no_model(module):
         ("vllm", {"tspin.sampling.vllm_worker.__main__"}),
         ("peft", {"tspin.policy.adapters"}),
         ("liger_kernel", {"tspin.policy.kernels"}),
-        ("datasets", {"tspin.data.hf_datasets", "tspin.harness.__main__"}),
+        (
+            "datasets",
+            {"tspin.data.hf_datasets"}
+            | {f"tspin.harness.{m}" for m in ("__main__", "own_tasks.verifiable.documents")},
+        ),
         ("fsspec", {"tspin.runs.store"}),
         ("pickle", set()),
     ],

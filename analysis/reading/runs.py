@@ -27,7 +27,8 @@ from tspin.runs.artifacts import SCORES, SHARED, Iteration, RunDir, run_dirs
 from tspin.tools.files import flatten, read_json
 
 BASE = -1  # the "iteration" of the initial policy; theta_t+1, what iteration t leaves, is row t
-PARTS = ("heldout", "benchmarks", "average", "harness")  # what an evaluation consists of
+# What an evaluation consists of.
+PARTS = ("heldout", "families", "benchmarks", "average", "harness")
 REQUIRED = ("name", "seed", "model.name", "data.name", "loss.name", "loss.label")
 FAST_YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml where it was built in
 T = TypeVar("T")
@@ -126,10 +127,9 @@ class Runs:
     def evaluation(self) -> pd.DataFrame:
         """One row per number of an evaluation.
 
-        label, seed, run, iteration (BASE: initial policy), part (heldout | benchmark | average),
-        key (held-out metric, task, "average"), value (as evaluations hold it: a share, nats), its
-        stderr, and
-        of a benchmark n, num_fewshot, version.
+        label, seed, run, iteration (BASE: initial policy), part (heldout | family | benchmark |
+        average), key (held-out metric, FAMILY,METRIC, task, "average"), value (as evaluations hold
+        it: a share, nats), its stderr, and of a benchmark n, num_fewshot, version.
         """
         rows = self._rows(lambda out: out.evaluation, _numbers, first=BASE, optional=True)
         columns = [*OF_RUN, "part", "key", "value", "stderr", *OF_BENCHMARK]
@@ -322,6 +322,11 @@ def _numbers(path: Path) -> list[dict[str, Any]]:
     rows = [
         {"part": "heldout", "key": key, "value": it["value"], "stderr": it.get("stderr")}
         for key, it in heldout.items()
+    ]
+    rows += [
+        {"part": "family", "key": f"{family},{key}", "value": it["value"], "stderr": it["stderr"]}
+        for family, metrics in evaluation.get("families", {}).items()
+        for key, it in metrics.items()
     ]
     for task, facts in evaluation.get("benchmarks", {}).items():
         metrics, of_average = facts["metrics"], average and average["of"].get(task)

@@ -32,6 +32,18 @@ NAME = "report.html"
 FEW = 60  # prompts inside the one file of a run, of at most MOST characters
 MOST = 1_000_000
 SIDES = ("annotated", "synthetic")
+INSTRUCTIONS = [
+    measures.percent(f"{metric},greedy", title)
+    for metric, title in {
+        "exact_match": "prompts, strict",
+        "prompt_loose": "prompts, loose",
+        "instruction_strict": "instructions, strict",
+        "instruction_loose": "instructions, loose",
+        "strict_known": "prompts of known combinations",
+        "strict_combination": "prompts of held-out combinations",
+        "strict_family": "prompts with held-out families",
+    }.items()
+]
 
 
 def write(folder: Path) -> Path:
@@ -78,6 +90,7 @@ def page(
         "run.html", scripts=("samples.js", "live.js"), live=live, alone=alone, run=run,
         status=status, sentence=change.of(of_run, [run]), alerts=alerts(of_run, run, status),
         pictures=pictures(of_run, run), table=iterations(of_run, run),
+        instructions=instructions(of_run, run),
         samples=embedded(samples), resume=runs.resume(run),
         values=[(key, str(value)) for key, value in run.values.items()],
     )  # fmt: skip
@@ -146,6 +159,26 @@ def iterations(runs: Runs, run: Run) -> dict[str, Any]:
             "misaligned (%)", "chosen (%)", "minutes"]  # fmt: skip
     kept = [i for i in range(len(head)) if i == 0 or any(row[i] != "-" for row in rows)]
     return {"head": [head[i] for i in kept], "rows": [[row[i] for i in kept] for row in rows]}
+
+
+def instructions(runs: Runs, run: Run) -> dict[str, Any] | None:
+    """head and rows of the table of instructions followed by greedy answers: a column per policy,
+    at the end a row per family. None where prompts have no instructions that are judged."""
+    values = runs.evaluation
+    families = values.loc[values["part"] == "family", "key"].str.extract(r"^(\w+),strict,greedy$")[
+        0
+    ]
+    if not families.notna().any():
+        return None
+    shown = [*INSTRUCTIONS, *(measures.percent(f"{family},strict,greedy", family)
+                              for family in sorted({*families.dropna()}))]  # fmt: skip
+    policies = (BASE, *run.folder.iterations())
+    out_of = {t: run.folder.base if t == BASE else run.folder.iteration(t) for t in policies}
+    of = {t: values[values["iteration"] == t].set_index("key") for t in policies}
+    of = {t: own.assign(value=100 * own["value"]) for t, own in of.items()}
+    rows = [[it.title, *(_with_interval(of[t], it, out_of[t]) for t in policies)] for it in shown]
+    head = ["greedy answers, %", *("initial policy" if t == BASE else str(t) for t in policies)]
+    return {"head": head, "rows": [row for row in rows if any(cell != "-" for cell in row[1:])]}
 
 
 def _chosen(runs: Runs, run: Run, t: int) -> float:

@@ -67,7 +67,7 @@ def over_iterations(schedule, num=5):
 @pytest.mark.parametrize("choice", [f"{g}={o}" for g, options in OPTIONS.items() for o in options])
 def test_every_option_makes_a_run(choice):
     needs = {"data=file": GIVEN[1:], "model=custom": GIVEN, "model=smollm2": GIVEN[1:]}
-    needs |= {"evals=local": ["evals.tasks_dir=FOLDER"]}
+    needs |= {"data=verifiable": ["model=smollm2"], "evals=local": ["evals.tasks_dir=FOLDER"]}
     run = composed(choice, *(needs[choice] if choice in needs else []))
     assert load(dump(run)) == run
 
@@ -410,6 +410,15 @@ def refused(**changed):
         load(tree(**changed))
     assert "\n" not in str(error.value)
     return str(error.value)
+
+
+def test_the_embedded_policies_stay_with_their_own_tasks():
+    """A folder of the task's name is other data."""
+    for path, task in {"micro:warm": "micro", "micro_open:main": "micro_open"}.items():
+        message = refused(data__path="verifiable", model__path=path)
+        assert "data=verifiable is in English" in message and f"use data={task}" in message
+    assert composed("model=smollm2", "data=verifiable").data.path == "verifiable"
+    load(tree(data__path="./verifiable"))
 
 
 @given(st.integers(2, 64), st.integers(1, 64), st.none() | st.integers(1, 64))

@@ -852,7 +852,7 @@ def test_built_in_heldout_is_the_same_for_every_seed_and_nested(path):
 
 
 @pytest.mark.slow
-@each_built_in
+@pytest.mark.parametrize("path", [annotated.MICRO, annotated.MICRO_OPEN])  # verifiable has no end
 def test_built_in_parts_share_no_prompt_or_id(path):
     loaded = annotated.load(config(path=path, size=None))
     assert len(loaded.train) == annotated._built_in(path).num_available("train")
@@ -886,6 +886,13 @@ def test_only_the_open_task_has_answers_that_say_the_same():
     assert canonical('Give two words ending with "n".', "bon adin") == "adin bon"
     assert annotated.canonical(config()) is annotated.canonical(config(path="pairs.jsonl")) is None
     assert annotated.checker(config(path="pairs.jsonl")) is None
+
+
+def test_only_the_verifiable_task_is_judged_by_instructions():
+    judge = annotated.judge(config(path=annotated.VERIFIABLE))
+    prompt = "Write about owls. Do not use commas. Use small letters only."
+    assert judge(prompt, "Owls fly.").strict == {"no_commas": True, "lowercase": False}
+    assert annotated.judge(config(path=annotated.MICRO_OPEN)) is annotated.judge(config()) is None
 
 
 def test_load_reads_splits_and_counts(tmp_path):

@@ -4,6 +4,7 @@ import math
 import re
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,9 +17,13 @@ from support import hub
 from support.tiny import compose, micro_tokenizer
 from tokenizers.processors import TemplateProcessing
 
+from tspin.data import annotated
 from tspin.data.templates import Conversation, Rendering
 from tspin.data.tokens import Renderer
 from tspin.harness import evaluation, numbers, tasks
+from tspin.runs.evaluation import of_verdicts
+from tspin.stages.evaluate import Grader
+from tspin.verifiable.task import KINDS
 
 pytestmark = pytest.mark.slow
 
@@ -142,6 +147,59 @@ def test_prompts_that_lose_their_beginning_are_counted(in_hub, request_of):
     request = request_of(max_length=16)
     result = evaluate(evaluation.language_model(request), "winogrande", request)
     assert result["truncated"] == 6
+
+
+class Answers(LM):
+    """Gives these, in the documents' order."""
+
+    device = torch.device("cpu")
+    model = SimpleNamespace(dtype=torch.float32)
+    max_length = 100
+    tokenizer_name = "none"
+
+    def __init__(self, texts):
+        super().__init__()
+        self.texts = dict(texts)
+
+    def generate_until(self, requests, disable_tqdm=False):
+        return [self.texts[request.args[0]] for request in requests]
+
+    def loglikelihood(self, requests, disable_tqdm=False):
+        raise NotImplementedError
+
+    def loglikelihood_rolling(self, requests, disable_tqdm=False):
+        raise NotImplementedError
+
+
+def test_the_verifiable_task_counts_as_eval_json_does(tmp_path, request_of):
+    """Right, loosely right, half right and wrong answers to all of its prompts: each number and
+    error, and the prompts are those that a run holds out."""
+    data = compose("model=smollm2", "data=verifiable").data
+    pairs = annotated.load(replace(data, size=1)).heldout
+    spoil = [str, "Sure:\n{}".format, str.lower, "{}, {{".format]
+    texts = [(pair.prompt, spoil[i % 4](pair.annotated)) for i, pair in enumerate(pairs)]
+    result = evaluate(Answers(texts), "verifiable", request_of(), 0)
+
+    grader = Grader(annotated.checker(data), None, annotated.judge(data))
+    rows = [
+        row | grader.grade(prompt, row) | {"id": prompt}
+        for prompt, text in texts
+        for row in [{"response": text, "finish_reason": "stop"}]
+    ]
+    ours = of_verdicts(rows)
+    named = {
+        "inst_level_strict_acc": "instruction_strict",
+        "inst_level_loose_acc": "instruction_loose",
+        "prompt_level_loose_acc": "prompt_loose",
+        **{f"strict_{kind}": f"strict_{kind}" for kind in KINDS},
+    }
+    for theirs, own in named.items():
+        assert 0 < ours[own]["value"] < 1
+        found = result["metrics"][f"{theirs},none"]
+        assert found == pytest.approx({key: ours[own][key] for key in ("value", "stderr")}), theirs
+    right = sum(row["correct"] for row in rows) / len(rows)
+    assert result["metrics"]["prompt_level_strict_acc,none"]["value"] == pytest.approx(right)
+    assert result["n"] == len(pairs) == data.heldout
 
 
 # --- templates -----------------------------------------------------------------------------------

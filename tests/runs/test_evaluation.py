@@ -5,8 +5,8 @@ import math
 import pytest
 
 from tspin.runs import evaluation
-from tspin.runs.artifacts import ANSWERS, SCORES, Iteration
-from tspin.runs.evaluation import of_answers, of_scores
+from tspin.runs.artifacts import ANSWERS, SCORES, VERDICTS, Iteration
+from tspin.runs.evaluation import of_answers, of_families, of_scores, of_verdicts
 from tspin.tools.files import read_json
 from tspin.tools.parquet import write_rows
 
@@ -102,6 +102,59 @@ def test_different_right_answers():
     b = [answer("b", [i], correct=False, draw=i) for i in range(4)]
     assert of_answers(a + b)["distinct_right"] == {"value": 1.0, "stderr": 1.0, "n": 2}
     assert "distinct_right" not in of_answers(a[:1] + b[:1])  # one draw knows one
+
+
+def judged(i, kind, families, strict, loose=None, **options):
+    row = answer(i, [1], correct=all(strict), **options)
+    return row | {"kind": kind, "families": families, "strict": strict, "loose": loose or strict}
+
+
+JUDGED = [
+    judged("a", "known", ["lines", "quoted"], [True, False], [True, True]),
+    judged("b", "known", ["lines"], [True]),
+    judged("c", "combination", ["lines", "json"], [False, False], [False, True]),
+]
+
+
+def test_answers_judged_by_instructions():
+    """a 1 of 2, b 1 of 1, c 0 of 2: 2 of 5. Residuals a 0.2, b 0.6, c -0.8 sum to squares of 1.04:
+    sqrt(1.04 / 2 / 3) / (5 / 3)."""
+    found = of_verdicts(JUDGED)
+    error = math.sqrt(1.04 / 2 / 3) / (5 / 3)
+    assert found["instruction_strict"] == {"value": 0.4, "stderr": pytest.approx(error), "n": 3}
+    assert found["instruction_loose"]["value"] == 0.8
+    assert found["prompt_loose"]["value"] == pytest.approx(2 / 3)
+    assert found["strict_known"] == {"value": 0.5, "stderr": pytest.approx(0.5), "n": 2}
+    assert found["strict_combination"] == {"value": 0.0, "stderr": None, "n": 1}
+    assert "strict_family" not in found
+    families = of_families(JUDGED)
+    assert families["lines"]["strict"]["value"] == pytest.approx(2 / 3)
+    assert families["json"] == {
+        "strict": {"value": 0.0, "stderr": None, "n": 1},
+        "loose": {"value": 1.0, "stderr": None, "n": 1},
+    }
+    assert list(families) == ["json", "lines", "quoted"]
+
+
+def test_instructions_of_one_prompt_are_not_independent():
+    """Both of a's in both draws, none of b's: a half, with the error of two prompts."""
+    rows = [judged(i, "known", ["lines", "json"], [i == "a"] * 2, draw=k)
+            for i in "ab" for k in (0, 1)]  # fmt: skip
+    expected = {"value": 0.5, "stderr": pytest.approx(0.5), "n": 2}
+    assert of_verdicts(rows)["instruction_strict"] == expected
+
+
+def test_answers_without_verdicts_have_no_instructions():
+    assert of_verdicts([answer("a", [1], correct=True)]) == of_families([]) == {}
+
+
+def test_the_file_of_judged_answers(tmp_path):
+    out = Iteration(tmp_path)
+    write_rows(out.answers, JUDGED, VERDICTS)
+    evaluation.write(out, {})
+    written = read_json(out.evaluation)
+    assert written["heldout"]["instruction_strict,sampled"]["value"] == 0.4
+    assert written["families"]["quoted"]["loose,sampled"]["value"] == 1.0
 
 
 def test_the_file(tmp_path):

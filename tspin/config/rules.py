@@ -38,6 +38,7 @@ COLDEST = 0.01  # temperature: vLLM takes what is below for this
 def problems(run: Run) -> Iterator[str]:
     """A sentence for each rule that is broken."""
     yield from _lengths(run)
+    yield from _task(run)
     yield from _schedules(run)
     yield from _objective(run)
     yield from _scaled(run)
@@ -74,6 +75,16 @@ def _lengths(run: Run) -> Iterator[str]:
             f"model.max_prompt_length={run.max_prompt_length} + decoding.max_new_tokens="
             f"{run.decoding.max_new_tokens} must fit into model.max_length="
             f"{run.model.max_length}, with at least one prompt token"
+        )
+
+
+def _task(run: Run) -> Iterator[str]:
+    """The embedded policies know the language of their own tasks alone."""
+    task = run.model.path.partition(":")[0]
+    if run.data.path == "verifiable" and task in ("micro", "micro_open"):
+        yield (
+            f"data=verifiable is in English, of which model={run.model.name} knows nothing: use "
+            f"data={task}, or model=smollm2 or another pretrained model"
         )
 
 

@@ -122,7 +122,7 @@ class CurriculumConfig:
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class DataConfig:
     name: Name
-    path: Place  # file, folder, hub id, "micro", "micro_open" or "micro_drift"
+    path: Place  # file, folder, hub id, or a built-in task: annotated.BUILT_IN
     split: str
     revision: str | None
     size: int | None = Field(ge=1)

@@ -26,11 +26,13 @@ from tspin.data.turns import Dialogue, Round
 if TYPE_CHECKING:
     from tspin.config.run import DataConfig
     from tspin.config.shift import ShiftConfig
+    from tspin.verifiable.task import Verdict
 
 # data.path; a folder of that name is spelled ./micro
 MICRO, MICRO_OPEN, MICRO_DRIFT = "micro", "micro_open", "micro_drift"
-BUILT_IN = (MICRO, MICRO_OPEN, MICRO_DRIFT)
-MICRO_EVAL_SEED = 0  # every run is judged on the same prompts: seeds compare paired
+VERIFIABLE = "verifiable"
+BUILT_IN = (MICRO, MICRO_OPEN, MICRO_DRIFT, VERIFIABLE)
+BUILT_IN_EVAL_SEED = 0  # every run is judged on the same prompts: seeds compare paired
 NUM_NAMES = 30  # columns not used that the log lists
 
 log = logging.getLogger("tspin")
@@ -107,7 +109,7 @@ def load(data: DataConfig) -> Dataset:
     """
     source = Source([])
     if data.path in BUILT_IN:
-        train, heldout = micro_pairs(data)
+        train, heldout = built_in_pairs(data)
     else:
         source = read_pairs(
             data.path,
@@ -252,7 +254,7 @@ def split_pairs(
     return train[:size], [judged[text] for text in prompts[:heldout]]
 
 
-def micro_pairs(data: DataConfig) -> tuple[list[Pair], list[Pair]]:
+def built_in_pairs(data: DataConfig) -> tuple[list[Pair], list[Pair]]:
     """Train and held-out pairs of a built-in task, whose splits share no prompt.
 
     The seed chooses the train pairs, nested in size. The held-out ones are the first of
@@ -292,7 +294,7 @@ def micro_pairs(data: DataConfig) -> tuple[list[Pair], list[Pair]]:
 
     return (
         first("train", data.size, data.seed, "data.size"),
-        first(data.eval_split, data.heldout, MICRO_EVAL_SEED, "data.heldout"),
+        first(data.eval_split, data.heldout, BUILT_IN_EVAL_SEED, "data.heldout"),
     )
 
 
@@ -311,11 +313,22 @@ def canonical(data: DataConfig) -> Canonical | None:
     return _built_in(MICRO_OPEN).canonical if data.path == MICRO_OPEN else None
 
 
+def judge(data: DataConfig) -> Callable[[str, str], Verdict] | None:
+    """The program that judges an answer instruction by instruction, where prompts have several."""
+    if data.path != VERIFIABLE:
+        return None
+    from tspin.verifiable.task import verdict
+
+    return verdict
+
+
 def _built_in(path: str) -> ModuleType:
     """The module that makes and checks a built-in task."""
     from tspin.micro import drift, open_task, task
+    from tspin.verifiable import task as verifiable
 
-    return {MICRO: task, MICRO_OPEN: open_task, MICRO_DRIFT: drift}[path]
+    tasks = {MICRO: task, MICRO_OPEN: open_task, MICRO_DRIFT: drift, VERIFIABLE: verifiable}
+    return tasks[path]
 
 
 def _in_parts(source: Source, how: ShiftConfig) -> list[Pair]:

@@ -15,6 +15,7 @@ from tspin.tools.log import kind_and_line
 from tspin.tools.spelling import unknown
 
 STOCK = Path(lm_eval.tasks.__file__).parent
+OURS = Path(__file__).with_name("own_tasks")
 
 
 def task_manager(tasks: Iterable[str], tasks_dir: str | None) -> TaskManager:
@@ -94,9 +95,11 @@ def reason(error: BaseException, paths: Sequence[str]) -> str:
 
 
 def _stock_folder(task: str) -> Path | None:
-    """The folder of lm-eval that bears the longest beginning of the name: mmlu for mmlu_anatomy."""
+    """The folder of lm-eval, or of ours, that bears the longest beginning of the name: mmlu for
+    mmlu_anatomy."""
     parts = task.split("_")
-    folders = (STOCK / "_".join(parts[:n]) for n in range(len(parts), 0, -1))
+    names = ["_".join(parts[:n]) for n in range(len(parts), 0, -1)]
+    folders = (home / name for name in names for home in (STOCK, OURS))
     return next((folder for folder in folders if folder.is_dir()), None)
 
 

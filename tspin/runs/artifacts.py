@@ -101,6 +101,15 @@ ANSWERS = pa.schema(
         ("canonical", pa.string()),  # a right answer, spelled alike for all that say the same
     ]
 )
+VERDICTS = pa.schema(  # answers to prompts of several instructions each
+    [
+        *ANSWERS,
+        ("kind", pa.string()),  # of the prompt: known | combination | family
+        ("families", pa.list_(pa.string())),  # of its instructions, in their order
+        ("strict", pa.list_(pa.bool_())),  # which of them the answer follows
+        ("loose", pa.list_(pa.bool_())),  # the same without its first or last line, or its stars
+    ]
+)
 
 
 class _Entry:

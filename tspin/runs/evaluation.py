@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from tspin.runs.artifacts import Iteration
@@ -16,6 +16,7 @@ from tspin.tools.files import read_json, write_json
 from tspin.tools.parquet import each_row, read_rows
 
 Estimate = dict[str, Any]  # value, stderr (None: unknown), n
+Families = dict[str, dict[str, Estimate]]  # family of instructions -> metric -> its estimate
 MAX_NGRAM = 3
 # The main held-out number of a run is the first of these that it has -> whether more is better.
 MAIN = {"exact_match,greedy": True, "exact_match,sampled": True, "perplexity": False}
@@ -26,11 +27,14 @@ def write(
 ) -> None:
     """eval.json: `heldout`, where prompts are held out, and what benchmark.results gives.
 
+    families only where prompts have instructions that are judged one by one; see `of_families`
+
     parts    of the held-out prompts by id, where the data shift; see `in_time`
     heldout  metric -> value, stderr, n; see `of_scores` and `of_answers`. An infinite
              perplexity is left out, as JSON has no number for it: logp_per_token says the same
     """
     heldout: dict[str, Estimate] = {}
+    families: Families = {}
     if out.scores.exists():
         rows = [r for r in each_row(out.scores) if r["split"] == "heldout"]
         heldout |= of_scores(rows)
@@ -39,12 +43,16 @@ def write(
         answers = read_rows(out.answers)
         for decoding in dict.fromkeys(row["decoding"] for row in answers):
             rows = [row for row in answers if row["decoding"] == decoding]
-            estimates = of_answers(rows)
+            estimates = of_answers(rows) | of_verdicts(rows)
             estimates |= in_time(rows, parts or {}, out.now, of_answers, "exact_match")
             heldout |= {_of_decoding(metric, decoding): it for metric, it in estimates.items()}
+            for family, of in of_families(rows).items():
+                named = {f"{metric},{decoding}": value for metric, value in of.items()}
+                families.setdefault(family, {}).update(named)
     if math.isinf(heldout.get("perplexity", {"value": 0.0})["value"]):
         del heldout["perplexity"]
-    write_json(out.evaluation, ({"heldout": heldout} if heldout else {}) | benchmarks)
+    sections = {"heldout": heldout, "families": families}
+    write_json(out.evaluation, {name: it for name, it in sections.items() if it} | benchmarks)
 
 
 def main_estimate(out: Iteration, metric: str | None = None) -> tuple[str, Estimate] | None:
@@ -172,6 +180,42 @@ def of_answers(rows: Sequence[dict[str, Any]]) -> dict[str, Estimate]:
     return estimates
 
 
+def of_verdicts(rows: Sequence[dict[str, Any]]) -> dict[str, Estimate]:
+    """Of answers of one decoding to prompts of one instruction or more (artifacts.VERDICTS).
+
+    Strictly, and loosely: without the answer's first or last line or its stars, where that helps
+    (arXiv 2311.07911, section 2.2). The share of prompts of which all is followed, strictly, is
+    exact_match.
+
+    prompt_loose        share of prompts of which all is followed
+    instruction_strict  share of instructions that are followed
+    instruction_loose   the same
+    strict_KIND         exact_match of the prompts of a kind: known, combination, family
+    """
+    if not rows or "kind" not in rows[0]:
+        return {}
+    estimates = {
+        "prompt_loose": _per_prompt(rows, lambda row: float(all(row["loose"]))),
+        "instruction_strict": _per_instruction(rows, "strict"),
+        "instruction_loose": _per_instruction(rows, "loose"),
+    }
+    for kind in dict.fromkeys(row["kind"] for row in rows):
+        own = [row for row in rows if row["kind"] == kind]
+        estimates[f"strict_{kind}"] = _per_prompt(own, lambda row: float(row["correct"]))
+    return estimates
+
+
+def of_families(rows: Sequence[dict[str, Any]]) -> Families:
+    """Of the same answers: family -> strict, loose: shares of its instructions that are followed"""
+    if not rows or "kind" not in rows[0]:
+        return {}
+    families = sorted({family for row in rows for family in row["families"]})
+    return {
+        family: {how: _per_instruction(rows, how, family) for how in ("strict", "loose")}
+        for family in families
+    }
+
+
 def _of_decoding(metric: str, decoding: str) -> str:
     """exact_match,greedy,current of exact_match,current"""
     name, *period = metric.split(",")
@@ -186,9 +230,29 @@ def _per_prompt(
     rows: Sequence[dict[str, Any]], value: Callable[[dict[str, Any]], float]
 ) -> Estimate:
     """Mean over all rows; prompts are independent, the draws of one are not."""
+    return _clustered((row["id"], value(row)) for row in rows)
+
+
+def _per_instruction(
+    rows: Sequence[dict[str, Any]], how: str, family: str | None = None
+) -> Estimate:
+    """Mean over the instructions of all rows, or those of one family.
+
+    how  "strict" or "loose"
+    """
+    return _clustered(
+        (row["id"], float(follows))
+        for row in rows
+        for name, follows in zip(row["families"], row[how], strict=True)
+        if family in (None, name)
+    )
+
+
+def _clustered(values: Iterable[tuple[str, float]]) -> Estimate:
+    """Mean of values, each with its prompt; those of one prompt are not independent."""
     by_prompt: dict[str, list[float]] = {}
-    for row in rows:
-        by_prompt.setdefault(row["id"], []).append(value(row))
+    for prompt, value in values:
+        by_prompt.setdefault(prompt, []).append(value)
     return _ratio([sum(v) for v in by_prompt.values()], [len(v) for v in by_prompt.values()])
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from tspin.config.run import Run
 from tspin.data import shift
-from tspin.data.annotated import canonical, checker
+from tspin.data.annotated import canonical, checker, judge
 from tspin.data.triplets import Triplet, join
 from tspin.runs.artifacts import Iteration, Responses, RunDir
 from tspin.runs.metrics import StepLog
@@ -33,7 +33,7 @@ class Inputs:
         self.heldout = [row for row in each_row(folder.prompts) if row["split"] == "heldout"]
         check = checker(cfg.data) if self.heldout else None
         # None without a program that checks answers, or without prompts to be answered.
-        self.grader = None if check is None else Grader(check, canonical(cfg.data))
+        self.grader = None if check is None else Grader(check, canonical(cfg.data), judge(cfg.data))
 
     def start_of(self, t: int) -> Path:
         """The folder of theta_t."""

@@ -6,18 +6,21 @@ prompts and the same random numbers. What the answers are worth is for runs.eval
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from tspin.config.run import DataConfig, DecodingConfig
 from tspin.data.annotated import Canonical, Check
 from tspin.distributed.world import ALONE, World
-from tspin.runs.artifacts import ANSWERS
+from tspin.runs.artifacts import ANSWERS, VERDICTS
 from tspin.sampling.requests import Draws, Engine, Request, parts, response_row
 from tspin.tools.parquet import write_rows
 from tspin.tools.terminal import progress
+from tspin.verifiable.task import Verdict
 
 
 @dataclass(frozen=True)
@@ -26,19 +29,36 @@ class Grader:
 
     check      says whether an answer is right
     canonical  spells right answers that say the same alike; None: as they are
+    judge      says which of a prompt's instructions an answer follows, where there are several
     """
 
     check: Check
     canonical: Canonical | None = None
+    judge: Callable[[str, str], Verdict] | None = None
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Of the answers with their grades."""
+        return ANSWERS if self.judge is None else VERDICTS
 
     def grade(self, asked: Mapping[str, Any], row: dict[str, Any]) -> dict[str, Any]:
         """Of a row of responses, to a row of prompts. One that was cut is wrong, whatever it
         begins with.
         """
-        right = row["finish_reason"] == "stop" and bool(self.check(asked, row["response"]))
+        prompt, whole = asked["prompt"], row["finish_reason"] == "stop"
+        right = whole and bool(self.check(asked, row["response"]))
         canonical = self.canonical or (lambda prompt, response: response)
-        spelled = canonical(asked["prompt"], row["response"])
-        return {"correct": right, "canonical": spelled if right else None}
+        spelled = canonical(prompt, row["response"])
+        grades = {"correct": right, "canonical": spelled if right else None}
+        if self.judge is None:
+            return grades
+        verdict = self.judge(prompt, row["response"])
+        return grades | {
+            "kind": verdict.kind,
+            "families": list(verdict.strict),
+            "strict": [whole and follows for follows in verdict.strict.values()],
+            "loose": [whole and follows for follows in verdict.loose.values()],
+        }
 
 
 def evaluate(
@@ -52,7 +72,8 @@ def evaluate(
     label: str,
     world: World = ALONE,
 ) -> None:
-    """Leaves the answers, one parquet row per prompt, decoding and draw (artifacts.ANSWERS).
+    """Leaves the answers, one parquet row per prompt, decoding and draw (artifacts.ANSWERS, or
+    VERDICTS where the grader judges instructions).
 
     prompts  held-out rows of prompts.parquet
     draws    of the iteration that this policy samples for next
@@ -93,7 +114,7 @@ def evaluate(
                 rows[i, decoding, draw] = row
         rows = {key: row for part in world.gather(rows) for key, row in part.items()}
     in_order = [rows[i, decoding, draw] for decoding, draw, _ in attempts for i in by_id]
-    world.main(write_rows, out, in_order, ANSWERS)
+    world.main(write_rows, out, in_order, ANSWERS if grader is None else grader.schema)
 
 
 def _attempts(
