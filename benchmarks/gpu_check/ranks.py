@@ -14,7 +14,8 @@ from tspin.distributed.world import World
 from tspin.policy.policy import Policy
 from tspin.training.cut import Cut
 from tspin.training.optimizer import build_optimizer
-from tspin.training.parallel import Replicated, Sharded, Strategy
+from tspin.training.parallel import Replicated, Strategy
+from tspin.training.sharded import Sharded
 from tspin.training.step import gradient_step
 
 Way = Callable[[Policy], Strategy]

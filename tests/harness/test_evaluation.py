@@ -182,7 +182,7 @@ def test_the_verifiable_task_counts_as_eval_json_does(tmp_path, request_of):
 
     grader = Grader(annotated.checker(data), None, annotated.judge(data))
     rows = [
-        row | grader.grade(prompt, row) | {"id": prompt}
+        row | grader.grade({"prompt": prompt}, row) | {"id": prompt}
         for prompt, text in texts
         for row in [{"response": text, "finish_reason": "stop"}]
     ]
