@@ -76,7 +76,7 @@ def _features(stream: Stream, hidden_size: int) -> tuple[float, float, float]:
 def _seconds(model: LlamaForCausalLM, stream: Stream) -> float:
     model.zero_grad()
     started = time.process_time()
-    attention.hidden_states(model, stream).sum().backward()
+    attention.hidden_states(model, stream, set()).sum().backward()
     return time.process_time() - started
 
 

@@ -322,7 +322,7 @@ def iterate(case: Case) -> Work:
 
         def scored() -> dict[Any, float]:
             cut = micro_batches(pairs, roles, size=case.batch)
-            return score(policy, cut, roles, label="")
+            return score(policy, cut, roles, label="").logps
 
         write_scores(out.ref_scores, pairs, scored())
         recipe = recipe_of(run, loss, keyed(read_rows(out.ref_scores)))

@@ -47,8 +47,8 @@ def accuracy(setting: Setting) -> Iterator[Outcome]:
     exact = policy_of(setting, shape, exactly, model=policy.model)  # the same weights
     batch = triplets(shape, 6, setting.lengths(), spread=0.5)
     cut = Cut(3, None)
-    theirs = score(exact, PADDED.micro_batches(batch, ROLES), ROLES, label="float32")
-    ours = score(policy, cut.micro_batches(batch, ROLES), ROLES, label="bfloat16")
+    theirs = score(exact, PADDED.micro_batches(batch, ROLES), ROLES, label="float32").logps
+    ours = score(policy, cut.micro_batches(batch, ROLES), ROLES, label="bfloat16").logps
     apart = apart_per_token(ours, theirs, batch, ROLES)
     yield verdict(
         "log-probs beside float32",

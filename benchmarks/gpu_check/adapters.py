@@ -76,7 +76,7 @@ def _loaded(folder: Path, run: Run) -> Policy:
 
 
 def _scores(policy: Policy, batch: list[Triplet]) -> np.ndarray:
-    logps = score(policy, CUT.micro_batches(batch, ROLES), ROLES, label="scores")
+    logps = score(policy, CUT.micro_batches(batch, ROLES), ROLES, label="scores").logps
     return np.array([logps[key] for key in sorted(logps)])
 
 

@@ -66,5 +66,5 @@ def _computed(
     _, gradients = gradient(policy, batch, recipe, cut)
     seconds = min(timed(setting, lambda: gradient(policy, batch, recipe, cut)) for _ in range(3))
     policy.model.eval()
-    logps = score(policy, cut.micro_batches(batch, ROLES), ROLES, label="scores")
+    logps = score(policy, cut.micro_batches(batch, ROLES), ROLES, label="scores").logps
     return seconds, logps, gradients

@@ -128,7 +128,7 @@ def _scoring(setting: Setting) -> Outcome:
 
     def scores(count: int) -> dict[tuple[str, int, str], float]:
         batches = [batch[i : i + count] for i in range(0, size, count)]
-        return score(policy, batches, ROLES, label="scoring")
+        return score(policy, batches, ROLES, label="scoring").logps
 
     half, _ = _peak_of(setting, lambda: scores(size // 2))
     all_, logps = _peak_of(setting, lambda: scores(size))

@@ -112,7 +112,7 @@ def reference_of(
     if not loss.reference_roles:
         return None
     batches = cut.micro_batches(batch, loss.roles)
-    return score(policy, batches, loss.reference_roles, label="reference")
+    return score(policy, batches, loss.reference_roles, label="reference").logps
 
 
 def gradient(

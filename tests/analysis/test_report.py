@@ -131,7 +131,7 @@ def test_rivals_and_anchored_methods_are_rows_where_the_paper_compares_methods(t
     assert found["table2"].frame["label"].unique().tolist() == [
         "initial policy", "T-SPIN", "w/o H-A"]  # fmt: skip
     lacking = "\n".join(found["table1"].missing)
-    assert re.search("SPACE .1.: `.* [+]sweep=table1 seed=0,1,2 loss=space`", lacking)
+    assert re.search("SPACE .1.: `.* sweep=table1 seed=0,1,2 loss=space`", lacking)
     assert "sweep=table1 seed=0,1,2 loss=tspin anchor.hinge=1.0`" in lacking
 
 

@@ -53,7 +53,7 @@ def test_a_run_leaves_its_page(runs_dir, launch):
     assert "<h1>run</h1>" in html and "1 of 1 iterations done" in html
     assert not [path.name for path in folder.path.iterdir() if path.name.startswith(f".{PAGE}")]
     assert {status.state for status in survey(runs_dir)} == {"complete"}
-    assert PAGE in files_of(folder) and "run" in describe(runs_dir, width=100)
+    assert PAGE in files_of(folder) and "run" in describe(runs_dir)
 
 
 def test_one_that_wants_no_page_gets_none(launch, folder):

@@ -129,7 +129,9 @@ def test_a_view_gets_an_evaluation_once(tmp_path, asked, monkeypatch):
     written = []
     write = evaluation.write
     monkeypatch.setattr(
-        evaluation, "write", lambda out, found: (written.append(sorted(found)), write(out, found))
+        evaluation,
+        "write",
+        lambda out, found, *rest: (written.append(sorted(found)), write(out, found, *rest)),
     )
     play(tmp_path, "tspin", *evals("a"))
     assert told == [0, 1, 2]
