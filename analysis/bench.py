@@ -1,4 +1,4 @@
-"""The bench of objectives: its questions as tables and figures, its verdicts, a section of a page.
+"""The bench of objectives: its tables, figures and verdicts, and a section of a page.
 
     python -m analysis bench [runs=runs/objectives] [out=report/objectives] [page=PAGE.md]
 

@@ -14,7 +14,7 @@ from tspin.cli.folders import SWEEPS
     ("words", "choices"),
     [
         (["pl"], ["plan"]),
-        (["run", "loss=sp"], ["loss=space", "loss=spin", "loss=sppo"]),
+        (["run", "loss=sp"], ["loss=space", "loss=spif", "loss=spin", "loss=sppo"]),
         (["run", "-m", "loss=sft,tspin_"], ["loss=sft,tspin_ref"]),
         (["plan", "coef.al"], ["coef.alpha="]),
         (["run", "see"], ["seed="]),

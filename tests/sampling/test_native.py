@@ -184,7 +184,7 @@ def test_a_pass_of_scoring_waits_once():
     assert policy.packed is not None
     with Waits() as waits:
         scores = score(policy, [triplets[:2], triplets[2:]], ROLES, label="test")
-    assert len(scores) == 12
+    assert len(scores.logps) == 12
     assert waits.calls["cpu"] == 2
 
 

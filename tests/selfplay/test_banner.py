@@ -78,4 +78,4 @@ def test_a_share_of_the_pairs_takes_fewer_steps_and_a_chance_at_most_as_many():
     assert "curriculum=gate curriculum.share=0.4" in banner.beginning(gate)
     skip = compose(*words, "curriculum=skip")
     facts = {"num_train": 10, "num_heldout": 0}
-    assert "at most 15 steps in all" in banner.rows(skip, facts, pairs)
+    assert "at most 15 steps in all" in banner.rows(skip, facts, pairs, {}, CPU)
