@@ -100,6 +100,8 @@ def test_no_page_has_an_error(site, address, browser):
     """Opened are pages that have together each script and each kind of element of them all."""
     parts = {page: Parts((site / page).read_text("utf-8")).kinds for page in pages(site)}
     missing, asked = set().union(*parts.values()), set()
+    browser.get("about:blank")
+    hosts(browser)  # the browser is every test's: what others asked for
     while missing:
         page = max(parts, key=lambda page: len(parts[page] & missing))
         missing -= parts.pop(page)

@@ -183,6 +183,7 @@ def _loads(name: str, cfg: Run, to: Path) -> Policy:
     for prompt in prompts_of(renderer):
         with torch.no_grad():
             logits = [network(torch.tensor([prompt])).logits for network in (ours.model, theirs)]
-        if not torch.allclose(*logits, rtol=1e-4, atol=1e-4):
+        # Rounding of a merged product, which a recurrence (Mamba) adds up.
+        if not torch.allclose(*logits, rtol=3e-4, atol=3e-4):
             raise Apart(f"logits differ by {(logits[0] - logits[1]).abs().max():.0e}")
     return ours
