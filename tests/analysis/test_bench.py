@@ -16,6 +16,8 @@ from analysis.reading import bench
 from analysis.reading.runs import Runs
 from tspin.tools.files import read_json, write_json, write_text
 
+pytestmark = pytest.mark.slow
+
 STRESS = 3e-4
 SEEDS = range(3)
 

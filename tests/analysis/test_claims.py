@@ -19,6 +19,8 @@ from analysis.reading.runs import Runs
 from analysis.reading.stats import Interval, mean_interval
 from tspin.tools.files import read_json, write_json, write_text
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def gains(monkeypatch):

@@ -73,6 +73,7 @@ def pages(folder):
 # --- the files ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_there_is_a_page_of_every_run(folder, pages):
     names = {path.parent.name for path in (folder / "runs").glob("*/config.yaml")}
     assert {*pages} == {"index.html", "paper.html"} | {f"{name}.html" for name in names}
@@ -136,6 +137,7 @@ def test_nothing_stands_twice_and_no_axis_is_empty(folder, pages):
     assert "not enough data" not in html and "no runs" not in html
 
 
+@pytest.mark.slow
 def test_what_has_no_runs_is_a_list_of_commands_that_compose(pages, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     commands = set()

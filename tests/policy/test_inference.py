@@ -13,6 +13,8 @@ from tspin.policy.policy import Policies
 from tspin.sampling.native import respond
 from tspin.sampling.requests import Request
 
+pytestmark = pytest.mark.slow
+
 BFLOAT16 = torch.bfloat16
 
 

@@ -8,6 +8,8 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 from support import signatures
 
+pytestmark = pytest.mark.slow
+
 try:
     import tomllib
 except ModuleNotFoundError:  # Python 3.10, where pytest brings it
