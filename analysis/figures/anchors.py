@@ -9,8 +9,17 @@ from collections.abc import Sequence
 import pandas as pd
 
 from analysis.figures import style
-from analysis.figures.pieces import HIGH, LOW, Column, Drawing, Piece, Table, of_settings
-from analysis.figures.rivals import LOGP, NOTHING, over, spread, worth
+from analysis.figures.pieces import (
+    HIGH,
+    LOW,
+    Column,
+    Drawing,
+    Piece,
+    Table,
+    of_settings,
+    spread,
+)
+from analysis.figures.rivals import LOGP, over, worth
 from analysis.reading import bench, measures, missing, stats
 from analysis.reading.measures import Measure
 from analysis.reading.methods import Run, Setting
@@ -84,7 +93,7 @@ def table(parts: dict[str, Runs], main: Measure) -> pd.DataFrame:
                 if not members:
                     continue
                 row["objective"] = members[0].values["loss.label"]
-                gain = over(part, members, alone, main) if anchor and alone else NOTHING
+                gain = over(part, members, alone, main) if anchor and alone else stats.NOTHING
                 numbers = worth(part, members, main) | spread("over", gain) | {"p": gain.p}
                 row |= {f"{question}_{key}": value for key, value in numbers.items()}
             rows.append(row)

@@ -137,7 +137,7 @@ def _forest(data: pd.DataFrame, shown: Sequence[Measure]) -> style.Figure:
         axes.axvline(0.0, color="#666666", linewidth=0.8)
         for row in data[data["measure"] == measure.title].to_dict("records"):
             mean, low, high = (row[key] for key in DIFFERENCE)
-            bar = None if math.isnan(low + high) else [[mean - low], [high - mean]]
+            bar = style.reach(mean, low, high)
             axes.errorbar(mean, -pairs.index((row["a"], row["b"])), xerr=bar, capsize=2,
                           color=style.colour(row["a"]), marker=style.marker(row["a"]))  # fmt: skip
         first = axes is drawn.axes[0]

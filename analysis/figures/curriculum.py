@@ -17,7 +17,16 @@ import pandas as pd
 
 from analysis.figures import comparison, style
 from analysis.figures.comparison import Side
-from analysis.figures.pieces import HIGH, LOW, Column, Drawing, Piece, Table, of_settings
+from analysis.figures.pieces import (
+    HIGH,
+    LOW,
+    Column,
+    Drawing,
+    Piece,
+    Table,
+    of_settings,
+    spread,
+)
 from analysis.reading import measures, missing, stats
 from analysis.reading.measures import Measure
 from analysis.reading.methods import Run, Setting
@@ -30,7 +39,6 @@ TOKENS, LOST = 50.0, 0.5  # aimed at: percent of the tokens saved, with at most 
 STAGES = ("choose", "generate", "score", "train")  # evaluation is not part of the method
 KINDS = {"gate": ("#0072B2", "o"), "skip": ("#D55E00", "s"), "band": ("#009E73", "^"),
          "random": ("#666666", "x")}  # fmt: skip
-NOTHING = stats.mean_interval([])
 FRAME = [
     "objective", "curriculum", "kind", "num_seeds", "chosen", "saved", f"saved{LOW}",
     f"saved{HIGH}", "time", f"time{LOW}", f"time{HIGH}", "gain", f"gain{LOW}", f"gain{HIGH}",
@@ -164,7 +172,7 @@ def _columns(main: Measure) -> tuple[Column, ...]:
 
 def _row(runs: Runs, family: Family, name: str, main: Measure) -> dict[str, object]:
     own = family.curricula[name]
-    gain, saved, time, chosen = NOTHING, NOTHING, NOTHING, math.nan
+    gain, saved, time, chosen = stats.NOTHING, stats.NOTHING, stats.NOTHING, math.nan
     if (ends := comparison.ends(own, family.whole)) is not None:
         t = min(ends)
         gain = _gain(runs, own, family.whole, main)
@@ -172,13 +180,11 @@ def _row(runs: Runs, family: Family, name: str, main: Measure) -> dict[str, obje
         time = _saved(own, family.whole, lambda run: _seconds(runs, run, t))
         chosen = 100 * float(np.mean([_share(runs, run, t) for run in own]))
     control = _control(runs, family, name)
-    over = NOTHING if control is None else _gain(runs, own, family.curricula[control], main)
+    over = stats.NOTHING if control is None else _gain(runs, own, family.curricula[control], main)
     intervals = {"saved": saved, "time": time, "gain": gain, "over": over}
-    row = {
-        key + end: value
-        for key, interval in intervals.items()
-        for end, value in (("", interval.mean), (LOW, interval.low), (HIGH, interval.high))
-    }
+    row: dict[str, object] = {}
+    for key, interval in intervals.items():
+        row |= spread(key, interval)
     return row | {
         "objective": family.label, "curriculum": name, "kind": _prompts(own[0]),
         "num_seeds": len({run.seed for run in own}), "chosen": chosen, "p_alone": gain.p,
@@ -202,7 +208,7 @@ def _control(runs: Runs, family: Family, name: str) -> str | None:
 def _gain(runs: Runs, a: Sequence[Run], b: Sequence[Run], main: Measure) -> Interval:
     ends = comparison.ends(a, b)
     if ends is None or not main.better:
-        return NOTHING
+        return stats.NOTHING
     return comparison.gain_of(runs, Side(a, ends[0]), Side(b, ends[1]), main)
 
 
@@ -245,7 +251,7 @@ def _drawn(frame: pd.DataFrame, main: Measure) -> style.Figure:
     for row in shown.to_dict("records"):
         colour, marker = KINDS[row["kind"]]
         mean, low, high = (row[f"gain{end}"] for end in ("", LOW, HIGH))
-        bar = None if math.isnan(low + high) else [[mean - low], [high - mean]]
+        bar = style.reach(mean, low, high)
         label = f"{row['objective']}, {row['kind']}" if several else row["kind"]
         axes.errorbar(100 - row["saved"], mean, yerr=bar, capsize=2, color=colour, marker=marker,
                       linestyle="none", label=label)  # fmt: skip

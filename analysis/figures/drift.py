@@ -14,7 +14,7 @@ import pandas as pd
 
 from analysis.figures import style
 from analysis.figures.comparison import right
-from analysis.figures.pieces import HIGH, LOW, Column, Drawing, Piece, Table, of_settings
+from analysis.figures.pieces import Column, Drawing, Piece, Table, of_settings, spread
 from analysis.reading import measures, missing, stats
 from analysis.reading.measures import Measure
 from analysis.reading.methods import Run, Setting
@@ -63,12 +63,12 @@ def rows(runs: Runs) -> pd.DataFrame:
         row: dict[str, object] = {"label": label, "seeds": len(members)}
         for period in PERIODS:
             of_seeds = [means.get((run.name, period), np.nan) for run in members]
-            row |= _cells(period, stats.mean_interval(of_seeds))
-        row |= _cells("regret", stats.mean_interval([_regret(values, r, best) for r in members]))
+            row |= spread(period, stats.mean_interval(of_seeds))
+        row |= spread("regret", stats.mean_interval([_regret(values, r, best) for r in members]))
         pairs = [(run, plain.get(_other(run))) for run in members if run.name in whole]
         both = [(run, other) for run, other in pairs if other is not None and other is not run]
         for period in PERIODS:
-            row |= _cells(f"{period}_gain", _difference(runs, both, period, means, measure))
+            row |= spread(f"{period}_gain", _difference(runs, both, period, means, measure))
         table.append(row)
     return pd.DataFrame(table)
 
@@ -125,10 +125,6 @@ def _drawn(runs: Runs, measure: Measure) -> tuple[style.Figure, pd.DataFrame]:
         style.blank(drawn.axes[0], "no held-out rows")
     style.legend(drawn, columns=3)
     return drawn, data
-
-
-def _cells(key: str, interval: Interval) -> dict[str, float]:
-    return {key: interval.mean, key + LOW: interval.low, key + HIGH: interval.high}
 
 
 def _is_timed(run: Run) -> bool:

@@ -16,6 +16,7 @@ from analysis.reading.methods import Setting
 from analysis.reading.regimes import Regime
 from analysis.reading.runs import Runs
 from tspin.tools.files import atomic
+from tspin.tools.intervals import Interval
 
 LOW, HIGH = ":low", ":high"  # suffixes of the columns of an interval
 
@@ -72,6 +73,11 @@ def of_settings(
 ) -> list[Piece]:
     """`of_each` setting, with its runs."""
     return of_each(runs.settings(), name, lambda part, named: make(runs.of(part), part, named))
+
+
+def spread(key: str, interval: Interval) -> dict[str, float]:
+    """An interval as columns of a table."""
+    return {key: interval.mean, key + LOW: interval.low, key + HIGH: interval.high}
 
 
 def write(pieces: Iterable[Piece], images: Mapping[str, Mapping[str, bytes]], out: Path) -> None:

@@ -10,7 +10,16 @@ import pandas as pd
 
 from analysis.figures import change, comparison, style
 from analysis.figures.comparison import Side
-from analysis.figures.pieces import HIGH, LOW, Column, Drawing, Piece, Table, of_settings
+from analysis.figures.pieces import (
+    HIGH,
+    LOW,
+    Column,
+    Drawing,
+    Piece,
+    Table,
+    of_settings,
+    spread,
+)
 from analysis.reading import bench, measures, missing, stats
 from analysis.reading.measures import Measure
 from analysis.reading.methods import Run, Setting
@@ -26,7 +35,6 @@ COOL = measures.HELDOUT["exact_match,cool"]
 FRAME = ["label", "lr", "seeds", "start",
          *(key + end for key in ("end", "over") for end in ("", LOW, HIGH)), "p",
          *(key + end for key in ("moved", "cool") for end in ("", LOW, HIGH))]  # fmt: skip
-NOTHING = stats.mean_interval([])
 
 
 def build(runs: Runs, name: str) -> list[Piece]:
@@ -85,7 +93,7 @@ def table(runs: Runs, main: Measure) -> pd.DataFrame:
     against = of_loss.get(AGAINST, [])
     rows, alone = [], []
     for members in of_loss.values():
-        gain = over(runs, members, against, main) if members is not against else NOTHING
+        gain = over(runs, members, against, main) if members is not against else stats.NOTHING
         rows.append(worth(runs, members, main) | spread("over", gain))
         alone.append(gain.p)
     frame = pd.DataFrame(rows, columns=FRAME).assign(p=stats.holm(alone))
@@ -119,14 +127,9 @@ def over(runs: Runs, a: Sequence[Run], b: Sequence[Run], main: Measure) -> Inter
     """A minus B after their last common iteration."""
     ends = comparison.ends(a, b)
     if ends is None or not main.key:
-        return NOTHING
+        return stats.NOTHING
     gain = comparison.gain_of(runs, Side(a, ends[0]), Side(b, ends[1]), main)
     return gain.turned(main.better or 1)
-
-
-def spread(key: str, interval: Interval) -> dict[str, object]:
-    """An interval as columns of a table."""
-    return {key: interval.mean, key + LOW: interval.low, key + HIGH: interval.high}
 
 
 def _forest(frame: pd.DataFrame, main: Measure) -> style.Figure:
@@ -144,7 +147,7 @@ def _forest(frame: pd.DataFrame, main: Measure) -> style.Figure:
             mean, low, high = (float(row[key + end]) for end in ("", LOW, HIGH))
             if math.isnan(mean):
                 continue
-            bar = None if math.isnan(low + high) else [[mean - low], [high - mean]]
+            bar = style.reach(mean, low, high)
             axes.errorbar(mean, -place, xerr=bar, capsize=2, color=style.colour(row["label"]),
                           marker=style.marker(row["label"]))  # fmt: skip
         labels = frame["label"].tolist() if axes is drawn.axes[0] else [""] * len(frame)

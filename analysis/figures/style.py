@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import zlib
 from collections.abc import Iterable
@@ -124,6 +125,11 @@ def logarithmic(axes: Axes, places: Iterable[float]) -> None:
     axes.set_xscale("log")
     axes.set_xticks(ticks, [f"{place:g}" for place in ticks])
     axes.minorticks_off()
+
+
+def reach(mean: float, low: float, high: float) -> list[list[float]] | None:
+    """An interval as errorbar takes it; None where there is none."""
+    return None if math.isnan(low + high) else [[mean - low], [high - mean]]
 
 
 def legend(drawn: Figure, *, columns: int = 5) -> None:

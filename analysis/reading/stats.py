@@ -31,6 +31,9 @@ def mean_interval(values: Sequence[float] | np.ndarray) -> Interval:
     return Interval(mean, mean - half, mean + half, p, effect, n)
 
 
+NOTHING = mean_interval([])  # of no numbers
+
+
 def t_quantile(n: int | np.ndarray) -> float | np.ndarray:
     """How many standard errors the 95% interval of a mean of n values reaches."""
     return stdtrit(np.maximum(np.asarray(n) - 1.0, 1.0), (1 + LEVEL) / 2)
