@@ -105,7 +105,10 @@ class Policy:
 
         Packed they have no gradient: `loss_sum` is the way to one.
         """
-        return self.token_logps(triplets, roles)[0]
+        layout = self.layout(triplets, roles)
+        if self.packed is not None and layout is not None:
+            return self.packed.logps(triplets, roles, layout)
+        return _summed(self._rows(triplets, roles)[0], roles)
 
     def token_logps(
         self, triplets: Sequence[Triplet], roles: tuple[Role, ...]
@@ -114,21 +117,23 @@ class Policy:
         layout = self.layout(triplets, roles)
         if self.packed is not None and layout is not None:
             return self.packed.token_logps(triplets, roles, layout)
-        batch = collate(triplets, roles, pad_id=self.renderer.pad_id).to(self.device)
-        with self.arithmetic():
-            rows = response_logps(
-                self.model, batch.input_ids, batch.attention_mask, batch.response_mask
-            )
-        logps = rows.sum(1).chunk(len(roles))
-        by_role = Logps().with_values(dict(zip(roles, logps, strict=True)))
-        left_out = batch.input_ids.shape[1] - rows.shape[1]
+        rows, left_out = self._rows(triplets, roles)
         tokens = []
         for i, triplet in enumerate(triplets):
             start = len(triplet.prompt_ids) - left_out
             for number, role in enumerate(roles):
                 row = rows[number * len(triplets) + i]
                 tokens.append(row[start : start + len(triplet.responses[role])])
-        return by_role, tokens
+        return _summed(rows, roles), tokens
+
+    def _rows(self, triplets: Sequence[Triplet], roles: tuple[Role, ...]) -> tuple[Tensor, int]:
+        """`response_logps` of all responses, role by role, and how many columns it leaves out."""
+        batch = collate(triplets, roles, pad_id=self.renderer.pad_id).to(self.device)
+        with self.arithmetic():
+            rows = response_logps(
+                self.model, batch.input_ids, batch.attention_mask, batch.response_mask
+            )
+        return rows, batch.input_ids.shape[1] - rows.shape[1]
 
     def loss_sum(
         self, triplets: Sequence[Triplet], roles: tuple[Role, ...], loss_function: LossFunction
@@ -148,6 +153,12 @@ class Policy:
             self.model.save_pretrained(temporary)
             self.renderer.tokenizer.save_pretrained(temporary)
             write_sums(temporary)
+
+
+def _summed(rows: Tensor, roles: tuple[Role, ...]) -> Logps:
+    """log pi of whole responses by role, each (batch,), of their tokens' role by role."""
+    logps = rows.sum(1).chunk(len(roles))
+    return Logps().with_values(dict(zip(roles, logps, strict=True)))
 
 
 def load(
