@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tspin.verifiable.texts import COMMON, ENDINGS, LETTERS, OPENINGS, WORDS
-from tspin.verifiable.wordings import Values, Wording
+from tspin.verifiable.wordings import Values, Wording, pick
 
 NUMBER, WORD, PHRASE = r"\d{1,3}", r"[a-z]+", r"[A-Z][^\"]*"
 BULLET = re.compile(r"\s*[-*\u2022] +\S")
@@ -100,11 +100,11 @@ def lines(text: str) -> list[str]:
 def _between(low: int, high: int, step: int = 1) -> Callable[[random.Random], dict[str, str]]:
     """Draws {count}."""
     choices = range(low, high + 1, step)
-    return lambda rng: {"count": str(choices[int(rng.random() * len(choices))])}
+    return lambda rng: {"count": str(pick(rng, choices))}
 
 
 def _one_of(slot: str, choices: str | tuple[str, ...]) -> Callable[[random.Random], dict[str, str]]:
-    return lambda rng: {slot: choices[int(rng.random() * len(choices))]}
+    return lambda rng: {slot: pick(rng, choices)}
 
 
 def _in_units(layout: str) -> Callable[[Plan, Values], None]:

@@ -26,7 +26,7 @@ from tspin.verifiable.texts import (
     PLACES,
     THINGS,
 )
-from tspin.verifiable.wordings import Values, Wording
+from tspin.verifiable.wordings import Values, Wording, pick
 
 AROUND = ("quoted",)  # constraints that any answer of one item can go with
 OF_LISTS = (*AROUND, "lowercase", "uppercase", "capitalized")
@@ -49,10 +49,6 @@ class Question:
     answer: Callable[[Values], str]
     right: Callable[[str, Values], bool]
     goes_with: tuple[str, ...] = AROUND
-
-
-def _one(rng: random.Random, choices: Sequence[str]) -> str:
-    return choices[int(rng.random() * len(choices))]
 
 
 def _some(rng: random.Random, choices: Sequence[str], number: int) -> list[str]:
@@ -152,7 +148,7 @@ def _words(rng: random.Random) -> dict[str, str]:
 
 def _counted(rng: random.Random) -> dict[str, str]:
     """One to three of a kind among others."""
-    kind = _one(rng, list(KINDS))
+    kind = pick(rng, list(KINDS))
     things = [*_some(rng, KINDS[kind], _between(rng, 1, 3)), *_some(rng, NEITHER, 2)]
     return {"kind": kind, "list": ", ".join(_some(rng, things, len(things)))}
 
@@ -170,8 +166,8 @@ def _others(kind: str) -> list[str]:
 
 def _odd(rng: random.Random) -> dict[str, str]:
     """Three of a kind and one that is not."""
-    kind = _one(rng, list(KINDS))
-    things = [*_some(rng, KINDS[kind], 3), _one(rng, _others(kind))]
+    kind = pick(rng, list(KINDS))
+    things = [*_some(rng, KINDS[kind], 3), pick(rng, _others(kind))]
     return {"kind": kind, "list": ", ".join(_some(rng, things, 4))}
 
 
@@ -181,16 +177,16 @@ def _odd_one(v: Values) -> str:
 
 def _ordinal(rng: random.Random) -> dict[str, str]:
     things = _some(rng, THINGS, 5)
-    return {"ordinal": _one(rng, ORDINALS), "list": ", ".join(things)}
+    return {"ordinal": pick(rng, ORDINALS), "list": ", ".join(things)}
 
 
 def _letters(rng: random.Random) -> dict[str, str]:
-    return {"word": _one(rng, [thing for thing in THINGS if len(thing) > 3])}
+    return {"word": pick(rng, [thing for thing in THINGS if len(thing) > 3])}
 
 
 def _yes_or_no(rng: random.Random) -> dict[str, str]:
-    kind = _one(rng, list(KINDS))
-    return {"kind": kind, "thing": _one(rng, KINDS[kind] if rng.random() < 0.5 else _others(kind))}
+    kind = pick(rng, list(KINDS))
+    return {"kind": kind, "thing": pick(rng, KINDS[kind] if rng.random() < 0.5 else _others(kind))}
 
 
 def _is_of_kind(v: Values) -> str:
@@ -202,8 +198,8 @@ def _is_of_kind(v: Values) -> str:
 
 def _sale(rng: random.Random) -> dict[str, str]:
     return {
-        "name": _one(rng, NAMES), "color": _one(rng, COLORS), "good": _one(rng, GOODS),
-        "place": _one(rng, PLACES), "day": _one(rng, DAYS),
+        "name": pick(rng, NAMES), "color": pick(rng, COLORS), "good": pick(rng, GOODS),
+        "place": pick(rng, PLACES), "day": pick(rng, DAYS),
     }  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from tspin.verifiable import writing
 from tspin.verifiable.constraints import CONSTRAINTS, Constraint
 from tspin.verifiable.questions import QUESTIONS, Question
 from tspin.verifiable.texts import TOPICS
-from tspin.verifiable.wordings import Values, Wording
+from tspin.verifiable.wordings import Values, Wording, pick
 
 SPLITS = {"train": 80, "validation": 8, "test": 12}  # percent of the instances
 HELD_OUT = ("position", "numbered")  # families of test alone
@@ -220,13 +220,13 @@ def _listed(split: str, seed: int) -> Iterator[tuple[str, str]]:
 def _drawn(rng: random.Random) -> Request:
     """Any request; most questions stand alone."""
     if 100 * rng.random() < QUESTION_PERCENT:
-        head = QUESTIONS[int(rng.random() * len(QUESTIONS))]
+        head = pick(rng, QUESTIONS)
         values = head.draw(rng)
         number = int(rng.random() < min(0.5, 0.15 * len(head.goes_with)))
         choices = [constraint for constraint in CONSTRAINTS if constraint.name in head.goes_with]
     else:
-        head, values = None, {"topic": [*TOPICS][int(rng.random() * len(TOPICS))]}
-        number, choices = NUMBERS[int(rng.random() * len(NUMBERS))], list(CONSTRAINTS)
+        head, values = None, {"topic": pick(rng, [*TOPICS])}
+        number, choices = pick(rng, NUMBERS), list(CONSTRAINTS)
     chosen: list[Constraint] = []
     for constraint in sorted(choices, key=lambda c: rng.random() / (1 + (c.name in FREQUENT))):
         if len(chosen) < number and constraint.group not in {other.group for other in chosen}:

@@ -10,12 +10,19 @@ from __future__ import annotations
 import math
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TypeVar
 
 Values = Mapping[str, str]
+T = TypeVar("T")
 PARTS = re.compile(r"\[([^\]]*)\]|\{(\w+)\}")
+
+
+def pick(rng: random.Random, choices: Sequence[T]) -> T:
+    """One of them: of the one method whose stream Python promises to keep."""
+    return choices[int(rng.random() * len(choices))]
 
 
 @dataclass(frozen=True)
@@ -38,7 +45,7 @@ class Wording:
             if part[2] is not None:
                 return values[part[2]]
             alternatives = part[1].split("|")
-            return alternatives[int(rng.random() * len(alternatives))]
+            return pick(rng, alternatives)
 
         return PARTS.sub(chosen, self.template)
 

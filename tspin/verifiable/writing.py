@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from tspin.verifiable.constraints import Constraint, Plan
 from tspin.verifiable.texts import ADVERBS, TOPICS
-from tspin.verifiable.wordings import Values
+from tspin.verifiable.wordings import Values, pick
 
 Wanted = Sequence[tuple[Constraint, Values]]
 ATTEMPTS = 400
@@ -81,7 +81,7 @@ def _units(topic: str, plan: Plan, rng: random.Random) -> list[str] | None:
 
 def _sentence(facts: list[str], rng: random.Random) -> str:
     """One fact or two, which are taken from the list, maybe with an adverb."""
-    adverb = f" {ADVERBS[int(rng.random() * len(ADVERBS))]}" if rng.random() < 0.4 else ""
+    adverb = f" {pick(rng, ADVERBS)}" if rng.random() < 0.4 else ""
     number = 2 if rng.random() < 0.3 and len(facts) > 1 else 1
     chosen = [facts.pop() for _ in range(number)] if len(facts) >= number else ["deserve a thought"]
     return f"They{adverb} {' and '.join(chosen)}."

@@ -8,15 +8,14 @@ from typing import Any
 
 from datasets import Dataset
 
+from tspin.data.annotated import BUILT_IN_EVAL_SEED
 from tspin.verifiable import task
-
-SEED = 0  # of the held-out prompts of every run (data.annotated)
 
 
 def load(*, split: str, n: int, **_: Any) -> dict[str, Dataset]:
     """The first n held-out prompts of a split with their annotated answers. The other arguments are
     lm-eval's metadata."""
-    rows = [{"prompt": p, "annotated": y} for p, y in task.pairs(split, n, SEED)]
+    rows = [{"prompt": p, "annotated": y} for p, y in task.pairs(split, n, BUILT_IN_EVAL_SEED)]
     return {split: Dataset.from_list(rows)}
 
 
