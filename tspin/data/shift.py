@@ -82,12 +82,14 @@ def check(parts: Iterable[int], shift: ShiftConfig, iterations: int) -> None:
     )
 
 
-def present(rows: Sequence[R], span: Span, seed: int) -> list[R]:
+def present(rows: Sequence[R], span: Span | None, seed: int) -> Sequence[R]:
     """The rows that an iteration is played with, in their order.
 
     Of the parts before the span as many are drawn as make its share, anew in every iteration: the
-    draw is a function of the seed, the iteration and the rows alone.
+    draw is a function of the seed, the iteration and the rows alone. Without a span all are there.
     """
+    if span is None:
+        return rows
     train = [row for row in rows if row["split"] == "train"]
     whole = {row["id"] for row in train if span.first <= row["part"] <= span.last}
     older = (row["id"] for row in train if row["part"] < span.first)

@@ -96,8 +96,8 @@ def num_rows(run: Run, prompts: Sequence[Mapping[str, Any]]) -> list[int]:
     train = [row for row in prompts if row["split"] == "train"]
     sizes = []
     for t in range(first_iteration(run), run.selfplay.iterations):
-        span, how = run.data.shift.at(t), run.curriculum_at(t)
-        size = len(train if span is None else shift.present(train, span, run.seed))
+        how = run.curriculum_at(t)
+        size = len(shift.present(train, run.data.shift.at(t), run.seed))
         if how is not None:
             size = how.num_chosen(size) or size
         sizes.append(size * (2 if run.samples and run.data.mix_last_two and t > 0 else 1))

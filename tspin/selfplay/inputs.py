@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,17 +49,16 @@ class Inputs:
         """The y0 of iteration t."""
         return self.folder.proto_of(self.cfg.data.shift.proto(t))
 
-    def rows(self, t: int) -> list[dict[str, Any]]:
+    def rows(self, t: int) -> Sequence[dict[str, Any]]:
         """The prompts that iteration t is played with: all, or of data that shift those there."""
-        span = self.cfg.data.shift.at(t)
-        return self.prompts if span is None else shift.present(self.prompts, span, self.cfg.seed)
+        return shift.present(self.prompts, self.cfg.data.shift.at(t), self.cfg.seed)
 
     def weights(self, t: int) -> dict[str, float] | None:
         """Of the training rows of iteration t in the loss, by id; None: all count alike."""
         span = self.cfg.data.shift.at(t)
         return None if span is None else shift.weights(self.rows(t), span)
 
-    def sampled(self, t: int) -> list[dict[str, Any]]:
+    def sampled(self, t: int) -> Sequence[dict[str, Any]]:
         """The prompts that get a y' from theta_t. y0 are sampled for all there will ever be: those
         of rows that come later are what theta_t would have said to them, bit for bit.
         """
