@@ -88,8 +88,11 @@ def typed(cfg: DictConfig, hydra_cfg: Any) -> Run:
     own += [f"{group}={hydra_cfg.runtime.choices[group]}" for group in NAMED_BY]
     values, usual = dump(run), _defaults(tuple(own), run.seed)
     run = replace(run, name=run_name(values, usual))
-    earlier = replace(run, name=run_name(values, usual, earlier=True))
-    return earlier if earlier.folder.exists() and not run.folder.exists() else run
+    before = run_name(values, usual, earlier=True)
+    if before != run.name and not run.folder.exists():
+        earlier = replace(run, name=before)
+        return earlier if earlier.folder.exists() else run
+    return run
 
 
 def plain(cfg: DictConfig, *, partial: bool = False) -> dict[str, Any]:

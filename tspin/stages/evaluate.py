@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -20,7 +20,9 @@ from tspin.runs.artifacts import ANSWERS, VERDICTS
 from tspin.sampling.requests import Draws, Engine, Request, parts, response_row
 from tspin.tools.parquet import write_rows
 from tspin.tools.terminal import progress
-from tspin.verifiable.task import Verdict
+
+if TYPE_CHECKING:
+    from tspin.verifiable.task import Verdict
 
 
 @dataclass(frozen=True)
