@@ -16,7 +16,7 @@ from tspin.cli import outcome, run
 def main() -> None:
     try:
         run.main(sys.argv[1:])
-    except KeyboardInterrupt as error:  # before self-play, which has a line of its own
+    except (ImportError, KeyboardInterrupt) as error:  # before self-play, which has its own
         sys.exit(outcome.exit_code(error))
 
 

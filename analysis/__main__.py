@@ -25,7 +25,7 @@ COMMANDS = {
 def main(arguments: Sequence[str]) -> None:
     try:
         _main(arguments)
-    except KeyboardInterrupt as error:  # while libraries are imported, too
+    except (ImportError, KeyboardInterrupt) as error:  # while libraries are imported, too
         sys.exit(outcome.exit_code(error))
 
 

@@ -277,24 +277,38 @@ def interrupted(*args, **kwargs):
     raise KeyboardInterrupt
 
 
+def interrupted_import(*args, **kwargs):
+    """As compiled modules pass it on, and who imports them."""
+    try:
+        raise ImportError("initialization failed") from KeyboardInterrupt()
+    except ImportError as error:
+        raise ImportError("numpy.core could not be imported") from error
+
+
+CTRL_C = pytest.mark.parametrize("ctrl_c", [interrupted, interrupted_import])
+
+
+@CTRL_C
 @pytest.mark.parametrize("verb", tspin.__main__.VERBS)
-def test_an_interrupted_verb_is_one_line(verb, monkeypatch, capsys):
-    monkeypatch.setattr(f"{tspin.__main__.VERBS[verb].module}.main", interrupted)
+def test_an_interrupted_verb_is_one_line(verb, ctrl_c, monkeypatch, capsys):
+    monkeypatch.setattr(f"{tspin.__main__.VERBS[verb].module}.main", ctrl_c)
     assert tspin.__main__.main([verb]) == outcome.INTERRUPTED
     assert capsys.readouterr().err == "interrupted\n"
 
 
+@CTRL_C
 @pytest.mark.parametrize("where", ["analysis.report.report.main", "analysis.wandb.sync.main"])
-def test_an_interrupted_analysis_is_one_line(where, monkeypatch, capsys):
-    monkeypatch.setattr(where, interrupted)
+def test_an_interrupted_analysis_is_one_line(where, ctrl_c, monkeypatch, capsys):
+    monkeypatch.setattr(where, ctrl_c)
     with pytest.raises(SystemExit) as stopped:
         analysis.__main__.main(["all" if "report" in where else "wandb_sync"])
     assert stopped.value.code == outcome.INTERRUPTED
     assert capsys.readouterr().err == "interrupted\n"
 
 
-def test_main_py_interrupted_before_self_play_is_one_line(monkeypatch, capsys):
-    monkeypatch.setattr("tspin.cli.run.check", interrupted)
+@CTRL_C
+def test_main_py_interrupted_before_self_play_is_one_line(ctrl_c, monkeypatch, capsys):
+    monkeypatch.setattr("tspin.cli.run.check", ctrl_c)
     monkeypatch.setattr(sys, "argv", ["main.py"])
     with pytest.raises(SystemExit) as stopped:
         main.main()

@@ -48,8 +48,8 @@ def configure_logging() -> None:
 
 
 def refuse(error: Exception) -> NoReturn:
-    """Ends main.py before anything has begun. A fault of ours goes on."""
-    if not is_mendable(error):
+    """Ends main.py before anything has begun. A fault of ours goes on, as Ctrl-C does."""
+    if is_interrupt(error) or not is_mendable(error):
         raise error
     log.error("error: %s", one_line(error))
     sys.exit(2)
@@ -60,7 +60,7 @@ def exit_code(error: Exception | KeyboardInterrupt, command: Sequence[str] = ())
 
     command  its words: the first one, and the run (run=, runs=) say where
     """
-    if isinstance(error, KeyboardInterrupt):
+    if is_interrupt(error):
         sys.stderr.write("interrupted\n")
         return INTERRUPTED
     if isinstance(error, BrokenPipeError):
@@ -92,13 +92,13 @@ def of_work(*, single: bool) -> Iterator[Work]:
     work = Work()
     try:
         yield work
-    except KeyboardInterrupt:
-        log.error("interrupted; the same command goes on from here")
-        sys.exit(INTERRUPTED)  # of a multirun too
     except signals.Preempted as stopped:
         log.error("stopped by %s; the same command goes on from here", stopped)
-        sys.exit(signals.leave())  # likewise
-    except Exception as error:
+        sys.exit(signals.leave())  # of a multirun too
+    except (Exception, KeyboardInterrupt) as error:
+        if is_interrupt(error):
+            log.error("interrupted; the same command goes on from here")
+            sys.exit(INTERRUPTED)  # likewise
         if is_mendable(error):
             where, folder = "", None
             if work.run is not None:
@@ -118,6 +118,15 @@ def of_work(*, single: bool) -> Iterator[Work]:
 
 
 # --- by kind and place ---------------------------------------------------------------------------
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Whether it is Ctrl-C, or an import that Ctrl-C ended: of compiled modules (matplotlib's,
+    numpy's) that is an ImportError, with the interrupt as its cause."""
+    cause: BaseException | None = error
+    while isinstance(cause, ImportError):
+        cause = cause.__cause__ or cause.__context__
+    return isinstance(cause, KeyboardInterrupt)
 
 
 def is_mendable(error: BaseException) -> bool:
