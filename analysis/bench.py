@@ -1,11 +1,11 @@
-"""The bench of objectives: its tables, figures and verdicts, and a section of a page.
+"""The bench of objectives: its tables, figures and verdicts, and sections of a page.
 
     python -m analysis bench [runs=runs/objectives] [out=report/objectives] [page=PAGE.md]
 
 runs= has a folder for each part of the study, as benchmarks/objectives.py leaves them: tune, test,
-and where they were run curriculum and drift. Tables and figures are saved as `all` saves them.
-page= replaces what stands between the two marks of a page (docs/objectives.md), its pictures in a
-folder beside that is called as the page is.
+curriculum, drift. Tables and figures are saved as `all` saves them. page= replaces what stands
+between the marks of each of these parts in a page (docs/objectives.md), its pictures in a folder
+beside that is called as the page is; a part that is not in runs= stays as it stands there.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from analysis.reading.runs import Runs
 
 log = logging.getLogger("tspin")
-BEGIN, END = "<!-- written by `python -m analysis bench` -->", "<!-- until here -->"
+BEGIN, END = "<!-- {}: written by `python -m analysis bench` -->", "<!-- end of {} -->"
 # What is read from which folder, in the order of the page: name in the catalogue -> its question.
 QUESTIONS = {
     "test": {"rivals": "Which rival?", "stress": "And under stress?", "anchors": "Which anchor?"},
@@ -52,25 +52,34 @@ def write(folder: Path, out: Path, page: str | None = None) -> None:
     if page is not None:
         _check_marks(Path(page))
     parts = {name: Runs.read(folder / name) for name in QUESTIONS if (folder / name).is_dir()}
-    if "test" not in parts:
-        raise ValueError(f"runs={folder} has no folder test; `make objectives` makes one")
+    if not parts:
+        names = ", ".join(QUESTIONS)
+        raise ValueError(f"runs={folder} has no folder {names}; `make objectives` makes them")
     made = {
-        name: catalogue.build(runs, [name])
+        part: {question: catalogue.build(runs, [name])
+               for name, question in QUESTIONS[part].items()}
         for part, runs in parts.items()
-        for name in QUESTIONS[part]
-        if name in catalogue.NAMES
-    }
-    judged = [it for it in claims.judge(parts["test"]) if it.claim.place == claims.HERE]
-    every = [piece for of_name in made.values() for piece in of_name]
+    }  # fmt: skip
+    every = [piece for of_part in made.values() for of in of_part.values() for piece in of]
+    judged = []
+    if "test" in parts:
+        judged = [it for it in claims.judge(parts["test"]) if it.claim.place == claims.HERE]
+        every.append(claims.table(judged))
+        log.info("%s", target(judged))
     images = render.images(every)
-    pieces.write([*every, claims.table(judged)], images, out)
+    pieces.write(every, images, out)
     problems = list(dict.fromkeys(line for runs in parts.values() for line in runs.problems))
     write_text(out / "problems.txt", "".join(f"{line}\n" for line in problems))
-    for line in (*problems, target(judged)):
+    for line in problems:
         log.info("%s", line)
-    log.info("%d tables and figures: %s", len(every) + 1, out)
+    log.info("%d tables and figures: %s", len(every), out)
     if page is not None:
-        _write_section(Path(page), parts, made, judged, {n: it["png"] for n, it in images.items()})
+        for name, image in images.items():
+            with atomic(Path(page).with_suffix("") / f"{name}.png") as path:
+                path.write_bytes(image["png"])
+        for part, runs in parts.items():
+            lines = [facts(part, runs), "", *(verdicts(judged) if part == "test" else ())]
+            _write_section(Path(page), part, [*lines, *section(made[part], Path(page).stem)])
 
 
 def target(judged: Sequence[Judged]) -> str:
@@ -94,38 +103,34 @@ def target(judged: Sequence[Judged]) -> str:
     return f"T-SPIN mended by an anchor, {' and '.join(sorted(settings))}: {result}."
 
 
-# --- the section of a page -----------------------------------------------------------------------
+# --- the sections of a page ----------------------------------------------------------------------
 
 
-def _write_section(
-    page: Path, parts: Mapping[str, Runs], made: Mapping[str, Sequence[Piece]],
-    judged: Sequence[Judged], pictures: Mapping[str, bytes],
-) -> None:  # fmt: skip
-    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    for name, content in pictures.items():
-        with atomic(page.with_suffix("") / f"{name}.png") as path:
-            path.write_bytes(content)
-    lines = section(parts, made, judged, page.stem)
-    write_text(page, "\n".join([before + BEGIN, "", *lines, END]) + rest.partition(END)[2])
+def _marks(part: str) -> tuple[str, str]:
+    return BEGIN.format(part), END.format(part)
 
 
 def _check_marks(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise ValueError(f"page={page} needs the lines {BEGIN} and {END} once each")
+    for part in QUESTIONS:
+        begin, end = _marks(part)
+        if text.count(begin) != 1 or text.count(end) != 1:
+            raise ValueError(f"page={page} needs the lines {begin} and {end} once each")
 
 
-def section(
-    parts: Mapping[str, Runs], made: Mapping[str, Sequence[Piece]], judged: Sequence[Judged],
-    folder: str,
-) -> list[str]:  # fmt: skip
-    """Lines of Markdown. folder: of the pictures, as the page says it"""
+def _write_section(page: Path, part: str, lines: Sequence[str]) -> None:
+    begin, end = _marks(part)
+    before, _, rest = page.read_text(encoding="utf-8").partition(begin)
+    write_text(page, "\n".join([before + begin, "", *lines, end]) + rest.partition(end)[2])
+
+
+def verdicts(judged: Sequence[Judged]) -> list[str]:
+    """Lines of Markdown: the target in a sentence, every claim with its evidence."""
     from analysis.claims.claims import NOT_SUPPORTED, SUPPORTED
-    from analysis.figures.pieces import Drawing, markdown
 
     words = {SUPPORTED: "**reached**", NOT_SUPPORTED: "missed"}
-    lines = [*(facts(name, runs) for name, runs in parts.items()), "", "### Verdicts", ""]
-    lines += [target(judged), "", "| | where | verdict | evidence |", "|---|---|---|---|"]
+    lines = ["### Verdicts", "", target(judged), ""]
+    lines += ["| | where | verdict | evidence |", "|---|---|---|---|"]
     for it in judged:
         for finding in it.findings:
             verdict = words.get(finding.verdict, finding.verdict)
@@ -134,10 +139,20 @@ def section(
                 held = sum(part.holds is True for part in finding.parts)
                 evidence = f"{held} of {len(finding.parts)} hold"
             lines.append(f"| {it.claim.statement} | {finding.regime} | {verdict} | {evidence} |")
-    for name, of_name in made.items():
-        (question,) = (of[name] for of in QUESTIONS.values() if name in of)
-        lines += ["", f"### {question}", ""]
-        for piece in of_name:
+    return [*lines, ""]
+
+
+def section(made: Mapping[str, Sequence[Piece]], folder: str) -> list[str]:
+    """Lines of Markdown: every question with its tables and figures.
+
+    folder  of the pictures, as the page says it
+    """
+    from analysis.figures.pieces import Drawing, markdown
+
+    lines = []
+    for question, pieces in made.items():
+        lines += [f"### {question}", ""]
+        for piece in pieces:
             if isinstance(piece, Drawing):
                 lines += [f"![{question} {piece.name}]({folder}/{piece.name}.png)", ""]
             else:
@@ -155,7 +170,7 @@ def facts(name: str, runs: Runs) -> str:
     iterations = _listed(sorted({run.iterations for run in runs}))
     split = _listed(sorted({run.setting.split for run in runs}))
     return (
-        f"- `{name}`: {len(runs)} runs of {iterations} iterations on {each('data.size')} pairs, "
+        f"`{name}`: {len(runs)} runs of {iterations} iterations on {each('data.size')} pairs, "
         f"judged on {each('data.heldout')} {split} prompts, seeds {each('seed')}."
     )
 

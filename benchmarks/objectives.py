@@ -1,11 +1,14 @@
 """The bench of objectives: which to train on triplets, what mends T-SPIN; on both built-in tasks.
 
-    python -m benchmarks.objectives [--seeds N] [--jobs N] [--out FOLDER] [--page PAGE.md] [--tiny]
+    python -m benchmarks.objectives [--seeds N] [--jobs N] [--out FOLDER] [--page PAGE.md]
+                                    [--tuned FOLDER] [--tiny]
 
 --seeds   of the results, three at least for a verdict; tuning has two of its own
 --jobs    runs at a time, of one thread each
 --out     the study: run folders of each part, and what was chosen between them
---page    whose section is written anew (docs/objectives.md); "": none
+--page    whose sections are written anew (docs/objectives.md); "": none
+--tuned   a folder with rates.yaml or anchors.yaml of an earlier study: what it has is not tuned
+          again. docs/objectives has those of the page
 --tiny    all of it in seconds: two objectives, two rates, one iteration, one seed. No result
 
 `study` is the table of contents. Every step reads the files of those before it, and a sweep skips
@@ -38,6 +41,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAUNCHER = ("hydra/launcher=joblib", "hydra.launcher.n_jobs={}", "track=none")
 STRESS = "optim.lr=3e-4"  # one rate for all, too large for all but SFT (docs/paper-in-miniature.md)
 BY_NAME = ("curriculum", "drift")  # sweeps with tasks and sizes of their own
+CHOICES = ("rates.yaml", "anchors.yaml")  # by tuning: of objectives, of anchors
 SOME_FAILED = 1  # the exit code of a sweep with points that failed: they diverged, and it says so
 log = logging.getLogger("benchmarks")
 
@@ -56,6 +60,7 @@ class Study:
     tuning      of runs on validation prompts, with seeds that no result uses
     results     of runs on test prompts
     by_name     of the sweeps BY_NAME
+    tuned       has files of choices that are taken as they are; None: everything is tuned
     """
 
     out: Path
@@ -69,11 +74,13 @@ class Study:
     tuning: tuple[str, ...] = ("seed=10,11", "data.eval_split=validation", "data.heldout=320")
     results: tuple[str, ...] = ("data.heldout=400", "data.eval_cool=0.7")
     by_name: tuple[str, ...] = ()
+    tuned: Path | None = None
 
 
-def tiny(out: Path) -> Study:
+def tiny(out: Path, tuned: Path | None = None) -> Study:
     return Study(
         out,
+        tuned=tuned,
         launcher=("track=none",),
         seeds="seed=0",
         tasks="model=micro",
@@ -89,18 +96,15 @@ def tiny(out: Path) -> Study:
 
 def study(it: Study) -> None:
     """Tune, choose, judge on other seeds and prompts: first objectives, then anchors."""
-    rates, anchors, anchors_at_rates = (
-        it.out / f"{name}.yaml" for name in ("rates", "anchors", "anchors_at_rates")
-    )
+    rates, anchors = (it.out / name for name in CHOICES)
+    anchors_at_rates = it.out / "anchors_at_rates.yaml"
     tuning, results = (*it.scale, *it.tuning), (*it.scale, *it.results, it.seeds)
 
-    sweep(it, "tune", *it.objectives, it.tasks, it.rates, *tuning)
-    choose.write(it.out / "tune", ["optim.lr"], rates)
+    tune(it, rates, ["optim.lr"], *it.objectives, it.tasks, it.rates, *tuning)
     sweep(it, "test", f"sweep={rates}", *results)
     sweep(it, "test", *it.objectives, it.tasks, STRESS, *results)
 
-    sweep(it, "tune", *it.anchors, it.tasks, STRESS, *tuning)
-    choose.write(it.out / "tune", ANCHORS, anchors)
+    tune(it, anchors, ANCHORS, *it.anchors, it.tasks, STRESS, *tuning)
     with_rates(anchors, rates, anchors_at_rates)
     sweep(it, "test", f"sweep={anchors}", *results)
     sweep(it, "test", f"sweep={anchors_at_rates}", *results)
@@ -108,6 +112,17 @@ def study(it: Study) -> None:
     for name in BY_NAME:
         if name in sweep_names(SWEEPS):
             sweep(it, name, f"sweep={name}", it.seeds, *it.by_name)
+
+
+def tune(it: Study, chosen: Path, over: Sequence[str], *words: str) -> None:
+    """A multirun on validation prompts, and the sweep `chosen` of the best of each."""
+    earlier = it.tuned / chosen.name if it.tuned is not None else None
+    if earlier is not None and earlier.exists():
+        log.info("\n%s: as chosen before", earlier)
+        write_text(chosen, earlier.read_text(encoding="utf-8"))
+        return
+    sweep(it, "tune", *words)
+    choose.write(it.out / "tune", over, chosen)
 
 
 def sweep(it: Study, part: str, *words: str) -> None:
@@ -148,15 +163,18 @@ def with_rates(anchors: Path, rates: Path, out: Path) -> None:
 def main(arguments: Sequence[str]) -> None:
     options = _parser().parse_args(arguments)
     out = Path(options.out or ("build/objectives" if options.tiny else "runs/objectives"))
-    page = options.page
+    page, tuned = options.page, options.tuned and Path(options.tuned)
     if options.tiny:
-        it, page = tiny(out.absolute()), page or ""
+        it, page = tiny(out.absolute(), tuned), page or ""
     else:
         launcher = tuple(word.format(options.jobs) for word in LAUNCHER)
-        it = Study(out.absolute(), launcher, f"seed={','.join(map(str, range(options.seeds)))}")
+        seeds = f"seed={','.join(map(str, range(options.seeds)))}"
+        it = Study(out.absolute(), launcher, seeds, tuned=tuned)
         page = "docs/objectives.md" if page is None else page
     study(it)
     bench.write(it.out, it.out / "report", page or None)
+    for name in CHOICES if page else ():
+        write_text(Path(page).with_suffix("") / name, (it.out / name).read_text(encoding="utf-8"))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -165,6 +183,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--jobs", type=int, default=2, metavar="N")
     parser.add_argument("--out", default=None, metavar="FOLDER")
     parser.add_argument("--page", default=None, metavar="PAGE.md")
+    parser.add_argument("--tuned", default=None, metavar="FOLDER")
     parser.add_argument("--tiny", action="store_true")
     return parser
 

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 import main
-from analysis.bench import BEGIN, END
+from analysis.bench import BEGIN, END, QUESTIONS
 from benchmarks import objectives
 from tspin.cli import sweep
 from tspin.cli.arguments import read_sweep
@@ -59,6 +59,21 @@ def test_the_tiny_study_from_beginning_to_end(tmp_path, started):
         assert points and sweep.plan("again", points).to_run() == []
 
 
+def test_what_was_tuned_before_is_not_tuned_again(tmp_path, monkeypatch):
+    """rates.yaml is there, anchors.yaml is not."""
+    commands, written = [], []
+    monkeypatch.setattr(objectives, "start", lambda command: commands.append(command) or 0)
+    monkeypatch.setattr(objectives.choose, "write", lambda *words: written.append(words))
+    it = objectives.tiny(tmp_path / "out", tmp_path / "before")
+    earlier = tmp_path / "before" / "rates.yaml"
+    objectives.write_text(earlier, "points: [loss=spin optim.lr=1e-4]\n")
+    for name in objectives.CHOICES:
+        objectives.tune(it, it.out / name, ["optim.lr"], "loss=spin", it.rates)
+    assert (it.out / "rates.yaml").read_text() == earlier.read_text()
+    assert len(commands) == 1
+    assert written == [(it.out / "tune", ["optim.lr"], it.out / "anchors.yaml")]
+
+
 def test_a_sweep_that_was_stopped_stops_the_study(tmp_path, monkeypatch):
     """A point that diverged does not; Ctrl-C and a refused word do."""
     it = objectives.tiny(tmp_path)
@@ -92,7 +107,9 @@ def test_the_sweeps_are_of_what_conf_has():
                      for kind, number in strengths.items()}  # fmt: skip
 
 
-def test_the_page_has_the_marks_of_its_section():
+@pytest.mark.parametrize("part", QUESTIONS)
+def test_the_page_has_the_marks_of_every_section(part):
     text = (objectives.ROOT / "docs" / "objectives.md").read_text(encoding="utf-8")
-    assert text.index(BEGIN) < text.index(END)
-    assert text.count(BEGIN) == text.count(END) == 1
+    begin, end = BEGIN.format(part), END.format(part)
+    assert text.count(begin) == text.count(end) == 1
+    assert text.index(begin) < text.index(end)
