@@ -20,6 +20,8 @@ from analysis.report import catalogue, curves, overview, page, render, run_page,
 from tspin.cli import command
 from tspin.tools.files import write_jsonl
 
+pytestmark = pytest.mark.slow  # makes pages
+
 PIECES = (
     "table1",
     "figure2",
@@ -73,7 +75,6 @@ def pages(folder):
 # --- the files ------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_there_is_a_page_of_every_run(folder, pages):
     names = {path.parent.name for path in (folder / "runs").glob("*/config.yaml")}
     assert {*pages} == {"index.html", "paper.html"} | {f"{name}.html" for name in names}
@@ -106,7 +107,6 @@ def test_texts_are_escaped(pages):
     assert "a &lt; b: <code>make it</code>" in pages["index.html"]
 
 
-@pytest.mark.slow
 def test_the_same_runs_give_the_same_pages(folder, pages):
     assert write(Runs.read(folder / "runs"), folder / "again") == pages
 
@@ -137,7 +137,6 @@ def test_nothing_stands_twice_and_no_axis_is_empty(folder, pages):
     assert "not enough data" not in html and "no runs" not in html
 
 
-@pytest.mark.slow
 def test_what_has_no_runs_is_a_list_of_commands_that_compose(pages, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     commands = set()

@@ -30,6 +30,8 @@ from tspin.runs.artifacts import ANSWERS, RunDir
 from tspin.tools.files import read_json, write_json
 from tspin.tools.parquet import read_rows, write_rows
 
+pytestmark = pytest.mark.slow  # makes every table and figure
+
 MICRO = Setting("micro", "micro", "test")
 
 
@@ -162,7 +164,6 @@ def test_without_recorded_words_no_command_is_suggested(tmp_path):
     assert runs.resume(next(iter(runs))) is None
 
 
-@pytest.mark.slow
 def test_every_command_of_a_report_composes(pieces, monkeypatch, tmp_path):
     """What is missing, and what claims lack, as python main.py would check it."""
     judged = claims.judge(Runs.read(FOLDERS))

@@ -12,6 +12,8 @@ from support.report_runs import add_triplets, write_run
 from analysis.report.server import HOST, Site
 from tspin.tools.files import write_json
 
+pytestmark = pytest.mark.slow  # makes pages
+
 NAME = "micro-tspin-micro-s0"
 
 
@@ -114,7 +116,6 @@ def test_two_runs_are_compared(server):
     assert get(server, f"compare.html?a={NAME}&b=nobody")[0] == 400
 
 
-@pytest.mark.slow
 def test_the_papers_page_is_served_too(server):
     status, html = get(server, "paper.html")
     assert status == 200 and "Table 1" in html and ".pdf" not in html

@@ -92,6 +92,7 @@ def test_a_joined_row_takes_few_bytes(folder):
     assert peak - held < BYTES * parquet.ROWS_PER_GROUP  # one row group, its texts too
 
 
+@pytest.mark.slow
 def test_the_join_is_that_of_lists(folder):
     found = Inputs(compose("loss=tspin"), folder, folder.path).triplets(1)
     assert list(map(listed, found)) == list(map(listed, naive(folder)))

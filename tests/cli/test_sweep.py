@@ -147,6 +147,7 @@ def test_sizes_on_built_in_tasks_keep_the_papers_proportions(model):
         assert file.run.data.size == int(size[:-1]) * 1000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["micro", "micro_open_weak"])
 def test_the_largest_size_is_there_on_built_in_tasks(model):
     from tspin.data import annotated

@@ -64,6 +64,7 @@ def over_iterations(schedule, num=5):
 # --- conf/ ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("choice", [f"{g}={o}" for g, options in OPTIONS.items() for o in options])
 def test_every_option_makes_a_run(choice):
     needs = {"data=file": GIVEN[1:], "model=custom": GIVEN, "model=smollm2": GIVEN[1:]}

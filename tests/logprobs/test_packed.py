@@ -97,6 +97,7 @@ def test_every_loss_and_its_gradient_in_float64(name, layout):
     same_gradient("llama", layout, LOSSES[name], awkward())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_in_float64(name, layout):

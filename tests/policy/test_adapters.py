@@ -300,6 +300,7 @@ def test_a_hub_base_is_named_by_its_id_and_revision(tmp_path):
     assert adapters._name(tmp_path) == (str(tmp_path), None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_interrupted_and_resumed_it_ends_with_the_same_bits(dropout, tmp_path):
     """With dropout too: it is drawn anew in each step, from the step's own seed."""

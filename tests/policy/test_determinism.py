@@ -55,6 +55,7 @@ def test_what_does_not_repeat_is_refused_inside_and_only_there():
         unordered()
 
 
+@pytest.mark.slow
 def test_on_the_cpu_a_run_has_the_same_bits(tmp_path, environment):
     """Training and scoring under it, each of which would raise for what does not repeat."""
     seen = []

@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
+pytestmark = pytest.mark.slow  # builds the site
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -236,6 +236,7 @@ def log_everything(view):
     view.alert("cut", "all of them")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "where", [*("init", "Run.log", "Run.finish"), *("Table", "Image", "Histogram", "Run.alert")]
 )
