@@ -29,7 +29,7 @@ NO_METHODS = (results.START, responses.DATA)  # but for these
 TWICE = ("objectives",)  # on the first page, as curves
 ABLATIONS = ("table2", "figure5", "figure4b")  # two methods against each other
 SHORT = 24  # characters of a cell that stay on one line
-TALL = 40  # rows, beyond which a table scrolls in its box
+TALL = 12  # rows, beyond which a table scrolls in its box
 DPI = 96  # CSS pixels of an inch
 KNOWN = (claims.SUPPORTED, claims.NOT_SUPPORTED)
 
