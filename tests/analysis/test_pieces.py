@@ -82,6 +82,7 @@ def test_many_drawings_are_rendered_as_one_is():
     assert together["d3"] == alone and b"<svg" in alone["svg"]
 
 
+@pytest.mark.slow
 def test_files_are_the_same_every_time(tmp_path):
     for folder in ("a", "b"):
         write([TABLE, drawing()], render.images([drawing()]), tmp_path / folder)

@@ -141,6 +141,7 @@ BROKEN = [  # seed, file, what happens to it
 ]
 
 
+@pytest.mark.slow
 def test_a_broken_file_costs_only_itself(tmp_path):
     """One message for each, which begins with the file; every piece is still made."""
     write_run(tmp_path, "spin")
@@ -206,6 +207,7 @@ def test_a_run_that_is_the_beginning_of_another_is_no_problem(runs):
 NAMES = ("alpha", "beta", "lambda")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["sft", "spin", "tspin", "tspin_ref", "wo_ha"])
 def test_coefficients_are_what_changes_the_objective(loss):
     """Changing one that it contains changes the objective, changing any other does not."""
@@ -236,6 +238,7 @@ def test_both_forms_of_a_configuration_are_one_method(tmp_path):
     assert [run.coefficient("beta", 1) for run in runs] == [0.1, 0.1]
 
 
+@pytest.mark.slow
 def test_an_objective_of_ones_own_is_in_every_table_and_figure_of_all(tmp_path):
     """Its label, its colour for all its variants; a rival of T-SPIN, in no claim of the paper."""
     for loss in ("sft", "spin", "tspin"):

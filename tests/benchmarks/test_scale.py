@@ -150,6 +150,7 @@ def test_a_change_in_a_later_group_is_found(tmp_path, small_groups):
         read_rows(file)
 
 
+@pytest.mark.slow
 def test_writing_holds_a_group_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr(parquet, "ROWS_PER_GROUP", 100)
     peaks = []
@@ -169,6 +170,7 @@ def test_the_digest_of_many_is_that_of_their_list():
 # --- what is counted from scores -----------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_scores_are_counted_as_from_lists(folder, tmp_path):
     """Means to the last bit, and the table of reward and log-likelihood."""
     triplets, random = naive(folder), np.random.default_rng(3)

@@ -188,6 +188,7 @@ def test_every_stage_of_a_run_ends_in_one_line_and_goes_on(run_ends, monkeypatch
     assert text.count("Traceback (most recent call last)") >= len(BOUNDARIES)
 
 
+@pytest.mark.slow
 def test_a_point_of_a_sweep_says_its_line_and_the_others_go_on(monkeypatch, tmp_path, caplog):
     from tspin.selfplay import algorithm
 

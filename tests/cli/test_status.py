@@ -208,6 +208,7 @@ def test_a_file_that_cannot_be_read_hides_no_other_run(tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_hundreds_of_runs_take_less_than_two_seconds(tmp_path):
     first = made(tmp_path, "run0", done=2, beat=replace(LIVE, ended="complete"))
     config, beat = first.config.read_text(), first.heartbeat.read_text()

@@ -100,6 +100,7 @@ def test_the_miniature_is_the_paper_and_more_for_every_seed():
     assert set(names(paper)) < set(names(found))
 
 
+@pytest.mark.slow
 def test_what_the_points_are():
     by_loss = {point.run.loss.name: point.run for point in points("sweep=table1", "model=zephyr")}
     facts = {
@@ -120,6 +121,7 @@ def test_what_the_points_are():
     assert sized == [*tspin, *(("sft", size, 1) for size in (50_000, 100_000, 200_000))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["table1", "figure4a", "table4"])
 def test_the_baseline_of_a_7b_has_the_step_size_of_sft_and_no_other_point_has(name):
     """zephyr-7b-beta/sft/config_full.yaml: AdamW, 2e-5, cosine, warmup_ratio 0.1."""
@@ -175,6 +177,7 @@ def test_typed_words_replace_the_files_and_add_to_them():
     assert Counter(point.run.seed for point in found) == {0: 4, 1: 4, 2: 4}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("typed", "expected"),
     [

@@ -841,6 +841,7 @@ def test_built_in_train_is_nested_and_follows_the_seed(path):
     assert annotated.load(config(path=path, seed=1)).train != large
 
 
+@pytest.mark.slow
 @each_built_in
 def test_built_in_heldout_is_the_same_for_every_seed_and_nested(path):
     first = annotated.load(config(path=path, heldout=32)).heldout

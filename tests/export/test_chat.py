@@ -16,6 +16,7 @@ from tspin.cli.chat import side_by_side
 WIDE = "\u4f60"  # two columns of a terminal
 
 
+@pytest.mark.slow
 def test_a_piped_talk_is_answered_line_by_line(run, call, monkeypatch):
     words = ["chat", f"run={run.path}", "greedy=true"]
     monkeypatch.setattr(sys, "stdin", io.StringIO("Say 1.\n\nSay 2.\n/quit\nSay 3.\n"))

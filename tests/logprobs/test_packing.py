@@ -47,6 +47,7 @@ def test_a_prompt_without_tokens_is_an_error():
 lengths = st.lists(st.tuples(*[st.integers(1, 40)] * 3), min_size=1, max_size=8)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(lengths, st.sampled_from(["shared", "separate"]), st.none() | st.integers(1, 50))
 def test_blocks_let_every_position_see_its_past_and_nothing_else(shapes, layout, window):

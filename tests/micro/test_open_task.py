@@ -17,13 +17,14 @@ from tspin.micro.__main__ import main
 from tspin.policy import weights
 from tspin.tools import files
 
-TEST = open_task.pairs("test", 800, 0)
+TEST = open_task.pairs("test", 240, 0)
 ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 
 
 # What is asked
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noun", ["word", "number"])
 def test_a_set_of_constraints_is_in_one_split_whatever_the_form(noun):
     """The sets of the prompts of all splits, each read back from the text, do not meet."""
@@ -75,6 +76,7 @@ def test_a_split_gives_all_it_holds_and_no_more():
         open_task.pairs("dev", 1, 0)
 
 
+@pytest.mark.slow
 def test_each_constraint_of_a_set_rules_something_out():
     """Else `starting with "b", containing "b"` would count as two."""
     for constraints in list(open_task._sets("word"))[::97]:
@@ -335,6 +337,7 @@ def test_a_teacher_who_overlooks_hears_less_than_was_asked():
     assert found == {('starting with "b"',), ('without "e"',), other.constraints}
 
 
+@pytest.mark.slow
 def test_the_cache_knows_the_recipe():
     """A recipe that changes needs its new fingerprint in tspin.micro, and a new card, open.md."""
     assert micro.OPEN_RECIPE == open_build.fingerprint()

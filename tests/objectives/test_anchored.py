@@ -142,6 +142,7 @@ def test_they_keep_their_place_in_the_key_and_in_iteration_0():
     assert Anchors(hinge=1.0).on(SFT()).has_reward is False
 
 
+@pytest.mark.slow
 def test_the_groups_say_what_they_add():
     objectives = {name: compose(f"anchor={name}").loss_at(1) for name in
                   ("nll", "hinge", "cap", "average")}  # fmt: skip

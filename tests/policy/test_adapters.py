@@ -134,6 +134,7 @@ def test_it_computes_w_plus_the_scaled_product(attention):
 LOSSES = SFT(), SPIN(0.1), TSPIN(0.3, 0.1), TSPINRef(0.3, 0.1), WithoutHA(0.3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)
 def test_every_loss_moves_adapters_and_nothing_else(loss, tmp_path):
     """The reference is what was stored before the first update: the first margin is 0."""

@@ -127,6 +127,7 @@ def passes(monkeypatch):
 # --- the same tokens as transformers' ------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_greedy_is_transformers_greedy_in_float32(name):
     model = family(name)
@@ -171,6 +172,7 @@ def test_both_engines_draw_the_same_samples(filters):
 prompt_lists = st.lists(st.lists(st.integers(3, 293), min_size=1, max_size=9), max_size=12)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=20)
 @given(prompt_lists, st.integers(1, 8), st.integers(1, 13), st.randoms())
 def test_a_sample_depends_on_its_prompt_and_numbers_alone(prompts, max_new, slots, random):
@@ -207,6 +209,7 @@ def test_the_same_call_gives_the_same_bits_in_float32():
 # --- no work that nobody reads -------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=30), st.integers(1, 9))
 def test_a_row_is_computed_once_a_token(lengths, slots):

@@ -82,6 +82,7 @@ def one_by_one():
     return [respond(policy, [request], how)[0] for request in REQUESTS]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["native", "transformers"])
 @pytest.mark.parametrize(("tokens", "size"), [(100, 5), (30, 2), (13, 1)])
 def test_where_memory_runs_out_half_the_rows_are_sampled(engine, tokens, size, one_by_one, caplog):

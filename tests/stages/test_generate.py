@@ -62,6 +62,7 @@ def test_every_prompt_has_numbers_of_its_own():
     assert not any(torch.equal(ours, other) for other in others)
 
 
+@pytest.mark.slow
 def test_batch_size_changes_no_sample_in_float64(policy, decoding, tmp_path):
     by_size = [
         sample(policy, tmp_path / str(size), replace(decoding, batch_size=size)).ids()

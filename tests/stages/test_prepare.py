@@ -69,6 +69,7 @@ def test_a_run_whose_prompts_hold_no_date_leaves_none(tmp_path):
     assert "day" not in read_json(folder.data) and not (tmp_path / "day.json").exists()
 
 
+@pytest.mark.slow
 def test_a_day_that_is_settled_is_taken(tmp_path):
     write_json(tmp_path / "day.json", {"day": "2024-07-26"})
     rows, _ = prepared(tmp_path, renderer(DATED))

@@ -254,6 +254,7 @@ def test_wandb_that_fails_gives_one_warning_and_never_stops(tmp_path, monkeypatc
     wandb.finish()  # what a broken finish() left open
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["init", "Run.define_metric", "Run.log", "Run.finish"])
 def test_where_wandb_is_all_there_is_to_do_its_failures_travel(tmp_path, monkeypatch, where):
     owner = wandb.Run if where.startswith("Run.") else wandb

@@ -38,6 +38,7 @@ CHOICES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", CHOICES)
 def test_every_file_of_objectives_and_anchors_takes_a_step(words):
     """As a run configures it at iteration 1; and it moves the weights."""
