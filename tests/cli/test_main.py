@@ -117,6 +117,7 @@ LOSSES = (
 PRESETS = "paper, quick, spin_code, spin_paper"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -271,6 +272,7 @@ def test_what_is_out_of_reach_is_said_before_anything_is_loaded(
 # --- what is printed -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [[], ["-m", "seed=0,1"]])
 def test_an_interrupt_ends_the_command_in_one_line(cli, monkeypatch, caplog, words):
     points = []
@@ -427,6 +429,7 @@ def test_info_shows_the_search_path(cli, capsys, started):
     assert str(CONF) in capsys.readouterr().out and started == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "says"),
     [

@@ -176,6 +176,7 @@ def test_a_pass_of_many_triplets_casts_the_weights_once():
     assert before == pytest.approx(2 * 50_000 * 5 * 6 * SHAPE.parameters / 1e12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["zephyr", "mistral"])
 def test_the_paper_s_models_fit_the_cards_that_the_docs_name(model):
     """One GPU of 141 GB, eight of 80 (docs/many-gpus.md), and neither without checkpointing."""

@@ -209,6 +209,7 @@ def test_a_typed_loss_adds_to_every_line_that_compares(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_48_points_are_one_line():
     found = points("sweep=alpha_beta", "model=zephyr", "seed=0,1,2")
     assert len(set(names(found))) == 48

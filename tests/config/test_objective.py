@@ -233,6 +233,7 @@ def older(run):
     return values
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["sft", "spin", "tspin", "tspin_ref", "wo_ha"])
 def test_an_older_configuration_is_read_as_todays(loss, tmp_path):
     run = compose(f"loss={loss}", "coef.alpha=0.3", "coef.lambda=0.7", "coef.beta=[0,0.2,0.4]")

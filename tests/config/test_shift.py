@@ -63,6 +63,7 @@ def shared(*words):
     return [t for t, (one, other) in enumerate(zip(*both, strict=True)) if one == other]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "iterations"),
     [

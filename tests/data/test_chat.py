@@ -126,6 +126,7 @@ WORDS = st.text(st.characters(exclude_categories=["C"], max_codepoint=0xD7FF), m
 ANSWERS = WORDS.map(str.strip).filter(bool)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", TOKENIZERS)
 @pytest.mark.parametrize("kind", TURNS)
 def test_prompt_and_response_are_the_templates_own_rendering(kind, family):
@@ -201,6 +202,7 @@ SPELT = st.sampled_from([*MARKS, "<s>", "</s>", "<unk>", "<|im_start|", "\ue000"
 HOSTILE = st.lists(SPELT | WORDS, max_size=5).map("".join)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", TOKENIZERS)
 @pytest.mark.parametrize("kind", ["plain", "white space before the answer", "trims", NO_END])
 def test_control_ids_are_the_templates_own(kind, family):

@@ -40,6 +40,7 @@ cli_evaluate()
 """
 
 
+@pytest.mark.slow
 def test_the_exported_policy_is_the_best_one(run, exported):
     t, *_ = retention.best([run.iteration(t) for t in run.iterations()])
     ours, theirs = (

@@ -330,6 +330,7 @@ def flash(request, monkeypatch):
     monkeypatch.setattr(attention, "FLASH_DEVICES", ("cpu",))
 
 
+@pytest.mark.slow
 def test_flash_attention_is_given_the_rows_as_they_are(flash, monkeypatch):
     monkeypatch.setattr(attention, "HALF", (torch.float64,))
     for name in ("llama", "mistral-window"):

@@ -260,6 +260,7 @@ def test_a_checkpoint_holds_adapters_alone_and_loses_nothing(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_every_reader_takes_it(tmp_path):
     """Continued, merged in memory, merged on disk, and as lm-eval is given it: one policy."""
     policy = adapted(disturbed=True)

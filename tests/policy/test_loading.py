@@ -36,6 +36,7 @@ def refused(folder, message):
 # --- weights -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*FAMILIES, *REFUSED])
 def test_what_transformers_saves_is_read_as_it_is(name, tmp_path):
     """Tied heads, experts that are put together, buffers that are computed: no fault."""

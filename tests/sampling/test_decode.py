@@ -155,6 +155,7 @@ def test_greedy_is_transformers_greedy_on_the_embedded_model():
 FILTERS = [{}, {"temperature": 0.7}, {"top_k": 5}, {"top_p": 0.8}, {"min_p": 0.1}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("filters", [*FILTERS, {"top_k": 9, "top_p": 0.9, "temperature": 1.3}])
 def test_both_engines_draw_the_same_samples(filters):
     how = replace(DECODING, max_new_tokens=12, batch_size=5, **filters)

@@ -336,6 +336,7 @@ def test_histogram_and_rows_by_hand():
 # --- which trackers ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "wandb", "local"),
     [

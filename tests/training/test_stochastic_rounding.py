@@ -167,6 +167,7 @@ def test_the_first_margin_against_the_stored_reference_is_exactly_zero(tmp_path)
     assert first["advantages/current"] == 0.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["rmsprop", "adamw"])
 def test_interrupted_and_resumed_it_ends_with_the_same_bits(name, tmp_path):
     triplets, options = random_triplets(16), {"loss": TSPIN(0.3, 0.1), "name": name}
@@ -272,6 +273,7 @@ def test_on_cuda_float32_is_float32_and_the_default_computes_in_bfloat16(monkeyp
     assert keys[0] != keys[1] != keys[2] != keys[0]  # other samples: another folder of y0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("precision", "dtype", "fits"),
     [

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from torch.utils.benchmark import Timer
 
 from tspin.data.triplets import Triplet, num_padding, num_tokens, num_useful
 from tspin.objectives import Role
@@ -123,6 +122,8 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def _rate(size: int, num_threads: int, device: torch.device, dtype: torch.dtype) -> float:
+    from torch.utils.benchmark import Timer  # it imports compilers' tools: a third of a second
+
     generator = torch.Generator(device).manual_seed(0)  # nobody else's random numbers are used up
     a = torch.randn(size, size, generator=generator, dtype=torch.float32, device=device).to(dtype)
     timer = Timer("a @ a", globals={"a": a}, num_threads=num_threads)
