@@ -1,5 +1,5 @@
 # make run    set up what a run needs, and run the main job on the embedded model
-# make check  while working: lint, types and the tests that compute little (two minutes)
+# make check  while working: lint, types and the tests that compute little (a minute and a half)
 # make test   set up and run all tests
 # make lint   formatting, lint and types
 # make docs   docs/ and the reference of the modules as a site, build/docs; a warning is an error

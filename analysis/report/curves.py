@@ -29,6 +29,8 @@ from tspin.objectives.contingency import CELLS
 
 INK = "#010203"  # stands for the page's ink
 SIZE = (2.4, 1.65)  # inches: small, so that its words are large enough on a phone
+# Room for tick labels of seven characters: to measure them takes as long as all else of a picture.
+MARGINS = {"left": 0.255, "right": 0.96, "bottom": 0.245, "top": 0.92}
 MAX_POINTS = 160  # of a line; more are averaged
 WORDS = ("axes.labelsize", "xtick.labelsize", "ytick.labelsize")
 INKED = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
@@ -36,6 +38,7 @@ LOOK: dict[Any, Any] = {
     **style.SETTINGS,
     **dict.fromkeys(WORDS, 7),
     **dict.fromkeys(INKED, INK),
+    "axes.formatter.limits": (-3, 4),  # beyond, a power of ten is above the axis
     "font.size": 7.5,
     "font.family": "sans-serif",
     "grid.color": "#888888",
@@ -228,7 +231,8 @@ def contingency(cells: pd.DataFrame, name: str) -> Picture | None:
 def svg(draw: Any, name: str) -> Markup:
     """What `draw(axes)` draws, for a page: ids begin with `name`, so that it may hold many."""
     with mpl.rc_context(LOOK | {"svg.hashsalt": name}):
-        figure = Figure(figsize=SIZE, layout="constrained")
+        figure = Figure(figsize=SIZE)
+        figure.subplots_adjust(**MARGINS)
         draw(figure.subplots())
         file = io.StringIO()
         figure.savefig(

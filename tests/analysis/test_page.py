@@ -9,6 +9,7 @@ import shlex
 from urllib.parse import unquote
 
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from support.pages import becomes, find, texts
 from support.report_runs import add_triplets, of_each_kind, write_run
 
@@ -16,9 +17,18 @@ from analysis.claims import claims
 from analysis.figures.pieces import Drawing
 from analysis.reading import measures
 from analysis.reading.runs import Runs
-from analysis.report import catalogue, curves, overview, page, render, run_page, site
+from analysis.report import (
+    catalogue,
+    comparison_page,
+    curves,
+    overview,
+    page,
+    render,
+    run_page,
+    site,
+)
 from tspin.cli import command
-from tspin.tools.files import write_jsonl
+from tspin.tools.files import write_jsonl, write_text
 
 pytestmark = pytest.mark.slow  # makes pages
 
@@ -35,7 +45,8 @@ PIECES = (
 PHONE, DESKTOP = 390, 1280
 HOSTILE = "<img src=x onerror=window.ran=1>"  # no slash: it is part of a folder's name
 MARKUP = "<b id='bold'>b</b><script>window.ran = 1</script></script>"
-TSPIN = "micro-tspin-micro-s0"
+TSPIN, SPIN = "micro-tspin-micro-s0", "micro-spin-micro-s0"
+EVERY = ("index.html", f"runs/{TSPIN}.html", "paper.html", "../two/compare.html")
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +65,8 @@ def folder(tmp_path_factory):
     (root / "runs" / "broken").mkdir()
     runs = Runs.read(root / "runs")
     write(runs, root / "report")
+    sides = (comparison_page.side(root / "runs" / name, "") for name in (TSPIN, SPIN))
+    write_text(root / "two" / "compare.html", comparison_page.page(*sides))
     return root
 
 
@@ -179,6 +192,24 @@ def test_axes_of_shares_end_at_0_and_100(far_apart):
         assert min(ticks) == 0 and max(ticks) == 100
 
 
+@pytest.mark.parametrize("low", [-123.456, 0.0, 1.4475])
+@pytest.mark.parametrize("width", [1e-7, 0.012, 1.0, 987.6, 1e9])
+def test_words_and_numbers_of_a_small_picture_are_inside_it(low, width):
+    drawn = []
+
+    def draw(axes):
+        drawn.append(axes)
+        axes.plot([0, 5], [low, low + width])
+        axes.set(xlabel="iterations of training", ylabel="log-likelihood (nats)")
+
+    curves.svg(draw, "name")
+    (axes,) = drawn
+    FigureCanvasAgg(axes.figure)
+    inside = axes.get_tightbbox()
+    assert inside.x0 >= 0 and inside.y0 >= 0
+    assert inside.x1 <= axes.figure.bbox.x1 and inside.y1 <= axes.figure.bbox.y1
+
+
 def test_intervals_of_a_share_end_at_100(tmp_path):
     """20, 23 and 26 of 26 right: Wilson's, as on the console; of 100% 1 / (1 + 1.96^2 / 26)."""
     runs = Runs.read_one(write_run(tmp_path, "tspin", heldout=26).path)
@@ -271,7 +302,7 @@ def at(browser, folder):
     def opened(width, name=f"runs/{TSPIN}.html"):
         size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-        browser.get((folder / "report" / name).as_uri())
+        browser.get((folder / "report" / name).resolve().as_uri())
         return browser
 
     return opened
@@ -288,7 +319,7 @@ def prompts(browser):
 
 
 def test_it_loads_in_silence_and_alone(at):
-    for name in ("index.html", f"runs/{TSPIN}.html", "paper.html"):
+    for name in EVERY:
         opened = at(DESKTOP, name)
         assert opened.get_log("browser") == []
         logged = [
@@ -304,7 +335,7 @@ def test_it_loads_in_silence_and_alone(at):
 
 
 @pytest.mark.parametrize("width", [PHONE, DESKTOP])
-@pytest.mark.parametrize("name", ["index.html", f"runs/{TSPIN}.html", "paper.html"])
+@pytest.mark.parametrize("name", EVERY)
 def test_nothing_is_wider_than_the_page(at, width, name):
     opened = at(width, name)
     root = opened.find_element("tag name", "html")
