@@ -272,13 +272,15 @@ def gguf_file(path, whole, *, without=()):
     return path
 
 
-def test_a_gguf_file_is_read_as_strictly(whole, tmp_path, monkeypatch):
+def test_a_gguf_file_is_read_as_strictly(whole, tmp_path, monkeypatch, capfd):
+    """And without a bar of the library's own."""
     pytest.importorskip("gguf")
     from tspin.policy import weights
 
     monkeypatch.setattr(weights, "cache", lambda: tmp_path / "cache")
     folder = weights._convert(gguf_file(tmp_path / "whole.gguf", whole))
     assert (folder / "model.safetensors").exists()
+    assert capfd.readouterr().err == ""
     lacking = gguf_file(tmp_path / "lacking.gguf", whole, without=["blk.1.ffn_down.weight"])
     with pytest.raises(ValueError, match=f"lacking.gguf cannot be converted.*lacks {DOWN}"):
         weights._convert(lacking)

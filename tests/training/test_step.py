@@ -12,7 +12,7 @@ from support.waits import Waits
 from tspin.data.triplets import collate
 from tspin.logprobs import fused_head
 from tspin.logprobs.padded import sequence_logps
-from tspin.objectives import IRIS, KTO, Logps
+from tspin.objectives import IRIS, KTO, Logps, WithoutHA
 from tspin.objectives.anchored import Anchors
 from tspin.policy.policy import Policy
 from tspin.training import step
@@ -86,6 +86,31 @@ def test_no_cut_changes_the_gradient_of_what_compares_with_the_batch(
         torch.testing.assert_close(mean, losses.mean(), rtol=1e-12, atol=1e-12)
         for weight, gradient in zip(weights, expected, strict=True):
             torch.testing.assert_close(weight.grad, gradient, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("attention", ["plain", "shared"])
+def test_a_pair_that_is_far_apart_takes_part_with_zeros(attention, monkeypatch):
+    """Where others are not, the gradient is to the bit the one with its part, of 1e-38 and less;
+    where all are, there is none."""
+    policy, triplets = random_policy(dtype=torch.float32, attention=attention), random_triplets(6)
+    with torch.no_grad():
+        logps = policy.logps(triplets, ("annotated", "synthetic"))
+    margins = (logps["annotated"] - logps["synthetic"]).tolist()
+    far = [triplet for triplet, c in zip(triplets, margins, strict=True) if c > 0]
+    assert 0 < len(far) < len(triplets)
+    objective = WithoutHA(alpha=90 / min(c for c in margins if c > 0))
+    gradients = {}
+    for negligible in (0.0, step.NEGLIGIBLE):
+        monkeypatch.setattr(step, "NEGLIGIBLE", negligible)
+        for batch in (triplets, far):
+            policy.model.zero_grad()
+            step.accumulate(Strategy(policy), batch, recipe_of(objective, batch), Cut(6, None))
+            weights = [weight.grad.flatten() for weight in policy.model.parameters()]
+            gradients[negligible, len(batch)] = torch.cat(weights)
+    every, some = len(triplets), len(far)
+    assert torch.equal(gradients[0.0, every], gradients[step.NEGLIGIBLE, every])
+    assert 0 < gradients[0.0, some].abs().max() < 1e-35
+    assert not gradients[step.NEGLIGIBLE, some].any()
 
 
 @pytest.mark.parametrize("fits", [{"logps": 2, "loss_sum": 7}, {"logps": 7, "loss_sum": 3}],

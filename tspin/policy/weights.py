@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 
 import torch
@@ -146,8 +148,11 @@ def _convert(gguf: Path) -> Path:
             return folder
         log.info("converting %s to safetensors in %s (once, about a minute)", gguf.name, folder)
         try:
-            quantized = strictly(gguf.parent, source=gguf, gguf_file=gguf.name, dtype=torch.float32)
-            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+            with redirect_stderr(StringIO()):  # a bar that no setting of the library's turns off
+                quantized = strictly(
+                    gguf.parent, source=gguf, gguf_file=gguf.name, dtype=torch.float32
+                )
+                tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         except Exception as error:  # the reader's own, and those of each architecture
             raise ValueError(f"{gguf} cannot be converted ({first_line(error)})") from None
         # A model loaded from GGUF refuses to be saved: its weights go into one that was not.

@@ -25,6 +25,10 @@ from tspin.training.optimizer import Optimizer
 from tspin.training.recipe import Recipe
 from tspin.training.strategy import Strategy, deal
 
+# Of a log-prob's gradient. An optimiser divides by 1e-8 at least: less moves no weight. On its way
+# through the layers it would become numbers below 1e-38, with which a CPU takes up to eighty times
+# as long (benchmarks/far_apart.py): from 70 nats on, where pairs of long responses soon are.
+NEGLIGIBLE = 1e-20
 Part = tuple[Tensor, Metrics]  # losses (triplets,) of a part of a micro-batch, and metrics alike
 
 
@@ -115,6 +119,9 @@ def _losses(
     logps: Logps,
 ) -> Tensor:
     """The LossFunction of a step: losses (triplets,), kept in `parts` beside their metrics."""
+    for role in logps.present():
+        if logps[role].requires_grad:
+            logps[role].register_hook(_without_negligible)
     logps = replace(logps, lengths=_lengths(logps, triplets), statistics=statistics)
     losses, metrics = recipe.loss(logps, recipe.reference_logps(triplets, logps))
     losses = recipe.weighted(triplets, losses)
@@ -122,6 +129,13 @@ def _losses(
     metrics |= {f"logps_per_token/{role}": per_token[role] for role in per_token.present()}
     parts.append((losses.detach(), metrics))
     return losses
+
+
+def _without_negligible(gradient: Tensor | None) -> Tensor | None:
+    """None where nothing of the loss depends on a role."""
+    if gradient is None:
+        return None
+    return gradient.masked_fill(gradient.abs() < NEGLIGIBLE, 0.0)
 
 
 def _lengths(logps: Logps, triplets: Sequence[Triplet]) -> dict[Role, Tensor]:
