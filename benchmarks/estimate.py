@@ -87,9 +87,9 @@ def hours(words: str, where: str) -> tuple[int, int, float, float, float]:
 
 
 def table(*rows: Iterable[object]) -> None:
-    head, *rest = [[f"{x:.1f}" if isinstance(x, float) else x for x in cells] for cells in rows]
-    lines = map(row, (head, ["---"] * len(head), *rest))
-    sys.stdout.write("\n".join(lines) + "\n\n")
+    lines = [[f"{x:.1f}" if isinstance(x, float) else str(x) for x in cells] for cells in rows]
+    lines.insert(1, ["---"] * len(lines[0]))
+    sys.stdout.write("\n".join(map(row, lines)) + "\n\n")
 
 
 def sweeps(title: str, lines: dict[str, str]) -> None:

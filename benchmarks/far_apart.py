@@ -17,6 +17,7 @@ import torch
 
 from benchmarks.shapes import Case
 from benchmarks.ways import policy_of, recipe_of, settings
+from tspin.data.triplets import Key
 from tspin.objectives import SPIN
 from tspin.training import step
 from tspin.training.cut import Cut
@@ -33,7 +34,7 @@ def main(margin: float = 88.0) -> None:
     with torch.no_grad():
         logps = policy.logps(triplets, case.roles)
     lower = {"annotated": margin, "synthetic": 0.0}  # of the reference's log-probs
-    reference = {
+    reference: dict[Key, float] = {
         (triplet.id, triplet.source, role): value - lower[role]
         for role in case.roles
         for triplet, value in zip(triplets, logps[role].tolist(), strict=True)

@@ -23,9 +23,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from tspin.data.triplets import Triplet
 from tspin.logprobs import attention
 from tspin.logprobs.packing import Layout, Stream, pack
+from tspin.objectives import Role
 
 SHAPES = [(8, 128), (32, 512), (128, 128), (256, 32), (512, 64), (512, 256)]
-ROLES = ("annotated", "synthetic", "proto")
+ROLES: tuple[Role, ...] = ("annotated", "synthetic", "proto")
 TOKENS = 1500  # about, in a stream
 log = logging.getLogger("benchmarks")
 

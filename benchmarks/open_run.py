@@ -112,6 +112,7 @@ def main() -> int:
         folder = folder or make(root)
         command = [sys.executable, "-m", "analysis", "watch", str(folder.path)]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as serving:
+            assert serving.stderr is not None
             try:
                 (address,) = re.findall(r"http://\S+", serving.stderr.readline())
                 served = opened("served", f"{address}runs/{folder.path.name}.html", serving.pid)

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import yaml
 from support.report_runs import GAIN, write_run
@@ -30,8 +31,9 @@ GRID = (0.1, 0.3, 0.5, 1.0)
 def make(folder: Path) -> None:
     """Five objectives x 3 seeds, by default and at a shared learning rate; alpha x beta x 3 seeds;
     and learning rates on validation prompts to fill up."""
-    size = dict(iterations=5, steps=64, heldout=800, scores=True)
+    size: dict[str, Any] = dict(iterations=5, steps=64, heldout=800, scores=True)
     originals = {loss: write_run(folder, loss, **size) for loss in GAIN}
+    points: list[tuple[str, int, dict[str, Any]]]
     points = [(loss, seed, {}) for loss in GAIN for seed in range(3)]
     points += [(loss, seed, {"optim": {"lr": 3e-4}}) for loss in GAIN for seed in range(3)]
     points += [

@@ -144,8 +144,8 @@ def measured(rows: int, iterations: int, loss: str, folder: Path) -> dict[str, S
     }
     for name, function in stages.items():
         put(function, in_stage(meter, name, function))
-    Inputs.triplets = in_stage(meter, "join", Inputs.triplets)
-    Policy.token_logps = made_up_tokens
+    Inputs.triplets = in_stage(meter, "join", Inputs.triplets)  # type: ignore[method-assign]
+    Policy.token_logps = made_up_tokens  # type: ignore[method-assign, assignment]
     put(train.gradient_step, walk)
     put(engines.engine_of, lambda start, policies, cfg, log: Drawn(policies(start).renderer))
     algorithm.run(settings(rows, iterations, loss, folder), command=sys.argv)
@@ -246,7 +246,7 @@ def made_up(policy: Any, triplets: Sequence[Triplet], roles: Sequence[Role]) -> 
     for role in roles:
         ids = [list(triplet.responses[role]) for triplet in triplets]
         logps[role] = torch.tensor([-len(x) - x[0] / 1e5 for x in ids], dtype=torch.float64)
-    return Logps(**logps)
+    return Logps().with_values(logps)
 
 
 def made_up_tokens(

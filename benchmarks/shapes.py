@@ -150,12 +150,12 @@ class Case:
         if self.lengths in ("alpaca", "long"):
             longer = LONG if self.lengths == "long" else 1
             grid = np.linspace(0, 1, len(ALPACA[0]))
-            prompt = longer * np.interp(random.random(), grid, ALPACA[0])
+            prompt = longer * float(np.interp(random.random(), grid, ALPACA[0]))
             responses = np.interp(random.random(3), grid, ALPACA[1])
-            lengths = [prompt, *np.minimum(responses, LONGEST)]
+            lengths = [prompt, *np.minimum(responses, LONGEST).tolist()]
         else:
-            prompt, response = map(int, self.lengths.split("/"))
-            lengths = [prompt, *[response] * 3]
+            of_prompt, of_response = map(int, self.lengths.split("/"))
+            lengths = [of_prompt, *[of_response] * 3]
         return [max(1, min(round(n), self.longest)) for n in lengths]
 
 

@@ -116,7 +116,8 @@ def steps(case: Case, *, attention: str, by_length: bool = False) -> Work:
         group["lr"] = LR
 
     def work(triplets: list[Triplet]) -> float:
-        reference = {(t.id, t.source, role): -1.0 for t in triplets for role in case.roles}
+        keys: list[Key] = [(t.id, t.source, role) for t in triplets for role in case.roles]
+        reference = dict.fromkeys(keys, -1.0)
         if by_length:
             triplets = sorted(triplets, key=lambda t: t.length(case.roles))
 
@@ -377,7 +378,8 @@ def files(case: Case) -> Work:
         prompts = read_rows(folder.prompts)
         ids = {row["id"]: row["annotated_ids"] for row in prompts}
         triplets = join(prompts, 0, ids, ids)
-        logps = {(t.id, 0, role): -1.0 for t in triplets for role in t.responses}
+        keys: list[Key] = [(t.id, 0, role) for t in triplets for role in t.responses]
+        logps = dict.fromkeys(keys, -1.0)
         out = folder.iteration(0).scores
         write_scores(out, triplets, logps)
         assert keyed(read_rows(out)) == logps

@@ -181,5 +181,5 @@ def _advantages(
 
 def _at_0(triplet: Triplet) -> Triplet:
     """The triplet as iteration 0 has it: y' is y0."""
-    responses = triplet.responses | {"synthetic": triplet.responses["proto"]}
+    responses = {**triplet.responses, "synthetic": triplet.responses["proto"]}
     return Triplet(triplet.id, triplet.split, 0, triplet.prompt_ids, responses)

@@ -36,7 +36,7 @@ class Triplet:
     split: str
     source: int
     prompt_ids: Sequence[int]
-    responses: dict[Role, Sequence[int]]
+    responses: Mapping[Role, Sequence[int]]
 
     def length(self, roles: Sequence[Role]) -> int:
         """Tokens of its longest sequence among `roles`."""
