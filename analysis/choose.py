@@ -73,11 +73,18 @@ def write(folder: Path, over: Sequence[str], to: Path) -> None:
         )
     lines = [shlex.join(choice.words) for choice in chosen]
     tree = {"title": f"Chosen on validation prompts: {', '.join(over)}", "points": lines}
-    head = f"# python -m analysis choose runs={folder} over={','.join(over)} to={to}\n"
+    here, there = (_from_here(path) for path in (folder, to))
+    head = f"# python -m analysis choose runs={here} over={','.join(over)} to={there}\n"
     write_text(to, head + yaml.safe_dump(tree, sort_keys=False, width=1000))
     for line, choice in zip(lines, chosen, strict=True):
         numbers = f"{choice.measure.axis} {choice.mean:.{choice.measure.digits}f}"
         log.info("%s  (%s, best of %d)", line, numbers, choice.of)
+
+
+def _from_here(path: Path) -> Path:
+    """As one types it: the file may be shared."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def choices(runs: Runs, over: Sequence[str]) -> list[Choice]:

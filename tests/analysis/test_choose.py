@@ -94,6 +94,15 @@ def test_the_file_is_a_sweep_and_always_the_same(tmp_path):
     assert a == b
 
 
+def test_the_file_says_how_it_was_made_by_paths_from_here(tmp_path, monkeypatch):
+    """It may stand in a repository: what is above the folder is nobody's business."""
+    tuned(tmp_path / "tune", "spin", 25, lr=1e-4)
+    monkeypatch.chdir(tmp_path)
+    choose.write(tmp_path / "tune", ["optim.lr"], tmp_path / "rates.yaml")
+    head, *_ = (tmp_path / "rates.yaml").read_text().splitlines()
+    assert head == "# python -m analysis choose runs=tune over=optim.lr to=rates.yaml"
+
+
 def test_nothing_to_choose_from_is_one_line(tmp_path):
     write_run(tmp_path, "spin")
     with pytest.raises(ValueError, match=r"no finished runs on validation prompts that differ in"):
