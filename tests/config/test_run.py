@@ -6,7 +6,7 @@ Every option is composed by cli.compose, the road of the command line.
 import copy
 import re
 from functools import cache, reduce
-from itertools import cycle
+from itertools import product
 from operator import getitem
 
 import hydra
@@ -64,41 +64,35 @@ def over_iterations(schedule, num=5):
 # --- conf/ ---------------------------------------------------------------------------------------
 
 
-PAPERS = ("sft", "spin", "tspin", "tspin_ref", "wo_ha")  # a model's file names rates for these
-TOGETHER = [  # every loss, and every experiment, with every model
-    (f"loss={loss}", f"model={model}", f"experiment={experiment}")
-    for model in OPTIONS["model"]
-    for loss, experiment in zip(
-        OPTIONS["loss"] if model in ("micro", "zephyr") else PAPERS, cycle(OPTIONS["experiment"])
-    )
-]
-ALONE = [
-    (f"{group}={option}",)
-    for group, options in OPTIONS.items()
-    for option in options
-    if group not in ("loss", "model", "experiment")
-]
-NEEDS = {
-    "data=file": GIVEN[1:],
-    "data=verifiable": ["model=smollm2"],
-    "evals=local": ["evals.tasks_dir=FOLDER"],
-}
+@pytest.mark.slow
+@pytest.mark.parametrize("choice", [f"{g}={o}" for g, options in OPTIONS.items() for o in options])
+def test_every_option_makes_a_run(choice):
+    needs = {"data=file": GIVEN[1:], "model=custom": GIVEN, "model=smollm2": GIVEN[1:]}
+    needs |= {"data=verifiable": ["model=smollm2"], "evals=local": ["evals.tasks_dir=FOLDER"]}
+    run = composed(choice, *(needs[choice] if choice in needs else []))
+    assert load(dump(run)) == run
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("choices", [*TOGETHER, *ALONE], ids=" ".join)
-def test_every_option_makes_a_run(choices):
-    run = composed(*choices, *(GIVEN if choices in TOGETHER else NEEDS.get(*choices, [])))
-    assert load(dump(run)) == run
-    if choices in TOGETHER:
-        names = {"w/o-H-A": "wo_ha", "dpo": "spin"}
-        loss, model = (choice.partition("=")[2] for choice in choices[:2])
-        assert (run.loss.name, run.model.name) == (names.get(loss, loss), model)
+@pytest.mark.parametrize("pair", product(OPTIONS["experiment"], OPTIONS["model"]))
+def test_every_experiment_goes_with_every_model(pair):
+    experiment, model = pair
+    run = composed(f"experiment={experiment}", f"model={model}", *GIVEN)
+    assert run.model.name == model
 
 
-def test_every_experiment_is_tried_with_every_model():
-    tried = {(model, experiment) for _, model, experiment in TOGETHER}
-    assert len(tried) == len(OPTIONS["model"]) * len(OPTIONS["experiment"])
+PAPERS = ("sft", "spin", "tspin", "tspin_ref", "wo_ha")  # a model's file names rates for these
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "pair",
+    [*product(PAPERS, OPTIONS["model"]), *product(OPTIONS["loss"], ("micro", "zephyr"))],
+)
+def test_every_loss_goes_with_every_model(pair):
+    loss, model = pair
+    run = composed(f"loss={loss}", f"model={model}", *GIVEN)
+    assert run.loss.name == {"w/o-H-A": "wo_ha", "dpo": "spin"}.get(loss, loss)
 
 
 @pytest.mark.parametrize(

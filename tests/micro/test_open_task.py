@@ -17,7 +17,7 @@ from tspin.micro.__main__ import main
 from tspin.policy import weights
 from tspin.tools import files
 
-TEST = open_task.pairs("test", 240, 0)
+TEST = open_task.pairs("test", 800, 0)
 ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 
 

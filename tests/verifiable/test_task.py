@@ -14,7 +14,7 @@ from tspin.verifiable import task
 from tspin.verifiable.constraints import CONSTRAINTS
 from tspin.verifiable.questions import QUESTIONS
 
-LISTS = {split: task.pairs(split, 240, 0) for split in task.SPLITS}
+LISTS = {split: task.pairs(split, 500, 0) for split in task.SPLITS}
 REQUESTS = {split: [task.parse(prompt) for prompt, _ in rows] for split, rows in LISTS.items()}
 PROMPTS = [prompt for rows in LISTS.values() for prompt, _ in rows[:100]]
 DIGEST = """
@@ -42,7 +42,7 @@ def test_annotated_answers_do_all_that_is_asked(split):
 @pytest.mark.parametrize("split", task.SPLITS)
 def test_lists_are_nested_and_unique_and_follow_the_seed(split):
     assert task.pairs(split, 50, 0) == LISTS[split][:50] != task.pairs(split, 50, 1)
-    assert len({prompt for prompt, _ in LISTS[split]}) == 240
+    assert len({prompt for prompt, _ in LISTS[split]}) == 500
 
 
 def test_splits_share_no_instance():
@@ -65,7 +65,7 @@ def test_what_is_held_out_is_in_test_alone():
     known = {frozenset(r.families) for s in ("train", "validation") for r in REQUESTS[s]}
     assert not set(task.HELD_OUT) & {*itertools.chain(*known)}
     kinds = [request.kind for request in REQUESTS["test"]]
-    assert [kinds.count(kind) for kind in task.KINDS] == [120, 60, 60]
+    assert [kinds.count(kind) for kind in task.KINDS] == [250, 125, 125]
     for request in REQUESTS["test"]:
         if request.kind == "combination":
             assert len(request.families) > 1 and frozenset(request.families) not in known
