@@ -10,6 +10,9 @@
 # make objectives  the bench of objectives: every objective and anchor, tuned and under stress, on
 #             both built-in tasks, into runs/objectives and docs/objectives.md; about three hours, goes
 #             on where it was stopped (OBJECTIVES="--tiny": all of it in a minute, to see that it runs)
+# make paper-smol  the paper's objectives on SmolLM2-135M-Instruct, into runs/smol and
+#             docs/paper-at-135m.md; about nine hours, goes on where it was stopped
+#             (PAPER_SMOL="--tiny": all of it in a minute, to see that it runs)
 # make tune   the sweep that chose the learning rates of the built-in models
 # make bench  time and memory side by side with what people would use instead, on the CPU, into
 #             docs/benchmarks.md; make bench-gpu the same on one CUDA card, with models of 7B
@@ -30,7 +33,7 @@ JOBS ?= 2
 # Hundreds of processes import the same modules: they are compiled once, whatever the shell says.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run check test chaos audit lint docs paper objectives tune bench bench-gpu gpu-check gpu-simulate
+.PHONY: run check test chaos audit lint docs paper paper-smol objectives tune bench bench-gpu gpu-check gpu-simulate
 run: $(RUNS)
 	$(VENV)/bin/python main.py
 
@@ -72,6 +75,9 @@ paper: $(READY)
 
 objectives: $(READY)
 	$(VENV)/bin/python -m benchmarks.objectives --seeds $(SEEDS) --jobs $(JOBS) $(OBJECTIVES)
+
+paper-smol: $(READY)
+	$(VENV)/bin/python -m benchmarks.smol --seeds $(SEEDS) --jobs $(JOBS) $(PAPER_SMOL)
 
 tune: $(READY)
 	$(sweep) sweep=tune model=micro optim.lr=1e-5,3e-5,1e-4,3e-4 runs_dir=runs/tune

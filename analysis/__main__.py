@@ -15,7 +15,7 @@ COMMANDS = {
     "show": "analysis.show",
     "compare": "analysis.compare",
     "choose": "analysis.choose",
-    "bench": "analysis.bench",
+    "study": "analysis.study",
     "dashboard": "analysis.wandb.dashboard",
     "wandb_sync": "analysis.wandb.sync",
     "tracker_sync": "analysis.wandb.local_sync",

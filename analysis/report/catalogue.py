@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from analysis.figures import (
     anchors,
+    answers,
     comparison,
     curriculum,
     drift,
@@ -32,7 +33,7 @@ log = logging.getLogger("tspin")
 
 _MODULES: tuple[Any, ...] = (
     results, tasks, responses, dynamics, grids, objectives, comparison, rivals, anchors,
-    curriculum, tuning, drift,
+    curriculum, tuning, drift, answers,
 )  # fmt: skip
 HOMES: dict[str, Callable[..., list[Piece]]] = {
     name: module.build for module in _MODULES for name in module.NAMES
@@ -40,7 +41,7 @@ HOMES: dict[str, Callable[..., list[Piece]]] = {
 # as the paper orders them, then what it does not have
 NAMES = ("table1", "figure2", "table2", "figure5", "table3", "table4", "figure6", "table5",
          "figure3", "figure4a", "figure4b", "figure4c", "figure7", "objectives", "comparison",
-         "contingency", "rivals", "stress", "anchors", "curriculum", "tuning",
+         "contingency", "answers", "rivals", "stress", "anchors", "curriculum", "tuning",
          "drift")  # fmt: skip
 assert sorted(NAMES) == sorted(HOMES)
 

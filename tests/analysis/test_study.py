@@ -9,15 +9,16 @@ import yaml
 from support import report_runs
 from support.report_runs import write_run
 
-from analysis import bench as command
+from analysis import study as command
 from analysis.claims import claims
-from analysis.figures import anchors, rivals
+from analysis.figures import anchors, answers, likelihood, rivals
 from analysis.reading import bench
 from analysis.reading.runs import Runs
 from tspin.tools.files import read_json, write_json, write_text
 
 pytestmark = pytest.mark.slow
 
+STUDY = command.STUDIES["objectives"]
 STRESS = 3e-4
 SEEDS = range(3)
 
@@ -197,7 +198,7 @@ def test_the_target_of_an_anchor(tmp_path, gains, kept, tspin, spin, expected):
         [-2 * kept, 4 * (tspin - spin), 4]
     )
     judged = [it for it in claims.judge(Runs.read(tmp_path)) if it.claim.place == claims.HERE]
-    mended = command.target(judged)
+    (mended,) = command.target(judged)
     assert mended.startswith("T-SPIN mended by an anchor, micro on micro: ")
     reached = mended.endswith("reached with anchor=hinge.")
     assert reached == (expected == claims.SUPPORTED)
@@ -258,7 +259,7 @@ def page_of(folder):
     """With a section for every part, which says its name."""
     page = folder / "page.md"
     sections = (f"{command.BEGIN.format(part)}\n\nold {part}\n\n{command.END.format(part)}\n"
-                for part in command.QUESTIONS)  # fmt: skip
+                for part in STUDY.questions)  # fmt: skip
     page.write_text(f"before\n\n{'between'.join(sections)}after\n")
     return page
 
@@ -266,13 +267,13 @@ def page_of(folder):
 def test_a_section_is_written_between_its_marks_and_the_others_stay(tmp_path, gains):
     study(tmp_path / "runs" / "test", tspin=12, gains=gains)
     page = page_of(tmp_path)
-    command.write(tmp_path / "runs", tmp_path / "report", str(page))
+    command.write(STUDY, tmp_path / "runs", tmp_path / "report", str(page))
     text = page.read_text()
     assert text.startswith("before\n\n") and text.endswith("after\n")
-    for part in command.QUESTIONS:
+    for part in STUDY.questions:
         assert text.count(command.BEGIN.format(part)) == text.count(command.END.format(part)) == 1
         assert (f"\nold {part}\n" in text) == (part != "test")
-    assert text.count("between") == len(command.QUESTIONS) - 1
+    assert text.count("between") == len(STUDY.questions) - 1
     assert "\n`test`: 18 runs of 2 iterations on 8 pairs" in text
     assert "micro on micro: reached with anchor=hinge." in text
     assert "| T-SPIN with anchor=hinge keeps" in text and "| **reached** |" in text
@@ -287,10 +288,59 @@ def test_a_page_without_the_marks_is_left_as_it_is(tmp_path):
     make(tmp_path / "runs" / "test", "spin", seeds=[0])
     (tmp_path / "page.md").write_text("mine\n")
     with pytest.raises(ValueError, match="needs the lines"):
-        command.write(tmp_path / "runs", tmp_path / "report", str(tmp_path / "page.md"))
+        command.write(STUDY, tmp_path / "runs", tmp_path / "report", str(tmp_path / "page.md"))
     assert (tmp_path / "page.md").read_text() == "mine\n"
 
 
 def test_a_folder_that_holds_no_study_is_one_line(tmp_path):
     with pytest.raises(ValueError, match="no folder test, .*; `make objectives` makes them"):
-        command.write(tmp_path, tmp_path / "report")
+        command.write(STUDY, tmp_path, tmp_path / "report")
+
+
+# --- a study of a language model -----------------------------------------------------------------
+
+
+def test_what_is_forgotten_by_hand(tmp_path):
+    """Of the last iteration, -3, -3.1 and -3.2 nats a token (seeds), 0.5, 0.6 and 0.7 below the
+    initial policy's; earlier iterations and other runs are no part of it."""
+    make(tmp_path / "test", "tspin")
+    make(tmp_path / "test", "spin")
+    head = "run,iteration,n,logp_per_token,difference\n"
+    lines = ["elsewhere,base,64,-9,0"]
+    for run in Runs.read(tmp_path / "test"):
+        if run.loss == "tspin":
+            end = -3 - run.seed / 10
+            lines += [f"{run.name},base,64,-2.5,0", f"{run.name},0,64,-7,-4.5",
+                      f"{run.name},1,64,{end},{end + 2.5}"]  # fmt: skip
+    write_text(tmp_path / command.LIKELIHOOD, head + "\n".join(lines) + "\n")
+    (table,) = likelihood.build(Runs.read(tmp_path / "test"), tmp_path / command.LIKELIHOOD)
+    frame = table.frame.set_index("label")
+    assert frame.loc["T-SPIN", ["seeds", "start", "end", "over"]].tolist() == pytest.approx(
+        [3, -2.5, -3.1, -0.6]
+    )
+    half = 4.3027 * 0.1 / 3**0.5  # Student's t of three
+    assert frame.loc["T-SPIN", ["over:low", "over:high"]].tolist() == pytest.approx(
+        [-0.6 - half, -0.6 + half], rel=1e-4
+    )
+    assert "64 other pairs" in table.caption
+    assert frame.loc["SPIN", "seeds"] == 0 and len(table.missing) == 1
+    study = command.STUDIES["smol"]
+    command.write(study, tmp_path, tmp_path / "report")
+    assert (tmp_path / "report" / "likelihood.md").exists()
+
+
+def test_lengths_by_hand(tmp_path):
+    """In tokens, of samples and greedy answers; a share that ends is of no side better."""
+    make(tmp_path, "tspin")
+    for run in Runs.read(tmp_path):
+        for t, out in enumerate(
+            [run.folder.base, run.folder.iteration(0), run.folder.iteration(1)]
+        ):
+            held = read_json(out.evaluation)
+            held["heldout"]["num_tokens,sampled"] = {"value": 10 + t + run.seed, "n": 50}
+            held["heldout"]["finished,sampled"] = {"value": 0.5, "n": 50}
+            write_json(out.evaluation, held)
+    (table,) = answers.build(Runs.read(tmp_path))
+    assert table.frame["num_tokens,sampled"].tolist() == pytest.approx([11, 12, 13])
+    assert table.frame["finished,sampled"].tolist() == pytest.approx([50, 50, 50])
+    assert [column.better for column in table.columns if column.key == "finished,sampled"] == [0]

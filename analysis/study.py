@@ -1,76 +1,132 @@
-"""The bench of objectives: its tables, figures and verdicts, and sections of a page.
+"""The tables, figures and verdicts of a study, and the sections of its page.
 
-    python -m analysis bench [runs=runs/objectives] [out=report/objectives] [page=PAGE.md]
+    python -m analysis study [of=objectives] [runs=runs/OF] [out=report/OF] [page=PAGE.md]
 
-runs= has a folder for each part of the study, as benchmarks/objectives.py leaves them: tune, test,
-curriculum, drift. Tables and figures are saved as `all` saves them. page= replaces what stands
-between the marks of each of these parts in a page (docs/objectives.md), its pictures in a folder
-beside that is called as the page is; a part that is not in runs= stays as it stands there.
+of= objectives (docs/objectives.md) or smol (docs/paper-at-135m.md). runs= has a folder for each
+part, as benchmarks/ leaves them: test, tune, ... Tables and figures are saved as `all` saves them.
+page= replaces what stands between the marks of each of these parts in a page, its pictures in a
+folder beside that is called as the page is; a part that is not in runs= stays as it stands there.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analysis.options import command
 from tspin.tools.files import atomic, write_text
+from tspin.tools.spelling import unknown
 
 if TYPE_CHECKING:
-    from analysis.claims.claims import Judged
+    from analysis.claims.claims import Claim, Judged
     from analysis.figures.pieces import Piece
     from analysis.reading.runs import Runs
 
 log = logging.getLogger("tspin")
-BEGIN, END = "<!-- {}: written by `python -m analysis bench` -->", "<!-- end of {} -->"
-# What is read from which folder, in the order of the page: name in the catalogue -> its question.
-QUESTIONS = {
-    "test": {"rivals": "Which rival?", "stress": "And under stress?", "anchors": "Which anchor?"},
-    "curriculum": {"curriculum": "Which prompts?"},
-    "drift": {"drift": "And where data shift?"},
-    "tune": {"tuning": "What was tuned, on what?"},
-}
+BEGIN, END = "<!-- {}: written by `python -m analysis study` -->", "<!-- end of {} -->"
+TEST = "test"  # the part whose runs are judged
+LIKELIHOOD = "likelihood.csv"  # beside the parts: python -m tspin likelihood, of their runs
 MANY = 4  # parts of a claim, beyond which their table has to do
 
 
+@dataclass(frozen=True)
+class Study:
+    """What is asked of a study's runs.
+
+    questions  part -> name in the catalogue -> its question, in the order of the page
+    page       where it is written up; its claims are judged
+    claims     of other places that are, too, by key
+    make       the command that makes it
+    """
+
+    questions: Mapping[str, Mapping[str, str]]
+    page: str
+    make: str
+    claims: Sequence[str] = ()
+
+    def asks(self, claim: Claim) -> bool:
+        return claim.place == self.page or claim.key in self.claims
+
+
+STUDIES = {
+    "objectives": Study(
+        page="docs/objectives.md",
+        make="make objectives",
+        questions={
+            TEST: {
+                "rivals": "Which rival?",
+                "stress": "And under stress?",
+                "anchors": "Which anchor?",
+            },
+            "curriculum": {"curriculum": "Which prompts?"},
+            "drift": {"drift": "And where data shift?"},
+            "tune": {"tuning": "What was tuned, on what?"},
+        },
+    ),
+    "smol": Study(
+        page="docs/paper-at-135m.md",
+        make="make paper-smol",
+        questions={
+            TEST: {
+                "table1": "What does an iteration gain?",
+                "comparison": "Which objective ends above which?",
+                "figure4a": "How much do more pairs help?",
+                "contingency": "Does the reward agree with the likelihood?",
+                "figure3": "And how far apart are they?",
+                "figure7": "Where do the likelihoods go?",
+                "answers": "How long are the answers?",
+            },
+            "tune": {"tuning": "What was tuned, on what?"},
+        },
+        claims=("gains", "above_spin", "steady", "history", "quarter", "misaligned",
+                "reference_free", "above_sft", "cooling"),
+    ),
+}  # fmt: skip
+
+
 def main(arguments: Sequence[str]) -> None:
-    usual = {"runs": "runs/objectives", "out": "report/objectives", "page": ""}
-    with command(__doc__, arguments, **usual) as options:
-        write(Path(options["runs"]), Path(options["out"]), options["page"] or None)
+    with command(__doc__, arguments, of="objectives", runs="", out="", page="") as options:
+        name = options["of"]
+        if name not in STUDIES:
+            raise ValueError(unknown(f"study of={name}", name, STUDIES))
+        runs, out = (options[key] or f"{usual}/{name}"
+                     for key, usual in (("runs", "runs"), ("out", "report")))  # fmt: skip
+        write(STUDIES[name], Path(runs), Path(out), options["page"] or None)
 
 
-def write(folder: Path, out: Path, page: str | None = None) -> None:
+def write(study: Study, folder: Path, out: Path, page: str | None = None) -> None:
     """Everything that the parts in `folder` can say. ValueError where there is none, or no mark."""
     from analysis.claims import claims  # pandas and matplotlib: not for --help
-    from analysis.figures import pieces
+    from analysis.figures import likelihood, pieces
     from analysis.reading.runs import Runs
     from analysis.report import catalogue, render
 
     if page is not None:
-        _check_marks(Path(page))
-    parts = {name: Runs.read(folder / name) for name in QUESTIONS if (folder / name).is_dir()}
+        _check_marks(study, Path(page))
+    parts = {name: Runs.read(folder / name) for name in study.questions if (folder / name).is_dir()}
     if not parts:
-        names = ", ".join(QUESTIONS)
-        raise ValueError(f"runs={folder} has no folder {names}; `make objectives` makes them")
+        names = ", ".join(study.questions)
+        raise ValueError(f"runs={folder} has no folder {names}; `{study.make}` makes them")
     made = {
         part: {question: catalogue.build(runs, [name])
-               for name, question in QUESTIONS[part].items()}
+               for name, question in study.questions[part].items()}
         for part, runs in parts.items()
     }  # fmt: skip
+    if TEST in parts and (folder / LIKELIHOOD).exists():
+        made[TEST]["What is forgotten?"] = likelihood.build(parts[TEST], folder / LIKELIHOOD)
     every = [piece for of_part in made.values() for of in of_part.values() for piece in of]
     judged = []
-    if "test" in parts:
-        judged = [it for it in claims.judge(parts["test"]) if it.claim.place == claims.HERE]
+    if TEST in parts:
+        judged = [it for it in claims.judge(parts[TEST]) if study.asks(it.claim)]
         every.append(claims.table(judged))
-        log.info("%s", target(judged))
     images = render.images(every)
     pieces.write(every, images, out)
     problems = list(dict.fromkeys(line for runs in parts.values() for line in runs.problems))
     write_text(out / "problems.txt", "".join(f"{line}\n" for line in problems))
-    for line in problems:
+    for line in [*target(judged), *problems]:
         log.info("%s", line)
     log.info("%d tables and figures: %s", len(every), out)
     if page is not None:
@@ -78,12 +134,13 @@ def write(folder: Path, out: Path, page: str | None = None) -> None:
             with atomic(Path(page).with_suffix("") / f"{name}.png") as path:
                 path.write_bytes(image["png"])
         for part, runs in parts.items():
-            lines = [facts(part, runs), "", *(verdicts(judged) if part == "test" else ())]
+            lines = [facts(part, runs), "", *(verdicts(judged) if part == TEST else ())]
             _write_section(Path(page), part, [*lines, *section(made[part], Path(page).stem)])
 
 
-def target(judged: Sequence[Judged]) -> str:
-    """Whether an anchor was found that mends T-SPIN in every setting, in a sentence."""
+def target(judged: Sequence[Judged]) -> list[str]:
+    """Whether an anchor was found that mends T-SPIN in every setting: a sentence, where the study
+    asks."""
     from analysis.claims.claims import NOT_ENOUGH, NOT_SUPPORTED, SUPPORTED
     from analysis.reading.bench import KINDS
 
@@ -92,6 +149,8 @@ def target(judged: Sequence[Judged]) -> str:
                for finding in it.findings]
         for kind in KINDS
     }  # fmt: skip
+    if not any(verdicts.values()):
+        return []
     reached = [kind for kind, of in verdicts.items() if of and {*of} == {SUPPORTED}]
     if reached:
         result = f"reached with anchor={' and anchor='.join(reached)}"
@@ -100,7 +159,7 @@ def target(judged: Sequence[Judged]) -> str:
     else:
         result = NOT_ENOUGH
     settings = {str(f.regime) for it in judged for f in it.findings if it.claim.of_variants}
-    return f"T-SPIN mended by an anchor, {' and '.join(sorted(settings))}: {result}."
+    return [f"T-SPIN mended by an anchor, {' and '.join(sorted(settings))}: {result}."]
 
 
 # --- the sections of a page ----------------------------------------------------------------------
@@ -110,9 +169,9 @@ def _marks(part: str) -> tuple[str, str]:
     return BEGIN.format(part), END.format(part)
 
 
-def _check_marks(page: Path) -> None:
+def _check_marks(study: Study, page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    for part in QUESTIONS:
+    for part in study.questions:
         begin, end = _marks(part)
         if text.count(begin) != 1 or text.count(end) != 1:
             raise ValueError(f"page={page} needs the lines {begin} and {end} once each")
@@ -129,7 +188,8 @@ def verdicts(judged: Sequence[Judged]) -> list[str]:
     from analysis.claims.claims import NOT_SUPPORTED, SUPPORTED
 
     words = {SUPPORTED: "**reached**", NOT_SUPPORTED: "missed"}
-    lines = ["### Verdicts", "", target(judged), ""]
+    lines = ["### Verdicts", ""]
+    lines += [line for sentence in target(judged) for line in (sentence, "")]
     lines += ["| | where | verdict | evidence |", "|---|---|---|---|"]
     for it in judged:
         for finding in it.findings:

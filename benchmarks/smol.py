@@ -1,0 +1,153 @@
+"""The paper's objectives on a small language model, with seeds: SmolLM2-135M-Instruct learns to
+follow instructions that a program checks.
+
+    python -m benchmarks.smol [--tuned docs/paper-at-135m] [--pairs FILE] [--tiny] [...] [WORD ...]
+
+--pairs  other pairs, of which the first PAIRS are scored before and after: what is forgotten
+WORD     of every command line, behind the study's own: another model, a card
+         (model=zephyr compute=cuda)
+
+The other options are those of every study (benchmarks/sweeps.py). Learning rates are tuned
+(rates.yaml). `study` is the table of contents; the same command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from analysis.study import LIKELIHOOD, STUDIES
+from benchmarks import sweeps
+from benchmarks.sweeps import Sweeps
+
+NAME = "smol"
+CHOICES = ("rates.yaml",)
+PAIRS = 64
+# Beside the paper's objectives, each at the learning rate that was chosen for another: T-SPIN's
+# mended sibling, and the control for sharpening, which learns its own samples.
+SIBLINGS = {
+    "tspin": {"anchor": "anchor=hinge"},
+    "sft": {
+        "loss": "loss=ssd",
+        "decoding.temperature": "decoding.temperature=0.7",
+        "data.eval_temperature": "data.eval_temperature=1",
+    },
+}
+ITERATIONS_OF_SIZES = {"tspin": 2, "sft": 1}  # as Figure 4a compares them
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is run, and how large. Words are those of the command line.
+
+    sweeps      where they go, and how they are started
+    seeds       of results
+    model       and the task; `scale` is that of results, `small` of tuning
+    objectives  of the paper
+    rates       the grid, one for all objectives
+    tuning      of runs on validation prompts, with a seed that no result uses
+    results     of runs on test prompts
+    sizes       numbers of pairs beside that of `scale`
+    """
+
+    sweeps: Sweeps
+    seeds: str
+    model: tuple[str, ...] = (
+        *("model=smollm2", "data=verifiable", "optim.batch_size=16"),
+        # Answers have up to 60 tokens; half of the untrained model's are cut there.
+        *("decoding.max_new_tokens=64", "decoding.batch_size=32"),
+        *("selfplay.keep=last", "track.diagnostics=false", "track.report=false"),
+    )
+    scale: tuple[str, ...] = ("data.size=128", "selfplay.iterations=3")
+    small: tuple[str, ...] = ("data.size=64", "selfplay.iterations=2")
+    objectives: str = "loss=sft,spin,tspin,tspin_ref,wo_ha"
+    rates: str = "optim.lr=1e-6,3e-6,1e-5,3e-5"
+    tuning: tuple[str, ...] = ("seed=10", "data.eval_split=validation", "data.heldout=100")
+    results: tuple[str, ...] = ("data.heldout=120", "data.eval_cool=0.7")
+    sizes: tuple[int, ...] = (32, 64)
+    words: tuple[str, ...] = ()
+    pairs: Path | None = None
+
+
+def tiny(of: Sweeps, pairs: Path | None = None) -> Study:
+    """Two objectives, two rates, one iteration, one seed, and the embedded model."""
+    return Study(
+        of,
+        seeds="seed=0",
+        model=("model=micro",),
+        scale=("data.size=16", "selfplay.iterations=1"),
+        small=("data.size=8", "selfplay.iterations=1"),
+        objectives="loss=sft,tspin",
+        rates="optim.lr=1e-4,1e-3",
+        tuning=("seed=10", "data.eval_split=validation", "data.heldout=16"),
+        results=("data.heldout=16", "data.eval_cool=0.7"),
+        sizes=(4,),
+        pairs=pairs,
+    )
+
+
+def study(it: Study) -> None:
+    """Tune and choose, judge on other seeds and prompts, with siblings and fewer pairs."""
+    out, run = it.sweeps.out, it.sweeps.run
+    rates, siblings, sizes = (out / f"{name}.yaml" for name in ("rates", "siblings", "sizes"))
+    results = (*it.results, it.seeds, *it.words)
+
+    tuning = (*it.model, *it.small, *it.tuning, *it.words)
+    it.sweeps.tune(rates, ["optim.lr"], it.objectives, it.rates, *tuning)
+    run("test", f"sweep={rates}", *it.model, *it.scale, *results)
+    with_siblings(rates, siblings)
+    run("test", f"sweep={siblings}", *it.model, *it.scale, *results)
+    with_sizes(rates, it.sizes, sizes)
+    run("test", f"sweep={sizes}", *results)
+
+    if it.pairs is not None:
+        score_pairs(it.pairs, out / "test", out / LIKELIHOOD)
+
+
+def with_siblings(rates: Path, out: Path) -> None:
+    """SIBLINGS of what was chosen, as a sweep."""
+    points = [
+        words | SIBLINGS[loss]
+        for words in sweeps.points(rates)
+        if (loss := words["loss"].removeprefix("loss=")) in SIBLINGS
+    ]
+    sweeps.write_points(out, f"Siblings at the learning rates of {rates.name}", points)
+
+
+def with_sizes(rates: Path, sizes: Sequence[int], out: Path) -> None:
+    """What was chosen for T-SPIN and SFT, on fewer pairs, as a sweep."""
+    points = [
+        words
+        | {"data.size": f"data.size={size}"}
+        | {"selfplay.iterations": f"selfplay.iterations={ITERATIONS_OF_SIZES[loss]}"}
+        for words in sweeps.points(rates)
+        if (loss := words["loss"].removeprefix("loss=")) in ITERATIONS_OF_SIZES
+        for size in sizes
+    ]
+    sweeps.write_points(out, f"Fewer pairs, at the learning rates of {rates.name}", points)
+
+
+def score_pairs(pairs: Path, runs: Path, out: Path) -> None:
+    """log pi of the responses of other pairs, before and after every run."""
+    words = [f"run={runs}", f"data={pairs}", f"limit={PAIRS}", f"out={out}"]
+    code = sweeps.start(["-m", "tspin", "likelihood", *words])
+    if code:
+        raise SystemExit(code)
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = sweeps.parser("benchmarks.smol")
+    parser.add_argument("--pairs", type=Path, default=None, metavar="FILE")
+    parser.add_argument("words", nargs="*", metavar="WORD")
+    options = parser.parse_intermixed_args(arguments)
+    of, pairs = sweeps.of(options, NAME), options.pairs and options.pairs.absolute()
+    if options.tiny:
+        study(tiny(of, pairs))
+    else:
+        study(Study(of, sweeps.seeds(options), words=tuple(options.words), pairs=pairs))
+    sweeps.report(STUDIES[NAME], of, options, CHOICES)
+
+
+if __name__ == "__main__":
+    sweeps.run(main)
