@@ -15,7 +15,7 @@ from analysis.reading.runs import BASE, Runs
 from tspin.tools import intervals
 
 LOGP = measures.HELDOUT["logp"]
-MOST_LOST = 1.0  # nats of log p(y) that an anchored policy may lose under stress
+MOST_LOST = 1.0  # nats of log pi(y) that an anchored policy may lose under stress
 
 
 def rivals(regime: Regime, chosen: Callable[[Runs], Runs], margin: float) -> list[Part]:
@@ -45,7 +45,7 @@ def cooling(regime: Regime) -> list[Part]:
 
 
 def anchored(regime: Regime, kind: str, margin: float) -> list[Part]:
-    """Of T-SPIN with this kind of anchor: log p(y) under stress, SPIN there, T-SPIN where both have
+    """T-SPIN with this kind of anchor: log pi(y) under stress, SPIN there, T-SPIN where both have
     its tuned learning rate."""
     stressed, tuned = bench.stressed(regime.runs), bench.tuned(regime.runs)
     runs = [run for run in stressed if run.loss == "tspin" and bench.kind(run) == kind]
@@ -66,7 +66,7 @@ def anchored(regime: Regime, kind: str, margin: float) -> list[Part]:
 
 
 def _kept(regime: Regime, side: list[Run]) -> Part:
-    what = f"{side[0].label}: log p(y), held out, since the initial policy"
+    what = f"{side[0].label}: log pi(y), held out, since the initial policy"
     moved = change.of(regime.runs, side, LOGP)
     if moved is None or moved.over is None:
         return Part(what, reading="not measured before and after")

@@ -272,7 +272,7 @@ CLAIMS = (
     Claim(
         "misaligned", "SPIN's reward contradicts the log-likelihood on about half of the training "
         "rows; T-SPIN's never does.", "Figure 3",
-        f"SPIN's share of rows where r(y) > r(y') but not log p(y) > log p(y'), after iteration "
+        f"SPIN's share of rows where r(y) > r(y') but not log pi(y) > log pi(y'), after iteration "
         f"{FIGURE3}, lies within {HALF[0]:g} to {HALF[1]:g}%; T-SPIN has no row with only one of "
         "the two in any run after any iteration.",
         _misaligned, "figure3",
@@ -317,10 +317,10 @@ CLAIMS = (
     ),
     *(
         Claim(
-            f"anchor_{kind}", f"T-SPIN with anchor={kind} keeps log p(y) and ends above SPIN under "
-            "stress, and is no worse than T-SPIN at its learning rate.", HERE,
+            f"anchor_{kind}", f"T-SPIN with anchor={kind} keeps log pi(y) and ends above SPIN "
+            "under stress, and is no worse than T-SPIN at its learning rate.", HERE,
             "At the one learning rate for all it loses at most "
-            f"{bench.MOST_LOST:g} nat of the mean log p(y) of held-out prompts and ends above "
+            f"{bench.MOST_LOST:g} nat of the mean log pi(y) of held-out prompts and ends above "
             f"SPIN; at T-SPIN's own it is above T-SPIN minus {MARGIN:g} point. Each with the "
             "whole interval.",
             partial(bench.anchored, kind=kind, margin=MARGIN), "anchors", of_variants=True,

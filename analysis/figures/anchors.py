@@ -1,4 +1,4 @@
-"""What an anchor of log p(y) does to an objective: under one learning rate that is too large, and
+"""What an anchor of log pi(y) does to an objective: under one learning rate that is too large, and
 at the objective's own. The strength of each is chosen on validation prompts (sweeps/anchors.yaml).
 """
 
@@ -53,10 +53,10 @@ def _of_setting(runs: Runs, setting: Setting, name: str) -> list[Piece]:
     rate = bench.stress(runs)
     stressed = "one learning rate for all" + ("" if rate is None else f", {rate:g}")
     caption = (
-        f"Objectives with an anchor of log p(y) after the last iteration, {setting}, under stress "
+        f"Objectives with an anchor of log pi(y) after the last iteration, {setting}, under stress "
         f"({stressed}) and at the learning rate of the objective alone: mean and 95% interval over "
         "seeds; the difference from the objective without it over seeds and, where known, prompts, "
-        "p corrected for the number of anchors (Holm); and how far the mean log p(y) of held-out "
+        "p corrected for the number of anchors (Holm); and how far the mean log pi(y) of held-out "
         "prompts has moved since the initial policy."
     )
     columns = [Column("objective", "objective"), Column("anchor", "anchor")]
@@ -65,7 +65,7 @@ def _of_setting(runs: Runs, setting: Setting, name: str) -> list[Piece]:
             Column(f"{question}_end", f"{main.axis}, {words}", main.digits, main.better),
             Column(f"{question}_over", "minus none", main.digits, signed=True),
             Column(f"{question}_p", "p (Holm)", 3, least=True),
-            Column(f"{question}_moved", "log p(y) moved (nats)", LOGP.digits, signed=True),
+            Column(f"{question}_moved", "log pi(y) moved (nats)", LOGP.digits, signed=True),
         ]  # fmt: skip
     drawn, data = _curves(parts, main)
     if frame.empty:  # of other objectives alone: they have figures of their own
@@ -113,7 +113,7 @@ def _place(kind: str) -> int:
 
 
 def _curves(parts: dict[str, Runs], main: Measure) -> tuple[style.Figure, pd.DataFrame]:
-    """The main number and log p(y) over iterations: T-SPIN with and without an anchor, and SPIN."""
+    """The main number and log pi(y) over iterations: T-SPIN with anchors and without, and SPIN."""
     rows = []
     for question, part in parts.items():
         drawn_runs = [*(run for run in part if run.loss == DRAWN), *bench.of(part, BESIDE)]
@@ -122,7 +122,6 @@ def _curves(parts: dict[str, Runs], main: Measure) -> tuple[style.Figure, pd.Dat
         values = values[values["run"].isin(names)]
         rows.append(values.assign(line=values["run"].map(names), question=question))
     data = bands(pd.concat(rows, ignore_index=True), ["question", "line", "key", "iteration"])
-    data["done"] = data["iteration"] + 1
     lines = list(dict.fromkeys(data["line"]))
     drawn = style.figure(len(QUESTIONS), 2)
     panels = [(question, measure) for question in QUESTIONS for measure in (main, LOGP)]
@@ -130,11 +129,11 @@ def _curves(parts: dict[str, Runs], main: Measure) -> tuple[style.Figure, pd.Dat
         own = data[(data["question"] == question) & (data["key"] == measure.key)]
         for line in lines:
             style.curve(
-                axes, own[own["line"] == line], "done", label=line, color=_colour(line, lines),
+                axes, own[own["line"] == line], "iteration", label=line, color=_colour(line, lines),
                 marker=style.marker(line.split(",")[0]),
             )  # fmt: skip
-        axes.set(xlabel="iterations done", ylabel=measure.axis, title=QUESTIONS[question])
-        style.whole_numbers(axes)
+        axes.set(ylabel=measure.axis, title=QUESTIONS[question])
+        style.iterations(axes, data["iteration"])
     style.legend(drawn, columns=3)
     return drawn, data
 

@@ -20,19 +20,23 @@ SHOWN = (
 
 
 def build(runs: Runs, name: str = "answers") -> list[Piece]:
-    """A table for every setting."""
-    return of_settings(runs, name, lambda part, at, named: [_of_setting(part, at, named)])
+    """A table for every setting whose held-out prompts were answered."""
+    answered = {*runs.evaluation.loc[runs.evaluation["key"].isin(m.key for m in SHOWN), "run"]}
+    chosen = runs.where(lambda run: run.name in answered and (run.is_main or run.is_anchored))
+    if not len(chosen):
+        lines = [f"no run answered held-out prompts{missing.command('seeds', runs, None)}"]
+        columns, frame = results.columns([]), results.rows(measures.values(runs, []), [], {})
+        return [Table(name, "Answers to held-out prompts.", columns, frame, missing=lines)]
+    return of_settings(chosen, name, lambda part, at, named: [_of_setting(part, at, named)])
 
 
 def _of_setting(runs: Runs, setting: Setting, name: str) -> Table:
-    chosen = runs.where(lambda run: run.is_main or run.is_anchored)
-    present = {*chosen.evaluation["key"]}
+    present = {*runs.evaluation["key"]}
     shown = [measure for measure in SHOWN if measure.key in present]
-    values = measures.values(chosen, shown)
-    lines = missing.iterations(chosen)
+    values = measures.values(runs, shown)
     caption = (
         f"Answers to held-out prompts, EOS included, over iterations, {setting}. "
         "Mean and 95% interval over seeds."
     )
-    columns, frame = results.columns(shown), results.rows(values, shown, chosen.pairs())
-    return Table(name, caption, columns, frame, "label", lines)
+    columns, frame = results.columns(shown), results.rows(values, shown, runs.pairs())
+    return Table(name, caption, columns, frame, "label", missing.iterations(runs))

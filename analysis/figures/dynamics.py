@@ -120,9 +120,9 @@ def _figure7(runs: Runs, setting: Setting, name: str, last: int) -> Drawing:
         axes.set(title=label, ylabel=f"log-likelihood ({UNIT})")
         of_gap = of_label[of_label["key"] == GAP]
         _broken_line(behind, of_gap, label=label, color=style.colour(label))
-    behind.set(title="gap log p(y) - log p(y')", ylabel=f"gap ({UNIT})")
+    behind.set(title="gap log pi(y) - log pi(y')", ylabel=f"gap ({UNIT})")
     for axes in drawn.axes:
-        axes.set_xlabel("iterations of training")
+        axes.set_xlabel("iteration, from its start")
         for t in iterations:
             axes.axvline(t, color="#999999", linewidth=0.6)
         style.whole_numbers(axes)
@@ -181,6 +181,6 @@ def _cells(axes: Axes, table: pd.DataFrame, label: str) -> None:
         text = f"{100 * square[i, j]:.1f}%\n{square[i, j] * table['num_prompts'].mean():.0f}"
         color = "white" if square[i, j] < 0.5 else "black"
         axes.text(j, i, text, ha="center", va="center", color=color)
-    axes.set_xticks([0, 1], ["log p(y) > log p(y')", "not"])
+    axes.set_xticks([0, 1], ["log pi(y) > log pi(y')", "not"])
     axes.set_yticks([0, 1], ["r(y) > r(y')", "not"], rotation=90, va="center")
     axes.grid(visible=False)

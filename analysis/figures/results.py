@@ -129,16 +129,12 @@ def columns(shown: Sequence[Measure]) -> tuple[Column, ...]:
 
 
 def panels(values: pd.DataFrame, shown: Sequence[Measure]) -> tuple[style.Figure, pd.DataFrame]:
-    """A panel for each measure, a line for each method over iterations; and the data drawn.
-
-    x is the number of iterations done, so that the initial policy stands at 0.
-    """
+    """A panel for each measure, a line for each method over iterations; and the data drawn."""
     values = values[values["key"].isin([m.key for m in shown])]
     labels = style.in_order(values.loc[values["iteration"] != BASE, "label"])
     data = bands(values, ["key", "label", "iteration"])
     shares = data["key"].isin([m.key for m in shown if m.unit == "%"])
     data[shares] = within(data[shares], 0.0, 100.0)
-    data["done"] = data["iteration"] + 1
     drawn = style.figure(1, max(len(shown), 1))
     strokes = style.strokes(labels)
     if not shown or not labels:
@@ -146,13 +142,13 @@ def panels(values: pd.DataFrame, shown: Sequence[Measure]) -> tuple[style.Figure
     for axes, measure in zip(drawn.axes, shown, strict=False):
         for label in labels:
             line = data[(data["key"] == measure.key) & (data["label"] == label)]
-            style.method(axes, line, "done", label, linestyle=strokes[label])
-            after = line.loc[line["done"] > 0, "mean"]
+            style.method(axes, line, "iteration", label, linestyle=strokes[label])
+            after = line.loc[line["iteration"] != BASE, "mean"]
             if len(after) == 1:  # not iterated: a level to compare with
                 level = float(after.iloc[0])
                 axes.axhline(level, color=style.colour(label), linestyle=":", linewidth=0.8)
-        axes.set(xlabel="iterations done", ylabel=measure.axis)
-        style.whole_numbers(axes)
+        axes.set_ylabel(measure.axis)
+        style.iterations(axes, data["iteration"])
     style.legend(drawn)
     return drawn, data
 

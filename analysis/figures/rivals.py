@@ -62,7 +62,7 @@ def _of_setting(runs: Runs, setting: Setting, named: str, name: str) -> list[Pie
     caption = (
         f"{main.opening} of every objective after its last iteration, {setting}, {how}: mean and "
         "95% interval over seeds; the difference from T-SPIN over seeds and, where known, prompts, "
-        "p corrected for the number of rivals (Holm); and how far the mean log p(y) of held-out "
+        "p corrected for the number of rivals (Holm); and how far the mean log pi(y) of held-out "
         "prompts has moved since the initial policy."
     )
     columns = (
@@ -70,7 +70,7 @@ def _of_setting(runs: Runs, setting: Setting, named: str, name: str) -> list[Pie
         Column("start", "start", main.digits), Column("end", main.axis, main.digits, main.better),
         Column("over", "minus T-SPIN", main.digits, signed=True),
         Column("p", "p (Holm)", 3, least=True),
-        Column("moved", "log p(y) moved (nats)", LOGP.digits, signed=True),
+        Column("moved", "log pi(y) moved (nats)", LOGP.digits, signed=True),
         Column("cool", COOL.axis, COOL.digits),
     )  # fmt: skip
     return [
@@ -133,14 +133,14 @@ def over(runs: Runs, a: Sequence[Run], b: Sequence[Run], main: Measure) -> Inter
 
 
 def _forest(frame: pd.DataFrame, main: Measure) -> style.Figure:
-    """Two panels: the difference from T-SPIN, and what log p(y) has moved; the zero line."""
+    """Two panels: the difference from T-SPIN, and what log pi(y) has moved; the zero line."""
     height = max(1.6, 0.6 + 0.2 * len(frame))
     drawn = style.figure(1, 2, panel=(3.4, height))
     if frame.empty:
         style.blank(drawn.axes[0], "no runs")
         style.blank(drawn.axes[1], "no runs")
         return drawn
-    titles = (f"{main.axis}, minus T-SPIN".replace("(%)", "(points)"), "log p(y), moved (nats)")
+    titles = (f"{main.axis}, minus T-SPIN".replace("(%)", "(points)"), "log pi(y), moved (nats)")
     for axes, key, title in zip(drawn.axes, ("over", "moved"), titles, strict=True):
         axes.axvline(0.0, color="#666666", linewidth=0.8)
         for place, row in enumerate(frame.to_dict("records")):

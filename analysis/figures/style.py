@@ -17,6 +17,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from analysis.reading.runs import BASE
+
 # Okabe and Ito's palette, readable by colour-blind eyes; one colour per objective everywhere.
 COLOURS = {
     "SFT": "#000000",
@@ -113,6 +115,23 @@ def method(axes: Axes, frame: pd.DataFrame, x: str, label: str, *, linestyle: st
     """The `curve` of a method, in its colour and with its markers."""
     curve(axes, frame, x, label=label, color=colour(label), linestyle=linestyle,
           marker=marker(label))  # fmt: skip
+
+
+def iterations(axes: Axes, places: Iterable[float], most: int = 8) -> None:
+    """An x axis of iterations as the console and the folders count them; the initial policy's
+    place is named, and at most so many of the others."""
+    trained = sorted({int(place) for place in places} - {BASE})
+    ticks = [
+        *({BASE} & {int(place) for place in places}),
+        *trained[:: -(-len(trained) // most) or 1],
+    ]
+    axes.set_xlabel("iteration")
+    axes.set_xticks(ticks, [iteration(place) for place in ticks])
+
+
+def iteration(t: int) -> str:
+    """What the policy after iteration t is called in tables."""
+    return "base" if t == BASE else str(t)
 
 
 def whole_numbers(axes: Axes) -> None:

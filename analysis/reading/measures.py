@@ -74,8 +74,8 @@ HELDOUT = {
         percent("exact_match,cool", "accuracy, sampled cooler"),
         Measure("distinct_right,sampled", "different right answers", better=1),
         Measure("perplexity", "perplexity", digits=3, better=-1),
-        Measure("margin", "reward margin", "nats"),
-        Measure("logp_margin", "log-likelihood margin", "nats"),
+        Measure("margin", "held-out reward margin", "nats"),
+        Measure("logp_margin", "held-out log-likelihood margin", "nats"),
         Measure("logp", "log-likelihood of y", "nats", better=1),
     )
 }
@@ -101,6 +101,16 @@ def columns(runs: Runs) -> list[Measure]:
     metrics = set(numbers.loc[numbers["part"] == "heldout", "key"])
     keys = OPEN_COLUMNS if OPEN in metrics else COLUMNS
     return [HELDOUT[key] for key in (keys if metrics & {*keys} else HELDOUT) if key in metrics]
+
+
+def over_prompts(measure: Measure, row: pd.Series) -> tuple[float, float]:
+    """The 95% interval of one policy's number, as it is shown; NaN where it is not known.
+
+    row  of `values`: value, stderr, n
+    """
+    stderr, n = (None if pd.isna(row[name]) else float(row[name]) for name in ("stderr", "n"))
+    ends = comparison.interval(measure.key, row["value"] / measure.factor, stderr, n)
+    return measure.factor * ends[0], measure.factor * ends[1]
 
 
 def main_number(measures: Sequence[Measure]) -> Measure:

@@ -320,7 +320,7 @@ def _numbers(path: Path) -> list[dict[str, Any]]:
         raise ValueError(f"an older layout, {layout}; {way}")
     heldout, average = evaluation.get("heldout", {}), evaluation.get("average")
     rows = [
-        {"part": "heldout", "key": key, "value": it["value"], "stderr": it.get("stderr")}
+        {"part": "heldout", "key": key, **{name: it.get(name) for name in ("value", "stderr", "n")}}
         for key, it in heldout.items()
     ]
     rows += [

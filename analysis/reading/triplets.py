@@ -26,8 +26,8 @@ from tspin.runs.artifacts import TOKEN_LOGPS, Responses, RunDir
 # What rows are sorted by -> how a page calls it.
 ORDERS = {
     "data": "as in the data",
-    "gain": "largest gain of log p(y)",
-    "loss": "largest loss of log p(y)",
+    "gain": "largest gain of log pi(y)",
+    "loss": "largest loss of log pi(y)",
     "longest": "longest y'",
     "misaligned": "misaligned first",
 }

@@ -20,6 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.figures import style
+from analysis.reading import measures
 from analysis.reading.measures import Measure
 from analysis.reading.methods import Run
 from analysis.reading.rows import Scored
@@ -60,7 +61,7 @@ class Picture:
 
 
 def measure(values: pd.DataFrame, shown: Measure, name: str) -> Picture | None:
-    """A line for each label over iterations done, the initial policy at 0; None without a number.
+    """A line for each label over iterations, the initial policy first; None without a number.
 
     values  as measures.values gives them; with one seed the band is the 95% interval over prompts
     """
@@ -70,22 +71,22 @@ def measure(values: pd.DataFrame, shown: Measure, name: str) -> Picture | None:
     labels = style.in_order(own["label"])
     data = bands(own, ["label", "iteration"])
     if "stderr" in own:  # of a single run
-        alone = own.groupby(["label", "iteration"], as_index=False)["stderr"].mean()
-        data = data.merge(alone, on=["label", "iteration"])
-        half = 1.96 * data["stderr"] * shown.factor
-        data["low"] = data["low"].fillna(data["mean"] - half)
-        data["high"] = data["high"].fillna(data["mean"] + half)
+        ends = [measures.over_prompts(shown, row) for _, row in own.iterrows()]
+        own = own.assign(**dict(zip(("own_low", "own_high"), zip(*ends, strict=True), strict=True)))
+        alone = own.drop_duplicates(["label", "iteration"])
+        data = data.merge(alone[["label", "iteration", "own_low", "own_high"]])
+        data["low"] = data["low"].fillna(data["own_low"])
+        data["high"] = data["high"].fillna(data["own_high"])
     if shown.unit == "%":
         data = within(data, 0.0, 100.0)
-    data["done"] = data["iteration"] + 1
     strokes = style.strokes(labels)
 
     def draw(axes: Axes) -> None:
         for label in labels:
-            style.method(axes, data[data["label"] == label], "done", label,
+            style.method(axes, data[data["label"] == label], "iteration", label,
                          linestyle=strokes[label])  # fmt: skip
-        axes.set(xlabel="iterations done", ylabel=shown.axis)
-        style.whole_numbers(axes)
+        axes.set_ylabel(shown.axis)
+        style.iterations(axes, data["iteration"])
 
     legend = [(label, style.colour(label)) for label in labels] if len(labels) > 1 else []
     return Picture(shown.opening, svg(draw, name), legend)
@@ -137,7 +138,7 @@ def of_steps(runs: Runs, run: Run, name: str) -> list[Picture]:
                 axes.axvline(t, color="#888888", linewidth=0.5)
             if unit == "%":
                 axes.set_ylim(-2, 102)
-            axes.set(xlabel="iterations of training", ylabel=unit)
+            axes.set(xlabel="iteration, from its start", ylabel=unit)
             style.whole_numbers(axes)
 
         legend = [*present.values()] if len(present) > 1 else []

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.figures import change
+from analysis.figures import change, style
 from analysis.reading import measures, triplets
 from analysis.reading.methods import Run
 from analysis.reading.rows import scores
@@ -22,8 +22,7 @@ from analysis.reading.triplets import ORDERS, Triplets
 from analysis.report import curves
 from analysis.report.environment import embedded, render
 from tspin.cli.status import Status, survey
-from tspin.runs import comparison, heartbeat
-from tspin.runs.artifacts import Iteration
+from tspin.runs import heartbeat
 from tspin.tools.files import write_text
 from tspin.tracking import health
 
@@ -144,9 +143,8 @@ def iterations(runs: Runs, run: Run) -> dict[str, Any]:
     rows = []
     for t in (BASE, *run.folder.iterations()):
         own = values[values["iteration"] == t].set_index("key")
-        row = ["initial policy" if t == BASE else str(t)]
-        out = run.folder.base if t == BASE else run.folder.iteration(t)
-        row += [_with_interval(own, it, out) for it in shown]
+        row = [style.iteration(t)]
+        row += [_with_interval(own, it) for it in shown]
         facts = train.loc[t] if t in train.index else {}
         row += [_text(facts.get(f"logps/{role}")) for role in SIDES]
         wrong = facts.get("reward_only", math.nan) + facts.get("logp_only", math.nan)
@@ -155,7 +153,7 @@ def iterations(runs: Runs, run: Run) -> dict[str, Any]:
         seconds = {} if t == BASE else runs.seconds(run, t)
         row.append(_text(sum(seconds.values()) / 60 if seconds else None, 1))
         rows.append(row)
-    head = ["after iteration", *(it.axis for it in shown), "log p(y)", "log p(y')",
+    head = ["iteration", *(it.axis for it in shown), "log pi(y)", "log pi(y')",
             "misaligned (%)", "chosen (%)", "minutes"]  # fmt: skip
     kept = [i for i in range(len(head)) if i == 0 or any(row[i] != "-" for row in rows)]
     return {"head": [head[i] for i in kept], "rows": [[row[i] for i in kept] for row in rows]}
@@ -173,11 +171,10 @@ def instructions(runs: Runs, run: Run) -> dict[str, Any] | None:
     shown = [*INSTRUCTIONS, *(measures.percent(f"{family},strict,greedy", family)
                               for family in sorted({*families.dropna()}))]  # fmt: skip
     policies = (BASE, *run.folder.iterations())
-    out_of = {t: run.folder.base if t == BASE else run.folder.iteration(t) for t in policies}
     of = {t: values[values["iteration"] == t].set_index("key") for t in policies}
     of = {t: own.assign(value=100 * own["value"]) for t, own in of.items()}
-    rows = [[it.title, *(_with_interval(of[t], it, out_of[t]) for t in policies)] for it in shown]
-    head = ["greedy answers, %", *("initial policy" if t == BASE else str(t) for t in policies)]
+    rows = [[it.title, *(_with_interval(of[t], it) for t in policies)] for it in shown]
+    head = ["greedy answers, %", *map(style.iteration, policies)]
     return {"head": head, "rows": [row for row in rows if any(cell != "-" for cell in row[1:])]}
 
 
@@ -188,18 +185,13 @@ def _chosen(runs: Runs, run: Run, t: int) -> float:
     return runs.sampled(run, t).share
 
 
-def _with_interval(values: pd.DataFrame, shown: measures.Measure, out: Iteration) -> str:
-    """ "52.8 [49.3, 56.3]": of accuracy and perplexity as the console has it, else of a mean over
-    prompts 1.96 standard errors"""
+def _with_interval(values: pd.DataFrame, shown: measures.Measure) -> str:
+    """ "52.8 [49.3, 56.3]", as the console has it"""
     if shown.key not in values.index:
         return "-"
-    value, stderr = (float(values.loc[shown.key, name]) for name in ("value", "stderr"))
-    digits = 1 if shown.unit == "%" else shown.digits
-    low, high = (value + side * 1.96 * stderr * shown.factor for side in (-1, 1))
-    if shown.key.startswith("exact_match") or shown.key == "perplexity":
-        known = comparison.worth(out, shown.key)
-        if known is not None:
-            low, high = shown.factor * known.low, shown.factor * known.high
+    row = values.loc[shown.key]
+    value, digits = float(row["value"]), 1 if shown.unit == "%" else shown.digits
+    low, high = measures.over_prompts(shown, row)
     if math.isnan(low + high):
         return f"{value:.{digits}f}"
     return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"

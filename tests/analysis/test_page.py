@@ -374,7 +374,7 @@ def test_a_click_sorts_runs_by_number(at):
 def test_samples_are_sorted_searched_and_filtered(at):
     opened = at(DESKTOP)
     assert becomes(opened, lambda: prompts(opened), [f"prompt of {i}" for i in range(4)])
-    choose(opened, "order", "largest gain of log p(y)")
+    choose(opened, "order", "largest gain of log pi(y)")
     assert becomes(opened, lambda: prompts(opened), [f"prompt of {i}" for i in (3, 2, 1, 0)])
     choose(opened, "split", "training")
     assert becomes(opened, lambda: prompts(opened), ["prompt of 3"])
@@ -396,7 +396,7 @@ def test_any_triplet_is_reached_by_its_number_from_the_keyboard(at):
 
 
 def test_y_y0_and_every_sample_stand_side_by_side(at):
-    """p1, by rule: log p(y) stays -10, its y' has the reward 0 and 2 tokens, then 4."""
+    """p1, by rule: log pi(y) stays -10, its y' has the reward 0 and 2 tokens, then 4."""
     opened = at(DESKTOP)
     becomes(opened, lambda: len(prompts(opened)), 4)
     sample = find(opened, "#browser .sample:nth-child(1) .response")

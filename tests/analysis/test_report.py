@@ -23,7 +23,7 @@ from analysis.figures.comparison import Side, differences
 from analysis.figures.pieces import Drawing, Table, csv, write
 from analysis.reading import missing, paper
 from analysis.reading.methods import Setting
-from analysis.reading.runs import Runs
+from analysis.reading.runs import BASE, Runs
 from analysis.report import catalogue, render
 from tspin.cli import command
 from tspin.runs.artifacts import ANSWERS, RunDir
@@ -251,7 +251,7 @@ def test_objectives_are_shown_in_every_regime(tmp_path):
     assert list(lines(found[usual].figure.axes[0])) == [*style.COLOURS]
     drawn = lines(found[stress].figure.axes[0])
     assert list(drawn) == ["SPIN lr=0.0003", "T-SPIN lr=0.0003"]
-    assert drawn["T-SPIN lr=0.0003"] == ([0, 1, 2], pytest.approx([40, 48, 56]))  # 20 + 4 an it.
+    assert drawn["T-SPIN lr=0.0003"] == ([BASE, 0, 1], pytest.approx([40, 48, 56]))  # 20 + 4 an it.
     row = found[f"{stress}-table"].frame.iloc[-1]
     assert row["label"] == "T-SPIN lr=0.0003"
     assert (row["exact_match,greedy"], row["delta"]) == pytest.approx((56, 8))
@@ -325,12 +325,13 @@ def test_figure2_over_iterations(pieces):
         "accuracy, greedy (%)", "accuracy, sampled (%)", "perplexity"
     ]  # fmt: skip
     drawn = lines(axes[0])
-    assert drawn["T-SPIN"] == ([0, 1, 2], pytest.approx([41, 47, 53]))
+    assert drawn["T-SPIN"] == ([BASE, 0, 1], pytest.approx([41, 47, 53]))
     assert set(drawn) == {"SFT", "SFT size=4", "SPIN", "T-SPIN"}
     assert {to_hex(line.get_color()) for line in axes[0].lines} == {
         style.COLOURS[label].lower() for label in ("SFT", "SPIN", "T-SPIN")
     }
-    assert axes[0].get_xlabel() == "iterations done"
+    assert axes[0].get_xlabel() == "iteration"
+    assert [tick.get_text() for tick in axes[0].get_xticklabels()] == ["base", "0", "1"]
 
 
 def test_figure2_of_benchmarks_has_the_papers_panels(pieces):
@@ -358,7 +359,7 @@ def test_bands_are_intervals(pieces):
 
 
 def test_figure3(pieces):
-    """Iteration 1 at its end: log p(y) = -10 + 1 + 1, log p(y') = -13, SPIN's reward a tenth."""
+    """Iteration 1 at its end: log pi(y) = -10 + 1 + 1, log pi(y') = -13, SPIN's reward a tenth."""
     drawing = pieces["figure3-micro-micro"]
     spin = drawing.figure.axes[:3]
     x, y = lines(spin[1])["annotated y"]

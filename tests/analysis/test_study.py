@@ -32,7 +32,7 @@ def gains(monkeypatch):
 
 
 def make(root, loss, *, lr=1e-4, anchor=None, fall=0.0, seeds=SEEDS, apart=None):
-    """Seeds of a method; log p(y) is -10 at first and falls by so many nats an iteration.
+    """Seeds of a method; log pi(y) is -10 at first and falls by so many nats an iteration.
 
     apart  what names say beyond model, loss, data and seed; None: how it differs
     """
@@ -111,7 +111,7 @@ def test_without_a_shared_rate_there_is_no_stress(tmp_path):
 
 
 def test_rivals_by_hand(tmp_path, gains):
-    """From 40, 42, 44% (seeds): T-SPIN ends 12 points on, SPIN 8, SFT 20; log p(y) of SPIN falls
+    """From 40, 42, 44% (seeds): T-SPIN ends 12 points on, SPIN 8, SFT 20; log pi(y) of SPIN falls
     by 2 x 0.5. Against T-SPIN: SFT +8, SPIN -4, in every seed and on other prompts each."""
     for loss, fall in (("sft", 0.0), ("spin", 0.5), ("tspin", 0.0)):
         make(tmp_path, loss, fall=fall)

@@ -218,6 +218,8 @@ def _evaluate(out: Iteration, loss, t, right, heldout, benchmarks):
         held = {
             "exact_match,greedy": {"value": right / heldout, "stderr": 0.07, "n": heldout},
             "exact_match,sampled": {"value": right / 2 / heldout, "stderr": 0.06, "n": heldout},
+            "num_tokens,sampled": {"value": 5.0 + t, "stderr": 0.3, "n": heldout},
+            "finished,sampled": {"value": 0.9, "stderr": 0.04, "n": heldout},
         }
         if t >= 0:
             held["perplexity"] = {"value": 2 - 0.1 * (t + 1), "stderr": 0.01, "n": heldout}
@@ -229,7 +231,7 @@ def _evaluate(out: Iteration, loss, t, right, heldout, benchmarks):
 
 
 def _step(loss, t, i, steps):
-    """Over progress p: log p(y) = -10 + t + p, log p(y') = -12 - p; SPIN's reward is a tenth."""
+    """Over progress p: log pi(y) = -10 + t + p, log pi(y') = -12 - p; SPIN's reward is a tenth."""
     p = (i + 1) / steps
     logps = {"annotated": -10.0 + t + p, "synthetic": -12.0 - p}
     row = {"iteration": t, "step": i, "epoch": 2 * i / steps, "progress": p, "loss": 1 - p / 2}

@@ -108,7 +108,7 @@ def test_the_report_says_what_the_console_does(run):
     assert summary.sentence(folder, rows).startswith(f"held-out accuracy: {changed.numbers} (")
     table = run_page.iterations(runs, own)
     column = table["head"].index("accuracy, greedy (%)")
-    assert [row[0] for row in table["rows"]] == ["initial policy", "0", "1"]
+    assert [row[0] for row in table["rows"]] == ["base", "0", "1"]
     for row, cells in zip(rows, table["rows"], strict=True):
         out = (
             folder.base if row["iteration"] == summary.BASE else folder.iteration(row["iteration"])

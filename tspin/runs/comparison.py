@@ -54,13 +54,26 @@ def worth(out: Iteration, metric: str | None = None) -> Worth | None:
     if (main := main_estimate(out, metric)) is None:
         return None
     name, estimate = main
-    value, stderr = estimate["value"], estimate["stderr"]
-    if name.startswith("exact_match"):
-        return Worth(name, value, *wilson(value, estimate["n"], stderr=stderr))
-    if stderr is None or not 0 < value < math.inf:
-        return Worth(name, value, math.nan, math.nan)
-    reach = math.exp(Z * stderr / value)  # of its logarithm, which is a mean
-    return Worth(name, value, value / reach, value * reach)
+    return Worth(name, estimate["value"], *interval(name, **estimate))
+
+
+def interval(
+    metric: str, value: float, stderr: float | None, n: float | None
+) -> tuple[float, float]:
+    """The 95% interval over prompts of a held-out number in eval.json; NaN where it is not known.
+
+    Of a share of right answers Wilson's, of perplexity that of its logarithm, which is a mean.
+    """
+    if metric.startswith("exact_match") and n is not None:
+        return wilson(value, int(n), stderr=stderr)
+    if stderr is None:
+        return math.nan, math.nan
+    if metric == "perplexity":
+        if not 0 < value < math.inf:
+            return math.nan, math.nan
+        reach = math.exp(Z * stderr / value)
+        return value / reach, value * reach
+    return value - Z * stderr, value + Z * stderr
 
 
 @dataclass(frozen=True)

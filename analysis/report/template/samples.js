@@ -90,7 +90,7 @@ function shown(row) {
     cards.push(card(title, response, "#CC79A7", scores));
   }
   const facts = [`${row.n} of ${data.total}`, row.split, row.id];
-  if (row.gain != null) facts.push(`log p(y) ${row.gain < 0 ? "" : "+"}${row.gain.toFixed(2)} nats`);
+  if (row.gain != null) facts.push(`log pi(y) ${row.gain < 0 ? "" : "+"}${row.gain.toFixed(2)} nats`);
   if (row.misaligned) facts.push("misaligned");
   return element("article", { className: "sample" },
     row.context == null ? null : element("p", { className: "quiet" }, row.context),
