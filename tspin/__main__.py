@@ -32,6 +32,7 @@ VERBS = {
     "compare": Verb("analysis.compare", "two runs, or two iterations, side by side"),
     "report": Verb("analysis.__main__", "tables, figures and a page of what runs found", ("all",)),
     "chat": Verb("tspin.cli.chat", "talk to a policy, or to two side by side"),
+    "likelihood": Verb("tspin.cli.likelihood", "what a training forgot: log pi(y) of other pairs"),
     "export": Verb("tspin.export.checkpoint", "a policy as a model for others, with its card"),
     "pairs": Verb(
         "tspin.export.pairs", "an iteration's training data, as preferences and triplets"

@@ -2,10 +2,11 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from tspin.runs.artifacts import ANSWERS, SCORES, Iteration
-from tspin.runs.comparison import PERPLEXITY, SHARE, Change, change, gain, worth
+from tspin.runs.comparison import PERPLEXITY, SHARE, Change, change, gain, per_token, worth
 from tspin.tools.files import write_json
 from tspin.tools.intervals import Interval
 from tspin.tools.parquet import write_rows
@@ -95,3 +96,12 @@ def test_gain_of_perplexity_in_percent(tmp_path):
     assert percent.mean == pytest.approx(100 * math.expm1(-0.2))
     assert percent.low < percent.mean < percent.high
     assert gain(first, policy(tmp_path / "c"), "perplexity") is None
+
+
+def test_a_difference_in_nats_a_token_counts_all_tokens_alike():
+    """(-1 + -5) / (2 + 10); where it is the same of every token there is no spread."""
+    over = per_token(np.array([[-1.0, -5.0]]), np.array([2.0, 10.0]))
+    assert (over.mean, over.low, over.high) == pytest.approx((-0.5, -0.5, -0.5))
+    over = per_token(np.array([[-1.0, -2.0]]), np.array([2.0, 10.0]))
+    assert over.mean == pytest.approx(-0.25) and over.low < -0.25 < over.high
+    assert per_token(np.empty((1, 0)), np.empty(0)) is None

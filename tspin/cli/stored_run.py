@@ -36,6 +36,10 @@ class StoredRun:
         return StoredRun(point.run, folder)
 
     @property
+    def name(self) -> str:
+        return self.folder.path.absolute().name
+
+    @property
     def rendering(self) -> Rendering:
         """How its prompts were rendered, on the day on which they were."""
         return Rendering.of(self.cfg, day_of(self.folder))
@@ -64,10 +68,14 @@ class StoredRun:
             )
         return by_number[name]
 
+    def kept(self) -> list[Iteration]:
+        """The finished iterations whose checkpoints are there."""
+        outs = [self.folder.iteration(t) for t in self.folder.iterations()]
+        return [out for out in outs if out.checkpoint.is_dir() and not out.removed.exists()]
+
     def weights(self, out: Iteration) -> Path:
         """The checkpoint of an iteration; ValueError where it is gone, with those that are not."""
-        outs = [self.folder.iteration(t) for t in self.folder.iterations()]
-        numbers = [str(o.t) for o in outs if o.checkpoint.is_dir() and not o.removed.exists()]
+        numbers = [str(other.t) for other in self.kept()]
         hint = f"weights are there of iteration {', '.join(numbers)}" if numbers else "none are"
         try:
             weights = out.weights()

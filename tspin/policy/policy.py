@@ -11,7 +11,7 @@ import contextlib
 import gc
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -210,6 +210,19 @@ def load(
         adapters.compute_in(model, how.autocast)
     if compiled is not None:
         kernels.compile_layers(model, compiled)
+    return policy
+
+
+def load_to_infer(
+    folder: Path, *, template: Rendering | str, compute: ComputeConfig, precision: Precision
+) -> Policy:
+    """The policy in `folder` of a run that may have been trained elsewhere, to sample and to score
+    from: in the memory that this takes, its layers as they are. What makes training fast may not
+    be here.
+    """
+    plain = replace(compute, compile=False, kernels="torch")
+    policy = load(folder, template=template, compute=plain, precision=precision)
+    narrow(policy.model, policy.autocast)
     return policy
 
 

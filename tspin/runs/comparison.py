@@ -168,7 +168,16 @@ def points(differences: np.ndarray) -> Interval | None:
 
 
 def percent(differences: np.ndarray, num_tokens: np.ndarray) -> Interval | None:
-    """Of perplexity, in %; None without prompts.
+    """Of perplexity, in %: `per_token` of the same; None without prompts."""
+    if (over := per_token(differences, num_tokens)) is None:
+        return None
+    # fewer nats is more perplexity
+    mean, low, high = (100 * math.expm1(-nats) for nats in (over.mean, over.high, over.low))
+    return replace(over, mean=mean, low=low, high=high)
+
+
+def per_token(differences: np.ndarray, num_tokens: np.ndarray) -> Interval | None:
+    """Of log pi(y), in nats a token, all tokens alike; None without prompts.
 
     differences  (seeds, prompts) of log pi(y) in nats
     num_tokens   (prompts,) of y
@@ -178,10 +187,7 @@ def percent(differences: np.ndarray, num_tokens: np.ndarray) -> Interval | None:
     # Of a ratio of sums: each prompt's residual beside the ratio, so that their mean is the ratio.
     ratio = differences.sum(axis=1, keepdims=True) / num_tokens.sum()
     over = bootstrap(ratio + (differences - ratio * num_tokens) / num_tokens.mean())
-    mean, low, high = (
-        100 * math.expm1(-nats) for nats in (float(ratio.mean()), over.high, over.low)
-    )  # fewer nats is more perplexity
-    return replace(over, mean=mean, low=low, high=high)
+    return replace(over, mean=float(ratio.mean()))
 
 
 def _right(out: Iteration, decoding: str) -> dict[str, float]:

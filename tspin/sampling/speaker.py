@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,17 +57,11 @@ class Speaker:
 
     @staticmethod
     def load(name: str, folder: Path, cfg: Run, rendering: Rendering) -> Speaker:
-        """In the memory that sampling takes, its layers as they are: what makes training fast may
-        not be here, and sampling does without.
-        """
         from tspin.policy import policy  # here: --help needs no torch
-        from tspin.policy.inference import narrow
 
-        compute = replace(cfg.compute, compile=False, kernels="torch")
-        loaded = policy.load(
-            folder, template=rendering, compute=compute, precision=cfg.optim.precision
+        loaded = policy.load_to_infer(
+            folder, template=rendering, compute=cfg.compute, precision=cfg.optim.precision
         )
-        narrow(loaded.model, loaded.autocast)
         return Speaker(name, folder, loaded, cfg)
 
     def ask(self, prompt: str) -> Question:

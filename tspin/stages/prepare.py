@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from tspin.config.run import Run
 from tspin.data import shift
-from tspin.data.annotated import Dataset
+from tspin.data.annotated import Dataset, Pair
 from tspin.data.cells import BadRow, BadRows
 from tspin.data.templates import Conversation
 from tspin.data.tokens import Renderer
@@ -32,7 +32,6 @@ def prepare(run: Run, folder: RunDir, renderer: Renderer, source: Dataset) -> No
     bad_rows = BadRows(run.data.skip_bad_rows, source.num_skipped, source.reasons)
     day = settled_day(run.runs_dir) if renderer.depends_on_day else None
     renderer = renderer.on(day)
-    most_of_prompt = run.max_prompt_length
     timed = run.data.shift.timed
     num = {"train": 0, "heldout": 0}
     counts = {"num_dropped": 0, "num_prompts_cut": 0, "num_responses_cut": 0}
@@ -42,32 +41,27 @@ def prepare(run: Run, folder: RunDir, renderer: Renderer, source: Dataset) -> No
         for split, pairs in (("train", source.train), ("heldout", source.heldout)):
             for pair in pairs:
                 try:
-                    conversation = renderer.taken(
-                        Conversation(pair.prompt, pair.system, pair.history)
-                    )
-                    encoded = _encoded(conversation, pair.annotated, renderer, most_of_prompt)
+                    ids = encoded(pair, run, renderer)
                 except BadRow as bad:
                     bad_rows.add(f"{run.data.path}, the row with {pair.prompt[:60]!r}", bad)
                     continue
-                prompt_ids, response_ids, is_cut = encoded
-                most = run.model.max_length - len(prompt_ids)
-                if not response_ids:
+                if not ids.response:
                     counts["num_dropped"] += 1
                     continue
-                counts["num_prompts_cut"] += is_cut
-                counts["num_responses_cut"] += len(response_ids) > most
+                counts["num_prompts_cut"] += ids.prompt_is_cut
+                counts["num_responses_cut"] += ids.response_is_cut
                 num[split] += 1
                 if pair.part is not None:
                     parts[split].append((pair.id, pair.part))
                 yield {
                     "id": pair.id,
                     "split": split,
-                    "system": conversation.system,
-                    "history": conversation.history or None,
-                    "prompt": conversation.prompt,
+                    "system": ids.conversation.system,
+                    "history": ids.conversation.history or None,
+                    "prompt": ids.conversation.prompt,
                     "annotated": pair.annotated.strip(),
-                    "prompt_ids": prompt_ids,
-                    "annotated_ids": response_ids[:most],
+                    "prompt_ids": ids.prompt,
+                    "annotated_ids": ids.response,
                     "part": pair.part,
                 }
         if not num["train"]:
@@ -95,7 +89,30 @@ def prepare(run: Run, folder: RunDir, renderer: Renderer, source: Dataset) -> No
     write_json(folder.data, facts | {f"num_{split}": n for split, n in num.items()})
 
 
-def _encoded(
+class Encoded(NamedTuple):
+    """A pair as ids, at most model.max_length of them; `response` may have none.
+
+    conversation  what the template takes of all before the response, uncut
+    """
+
+    conversation: Conversation
+    prompt: list[int]
+    response: list[int]
+    prompt_is_cut: bool
+    response_is_cut: bool
+
+
+def encoded(pair: Pair, run: Run, renderer: Renderer) -> Encoded:
+    """A pair as a run's policies see it. BadRow for one that cannot be rendered."""
+    conversation = renderer.taken(Conversation(pair.prompt, pair.system, pair.history))
+    prompt, response, is_cut = _fitted(
+        conversation, pair.annotated, renderer, run.max_prompt_length
+    )
+    most = run.model.max_length - len(prompt)
+    return Encoded(conversation, prompt, response[:most], is_cut, len(response) > most)
+
+
+def _fitted(
     conversation: Conversation, response: str, renderer: Renderer, max_length: int
 ) -> tuple[list[int], list[int], bool]:
     """Ids of prompt and response, and whether the prompt was cut to max_length ids."""
