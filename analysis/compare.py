@@ -1,6 +1,6 @@
 """Two runs, or two iterations of one: differences in the terminal, and a page of them.
 
-    python -m analysis compare RUN[:T] RUN[:T] [out=compare.html]
+    python -m analysis compare RUN[:T] RUN[:T] [out=report/compare.html]
 
 T is an iteration, or base for the initial policy; without it the last. The page has what differs
 in the configurations, curves on one axis, paired differences with intervals, answers side by side.
@@ -23,7 +23,7 @@ log = logging.getLogger("tspin")
 
 def main(arguments: Sequence[str]) -> None:
     typed = named(arguments, "a", "b")
-    with command(__doc__, typed, a="", b="", out="compare.html") as options:
+    with command(__doc__, typed, a="", b="", out="report/compare.html") as options:
         from analysis.report import comparison_page  # pandas and matplotlib: not for --help
 
         sides = [_side(comparison_page, key, options[key]) for key in ("a", "b")]

@@ -31,6 +31,7 @@ NAMES = ("rivals", "stress")
 AGAINST = "tspin"
 SWEEP = "objectives"
 LOGP = measures.HELDOUT["logp"]
+PANELS = {"over": "{}, minus T-SPIN", "moved": "log pi(y), moved (nats)"}
 COOL = measures.HELDOUT["exact_match,cool"]
 FRAME = ["label", "lr", "seeds", "start",
          *(key + end for key in ("end", "over") for end in ("", LOW, HIGH)), "p",
@@ -73,10 +74,10 @@ def _of_setting(runs: Runs, setting: Setting, named: str, name: str) -> list[Pie
         Column("moved", "log pi(y) moved (nats)", LOGP.digits, signed=True),
         Column("cool", COOL.axis, COOL.digits),
     )  # fmt: skip
-    return [
-        Table(named, caption, columns, frame, missing=lines),
-        Drawing(f"{named}-figure", caption, _forest(frame, main), frame),
-    ]
+    pieces: list[Piece] = [Table(named, caption, columns, frame, missing=lines)]
+    if not frame[[*PANELS]].isna().all(axis=None):
+        pieces.append(Drawing(f"{named}-figure", caption, _forest(frame, main), frame))
+    return pieces
 
 
 def _absent(runs: Runs, setting: Setting, *more: str) -> list[str]:
@@ -133,15 +134,13 @@ def over(runs: Runs, a: Sequence[Run], b: Sequence[Run], main: Measure) -> Inter
 
 
 def _forest(frame: pd.DataFrame, main: Measure) -> style.Figure:
-    """Two panels: the difference from T-SPIN, and what log pi(y) has moved; the zero line."""
+    """A panel for the difference from T-SPIN, one for what log pi(y) has moved, where it is known;
+    the zero line."""
     height = max(1.6, 0.6 + 0.2 * len(frame))
-    drawn = style.figure(1, 2, panel=(3.4, height))
-    if frame.empty:
-        style.blank(drawn.axes[0], "no runs")
-        style.blank(drawn.axes[1], "no runs")
-        return drawn
-    titles = (f"{main.axis}, minus T-SPIN".replace("(%)", "(points)"), "log pi(y), moved (nats)")
-    for axes, key, title in zip(drawn.axes, ("over", "moved"), titles, strict=True):
+    known = [key for key in PANELS if frame[key].notna().any()]
+    drawn = style.figure(1, len(known), panel=(3.4, height))
+    for axes, key in zip(drawn.axes, known, strict=True):
+        title = PANELS[key].format(main.axis.replace("(%)", "(points)"))
         axes.axvline(0.0, color="#666666", linewidth=0.8)
         for place, row in enumerate(frame.to_dict("records")):
             mean, low, high = (float(row[key + end]) for end in ("", LOW, HIGH))

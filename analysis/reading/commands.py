@@ -18,6 +18,8 @@ OF_METHOD = (
     *("name", "seed", "loss", "optim.lr", "size", "sweep", "track.tags", "track.group"),
     *(f"data.shift.{key}" for key in WAYS),
 )
+SIZES = ("sweep=figure4a",)  # over numbers of pairs, which a number that was typed would be all of
+OF_SIZE = ("data.size", "experiment")
 OF_METHOD_SECTIONS = ("anchor", "coef", "curriculum", "loss.", "coef.", "selfplay.")
 
 
@@ -45,6 +47,8 @@ def of_setting(words: Iterable[str], *more: str) -> str:
     more   what is run on it: sweep=NAME, loss=..., seed=0,1,2
     """
     kept = [word for word in words if not _is_of_method(key(word)) and not word.startswith("-")]
+    if {*SIZES} & {*more}:
+        kept = [word for word in kept if key(word) not in OF_SIZE]
     return commands.shown(_start(), ["-m", *_replaced(kept, more)])
 
 

@@ -23,6 +23,7 @@ from analysis.reading.files import Files
 from analysis.reading.methods import Run, Setting, labelled
 from tspin.config import older
 from tspin.objectives.contingency import CELLS
+from tspin.runs import heartbeat
 from tspin.runs.artifacts import SCORES, SHARED, Iteration, RunDir, run_dirs
 from tspin.tools.files import flatten, read_json
 
@@ -51,6 +52,7 @@ class Runs:
     ) -> None:
         """every: the runs that these are some of"""
         self.runs = list(runs)
+        self.twins: Sequence[tuple[Run, str]] = ()  # left out: who it is, and who stands for it
         self._files = files
         self._every = self.runs if every is None else every
 
@@ -69,14 +71,17 @@ class Runs:
         if not runs:
             why = "; ".join(files.problems) or "it is empty"
             raise ValueError(f"runs={folder} has no run ({why}); `python main.py` makes one")
-        result = cls(_without_twins(labelled(runs, files.problem), files), files)
+        kept, twins = _without_twins(labelled(runs, files.problem), files)
+        result = cls(kept, files)
+        result.twins = twins
         for run in result:
             for t in range(run.iterations):
                 out = run.folder.iteration(t)
                 if out.path.exists() and not out.done.exists():
                     command = result.resume(run)
                     way = f"; `{command}` goes on" if command else ""
-                    files.problem(out.path, f"not finished, left out{way}")
+                    why = "it diverged" if result.diverged(run) else "not finished"
+                    files.problem(out.path, f"{why}, left out{way}")
         return result
 
     @classmethod
@@ -95,6 +100,10 @@ class Runs:
     def where(self, keep: Callable[[Run], bool]) -> Runs:
         """Some of the runs; problems and what was read are shared."""
         return Runs([run for run in self.runs if keep(run)], self._files, self._every)
+
+    def alone(self, run: Run) -> Runs:
+        """One run, a twin it may be."""
+        return Runs([run], self._files, self._every)
 
     def settings(self) -> list[Setting]:
         """Those of runs that have finished an iteration."""
@@ -218,12 +227,18 @@ class Runs:
         return commands.words_of(self._files.once(run.folder.provenance, read_json, optional=True))
 
     def resume(self, run: Run, *more: str) -> str | None:
-        """The command that goes on with a run, as it was last given; None where nothing says.
+        """The command that goes on with a run, as it was last given; None where nothing says, or
+        where it has diverged and would again.
 
         more  words that replace those of the same key: of a longer run
         """
         words = self.words(run)
-        return None if words is None else commands.run(words, *more)
+        return None if words is None or self.diverged(run) else commands.run(words, *more)
+
+    def diverged(self, run: Run) -> bool:
+        """Whether its last launch says that it did."""
+        beat = heartbeat.read(run.folder)
+        return beat is not None and "diverged" in (beat.why or "")
 
     def on_setting(self, setting: Setting, *more: str) -> str | None:
         """A multirun on a setting, as the words of a run of it say; None where no run has any.
@@ -283,8 +298,9 @@ def _run(config: Path) -> Run:
     return Run(RunDir(config.parent), values)
 
 
-def _without_twins(runs: Iterable[Run], files: Files) -> list[Run]:
-    """One run per setting, method and seed: the one that went furthest.
+def _without_twins(runs: Iterable[Run], files: Files) -> tuple[list[Run], list[tuple[Run, str]]]:
+    """One run per setting, method and seed: the one that went furthest. -> these, and each that is
+    left out with the name of the one that stands for it
 
     That a shorter one is its beginning, as where points of a sweep share iterations, is no
     problem; that it says something else would be.
@@ -294,13 +310,16 @@ def _without_twins(runs: Iterable[Run], files: Files) -> list[Run]:
         return (files.once(run.folder.iteration(t).done, read_json) or {}).get("key")
 
     longest: dict[tuple[Setting, str, int], Run] = {}
+    twins: list[tuple[Run, str]] = []
     for run in sorted(runs, key=lambda run: (-len(run.folder.iterations()), run.name)):
         first = longest.setdefault((run.setting, run.label, run.seed), run)
         done = run.folder.iterations()
+        if first is not run:
+            twins.append((run, first.name))
         if first is not run and not all(key(run, t) and key(run, t) == key(first, t) for t in done):
             what = f"is the same method as {first.name} (seed {run.seed}), which is the one shown"
             files.problem(run.folder.config, what)
-    return sorted(longest.values(), key=lambda run: run.name)
+    return sorted(longest.values(), key=lambda run: run.name), twins
 
 
 def _iteration(run: Run, t: int) -> Iteration:

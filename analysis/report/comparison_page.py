@@ -21,7 +21,7 @@ from analysis.report import curves
 from analysis.report.environment import render
 from tspin.config.identity import IDENTITY_FREE
 from tspin.config.objective import TARGET
-from tspin.runs.comparison import Form
+from tspin.runs.comparison import PERPLEXITY, Form, percent
 from tspin.tools import intervals
 
 PROMPTS = 30  # that are shown
@@ -45,7 +45,8 @@ class Side:
 
 @dataclass(frozen=True)
 class Difference:
-    """A minus B in one measure, over the held-out prompts of both where those are known."""
+    """A minus B in one measure, over the held-out prompts of both where those are known; of
+    perplexity by how many percent A is above B."""
 
     measure: Measure
     a: float
@@ -54,6 +55,9 @@ class Difference:
 
     @property
     def text(self) -> str:
+        form = self.measure.form
+        if form == PERPLEXITY:
+            return form.of_difference(self.over, form.difference_unit)
         return self._form.of_difference(self.over)
 
     @property
@@ -112,7 +116,8 @@ def differences(a: Side, b: Side) -> list[Difference]:
     for shown in measures.columns(a.runs):
         if all(shown.key in of for of in values):
             left, right = (of[shown.key] for of in values)
-            over = _paired(a, b, shown) or stats.mean_interval([left - right])
+            apart = 100 * (left / right - 1) if shown.form == PERPLEXITY else left - right
+            over = _paired(a, b, shown) or stats.mean_interval([apart])
             result.append(Difference(shown, left, right, over))
     return result
 
@@ -168,21 +173,24 @@ def _values(it: Side) -> dict[str, float]:
 
 
 def _paired(a: Side, b: Side, shown: Measure) -> intervals.Interval | None:
-    """Over the prompts that both answered; None where the measure is not of single answers."""
+    """Over the prompts of both; None where the measure is not of single ones."""
     kind, _, decoding = shown.key.partition(",")
     if kind == "exact_match":
         pairs = [comparison.right(it.runs, it.run, it.t, decoding) for it in (a, b)]
-    elif shown.key == "logp":
+    elif shown.key in ("logp", "perplexity"):
         pairs = [it.runs.heldout_logps(it.run, it.t)["logp"] for it in (a, b)]
     else:
         return None
     both = pd.concat(pairs, axis=1, join="inner")
     if len(both) < 2:
         return None
-    over = intervals.bootstrap(
-        shown.factor * (both.iloc[:, 0] - both.iloc[:, 1]).to_numpy()[None, :]
-    )
-    return None if math.isnan(over.mean) else replace(over, n=1)
+    apart = (both.iloc[:, 0] - both.iloc[:, 1]).to_numpy()[None, :]
+    if shown.key == "perplexity":
+        num_tokens = a.runs.heldout_logps(a.run, a.t)["num_tokens"].reindex(both.index)
+        over = percent(apart, num_tokens.to_numpy(dtype=float))
+    else:
+        over = intervals.bootstrap(shown.factor * apart)
+    return None if over is None or math.isnan(over.mean) else replace(over, n=1)
 
 
 def _answers(it: Side) -> Mapping[str, dict[str, Any]]:

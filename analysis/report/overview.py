@@ -30,7 +30,11 @@ def page(runs: Runs, problems: Sequence[str], *, live: str = "", paper: bool = T
     paper     whether there is a page of the paper's tables and figures
     """
     statuses = states(runs)
-    rows = [_row(runs, run, statuses.get(run.name)) for run in runs]
+    every = [*((run, "") for run in runs), *runs.twins]
+    rows = [
+        _row(runs.alone(run), run, statuses.get(run.name)) | {"of_method": name}
+        for run, name in every
+    ]
     order = {state: rank for rank, state in enumerate(STATES)}
     rows.sort(key=lambda row: (order.get(row["state"], 0), row["label"], row["seed"]))
     settings = [_setting(runs.of(setting), setting) for setting in runs.settings()]
@@ -92,8 +96,7 @@ def _setting(runs: Runs, setting: Setting) -> dict[str, Any]:
 
 
 def _row(runs: Runs, run: Run, status: Status | None) -> dict[str, Any]:
-    own = runs.where(lambda other: other.name == run.name)
-    changed = change.of(own, [run])
+    changed = change.of(runs, [run])
     state = status.state if status else "complete" if run.folder.iterations() else "not started"
     doing = ""
     if status is not None and status.stage is not None:
@@ -106,7 +109,7 @@ def _row(runs: Runs, run: Run, status: Status | None) -> dict[str, Any]:
         "numbers": changed.numbers if changed else "", "setting": str(run.setting),
         "slug": slug(str(run.setting)), "verdict": changed.verdict if changed else "",
         "order": changed.end if changed else None,
-        "alerts": _alerts(own, run, status),
+        "alerts": _alerts(runs, run, status),
     }  # fmt: skip
 
 

@@ -28,9 +28,9 @@ INSIDE = 200_000  # characters of samples that stay inside the page of a run
 
 def write(runs: Runs, out: Path, problems: Sequence[str]) -> None:
     """index.html and runs/NAME.html in `out`; problems: as they are to be listed."""
-    for run in tqdm(runs, "pages", disable=None, leave=False):
+    for run in tqdm([*runs, *(run for run, _ in runs.twins)], "pages", disable=None, leave=False):
         try:
-            write_run(runs, run, out)
+            write_run(runs.alone(run), run, out)
         except (OSError, ValueError, LookupError, TypeError) as error:  # costs only its own page
             log.debug("%s", run.name, exc_info=True)
             runs.problems.append(f"{run.folder.path}: no page ({first_line(error)})")

@@ -1,5 +1,6 @@
 """analysis.compare and analysis.show: two runs side by side, and the numbers of one."""
 
+import math
 import re
 
 import pytest
@@ -29,6 +30,27 @@ def test_paired_differences_by_hand(runs):
     first, *_ = comparison_page.differences(*sides(runs, "", ""))
     assert (first.shown(first.a), first.shown(first.b)) == ("52.0", "48.0")
     assert first.text.startswith("+4.0 [") and first.over.num_prompts == 50
+
+
+def test_perplexity_is_compared_in_percent_over_the_same_responses(tmp_path):
+    """log pi(y) of held-out responses, from the scores of both; without them no interval."""
+    for loss, scores in (("spin", True), ("tspin", True), ("tspin_ref", False)):
+        write_run(tmp_path, loss, scores=scores)
+    a, b, bare = (comparison_page.side(tmp_path / f"micro-{loss}-micro-s0", "1")
+                  for loss in ("tspin", "spin", "tspin_ref"))  # fmt: skip
+
+    def perplexity(*sides):
+        return next(
+            it for it in comparison_page.differences(*sides) if it.measure.key == "perplexity"
+        )
+
+    lower = a.runs.heldout_logps(a.run, 1)["logp"] - b.runs.heldout_logps(b.run, 1)["logp"]
+    tokens = a.runs.heldout_logps(a.run, 1)["num_tokens"]
+    over = perplexity(a, b).over
+    assert over.num_prompts == len(tokens)
+    assert over.mean == pytest.approx(100 * (math.exp(-lower.sum() / tokens.sum()) - 1))
+    assert "%" in perplexity(a, b).text and "[" in perplexity(a, b).text
+    assert "%" in perplexity(a, bare).text and "[" not in perplexity(a, bare).text
 
 
 def test_only_what_differs_is_in_the_configuration(runs):

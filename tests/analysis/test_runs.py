@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import asdict
 
 import pytest
 import yaml
@@ -12,10 +13,11 @@ from analysis.claims import claims
 from analysis.figures import style
 from analysis.reading.methods import Setting, coefficients
 from analysis.reading.runs import BASE, Runs
-from analysis.report import catalogue
+from analysis.report import catalogue, site
 from tspin.config import older
 from tspin.config.load import dump
 from tspin.runs.artifacts import RunDir
+from tspin.runs.heartbeat import Beat
 from tspin.tools.files import flatten, read_json, write_json
 
 MICRO = Setting("micro", "micro", "test")
@@ -154,7 +156,7 @@ def test_a_broken_file_costs_only_itself(tmp_path):
         expected[path] = says
     runs = Runs.read(tmp_path)
     built = {piece.name for piece in catalogue.build(runs)}
-    drawn = {f"{name}-figure" for name in ("comparison", "rivals", "stress", "anchors")}
+    drawn = {f"{name}-figure" for name in ("comparison", "rivals", "anchors")}  # no stress
     assert built == {*catalogue.NAMES, "objectives-table", *drawn}
     problems = {path: [p for p in runs.problems if p.startswith(f"{path}: ")] for path in expected}
     assert {path: len(lines) for path, lines in problems.items()} == dict.fromkeys(expected, 1)
@@ -186,6 +188,33 @@ def test_the_same_run_twice_counts_once(runs):
     write_run(runs, "tspin", apart="-again")
     found = Runs.read(runs)
     assert len(found) == 2 and "the same method as micro-tspin-micro-s0" in found.problems[0]
+    ((run, name),) = found.twins
+    assert (run.name, name) == ("micro-tspin-micro-s0-again", "micro-tspin-micro-s0")
+
+
+def test_a_run_that_stands_for_none_has_a_page_all_the_same(runs, tmp_path):
+    """A row of the first page, a page of its own; no part of the method's numbers."""
+    write_run(runs, "tspin", apart="-again")
+    found = Runs.read(runs)
+    site.write(found, tmp_path / "report", [])
+    assert (tmp_path / "report" / "runs" / "micro-tspin-micro-s0-again.html").exists()
+    text = (tmp_path / "report" / "index.html").read_text()
+    assert "micro-tspin-micro-s0-again" in text and "(compared as micro-tspin-micro-s0)" in text
+    assert text.count('href="runs/micro-tspin-micro-s0.html"') == 1
+
+
+def test_a_run_that_diverged_is_not_suggested_again(runs):
+    """It would once more; one that was killed goes on."""
+    out = RunDir(runs / "micro-tspin-micro-s0")
+    out.iteration(1).done.unlink()
+    for why, way in (("diverged at iteration 1: lower optim.lr", False), ("no space left", True)):
+        beat = Beat(None, 0, 0, "", None, None, 0.0, 0.0, ended="failed", why=why)
+        write_json(out.heartbeat, asdict(beat))
+        found = Runs.read(runs)
+        (problem,) = found.problems
+        assert ("goes on" in problem) == way and ("it diverged" in problem) != way
+        (run,) = (run for run in found if run.loss == "tspin")
+        assert (found.resume(run) is not None) == way
 
 
 def test_a_run_that_is_the_beginning_of_another_is_no_problem(runs):

@@ -129,6 +129,21 @@ def test_rivals_by_hand(tmp_path, gains):
     assert table.missing[0].startswith("no run with loss=apo_zero, cpo, ipo, ")
 
 
+def test_an_objective_alone_has_no_empty_axes(tmp_path):
+    """Nothing to compare it with, and how far log pi(y) has moved is one panel."""
+    make(tmp_path, "sft")
+    _, drawing = pieces(tmp_path, rivals.build, "rivals")
+    (axes,) = drawing.figure.axes
+    assert axes.get_xlabel() == "log pi(y), moved (nats)"
+    for folder in Runs.read(tmp_path):
+        for out in (folder.folder.base, folder.folder.iteration(0), folder.folder.iteration(1)):
+            held = read_json(out.evaluation)
+            del held["heldout"]["logp"]
+            write_json(out.evaluation, held)
+    (table,) = rivals.build(Runs.read(tmp_path), "rivals")
+    assert table.frame["label"].tolist() == ["SFT"]
+
+
 def table_main(root):
     from analysis.reading import measures
 
