@@ -74,10 +74,11 @@ class Files:
     def json_lines(self, path: Path) -> list[dict[str, Any]]:
         """Every whole line; numbers that are not finite become NaN."""
         rows = []
+        decode = json.JSONDecoder(parse_constant=lambda _: math.nan).decode  # one for all lines
         with path.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, start=1):
                 try:
-                    rows.append(json.loads(line, parse_constant=lambda _: math.nan))
+                    rows.append(decode(line))
                 except ValueError:
                     self.problem(path, f"line {number} is no whole line of JSON; left out")
         return rows

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -215,12 +216,15 @@ def lengths(folder: RunDir) -> dict[int, float]:
     return means
 
 
-def finish_reasons(folder: RunDir) -> list[str]:
-    """Why the samples of the last iteration ended: stop or length."""
+def finish_reasons(folder: RunDir) -> Counter[str]:
+    """How often the samples of the last iteration ended by stop or by length."""
     sampled = _sampled(folder)
-    parts = _parts(sampled[max(sampled)]) if sampled else []
-    reasons = [pq.read_table(part, columns=["finish_reason"])["finish_reason"] for part in parts]
-    return [reason for column in reasons for reason in column.to_pylist()]
+    counts = Counter[str]()
+    for part in _parts(sampled[max(sampled)]) if sampled else ():
+        reasons = pq.read_table(part, columns=["finish_reason"])["finish_reason"]
+        for of_one in reasons.value_counts().to_pylist():
+            counts[of_one["values"]] += of_one["counts"]
+    return counts
 
 
 def _sampled(folder: RunDir) -> dict[int, Responses]:

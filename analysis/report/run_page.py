@@ -106,8 +106,9 @@ def status_of(run: Run) -> Status | None:
 def alerts(runs: Runs, run: Run, status: Status | None) -> dict[str, str]:
     """Kind -> in words: what its numbers show now, and what it said itself."""
     begun = sorted({*run.folder.iterations(), *run.folder.begun()})
-    steps = {t: runs.steps(run, t).to_dict("records") for t in begun}
-    rows = {t: [_finite(row) for row in part] for t, part in steps.items()}
+    known = [t for t in begun if not runs.steps(run, t).empty]
+    ends = {t: runs.steps(run, t).to_dict("records") for t in (*known[:1], *known[-1:])}
+    rows = {t: [_finite(row) for row in part] for t, part in ends.items()}
     now = health.alerts(rows, triplets.lengths(run.folder), triplets.finish_reasons(run.folder))
     beat = heartbeat.read(run.folder)
     own = {} if beat is None else beat.warnings

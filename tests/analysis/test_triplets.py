@@ -119,7 +119,7 @@ def test_a_number_that_is_not_finite_is_none(tmp_path):
 def test_lengths_and_ends_of_samples(folder):
     """Means of 1, 2, 3, 4 tokens, twice that in the next iteration; one of four was cut."""
     assert triplets.lengths(folder) == {0: 2.5, 1: 5.0}
-    assert triplets.finish_reasons(folder) == ["length", "stop", "stop", "stop"]
+    assert triplets.finish_reasons(folder) == {"length": 1, "stop": 3}
 
 
 def test_a_run_that_has_begun_has_no_prompts_yet(tmp_path):

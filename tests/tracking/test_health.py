@@ -24,8 +24,8 @@ def test_saturated_margins_are_read_off_the_last_tenth():
 
 
 def test_most_samples_cut_at_the_length_limit():
-    assert "67%" in health.cut(["length", "length", "stop"])
-    assert health.cut(["length", "stop"]) is None
+    assert "67%" in health.cut({"length": 2, "stop": 1})
+    assert health.cut({"length": 1, "stop": 1}) is health.cut({}) is None
 
 
 @pytest.mark.parametrize("kind", health.IDENTICAL)
@@ -63,7 +63,7 @@ def test_a_healthy_run_has_no_alert():
         "contingency/reward_only": 0.0,
         "contingency/logp_only": 0.0,
     }
-    assert health.alerts({0: [row] * 9, 1: [row] * 9}, {0: 20.0, 1: 22.0}, ["stop"] * 3) == {}
+    assert health.alerts({0: [row] * 9, 1: [row] * 9}, {0: 20.0, 1: 22.0}, {"stop": 3}) == {}
     assert health.alerts({}) == health.alerts({0: []}) == {}
     assert health.alerts({0: steps(loss=1.0)}) == {}  # sft
 
@@ -74,7 +74,7 @@ def test_every_kind_of_alert_is_found_in_metrics():
            1: steps(**{"logps/annotated": -40.0, "logps_per_token/synthetic": -0.2,
                        "contingency/reward_only": 0.5, "contingency/logp_only": 0.1,
                        "grad_norm": 0.0, "weights/current": 0.0})}  # fmt: skip
-    found = health.alerts(bad, {0: 40.0, 1: 10.0}, ["length"] * 3 + ["stop"])
+    found = health.alerts(bad, {0: 40.0, 1: 10.0}, {"length": 3, "stop": 1})
     assert {*found} == {
         "collapse", "entropy", "lengths", "misaligned", "cut", "gradient", "saturation"
     }  # fmt: skip
@@ -82,6 +82,10 @@ def test_every_kind_of_alert_is_found_in_metrics():
     assert "shrunk from 40 to 10 tokens" in found["lengths"]
     assert "60% of the pairs differently, 5% at the start" in found["misaligned"]
     assert "gradient is zero" in found["gradient"]
+    # what lies between says nothing: pages hand over the first and the last iteration alone
+    healthy = steps(**{"logps/annotated": -1.0, "grad_norm": 1.0, "weights/current": 0.5})
+    longer = {0: bad[0], 1: healthy, 2: bad[1], 3: []}
+    assert health.alerts(longer, {0: 40.0, 1: 10.0}, {"length": 3, "stop": 1}) == found
 
 
 def test_lengths_may_grow_too():

@@ -38,13 +38,14 @@ Steps = Sequence[Mapping[str, Any]]  # rows of metrics.jsonl of one iteration
 def alerts(
     steps: Mapping[int, Steps],
     lengths: Mapping[int, float] | None = None,
-    finish_reasons: Sequence[str] = (),
+    finish_reasons: Mapping[str, int] | None = None,
 ) -> dict[str, str]:
     """Kind -> warning, of a run as far as it has come.
 
-    steps           by iteration, those begun included
+    steps           by iteration, those begun included; of those that have some the first and the
+                    last say all
     lengths         mean tokens of y' by iteration, where it is sampled
-    finish_reasons  of the last iteration's samples
+    finish_reasons  of the last iteration's samples, how often each
     """
     begun = [steps[t] for t in sorted(steps) if steps[t]]
     if not begun:
@@ -56,8 +57,8 @@ def alerts(
         "collapse": None if start is None or end is None else collapse(start, end),
         "entropy": entropy(first, last),
         "lengths": length(sampled[0], sampled[-1]) if len(sampled) > 1 else None,
-        "misaligned": misaligned(begun),
-        "cut": cut(finish_reasons),
+        "misaligned": misaligned(first, last),
+        "cut": cut(finish_reasons or {}),
         "gradient": no_gradient(last),
         "saturation": saturation(last),
     }
@@ -86,8 +87,9 @@ def saturation(steps: Steps) -> str | None:
     return None
 
 
-def cut(finish_reasons: Sequence[str]) -> str | None:
-    share = sum(reason == "length" for reason in finish_reasons) / max(1, len(finish_reasons))
+def cut(finish_reasons: Mapping[str, int]) -> str | None:
+    """finish_reasons: how often each"""
+    share = finish_reasons.get("length", 0) / max(1, sum(finish_reasons.values()))
     if share > MANY_CUT:
         return (
             f"{share:.0%} of the samples were cut at decoding.max_new_tokens before the model "
@@ -130,11 +132,11 @@ def length(first: float, now: float) -> str | None:
     return None
 
 
-def misaligned(iterations: Sequence[Steps]) -> str | None:
-    """iterations: steps of each; by how much the share of pairs that reward and log-likelihood
-    rank differently has risen from the first steps to the last."""
+def misaligned(first: Steps, last: Steps) -> str | None:
+    """first, last: steps of two iterations; by how much the share of pairs that reward and
+    log-likelihood rank differently has risen from the first step to the last ones."""
     keys = ("contingency/reward_only", "contingency/logp_only")
-    ends = iterations[0][:1], _tail(iterations[-1])
+    ends = first[:1], _tail(last)
     shares = [sum(_mean(part, key) or 0.0 for key in keys) for part in ends]
     if shares[1] > MISALIGNED and shares[1] - shares[0] > MISALIGNED:
         return (

@@ -133,15 +133,15 @@ def sample_warnings(folder: RunDir, t: int) -> dict[str, str | None]:
     if t > 0 and folder.proto.exists():
         rows = folder.proto.each("id", "response_ids")
         proto = {row["id"]: hash(tuple(row["response_ids"])) for row in rows}
-    equal, reasons = Counter[str](), []
+    equal, reasons = Counter[str](), Counter[str]()
     for row in out.each("id", "response_ids", "finish_reason"):
         synthetic, y = hash(tuple(row["response_ids"])), annotated[row["id"]]
         equal["same"] += synthetic == y
         if proto:
             equal["unmoved"] += synthetic == proto[row["id"]]
             equal["y0_same"] += proto[row["id"]] == y
-        reasons.append(row["finish_reason"])
-    same = {kind: health.identical(kind, num, len(reasons)) for kind, num in equal.items()}
+        reasons[row["finish_reason"]] += 1
+    same = {kind: health.identical(kind, num, reasons.total()) for kind, num in equal.items()}
     return {"cut": health.cut(reasons), **same}
 
 
@@ -151,10 +151,10 @@ def warnings(folder: RunDir, t: int) -> dict[str, str]:
     outs = [folder.iteration(k) for k in sorted({*folder.iterations(), *folder.begun()}) if k <= t]
     steps = {out.t: StepLog.read(out.metrics) for out in outs if out.metrics.exists()}
     lengths = {out.t: _mean_tokens(out.synthetic) for out in outs if out.synthetic.exists()}
-    reasons = []
+    reasons = Counter[str]()
     if t in lengths:
         samples = folder.iteration(t).synthetic
-        reasons = [row["finish_reason"] for row in samples.each("finish_reason")]
+        reasons.update(row["finish_reason"] for row in samples.each("finish_reason"))
     return health.alerts(steps, lengths, reasons)
 
 
