@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import yaml
 
+from analysis.reading.rows import found, table
 from tspin.tools.log import first_line
 
 T = TypeVar("T")
@@ -59,16 +57,19 @@ class Files:
                 self.problem(path, f"cannot be read ({first_line(error)}); left out")
         return self._contents[key]
 
-    def parquet(
-        self, path: Path, columns: Sequence[str], ids: Sequence[str] | None = None
-    ) -> pd.DataFrame:
-        """Columns of all rows, or of those with these ids; empty where there is no file."""
+    def parquet(self, path: Path, columns: Sequence[str], **wanted: Sequence[str]) -> pd.DataFrame:
+        """Columns of all rows, or of those with one of the values wanted in every column named;
+        empty where there is no file."""
 
         def read(path: Path) -> pd.DataFrame:
-            keep = None if ids is None else pc.field("id").isin(pa.array(ids, pa.string()))
-            return pq.read_table(path, columns=list(columns), filters=keep).to_pandas()
+            rows = found(path, columns, **wanted) if wanted else table(path, columns)
+            frame = rows.to_pandas()
+            for name in columns:
+                frame[name]  # KeyError: an older layout
+            return frame
 
-        frame = self.once(path, read, optional=True)
+        part = (*columns, *((name, *values) for name, values in wanted.items()))
+        frame = self.once(path, read, optional=True, part=part)
         return pd.DataFrame(columns=list(columns)) if frame is None else frame
 
     def json_lines(self, path: Path) -> list[dict[str, Any]]:

@@ -1,10 +1,13 @@
-"""Files of many rows, of which a few are wanted, or numbers alone: as arrays, or by id."""
+"""Files of many rows, of which a few are wanted, or numbers alone: as tables, or as arrays.
+
+pyarrow's reader of single files reads them: its reader of data sets is a library more to load, and
+holds more of a file at a time.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +18,33 @@ from tspin.objectives import ROLES
 
 Scored = dict[tuple[str, str], np.ndarray]  # (logp | num_tokens | reward, role) -> (prompts,)
 NUMBERS = ("logp", "num_tokens", "reward")
+SCORED = ("id", "role", *NUMBERS)
+
+
+def table(path: Path, columns: Sequence[str]) -> pa.Table:
+    """Those of these columns that the file has, of all rows."""
+    with pq.ParquetFile(path) as file:
+        return file.read(columns=_known(file, columns), use_threads=False)
+
+
+def found(path: Path, columns: Sequence[str], **wanted: Sequence[str]) -> pa.Table:
+    """Those of these columns that the file has, of the rows that have, in every column named, one
+    of the values wanted there. Of the others only row groups with such a row are read."""
+    with pq.ParquetFile(path) as file:
+        keys = file.read(columns=[*wanted], use_threads=False)
+        hits = np.logical_and.reduce([
+            pc.is_in(keys[name], value_set=pa.array(values, pa.string())).to_numpy()
+            for name, values in wanted.items()
+        ])  # fmt: skip
+        known, start = _known(file, columns), 0
+        parts = [file.schema_arrow.empty_table().select(known)]
+        for group in range(file.num_row_groups):
+            end = start + file.metadata.row_group(group).num_rows
+            if hits[start:end].any():
+                rows = file.read_row_group(group, columns=known, use_threads=False)
+                parts.append(rows.filter(pa.array(hits[start:end])))
+            start = end
+    return pa.concat_tables(parts)
 
 
 def scores(path: Path, ids: pa.Array | None = None) -> Scored:
@@ -23,44 +53,22 @@ def scores(path: Path, ids: pa.Array | None = None) -> Scored:
 
     ids  of the prompts; None: of those in the file
     """
-    if not path.exists():
-        return {}
-    table = pq.read_table(path, columns=["id", "role", *NUMBERS], use_threads=False)
-    ids = pc.unique(table["id"]) if ids is None else ids
-    places = pc.index_in(table["id"], value_set=ids)
+    return by_role(table(path, SCORED), ids) if path.exists() else {}
+
+
+def by_role(rows: pa.Table, ids: pa.Array | None = None) -> Scored:
+    """`scores` of rows that were read, with the columns SCORED."""
+    ids = pc.unique(rows["id"]) if ids is None else ids
+    places = pc.index_in(rows["id"], value_set=ids)
     result: Scored = {}
     for role in ROLES:
-        own = pc.and_(pc.equal(table["role"], role), pc.is_valid(places))
-        rows = pc.filter(places, own).to_numpy()
-        for number in NUMBERS if len(rows) else ():
+        own = pc.and_(pc.equal(rows["role"], role), pc.is_valid(places))
+        of_role = pc.filter(places, own).to_numpy()
+        for number in NUMBERS if len(of_role) else ():
             values = np.full(len(ids), np.nan, dtype=np.float32)
-            values[rows] = pc.filter(table[number], own).to_numpy()
+            values[of_role] = pc.filter(rows[number], own).to_numpy()
             result[number, role] = values
     return result
-
-
-class Lookup:
-    """The rows of one parquet file by id: of its texts those row groups alone are read that hold
-    some of the rows wanted."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        with pq.ParquetFile(path) as file:
-            self._ids = file.read(columns=["id"], use_threads=False)["id"].combine_chunks()
-            groups = range(file.num_row_groups)
-            self._ends = np.cumsum([file.metadata.row_group(i).num_rows for i in groups])
-
-    def rows(self, ids: Sequence[str], columns: Sequence[str]) -> list[dict[str, Any]]:
-        """`columns` that the file has, and id, of every row with one of these ids."""
-        wanted = pa.array(ids, pa.string())
-        places = np.flatnonzero(pc.is_in(self._ids, value_set=wanted).to_numpy(False))
-        found: list[dict[str, Any]] = []
-        with pq.ParquetFile(self.path) as file:
-            known = ["id", *(name for name in columns if name in file.schema_arrow.names)]
-            for group in np.unique(np.searchsorted(self._ends, places, side="right")):
-                table = file.read_row_group(group, columns=known, use_threads=False)
-                found += table.filter(pc.is_in(table["id"], value_set=wanted)).to_pylist()
-        return found
 
 
 def matching(path: Path, columns: Sequence[str], words: str) -> Iterator[str]:
@@ -71,3 +79,8 @@ def matching(path: Path, columns: Sequence[str], words: str) -> Iterator[str]:
             for column in columns:
                 hit = pc.match_substring(table[column], words, ignore_case=True)
                 yield from table["id"].filter(hit).to_pylist()
+
+
+def _known(file: pq.ParquetFile, columns: Sequence[str]) -> list[str]:
+    """Of these columns those of the file, in its order."""
+    return [name for name in file.schema_arrow.names if name in columns]

@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import pandas as pd
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import yaml
 from tqdm import tqdm
 
 from analysis.reading import commands
 from analysis.reading.files import Files
 from analysis.reading.methods import Run, Setting, labelled
+from analysis.reading.rows import found
 from tspin.config import older
 from tspin.objectives.contingency import CELLS
 from tspin.runs import heartbeat
@@ -165,15 +164,14 @@ class Runs:
         """Log-probabilities and rewards after iteration t of the prompts that its readable samples
         show: a row per prompt and role."""
         shown = sorted({row["id"] for row in self.samples(run, t)})
-        return self._files.parquet(run.folder.iteration(t).scores, SCORES.names, shown)
+        return self._files.parquet(run.folder.iteration(t).scores, SCORES.names, id=shown)
 
     def heldout_logps(self, run: Run, t: int) -> pd.DataFrame:
         """log pi(y) of the held-out prompts after iteration t (BASE: before the first), by id:
         logp, num_tokens. Empty where nothing was scored."""
-        names = ["id", "split", "role", "logp", "num_tokens"]
-        frame = self._files.parquet(_iteration(run, t).scores, names)
-        frame = frame[(frame["split"] == "heldout") & (frame["role"] == "annotated")]
-        return frame.drop_duplicates("id").set_index("id")[["logp", "num_tokens"]]
+        path, names = _iteration(run, t).scores, ["id", "logp", "num_tokens"]
+        frame = self._files.parquet(path, names, split=["heldout"], role=["annotated"])
+        return frame.drop_duplicates("id").set_index("id")
 
     def answers(self, run: Run, t: int) -> pd.DataFrame:
         """Held-out answers after iteration t (BASE: before the first): id, decoding, response,
@@ -200,13 +198,12 @@ class Runs:
         """What theta_t sampled of y' for training prompts; NaN where nothing was scored."""
 
         def read(path: Path) -> Sampled:
-            train = (pc.field("split") == "train") & (pc.field("role") == "synthetic")
             columns = ["source", "num_tokens"]
-            rows = pq.read_table(path, columns=columns, filters=train).to_pandas()
-            new = rows[rows["source"] == t]
-            if rows.empty:  # of an objective without y'
+            every = found(path, columns, split=["train"], role=["synthetic"]).to_pandas()
+            new = every[every["source"] == t]
+            if every.empty:  # of an objective without y'
                 return Sampled(math.nan, math.nan)
-            return Sampled(len(new) / len(rows), float(new["num_tokens"].sum()))
+            return Sampled(len(new) / len(every), float(new["num_tokens"].sum()))
 
         scores = run.folder.iteration(t).scores
         sampled = self._files.once(scores, read, optional=True, part="sampled")

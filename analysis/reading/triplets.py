@@ -1,8 +1,8 @@
 """Every prompt of a run with y, y0 and the y' of every iteration, and what it gained: sorted and
 searched without holding the texts.
 
-Numbers are read once, texts of the rows that are shown alone. An older run, or a copy without its
-prompts, has those of its readable samples.
+Of the rows that are shown texts and numbers are read alone; those of all, once, where something is
+sorted by them. An older run, or a copy without its prompts, has those of its readable samples.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,19 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from analysis.reading.rows import Lookup, matching, scores
+from analysis.reading.rows import (
+    NUMBERS,
+    SCORED,
+    Scored,
+    by_role,
+    found,
+    matching,
+    scores,
+    table,
+)
 from tspin.objectives import ROLES
-from tspin.runs.artifacts import TOKEN_LOGPS, Responses, RunDir
+from tspin.runs.artifacts import TOKEN_LOGPS, Iteration, Responses, RunDir
 
 # What rows are sorted by -> how a page calls it.
 ORDERS = {
@@ -36,26 +45,16 @@ MAX_TEXT = 20_000  # characters of a text that are shown
 
 
 class Triplets:
-    """The prompts of a run folder.
-
-    frame  a row per prompt, by id: split; gain, log pi(y) after the last iteration minus after the
-           first, in nats (held-out prompts: minus that of the initial policy, where it was scored);
-           longest, tokens of its longest y'; misaligned, whether reward and log-likelihood rank y
-           and y' differently after the last iteration. NaN where nothing was scored.
-    """
+    """The prompts of a run folder."""
 
     def __init__(self, folder: RunDir) -> None:
         self.folder = folder
         self._readable = {} if folder.prompts.exists() else _readable(folder)
         self._sampled = _sampled(folder)
-        self._lookups: dict[Path, Lookup] = {}
-        ids, splits = self._prompts()
-        read = {t: scores(folder.iteration(t).scores, ids) for t in folder.iterations()}
-        self._scores = {t: scored for t, scored in read.items() if scored}
-        self.frame = self._frame(ids, splits)
+        self._ids, self._splits = self._prompts()
 
     def __len__(self) -> int:
-        return len(self.frame)
+        return len(self._ids)
 
     def ids(self, order: str = "data", *, split: str = "", search: str = "") -> list[str]:
         """Of the prompts of a split ("": all) that have the words searched in one of their texts.
@@ -64,16 +63,15 @@ class Triplets:
         """
         if order not in ORDERS:
             raise ValueError(f"order={order} is none of {', '.join(ORDERS)}")
-        frame = self.frame
+        keep = np.full(len(self), True)
         if split:
-            frame = frame[frame["split"] == split]
+            keep &= pc.equal(self._splits, split).to_numpy(False)
         if search:
-            frame = frame[frame.index.isin(self._with_text(search))]
-        if order == "misaligned":
-            frame = frame.sort_values("misaligned", ascending=False, kind="stable")
-        elif order != "data":
-            column = "longest" if order == "longest" else "gain"
-            frame = frame.sort_values(column, ascending=order == "loss", kind="stable")
+            keep &= _is_in(self._ids, self._with_text(search))
+        if order == "data":
+            return self._ids.filter(pa.array(keep)).to_pylist()
+        column = {"longest": "longest", "misaligned": "misaligned"}.get(order, "gain")
+        frame = self.frame[keep].sort_values(column, ascending=order == "loss", kind="stable")
         return frame.index.tolist()
 
     def rows(self, ids: Sequence[str], *, with_tokens: bool = True) -> list[dict[str, Any]]:
@@ -92,18 +90,22 @@ class Triplets:
         tokens = {t: self._token_logps(t, ids) for t in finished}
         latest = {key: known for t in sorted(tokens) for key, known in tokens[t].items()}
         sampled = {t: self._responses(samples, ids) for t, samples in self._sampled.items()}
+        places = np.flatnonzero(_is_in(self._ids, ids))
+        own = self._ids.take(places)
+        scored = {t: _some_scores(self.folder.iteration(t), own) for t in self.folder.iterations()}
+        frame = self._facts(places, _some_scores(self.folder.base, own), [*scored.values()])
         rows = []
         for name in ids:
-            facts, iterations = self.frame.loc[name], []
-            for t in sorted({*sampled, *self._scores, *texts[name].get("synthetic", ())}):
+            facts, iterations = frame.loc[name], []
+            for t in sorted({*sampled, *scored, *texts[name].get("synthetic", ())}):
                 response = sampled.get(t, {}).get(name, {})
                 text = response.get("response", texts[name].get("synthetic", {}).get(t))
-                scored = self._scores_of(t, int(facts["n"]) - 1)
-                if text is not None or scored:
+                pairs = _pairs(scored.get(t, {}), frame.index.get_loc(name))
+                if text is not None or pairs:
                     iterations.append({
                         "t": t, "response": tokens.get(t, {}).get((name, "synthetic"), _cut(text)),
                         "num_tokens": response.get("num_tokens"),
-                        "cut": response.get("finish_reason") == "length", "scores": scored,
+                        "cut": response.get("finish_reason") == "length", "scores": pairs,
                     })  # fmt: skip
             first = proto.get(name, {}).get("response", texts[name].get("proto"))
             rows.append({
@@ -124,49 +126,52 @@ class Triplets:
         ids = dict.fromkeys(
             i for order in ORDERS if order != "data" for i in self.ids(order)[:share]
         )
-        ids |= dict.fromkeys([*self.ids(split="heldout"), *self.frame.index])
+        ids |= dict.fromkeys([*self.ids(split="heldout"), *self.ids()])
         kept = {*list(ids)[:most]}
-        return [name for name in self.frame.index if name in kept]
+        return [name for name in self.ids() if name in kept]
 
     # --- numbers ---------------------------------------------------------------------------------
 
-    def _prompts(self) -> tuple[pa.Array, list[str]]:
-        """ids and splits, in the data's order"""
-        if self.folder.prompts.exists():
-            columns = ["id", "split"]
-            table = pq.read_table(self.folder.prompts, columns=columns, use_threads=False)
-            return table["id"].combine_chunks(), table["split"].to_pylist()
-        ids = pa.array(list(self._readable), pa.string())
-        return ids, [row["split"] for row in self._readable.values()]
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """A row per prompt, by id: split; n, place in the data, from 1; gain, log pi(y) after the
+        last iteration minus after the first, in nats (held-out prompts: minus that of the initial
+        policy, where it was scored); longest, tokens of its longest y'; misaligned, whether reward
+        and log-likelihood rank y and y' differently after the last iteration. NaN where nothing
+        was scored."""
+        outs = [self.folder.iteration(t) for t in self.folder.iterations()]
+        base, *scored = (scores(it.scores, self._ids) for it in (self.folder.base, *outs))
+        return self._facts(np.arange(len(self)), base, scored)
 
-    def _frame(self, ids: pa.Array, splits: list[str]) -> pd.DataFrame:
-        unknown = np.full(len(ids), np.nan, dtype=np.float32)
+    def _facts(self, places: np.ndarray, base: Scored, scored: Sequence[Scored]) -> pd.DataFrame:
+        """The rows of `frame` of the prompts at these places of the data: of the initial policy's
+        scores and those after every iteration."""
+        unknown = np.full(len(places), np.nan, dtype=np.float32)
         gain, misaligned = unknown, unknown
-        by_iteration = [self._scores[t] for t in sorted(self._scores)]
-        if logps := [it["logp", "annotated"] for it in by_iteration if ("logp", "annotated") in it]:
-            base = scores(self.folder.base.scores, ids).get(("logp", "annotated"), unknown)
-            gain = logps[-1] - np.where(np.isnan(base), logps[0], base)
+        scored = [it for it in scored if it]
+        if logps := [it["logp", "annotated"] for it in scored if ("logp", "annotated") in it]:
+            first = base.get(("logp", "annotated"), unknown)
+            gain = logps[-1] - np.where(np.isnan(first), logps[0], first)
             if len(logps) == 1:  # against itself there is nothing to say
-                gain[np.isnan(base)] = np.nan
-        lengths = [it.get(("num_tokens", "synthetic"), unknown) for it in by_iteration]
-        if by_iteration and {("logp", "annotated"), ("logp", "synthetic")} <= {*by_iteration[-1]}:
-            last = by_iteration[-1]
+                gain[np.isnan(first)] = np.nan
+        lengths = [it.get(("num_tokens", "synthetic"), unknown) for it in scored]
+        if scored and {("logp", "annotated"), ("logp", "synthetic")} <= {*scored[-1]}:
+            last = scored[-1]
             above = [last[key, "annotated"] > last[key, "synthetic"] for key in ("reward", "logp")]
             known = ~np.isnan(last["reward", "annotated"])
             misaligned = np.where(known, above[0] != above[1], np.nan)
-        facts = {"split": splits, "n": range(1, len(ids) + 1), "gain": gain}
+        ids, splits = (column.take(pa.array(places)) for column in (self._ids, self._splits))
+        facts = {"split": splits.to_pylist(), "n": places + 1, "gain": gain}
         facts |= {"longest": np.fmax.reduce([unknown, *lengths]), "misaligned": misaligned}
         return pd.DataFrame(facts, index=pd.Index(ids.to_pylist(), dtype=object))
 
-    def _scores_of(self, t: int, place: int) -> dict[str, list[float | None]]:
-        """Role -> log-likelihood and reward of the prompt at that place of the data."""
-        scored = self._scores.get(t, {})
-        numbers = {
-            role: [_number(scored[key, role][place]) for key in ("logp", "reward")]
-            for role in ROLES
-            if ("logp", role) in scored
-        }
-        return {role: pair for role, pair in numbers.items() if pair != [None, None]}
+    def _prompts(self) -> tuple[pa.Array, pa.Array]:
+        """ids and splits, in the data's order"""
+        if self.folder.prompts.exists():
+            prompts = table(self.folder.prompts, ("id", "split"))
+            return prompts["id"].combine_chunks(), prompts["split"].combine_chunks()
+        splits = [row["split"] for row in self._readable.values()]
+        return pa.array(list(self._readable), pa.string()), pa.array(splits, pa.string())
 
     # --- texts -----------------------------------------------------------------------------------
 
@@ -174,25 +179,18 @@ class Triplets:
         if self._readable:
             return {name: self._readable[name] for name in ids}
         columns = ("system", "history", "prompt", "annotated")
-        rows = self._rows(self.folder.prompts, ids, columns)
+        rows = _rows(self.folder.prompts, ids, columns)
         return {row["id"]: row | {"context": _context(row)} for row in rows}
 
     def _responses(self, samples: Responses, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
         columns = ("response", "num_tokens", "finish_reason")
-        return {
-            row["id"]: row for part in _parts(samples) for row in self._rows(part, ids, columns)
-        }
+        return {row["id"]: row for part in _parts(samples) for row in _rows(part, ids, columns)}
 
     def _token_logps(self, t: int, ids: Sequence[str]) -> dict[tuple[str, str], dict[str, Any]]:
         """(id, role) -> `_tokens_of` its response after iteration t, where it was recorded."""
         path = self.folder.iteration(t).token_logps
-        rows = self._rows(path, ids, TOKEN_LOGPS.names[1:]) if path.exists() else []
+        rows = _rows(path, ids, TOKEN_LOGPS.names[1:]) if path.exists() else []
         return {(row["id"], row["role"]): _tokens_of(row["tokens"], row["logps"]) for row in rows}
-
-    def _rows(self, path: Path, ids: Sequence[str], columns: Sequence[str]) -> list[dict[str, Any]]:
-        if path not in self._lookups:
-            self._lookups[path] = Lookup(path)
-        return self._lookups[path].rows(ids, columns)
 
     def _with_text(self, words: str) -> set[str]:
         """Ids of the prompts that have these words in a text, capitals or not."""
@@ -203,7 +201,7 @@ class Triplets:
         for samples in (self.folder.proto, *self._sampled.values()):
             files += [(part, ("response",)) for part in _parts(samples)]
         return {name for path, columns in files for name in matching(path, columns, words)} | (
-            {words} & {*self.frame.index}
+            {words} & {*self._ids.to_pylist()}
         )
 
 
@@ -211,8 +209,8 @@ def lengths(folder: RunDir) -> dict[int, float]:
     """Mean tokens of the y' of every iteration that has them."""
     means = {}
     for t, samples in _sampled(folder).items():
-        tables = [pq.read_table(part, columns=["num_tokens"]) for part in _parts(samples)]
-        means[t] = float(pc.mean(pa.concat_tables(tables)["num_tokens"]).as_py() or 0)
+        tokens = [table(part, ["num_tokens"]) for part in _parts(samples)]
+        means[t] = float(pc.mean(pa.concat_tables(tokens)["num_tokens"]).as_py() or 0)
     return means
 
 
@@ -221,10 +219,37 @@ def finish_reasons(folder: RunDir) -> Counter[str]:
     sampled = _sampled(folder)
     counts = Counter[str]()
     for part in _parts(sampled[max(sampled)]) if sampled else ():
-        reasons = pq.read_table(part, columns=["finish_reason"])["finish_reason"]
-        for of_one in reasons.value_counts().to_pylist():
+        for of_one in table(part, ["finish_reason"])["finish_reason"].value_counts().to_pylist():
             counts[of_one["values"]] += of_one["counts"]
     return counts
+
+
+def _some_scores(out: Iteration, ids: pa.Array) -> Scored:
+    """`scores` of a few prompts. What the file has of others is not looked at: every role is there,
+    NaN where these have none."""
+    if not out.scores.exists():
+        return {}
+    unknown = np.full(len(ids), np.nan, dtype=np.float32)
+    every: Scored = {(number, role): unknown for number in NUMBERS for role in ROLES}
+    return every | by_role(found(out.scores, SCORED, id=ids.to_pylist()), ids)
+
+
+def _pairs(scored: Scored, place: int) -> dict[str, list[float | None]]:
+    """Role -> log-likelihood and reward of the prompt at that place."""
+    numbers = {
+        role: [_number(scored[key, role][place]) for key in ("logp", "reward")]
+        for role in ROLES
+        if ("logp", role) in scored
+    }
+    return {role: pair for role, pair in numbers.items() if pair != [None, None]}
+
+
+def _rows(path: Path, ids: Sequence[str], columns: Sequence[str]) -> list[dict[str, Any]]:
+    return found(path, ("id", *columns), id=ids).to_pylist()
+
+
+def _is_in(names: pa.Array, wanted: Iterable[str]) -> np.ndarray:
+    return pc.is_in(names, value_set=pa.array(wanted, pa.string())).to_numpy(False)
 
 
 def _sampled(folder: RunDir) -> dict[int, Responses]:

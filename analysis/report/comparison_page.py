@@ -155,8 +155,8 @@ def samples(a: Side, b: Side) -> Samples:
     different.sort(key=lambda i: tables[0][i]["correct"] == tables[1][i]["correct"])
     chosen = different[:PROMPTS]
     kept = Triplets(a.run.folder)
-    known = [i for i in chosen if i in kept.frame.index]
-    rows = {row["id"]: row for row in kept.rows(known, with_tokens=False)}
+    known = {*kept.ids()} & {*chosen}
+    rows = {row["id"]: row for row in kept.rows(sorted(known), with_tokens=False)}
     result = []
     for name in chosen:
         row = rows.get(name, {})

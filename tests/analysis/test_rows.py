@@ -23,22 +23,25 @@ def file(tmp_path, monkeypatch):
     return path
 
 
-def test_every_row_of_an_id_is_found(file):
-    lookup = rows.Lookup(file)
-    found = lookup.rows(["p9", "p0"], ("text",))
+def test_rows_are_found_by_the_values_of_columns(file):
+    """Columns that the file has not are left out; every column named has to have a value wanted."""
+    found = rows.found(file, ("id", "text", "none"), id=["p9", "p0"]).to_pylist()
     assert found == [{"id": f"p{i}", "text": f"{role} {i}"} for i in (0, 9) for role in ("a", "b")]
-    assert lookup.rows(["p1"], ("text", "none"))[0] == {"id": "p1", "text": "a 1"}
-    assert lookup.rows(["nobody"], ("text",)) == lookup.rows([], ("text",)) == []
+    assert rows.found(file, ("text",), id=["p1", "p2"], role=["b"]).to_pylist() == [
+        {"text": "b 1"}, {"text": "b 2"}
+    ]  # fmt: skip
+    for nothing in (["nobody"], []):
+        table = rows.found(file, ("text",), id=nothing)
+        assert (table.column_names, len(table)) == (["text"], 0)
 
 
 def test_no_other_row_group_is_read(file, monkeypatch):
     """p2 and p3 are in group 1 of 5, p9 in the last."""
-    lookup, read = rows.Lookup(file), []
-    honest = pq.ParquetFile.read_row_group
+    read, honest = [], pq.ParquetFile.read_row_group
     monkeypatch.setattr(
         pq.ParquetFile, "read_row_group", lambda *a, **o: read.append(a[1]) or honest(*a, **o)
     )
-    lookup.rows(["p2", "p3", "p9"], ("text",))
+    rows.found(file, ("text",), id=["p2", "p3", "p9"])
     assert read == [1, 4]
 
 

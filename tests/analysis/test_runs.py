@@ -87,6 +87,18 @@ def test_steps():
     assert steps["logps/annotated"].tolist() == [-8.75, -8.5, -8.25, -8.0]
 
 
+def test_scores_of_some_prompts_are_not_taken_for_those_of_all(tmp_path):
+    """Samples show p0 and p1 of 50 held-out prompts; one file, read in two ways, in either order.
+    log pi(y) is -0.9 after iteration 1."""
+    write_run(tmp_path, "tspin", scores=True)
+    for first in (Runs.scores, Runs.heldout_logps):
+        found = Runs.read(tmp_path)
+        first(found, one(found), 1)
+        assert {*found.scores(one(found), 1)["id"]} == {"p0", "p1"}
+        logps = found.heldout_logps(one(found), 1)
+        assert len(logps) == 50 and (logps["logp"] == -0.9).all() and found.problems == []
+
+
 def test_what_is_no_run_is_named(runs):
     (runs / "empty").mkdir()
     (runs / "proto").mkdir()

@@ -8,6 +8,8 @@ from support.report_runs import add_triplets, write_run
 
 from analysis.reading import triplets
 from analysis.reading.triplets import Triplets
+from tspin.runs.artifacts import SCORES
+from tspin.tools.parquet import read_rows, write_rows
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +68,32 @@ def test_rows_hold_every_text_and_number(kept):
     assert last["scores"] == {"annotated": [-10, -10], "synthetic": [-20, 0], "proto": [-30, -30]}
     assert row["misaligned"] and not row["iterations"][0]["cut"]
     assert kept.rows(["p0"])[0]["iterations"][0]["cut"]
+
+
+@pytest.mark.parametrize("lacking", ["nobody", "p1"])
+def test_numbers_of_a_few_prompts_are_those_of_all(tmp_path, lacking):
+    """Those of the rows that are shown are read alone, those that are sorted by together; where the
+    last iteration has not scored one of them, too."""
+    folder = add_triplets(write_run(tmp_path, "tspin"))
+    path = folder.iteration(1).scores
+    write_rows(path, [row for row in read_rows(path) if row["id"] != lacking], SCORES)
+    kept = Triplets(folder)
+    for name in kept.ids():
+        (row,) = kept.rows([name])
+        split, n, *numbers = kept.frame.loc[name]
+        assert [row["split"], row["n"]] == [split, n]
+        gain, longest, misaligned = (None if math.isnan(it) else it for it in numbers)
+        assert [row["gain"], row["longest"], row["misaligned"]] == [gain, longest, bool(misaligned)]
+
+
+def test_the_first_rows_need_the_numbers_of_no_other(folder, monkeypatch):
+    """A page opens in the data's order: what is sorted by is read once somebody sorts."""
+    monkeypatch.setattr(triplets, "scores", lambda *_: pytest.fail("the scores of all prompts"))
+    kept = Triplets(folder)
+    assert kept.rows(kept.ids()[:1])[0]["gain"] == -1
+    assert kept.ids(split="train", search="y0") == ["p3"]
+    with pytest.raises(pytest.fail.Exception, match="of all prompts"):
+        kept.ids("gain")
 
 
 def test_a_response_with_known_tokens_is_those(tmp_path):
