@@ -25,7 +25,7 @@ from support.pages import chromium
 from support.report_runs import add_triplets, write_run
 
 from analysis.report import run_page
-from tspin.runs.artifacts import TOKEN_LOGPS, RunDir
+from tspin.runs.artifacts import TOKEN_LOGPS, TOKEN_LOGPS_PER_GROUP, RunDir
 from tspin.tools.parquet import write_rows
 
 PROMPTS, ITERATIONS, STEPS, WORDS = 50_000, 5, 1500, 200
@@ -50,7 +50,8 @@ def make(root: Path) -> RunDir:
             for i in range(TEXTS)
             for role in ("annotated", "synthetic", "proto")
         )  # fmt: skip
-        write_rows(folder.iteration(t).token_logps, rows, TOKEN_LOGPS)
+        path = folder.iteration(t).token_logps
+        write_rows(path, rows, TOKEN_LOGPS, per_group=TOKEN_LOGPS_PER_GROUP)
     return folder
 
 

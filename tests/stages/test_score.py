@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from support.tiny import random_policy, random_triplets
@@ -100,6 +101,17 @@ def test_a_file_of_tokens_has_their_texts(tmp_path):
     (row,) = read_rows(tmp_path / "file")
     assert row == {"id": "p", "role": "annotated", "tokens": ["a", "b", "", "\u00e9", "</s>"],
                    "logps": [0, 1, 2, 3, 4]}  # fmt: skip
+
+
+def test_tokens_of_a_few_responses_are_read_without_those_of_all(tmp_path):
+    """Every response has a list of texts: a page that shows five prompts reads their row groups."""
+    renderer = random_policy().renderer
+    ids = renderer.response_ids("a")
+    triplets = [Triplet(f"p{i}", "train", 0, [1], {"annotated": ids}) for i in range(600)]
+    tokens = {(x.id, 0, "annotated"): np.zeros(len(ids), dtype=np.float16) for x in triplets}
+    write_token_logps(tmp_path / "file", triplets, tokens, renderer)
+    facts = pq.read_metadata(tmp_path / "file")
+    assert [facts.row_group(i).num_rows for i in range(facts.num_row_groups)] == [256, 256, 88]
 
 
 def test_a_triplet_that_does_not_fit_alone_is_an_error(batches):

@@ -17,7 +17,15 @@ from pathlib import Path
 import pyarrow as pa
 import yaml
 
-from tspin.runs.artifacts import PROMPTS, RESPONSES, SCORES, TOKEN_LOGPS, Iteration, RunDir
+from tspin.runs.artifacts import (
+    PROMPTS,
+    RESPONSES,
+    SCORES,
+    TOKEN_LOGPS,
+    TOKEN_LOGPS_PER_GROUP,
+    Iteration,
+    RunDir,
+)
 from tspin.tools.files import write_json, write_jsonl, write_text
 from tspin.tools.parquet import write_rows
 
@@ -145,7 +153,8 @@ def add_triplets(folder, number=4, iterations=2, text=lambda i, what: f"{what} {
             known = [{"id": name, "role": role, "tokens": parts,
                       "logps": [-float(k) for k in range(len(parts))]}
                      for name, role, parts in words]  # fmt: skip
-            write_rows(folder.iteration(t).token_logps, known, TOKEN_LOGPS)
+            path = folder.iteration(t).token_logps
+            write_rows(path, known, TOKEN_LOGPS, per_group=TOKEN_LOGPS_PER_GROUP)
     return folder
 
 

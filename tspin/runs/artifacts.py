@@ -92,6 +92,7 @@ TOKEN_LOGPS = pa.schema(
         ("logps", pa.list_(pa.float16())),  # nats, after the update
     ]
 )
+TOKEN_LOGPS_PER_GROUP = 256  # rows of a group: as long as responses are, and read a few at a time
 ANSWERS = pa.schema(
     [
         *RESPONSES,

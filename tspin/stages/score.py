@@ -26,7 +26,7 @@ from tspin.objectives import Objective, Role, contingency
 from tspin.policy import finite
 from tspin.policy.out_of_memory import until_it_fits
 from tspin.policy.policy import Policy
-from tspin.runs.artifacts import SCORES, TOKEN_LOGPS
+from tspin.runs.artifacts import SCORES, TOKEN_LOGPS, TOKEN_LOGPS_PER_GROUP
 from tspin.tools.files import write_json
 from tspin.tools.parquet import write_rows
 from tspin.tools.terminal import progress
@@ -130,7 +130,7 @@ def write_token_logps(
                     pieces = renderer.pieces(ids)
                     yield {"id": triplet.id, "role": role, "tokens": pieces, "logps": logps}
 
-    write_rows(path, rows(), TOKEN_LOGPS)
+    write_rows(path, rows(), TOKEN_LOGPS, per_group=TOKEN_LOGPS_PER_GROUP)
 
 
 def summarise(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -24,14 +24,20 @@ SHAPE = b"tspin.shape"  # in the metadata of a parquet file; an older version's 
 ROWS_PER_GROUP = 2048  # rows of a parquet file that are Python objects at a time
 
 
-def write_rows(path: Path, rows: Iterable[dict[str, Any]], schema: pa.Schema) -> None:
-    """Rows to one parquet file, a row group at a time; columns a row lacks become null."""
+def write_rows(
+    path: Path, rows: Iterable[dict[str, Any]], schema: pa.Schema, *, per_group: int | None = None
+) -> None:
+    """Rows to one parquet file, a row group at a time; columns a row lacks become null.
+
+    per_group  rows of a group, None: ROWS_PER_GROUP; who wants some of long rows reads their groups
+    """
     left, num_rows, num_groups = iter(rows), 0, 0
+    size = per_group or ROWS_PER_GROUP
     with (
         atomic(path) as temporary,
         pq.ParquetWriter(temporary, schema, compression="zstd", write_page_checksum=True) as file,
     ):
-        while group := list(islice(left, ROWS_PER_GROUP)):
+        while group := list(islice(left, size)):
             file.write_table(pa.Table.from_pylist(group, schema=schema))
             num_rows, num_groups = num_rows + len(group), num_groups + 1
         shape = [_columns(schema), num_rows, num_groups]
