@@ -29,8 +29,12 @@ def main(arguments: Sequence[str]) -> None:
             raise ValueError(f"runs={folder} has no runs in it yet; python main.py makes one")
         if not options["port"].isdigit() or int(options["port"]) > 65535:
             raise ValueError(f"port={options['port']} is no port: 1 to 65535, 0 for a free one")
+        import pyarrow as pa
+
         from analysis.report.server import Server, Site  # pandas and matplotlib: not for --help
 
+        # The allocator that pyarrow brings keeps 20 MB of what a page was read by.
+        pa.set_memory_pool(pa.system_memory_pool())
         with Server(Site(folder), int(options["port"])) as server:
             log.info("%s (Ctrl-C ends it)", server.address)
             if options["open"] == "true":

@@ -6,7 +6,7 @@ holds more of a file at a time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,11 +39,11 @@ def found(path: Path, columns: Sequence[str], **wanted: Sequence[str]) -> pa.Tab
         known, start = _known(file, columns), 0
         parts = [file.schema_arrow.empty_table().select(known)]
         for group in range(file.num_row_groups):
-            end = start + file.metadata.row_group(group).num_rows
-            if hits[start:end].any():
-                rows = file.read_row_group(group, columns=known, use_threads=False)
-                parts.append(rows.filter(pa.array(hits[start:end])))
-            start = end
+            hit = pa.array(hits[start : start + file.metadata.row_group(group).num_rows])
+            start += len(hit)
+            if hit.true_count:  # a column at a time: a group of texts is megabytes
+                read = (file.read_row_group(group, columns=[it], use_threads=False) for it in known)
+                parts.append(pa.table([it.column(0).filter(hit) for it in read], parts[0].schema))
     return pa.concat_tables(parts)
 
 
@@ -53,21 +53,27 @@ def scores(path: Path, ids: pa.Array | None = None) -> Scored:
 
     ids  of the prompts; None: of those in the file
     """
-    return by_role(table(path, SCORED), ids) if path.exists() else {}
+    if not path.exists():
+        return {}
+    with pq.ParquetFile(path) as file:  # a column at a time: all of many prompts are large
+        return by_role(lambda name: file.read(columns=[name], use_threads=False)[name], ids)
 
 
-def by_role(rows: pa.Table, ids: pa.Array | None = None) -> Scored:
-    """`scores` of rows that were read, with the columns SCORED."""
-    ids = pc.unique(rows["id"]) if ids is None else ids
-    places = pc.index_in(rows["id"], value_set=ids)
+def by_role(column: Callable[[str], pa.ChunkedArray], ids: pa.Array | None = None) -> Scored:
+    """`scores` of some rows, by their columns."""
+    places = column("id")
+    ids = pc.unique(places) if ids is None else ids
+    places, role = pc.index_in(places, value_set=ids), column("role")
+    own = {it: pc.and_(pc.equal(role, it), pc.is_valid(places)) for it in ROLES}
+    at = {it: pc.filter(places, mask).to_numpy() for it, mask in own.items()}
     result: Scored = {}
-    for role in ROLES:
-        own = pc.and_(pc.equal(rows["role"], role), pc.is_valid(places))
-        of_role = pc.filter(places, own).to_numpy()
-        for number in NUMBERS if len(of_role) else ():
-            values = np.full(len(ids), np.nan, dtype=np.float32)
-            values[of_role] = pc.filter(rows[number], own).to_numpy()
-            result[number, role] = values
+    for number in NUMBERS:
+        of_rows = column(number)
+        for it in ROLES:
+            if len(at[it]):
+                values = np.full(len(ids), np.nan, dtype=np.float32)
+                values[at[it]] = pc.filter(of_rows, own[it]).to_numpy()
+                result[number, it] = values
     return result
 
 

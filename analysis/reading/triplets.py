@@ -231,7 +231,8 @@ def _some_scores(out: Iteration, ids: pa.Array) -> Scored:
         return {}
     unknown = np.full(len(ids), np.nan, dtype=np.float32)
     every: Scored = {(number, role): unknown for number in NUMBERS for role in ROLES}
-    return every | by_role(found(out.scores, SCORED, id=ids.to_pylist()), ids)
+    rows = found(out.scores, SCORED, id=ids.to_pylist())
+    return every | by_role(rows.column, ids)
 
 
 def _pairs(scored: Scored, place: int) -> dict[str, list[float | None]]:
