@@ -33,7 +33,7 @@ def main(arguments: Sequence[str]) -> None:
 
         from analysis.report.server import Server, Site  # pandas and matplotlib: not for --help
 
-        # The allocator that pyarrow brings keeps 20 MB of what a page was read by.
+        # The allocator that pyarrow brings keeps some 20 MB more of what was read for a page.
         pa.set_memory_pool(pa.system_memory_pool())
         with Server(Site(folder), int(options["port"])) as server:
             log.info("%s (Ctrl-C ends it)", server.address)

@@ -7,6 +7,7 @@ holds more of a file at a time.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -23,14 +24,14 @@ SCORED = ("id", "role", *NUMBERS)
 
 def table(path: Path, columns: Sequence[str]) -> pa.Table:
     """Those of these columns that the file has, of all rows."""
-    with pq.ParquetFile(path) as file:
+    with _opened(path) as file:
         return file.read(columns=_known(file, columns), use_threads=False)
 
 
 def found(path: Path, columns: Sequence[str], **wanted: Sequence[str]) -> pa.Table:
     """Those of these columns that the file has, of the rows that have, in every column named, one
     of the values wanted there. Of the others only row groups with such a row are read."""
-    with pq.ParquetFile(path) as file:
+    with _opened(path) as file:
         keys = file.read(columns=[*wanted], use_threads=False)
         hits = np.logical_and.reduce([
             pc.is_in(keys[name], value_set=pa.array(values, pa.string())).to_numpy()
@@ -55,7 +56,7 @@ def scores(path: Path, ids: pa.Array | None = None) -> Scored:
     """
     if not path.exists():
         return {}
-    with pq.ParquetFile(path) as file:  # a column at a time: all of many prompts are large
+    with _opened(path) as file:  # a column at a time: all of many prompts are large
         return by_role(lambda name: file.read(columns=[name], use_threads=False)[name], ids)
 
 
@@ -79,12 +80,22 @@ def by_role(column: Callable[[str], pa.ChunkedArray], ids: pa.Array | None = Non
 
 def matching(path: Path, columns: Sequence[str], words: str) -> Iterator[str]:
     """Ids of the rows that have these words in a column, capitals or not."""
-    with pq.ParquetFile(path) as file:
+    with _opened(path) as file:
         for group in range(file.num_row_groups):
             table = file.read_row_group(group, columns=["id", *columns], use_threads=False)
             for column in columns:
                 hit = pc.match_substring(table[column], words, ignore_case=True)
                 yield from table["id"].filter(hit).to_pylist()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[pq.ParquetFile]:
+    """The file; what it took to read it is given back, rather than kept for the next one."""
+    try:
+        with pq.ParquetFile(path) as file:
+            yield file
+    finally:
+        pa.default_memory_pool().release_unused()
 
 
 def _known(file: pq.ParquetFile, columns: Sequence[str]) -> list[str]:
