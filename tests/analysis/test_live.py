@@ -50,7 +50,7 @@ def test_an_open_page_shows_what_its_run_has_done_meanwhile(browser, half_done, 
         else:
             assert "2 of 2 iterations done" in text
             rows = texts(browser, "table[aria-label=iterations] tbody td:first-child")
-            assert rows == ["initial policy", "0", "1"]
+            assert rows == ["base", "0", "1"]
             (search,) = find(browser, "#browse input[name=search]")
             assert search.get_property("value") == "y0 of"
 
