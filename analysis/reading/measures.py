@@ -74,8 +74,8 @@ HELDOUT = {
         percent("exact_match,cool", "accuracy, sampled cooler"),
         Measure("distinct_right,sampled", "different right answers", better=1),
         Measure("perplexity", "perplexity", digits=3, better=-1),
-        Measure("margin", "held-out reward margin", "nats"),
-        Measure("logp_margin", "held-out log-likelihood margin", "nats"),
+        Measure("margin", "held-out margin", "nats"),
+        Measure("logp_margin", "held-out logp margin", "nats"),
         Measure("logp", "log-likelihood of y", "nats", better=1),
     )
 }
