@@ -4,6 +4,7 @@ curves, the runs, and last what was not run with the commands that do it."""
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from tspin.cli.status import STATES, Status, survey
 NAME = "index.html"
 PANELS = 4
 COMMAND = re.compile("`([^`]*)`")
+GRID = ("coef.alpha=", "coef.beta=")  # keys of a sweep's points, Figure 4c's
 MANY = 8  # methods with a curve of their own, before variants are left to their lines
 
 
@@ -60,13 +62,29 @@ def states(runs: Runs) -> Mapping[str, Status]:
 
 
 def lacking(lines: Iterable[str]) -> list[tuple[str, list[str]]]:
-    """Command -> what it would give, of lines "what: `command`"; each once, most useful first."""
+    """Command -> what it would give, of lines "what: `command`"; each once, most useful first.
+
+    A command that makes a part of what another makes, some points of a grid or one seed, is left to
+    the other.
+    """
     by_command: dict[str, list[str]] = {}
     for line in lines:
         if match := COMMAND.search(line):
             what = line[: match.start()].rstrip(": ")
             by_command.setdefault(match[1], []).append(what)
+    words = {command: {*shlex.split(command)} for command in by_command}
+    for part in list(by_command):
+        for whole in by_command:
+            more, fewer = words[part] - words[whole], words[whole] - words[part]
+            if part != whole and _narrows(more) and all(w.startswith("seed=") for w in fewer):
+                by_command[whole] += by_command.pop(part)
+                break
     return [(command, list(dict.fromkeys(what))) for command, what in by_command.items()]
+
+
+def _narrows(words: Iterable[str]) -> bool:
+    """Whether these words choose among a sweep's points, and make no others."""
+    return all(word.startswith(GRID) for word in words)
 
 
 def _setting(runs: Runs, setting: Setting) -> dict[str, Any]:

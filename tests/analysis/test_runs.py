@@ -13,7 +13,7 @@ from analysis.claims import claims
 from analysis.figures import style
 from analysis.reading.methods import Setting, coefficients
 from analysis.reading.runs import BASE, Runs
-from analysis.report import catalogue, site
+from analysis.report import catalogue, overview, site
 from tspin.config import older
 from tspin.config.load import dump
 from tspin.runs.artifacts import RunDir
@@ -305,3 +305,18 @@ def test_an_objective_of_ones_own_is_in_every_table_and_figure_of_all(tmp_path):
     of_claims = [(it.claim.key, part.what) for it in claims.judge(runs) for f in it.findings
                  for part in f.parts]  # fmt: skip
     assert {key for key, what in of_claims if "CPO" in what} == {"rivals"}
+
+
+def test_a_command_that_another_includes_is_left_to_it():
+    """One seed of a sweep, and points of a grid; another learning rate is another sweep."""
+    sweep = "python main.py -m data=micro sweep"
+    lines = [
+        f"few: `{sweep}=figure4c seed=0,1,2`", f"none: `{sweep}=figure4c`",
+        f"one: `{sweep}=figure4c coef.alpha=0.3 'coef.beta=[0,1]'`",
+        f"stress: `{sweep}=figure4c optim.lr=3e-4`", f"other: `{sweep}=table1`", "nothing to run",
+    ]  # fmt: skip
+    assert overview.lacking(lines) == [
+        (f"{sweep}=figure4c seed=0,1,2", ["few", "none", "one"]),
+        (f"{sweep}=figure4c optim.lr=3e-4", ["stress"]),
+        (f"{sweep}=table1", ["other"]),
+    ]
