@@ -15,7 +15,9 @@
 #             (PAPER_SMOL="--tiny": all of it in a minute, to see that it runs)
 # make tune   the sweep that chose the learning rates of the built-in models
 # make bench  time and memory side by side with what people would use instead, on the CPU, into
-#             docs/benchmarks.md; make bench-gpu the same on one CUDA card, with models of 7B
+#             docs/benchmarks.md, goes on where it was stopped (BENCH="--all": every shape);
+#             make bench-gpu the same on one CUDA card, with models of 7B
+# make bench-check  whether anything has become slower than in docs/benchmarks-check.json, in a minute
 # make gpu-check  what holds on this CUDA card: ten minutes, one line a claim, into build/gpu-check
 #             (GPU_CHECK="--tiny": all of it on the CPU, to see that it runs; docs/gpu.md)
 # make gpu-simulate  a 7B without a card and without its memory, on torch's build for CUDA: what is
@@ -33,7 +35,7 @@ JOBS ?= 2
 # Hundreds of processes import the same modules: they are compiled once, whatever the shell says.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run check test chaos audit lint docs paper paper-smol objectives tune bench bench-gpu gpu-check gpu-simulate
+.PHONY: run check test chaos audit lint docs paper paper-smol objectives tune bench bench-gpu bench-check gpu-check gpu-simulate
 run: $(RUNS)
 	$(VENV)/bin/python main.py
 
@@ -92,6 +94,9 @@ bench: $(READY)
 
 bench-gpu: $(READY)
 	$(VENV)/bin/python -m benchmarks.suite --suite gpu $(BENCH)
+
+bench-check: $(READY)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m benchmarks.check $(BENCH_CHECK)
 
 gpu-check: $(READY)
 	$(VENV)/bin/python -m benchmarks.gpu_check $(GPU_CHECK)

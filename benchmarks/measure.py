@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import math
 import os
 import re
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from benchmarks.common import resident
+import numpy as np
+
+from analysis.reading.stats import mean_interval
+from benchmarks.common import Spent, busy, now, resident
 from benchmarks.shapes import Case, flops
 from tspin.data.triplets import num_tokens
 
@@ -39,9 +43,17 @@ ENVIRONMENT = {
 NEEDS = {"trl_precomputed": "trl", "trl_live": "trl", "glued": "trl"}  # ways -> libraries
 LIBRARIES = ("torch", "transformers", "trl", "accelerate", "numpy")
 MIB = 2**20
+FEWEST, NARROW = 3, 0.05  # rounds at least; how far a ratio's interval may reach
 WARM_UP, LAST = -1, -2  # what a process is asked beside the numbers of rounds
 FAILED = "failed"
 log = logging.getLogger("benchmarks")
+
+
+class Round(NamedTuple):
+    """A round of a way. others: cores that other processes kept busy meanwhile"""
+
+    spent: Spent
+    others: float
 
 
 @dataclass
@@ -49,6 +61,8 @@ class Result:
     """What was measured of a case.
 
     seconds  way -> one number a round
+    cpu      way -> CPU seconds of the same, of all cores
+    others   cores that other processes kept busy, of every round and way
     memory   way -> MiB: "extra" above what model and optimiser take before the first step, "peak"
              of the process (CUDA: of what torch allocated there)
     skipped  way -> why
@@ -58,6 +72,8 @@ class Result:
 
     case: Case
     seconds: dict[str, list[float]] = field(default_factory=dict)
+    cpu: dict[str, list[float]] = field(default_factory=dict)
+    others: list[float] = field(default_factory=list)
     memory: dict[str, dict[str, float]] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     tokens: list[int] = field(default_factory=list)
@@ -75,9 +91,9 @@ def measure(case: Case, *, threads: int) -> Result:
     for together in [[way] for way in todo] if case.alone else [todo]:
         with _environment(ENVIRONMENT | {"OMP_NUM_THREADS": str(threads)}):
             workers = {way: _Worker(case, way) for way in together}
-        seconds: dict[str, list[float]] = {way: [] for way in together}
-        questions = [WARM_UP, *range(case.rounds), LAST]
-        for number, question in enumerate(questions):
+        spent: dict[str, list[Round]] = {way: [] for way in together}
+        question = WARM_UP
+        for number in range(case.rounds + 2):
             # There and back again: nobody is always the first.
             for way in list(workers)[:: -1 if number % 2 else 1]:
                 try:
@@ -92,13 +108,36 @@ def measure(case: Case, *, threads: int) -> Result:
                     result.memory[way] = answer
                     workers.pop(way).stop()
                 elif question != WARM_UP:
-                    seconds[way].append(answer)
-        result.seconds |= {way: s for way, s in seconds.items() if way in result.memory}
-    for seed in range(case.rounds if case.kind not in ("rows", "matmul") else 0):
+                    spent[way].append(answer)
+            if question == LAST:
+                break
+            settled = is_settled([[it.spent.wall for it in spent[way]] for way in workers])
+            question = LAST if number == case.rounds or settled else number
+        measured = {way: rounds for way, rounds in spent.items() if way in result.memory}
+        result.seconds |= {way: [it.spent.wall for it in of] for way, of in measured.items()}
+        result.cpu |= {way: [it.spent.cpu for it in of] for way, of in measured.items()}
+        result.others += [it.others for of in measured.values() for it in of]
+    num_rounds = max(map(len, result.seconds.values()), default=0)
+    for seed in range(num_rounds if case.kind not in ("rows", "matmul") else 0):
         triplets = case.triplets(seed)
         result.tokens.append(num_tokens(triplets, case.roles))
         result.flops.append(flops(case.model_shape, triplets, case.roles))
     return result
+
+
+def is_settled(seconds: Sequence[Sequence[float]]) -> bool:
+    """Whether more rounds would say little more: the 95% intervals of all times over the first
+    way's (of a way alone: of its own) reach at most NARROW to either side.
+
+    seconds  of each way, one number a round
+    """
+    logs = [np.log(rounds) for rounds in seconds if len(rounds) >= FEWEST]
+    if not logs or len(logs) < len(seconds):
+        return False
+    over = [other - logs[0] for other in logs[1:]] or logs
+    return all(
+        (it := mean_interval(ratio)).high - it.low <= 2 * math.log1p(NARROW) for ratio in over
+    )
 
 
 def machine(device: str, *, threads: int) -> dict[str, str]:
@@ -140,7 +179,7 @@ class _Worker:
         theirs.close()  # else nobody would see that the process has ended
 
     def ask(self, question: int) -> Any:
-        """Seconds of the round with that number; memory for LAST. Raises RuntimeError."""
+        """The Round with that number; memory for LAST. Raises RuntimeError."""
         try:
             self.pipe.send(question)
             answer = self.pipe.recv()
@@ -173,7 +212,10 @@ def _serve(pipe: Connection, case: Case, way: str) -> None:
             # A single example warms libraries up; on a GPU the first time of all is slow.
             alone = question == WARM_UP and case.device != "cuda"
             triplets = case.triplets(max(question, 0))
-            pipe.send(work(triplets[:1] if alone else triplets))
+            before, of_all = now(), busy()
+            spent = work(triplets[:1] if alone else triplets)
+            whole, of_all = now().since(before), busy() - of_all
+            pipe.send(Round(spent, max(0.0, of_all - whole.cpu) / whole.wall))
             question = pipe.recv()
         peak = _memory(case, peak=True)
         pipe.send({"extra": peak - rest, "peak": peak})

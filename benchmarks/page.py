@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from statistics import median
 
 from benchmarks.common import row
 from benchmarks.measure import Result
-from benchmarks.shapes import GROWTH
+from benchmarks.shapes import GROWTH, Case
 from benchmarks.targets import Verdict, ratios, share
+from tspin.tools.files import atomic
 
 WAYS = {
     "ours": "ours", "plain": "our plain padded path", "sorted": "plain, sorted by length",
@@ -24,35 +25,75 @@ WAYS = {
     "glued": "glued: generate + trl.DPOTrainer", "files": "data, join, score files",
     "matmul": "a product of two square matrices in bfloat16",
 }  # fmt: skip
-READING = """A round is one draw of examples, the same for every way; ways take turns, each in a
-process of its own. Times are of whole optimiser steps (of `iteration`: sample, score the reference,
-train, score, save; of `generation`: all responses, as long in every way). The ratio is theirs over
-ours, round by round: median and range. "Extra" memory is what a process takes at its peak beyond
-what it held before the first step, gradients and optimiser state included. Weights and ids are
-random; lengths "alpaca" are drawn from measured quantiles (`benchmarks/shapes.py`), "long" has
-prompts nine times as long, "512/64" means prompts of 512 and responses of 64 tokens. That loss and
-gradients are those of the plain path, to 1e-12 in float64, is held by
-`tests/logprobs/test_packed.py`.
+READING = """Rounds go on until the intervals of the ratios are narrow, five at most. A round is
+one draw of examples, the same for every way; ways take turns, each in a process of its own. Times
+are of whole optimiser steps (of `iteration`: sample, score the reference, train, score, save; of
+`generation`: all responses, as long in every way). The ratio is theirs over ours, round by round:
+median and range. "Extra" memory is what a process takes at its peak beyond what it held before
+the first step, gradients and optimiser state included. Weights and ids are random; lengths
+"alpaca" are drawn from measured quantiles (`benchmarks/shapes.py`), "long" has prompts nine times
+as long, "512/64" means prompts of 512 and responses of 64 tokens. That loss and gradients are
+those of the plain path, to 1e-12 in float64, is held by `tests/logprobs/test_packed.py`.
 """
 QUICK = "**A quick run on tiny shapes: it shows that the suite works. None of it is a result.**\n"
+UNFINISHED = "**Not finished: the same command goes on.**\n"
+BUSY = 0.3  # cores, from which on the page says that the machine had other work
 UNMEASURED = "`make bench-gpu`, the same on one CUDA card, has not been measured so far.\n"
 
 
+@dataclass(frozen=True)
+class Record:
+    """What a run of the suite belongs to.
+
+    code      digest of what was measured
+    seconds   that all cases took so far
+    finished  whether every case is there
+    """
+
+    command: str
+    quick: bool
+    machine: dict[str, str]
+    code: str
+    seconds: int = 0
+    finished: bool = False
+
+
+def measured(out: Path, record: Record, cases: Sequence[Case]) -> tuple[list[Result], float]:
+    """The first of the cases that an unfinished OUT.json of the same record has, and the seconds
+    that they took."""
+    path = out.with_suffix(".json")
+    found = json.loads(path.read_text()) if path.exists() else {}
+    facts = {field.name: found.get(field.name) for field in fields(Record)}
+    if found.get("finished", True) or facts != asdict(
+        replace(record, seconds=found["seconds"], finished=False)
+    ):
+        return [], 0.0
+    of_cases = [json.loads(json.dumps(asdict(case))) for case in cases]
+    kept = [
+        Result(**it | {"case": case})
+        for case, of_case, it in zip(cases, of_cases, found["cases"], strict=False)
+        if it["case"] == of_case
+    ]
+    return kept, float(found["seconds"])
+
+
 def write(
-    out: Path, results: Sequence[Result], verdicts: Sequence[Verdict], facts: dict[str, str],
-    *, command: str, quick: bool, seconds: float,
-) -> None:  # fmt: skip
+    out: Path, record: Record, results: Sequence[Result], verdicts: Sequence[Verdict]
+) -> None:
     """OUT.json, OUT.png and OUT.md."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    record = {"command": command, "quick": quick, "seconds": round(seconds), "machine": facts}
-    record |= {"targets": [asdict(v) | {"status": v.status} for v in verdicts]}
-    record |= {"cases": [asdict(r) for r in results]}
-    out.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
+    tree = asdict(record)
+    tree |= {"targets": [asdict(v) | {"status": v.status} for v in verdicts]}
+    tree |= {"cases": [asdict(r) for r in results]}
+    with atomic(out.with_suffix(".json")) as path:
+        path.write_text(json.dumps(tree, indent=1) + "\n")
     picture(out.with_suffix(".png"), results)
-    parts = ["# Benchmarks\n", *([QUICK] if quick else [])]
-    parts += [f"Made by `{command}` in {seconds / 60:.1f} minutes.\n", READING]
-    parts += [", ".join(f"{k} {v}" for k, v in facts.items()) + ".\n"]
-    if not out.with_name("benchmarks-gpu.json").exists() and "card" not in facts:
+    parts = ["# Benchmarks\n", *([QUICK] if record.quick else [])]
+    parts += [UNFINISHED] if not record.finished else []
+    parts += [f"Made by `{record.command}` in {record.seconds / 60:.1f} minutes.\n", READING]
+    parts += [", ".join(f"{k} {v}" for k, v in record.machine.items()) + ".\n"]
+    parts += [company([others for result in results for others in result.others])]
+    if not out.with_name("benchmarks-gpu.json").exists() and "card" not in record.machine:
         parts += [UNMEASURED]
     parts += ["## Targets\n", *(f"- {v.line()}" for v in verdicts), ""]
     parts += [f"![times over ours]({out.name}.png)\n", "## All of it\n", *table(results), ""]
@@ -60,21 +101,42 @@ def write(
     out.with_suffix(".md").write_text("\n".join(parts))
 
 
+def company(others: Sequence[float]) -> str:
+    """Whether the machine was busy with something else. others: cores, of every round"""
+    known = [cores for cores in others if not math.isnan(cores)]
+    if not known:
+        return "What else the machine did meanwhile is not known.\n"
+    text = (
+        f"Other processes kept {median(known):.2f} cores busy in the middle round, "
+        f"{max(known):.2f} at most"
+    )
+    if max(known) > BUSY:
+        return (
+            f"**{text}: the machine was busy. Ratios of CPU time say more than those of time.**\n"
+        )
+    return f"{text}.\n"
+
+
 def table(results: Sequence[Result]) -> Iterator[str]:
-    head = ["case", "way", "s (range)", "tokens/s", "over ours (range)", "extra MB", "peak MB"]
+    head = ["case", "way", "s (range)", "tokens/s", "over ours (range)", "CPU time over ours",
+            "extra MB", "peak MB"]  # fmt: skip
     yield from (row(head), row(["---"] * len(head)))
     for result in results:
         for way, seconds in result.seconds.items():
             times = ratios(result, result.case.ways[0], [way])
-            ratio = spread(times) if times and way != result.case.ways[0] else "-"
+            of_cpu = ratios(result, result.case.ways[0], [way], "cpu")
+            other = way != result.case.ways[0]
+            ratio, cpu = (spread(it) if it and other else "-" for it in (times, of_cpu))
             memory = [f"{result.memory[way][key]:.0f}" for key in ("extra", "peak")]
             pace = [n / s for n, s in zip(result.tokens, seconds, strict=False)]
             per_second = f"{median(pace):.0f}" if pace else "-"
             if parts := share(result, way, results):
                 per_second += f", {median(parts):.0%} of the card"
-            yield row([result.case.name, WAYS[way], spread(seconds), per_second, ratio, *memory])
+            yield row(
+                [result.case.name, WAYS[way], spread(seconds), per_second, ratio, cpu, *memory]
+            )
         for way, reason in result.skipped.items():
-            yield row([result.case.name, WAYS[way], reason.replace("|", "/"), *[""] * 4])
+            yield row([result.case.name, WAYS[way], reason.replace("|", "/"), *[""] * 5])
 
 
 def growth(results: Sequence[Result]) -> Iterator[str]:
@@ -115,7 +177,7 @@ def picture(path: Path, results: Sequence[Result]) -> None:
     from matplotlib.figure import Figure
 
     bars = [
-        (f"{r.case.name}: {WAYS[way]}", times, ratios(r, r.case.ways[0], [way], memory=True))
+        (f"{r.case.name}: {WAYS[way]}", times, ratios(r, r.case.ways[0], [way], "memory"))
         for r in results
         for way in r.seconds
         if way != r.case.ways[0] and (times := ratios(r, r.case.ways[0], [way]))

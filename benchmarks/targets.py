@@ -83,17 +83,21 @@ GPU = (Target("share of the matmul peak", ("sft ", *ALL), (), 0.0, 0.45, of="sha
 
 
 def ratios(
-    result: Result, ours: str, theirs: Sequence[str], *, memory: bool = False
+    result: Result,
+    ours: str,
+    theirs: Sequence[str],
+    of: Literal["seconds", "cpu", "memory"] = "seconds",
 ) -> list[float]:
-    """The best of theirs over ours, a number a round (of memory: one); empty without both."""
-    table: Mapping[str, Sequence[float]] = result.seconds
-    if memory:
+    """The best of theirs over ours, a number a round (of memory: one); empty without both. Of ways
+    that were run one after the other, one may have had more rounds."""
+    table: Mapping[str, Sequence[float]] = result.cpu if of == "cpu" else result.seconds
+    if of == "memory":
         table = {way: [mib["extra"]] for way, mib in result.memory.items()}
     others = [table[way] for way in theirs if way in table]
     if ours not in table or not others:
         return []
-    best = map(min, zip(*others, strict=True))
-    return [b / a for a, b in zip(table[ours], best, strict=True)]
+    best = map(min, zip(*others, strict=False))
+    return [b / a for a, b in zip(table[ours], best, strict=False)]
 
 
 def share(result: Result, way: str, results: Sequence[Result]) -> list[float]:
@@ -105,7 +109,7 @@ def share(result: Result, way: str, results: Sequence[Result]) -> list[float]:
     if not products or result.case.kind not in ROLES or way not in result.seconds:
         return []
     sustained = 2 * products[0].case.square ** 3 / median(products[0].seconds["matmul"])
-    return [f / s / sustained for f, s in zip(result.flops, result.seconds[way], strict=True)]
+    return [f / s / sustained for f, s in zip(result.flops, result.seconds[way], strict=False)]
 
 
 def judge(targets: Sequence[Target], results: Sequence[Result]) -> Iterator[Verdict]:
@@ -115,8 +119,7 @@ def judge(targets: Sequence[Target], results: Sequence[Result]) -> Iterator[Verd
         if target.of == "share":
             values = [share(r, target.ours, results) for r in cases]
         else:
-            memory = target.of == "memory"
-            values = [ratios(r, target.ours, target.theirs, memory=memory) for r in cases]
+            values = [ratios(r, target.ours, target.theirs, target.of) for r in cases]
         if measured := [rounds for rounds in values if rounds]:
             worst = min(measured, key=median)
             yield Verdict(target, median(worst), min(worst), max(worst))

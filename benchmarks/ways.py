@@ -1,12 +1,11 @@
 """The ways: ours, our plain path, and the libraries people use instead, on the same examples.
 
-A way is built for a case and called with a round's examples. -> seconds, set-up left out
+A way is built for a case and called with a round's examples. -> what it took, set-up left out
 """
 
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import replace
@@ -27,6 +26,7 @@ from transformers import (
     TrainerCallback,
 )
 
+from benchmarks.common import Spent, now
 from benchmarks.shapes import SAMPLED, Case
 from tspin.cli.command import check
 from tspin.data import annotated
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
     from tspin.config.run import Run
 
-Work = Callable[[list[Triplet]], float]
+Work = Callable[[list[Triplet]], Spent]
 LR, LAMBDA = 1e-6, 0.1
 LOSSES: dict[str, Objective] = {
     "sft": SFT(),
@@ -74,10 +74,10 @@ def settings(case: Case, attention: str, *words: str) -> Run:
     return check(["model=micro", "track=none", *mine, *cut, *once, *words]).points[0].run
 
 
-def clock(case: Case) -> float:
+def clock(case: Case) -> Spent:
     if case.device == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter()
+    return now()
 
 
 def policy_of(case: Case, run: Run) -> Policy:
@@ -89,10 +89,10 @@ def policy_of(case: Case, run: Run) -> Policy:
     return Policy(model, renderer, how.device, how.autocast, run.compute.attention)
 
 
-def timed(case: Case, work: Callable[[], object]) -> float:
+def timed(case: Case, work: Callable[[], object]) -> Spent:
     started = clock(case)
     work()
-    return clock(case) - started
+    return clock(case).since(started)
 
 
 def batches(case: Case, triplets: Sequence[Triplet]) -> list[Sequence[Triplet]]:
@@ -115,7 +115,7 @@ def steps(case: Case, *, attention: str, by_length: bool = False) -> Work:
     for group in optimizer.param_groups:
         group["lr"] = LR
 
-    def work(triplets: list[Triplet]) -> float:
+    def work(triplets: list[Triplet]) -> Spent:
         keys: list[Key] = [(t.id, t.source, role) for t in triplets for role in case.roles]
         reference = dict.fromkeys(keys, -1.0)
         if by_length:
@@ -154,7 +154,7 @@ def spin_way(case: Case) -> Work:
         chosen, rejected = (tokens * batch.response_mask[:, 1:]).sum(1).chunk(2)
         return chosen - rejected
 
-    def work(triplets: list[Triplet]) -> float:
+    def work(triplets: list[Triplet]) -> Spent:
         def all_steps() -> None:
             for batch in batches(case, triplets):
                 optimizer.zero_grad()
@@ -179,7 +179,7 @@ class _Clock(TrainerCallback):
         self.began = clock(self.case)
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        self.seconds = clock(self.case) - self.began
+        self.spent = clock(self.case).since(self.began)
 
 
 def trl(case: Case, *, live: bool) -> Work:
@@ -187,14 +187,14 @@ def trl(case: Case, *, live: bool) -> Work:
     model, tokenizer = case.model_shape.model(case.device), case.model_shape.tokenizer()
     reference = deepcopy(model) if live else None
 
-    def work(triplets: list[Triplet]) -> float:
+    def work(triplets: list[Triplet]) -> Spent:
         pairs = [(t, list(t.responses["synthetic"])) for t in triplets]
         with tempfile.TemporaryDirectory() as folder:
             watch = _Clock(case)
             trainer = dpo(case, model, reference, tokenizer, pairs, folder)
             trainer.add_callback(watch)
             trainer.train()
-        return watch.seconds
+        return watch.spent
 
     return work
 
@@ -258,11 +258,11 @@ def generation(case: Case) -> Work:
 def checked(case: Case, respond: Callable[[list[Triplet]], list[list[int]]]) -> Work:
     """Sampling, and that every response is as long as it has to be."""
 
-    def work(triplets: list[Triplet]) -> float:
+    def work(triplets: list[Triplet]) -> Spent:
         responses: list[list[int]] = []
-        seconds = timed(case, lambda: responses.extend(respond(triplets)))
+        spent = timed(case, lambda: responses.extend(respond(triplets)))
         assert list(map(len, responses)) == ends(triplets)
-        return seconds
+        return spent
 
     return work
 
@@ -331,7 +331,7 @@ def iterate(case: Case) -> Work:
         train(policy, pairs, out, recipe, tracker=tracker, steps_before=0, label="")
         write_scores(out.scores, pairs, scored())
 
-    def work(triplets: list[Triplet]) -> float:
+    def work(triplets: list[Triplet]) -> Spent:
         with tempfile.TemporaryDirectory() as folder:
             return timed(case, lambda: iteration(triplets, Iteration(Path(folder) / "iter_0")))
 
@@ -353,7 +353,7 @@ def glued(case: Case) -> Work:
         trainer.evaluate()
         trainer.save_model(folder)
 
-    def work(triplets: list[Triplet]) -> float:
+    def work(triplets: list[Triplet]) -> Spent:
         with tempfile.TemporaryDirectory() as folder:
             return timed(case, lambda: iteration(triplets, folder))
 
@@ -384,7 +384,7 @@ def files(case: Case) -> Work:
         write_scores(out, triplets, logps)
         assert keyed(read_rows(out)) == logps
 
-    def work(triplets: list[Triplet]) -> float:
+    def work(triplets: list[Triplet]) -> Spent:
         with tempfile.TemporaryDirectory() as folder:
             name = Path(folder) / "pairs.jsonl"
             write(triplets, name)
@@ -398,8 +398,9 @@ def matmul(case: Case) -> Work:
     a, b = torch.randn(2, case.square, case.square, device=case.device, dtype=torch.bfloat16)
     times = 50
 
-    def work(triplets: list[Triplet]) -> float:
-        return timed(case, lambda: [a @ b for _ in range(times)]) / times
+    def work(triplets: list[Triplet]) -> Spent:
+        spent = timed(case, lambda: [a @ b for _ in range(times)])
+        return Spent(spent.wall / times, spent.cpu / times)
 
     return work
 

@@ -1,6 +1,7 @@
 """The benchmark suite: its examples, its arithmetic, its verdicts, and a quick run of it all."""
 
 import json
+import math
 from dataclasses import replace
 from importlib.util import find_spec
 
@@ -8,8 +9,8 @@ import numpy as np
 import pytest
 from support.tiny import triplet
 
-from benchmarks import shapes, suite, targets
-from benchmarks.measure import NEEDS, Result, measure
+from benchmarks import check, page, shapes, suite, targets
+from benchmarks.measure import NEEDS, Result, is_settled, measure
 from benchmarks.shapes import Case, Llama, flops
 from benchmarks.targets import Target, judge, ratios
 
@@ -71,7 +72,7 @@ def test_a_ratio_is_the_best_of_theirs_over_ours_in_each_round():
 def test_memory_is_compared_beyond_what_was_there_before():
     result = made_up([1], plain=[1])
     result.memory = {"ours": {"extra": 10, "peak": 100}, "plain": {"extra": 80, "peak": 170}}
-    assert ratios(result, "ours", ["plain"], memory=True) == [8]
+    assert ratios(result, "ours", ["plain"], "memory") == [8]
     assert status(result, replace(TARGET, of="memory", gate=8)) == "ok"
 
 
@@ -100,6 +101,33 @@ def test_what_was_skipped_says_why():
     result.skipped["plain"] = "trl is not installed"
     assert status(result) == "not measured (trl is not installed)"
     assert [v.status for v in judge([TARGET], [])] == ["not measured (not run)"]
+
+
+def test_rounds_end_where_they_say_little_more():
+    """Twice as slow in every round, whatever a round takes; or three times all alike."""
+    assert is_settled([[1.0, 2.0, 4.0], [2.0, 4.0, 8.0]])
+    assert is_settled([[1.0, 1.01, 1.0]])
+    assert not is_settled([[1.0, 2.0], [2.0, 4.0]])  # too few
+    assert not is_settled([[1.0, 2.0, 4.0], [2.0, 4.0, 12.0]])
+    assert not is_settled([[1.0, 2.0, 4.0]]) and not is_settled([])
+
+
+def test_ways_run_one_after_the_other_compare_in_the_rounds_of_both():
+    assert ratios(made_up([1, 2, 4], plain=[2, 2]), "ours", ["plain"]) == [2, 1]
+
+
+def test_ratios_of_cpu_time():
+    result = made_up([1], plain=[1])
+    result.cpu = {"ours": [2], "plain": [5]}
+    assert ratios(result, "ours", ["plain"], "cpu") == [2.5]
+
+
+@pytest.mark.parametrize(
+    ("others", "says"), [([0.0, 0.1], "0.10 at most."), ([0.0, 0.9], "the machine was busy"),
+                         ([math.nan], "is not known")],
+)  # fmt: skip
+def test_the_page_says_what_else_the_machine_did(others, says):
+    assert says in page.company(others)
 
 
 @pytest.mark.process  # whose server imports what the ways need
@@ -132,6 +160,62 @@ def test_a_missed_gate_is_the_exit_code(tmp_path, monkeypatch, ours, words, code
     monkeypatch.setattr(suite, "measure", measured)
     out = ["--only", "pairs alpaca v2k", "--out", str(tmp_path / "bench")]
     assert suite.main([*out, *words]) == code
+
+
+def test_a_suite_that_was_stopped_goes_on_behind_what_it_has(tmp_path, monkeypatch):
+    """Of the same code and machine alone; of a finished one nothing is taken."""
+    asked, code = [], ["a"]
+
+    def measured(case, **_):
+        asked.append(case.name)
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        memory = dict.fromkeys(case.ways, {"extra": 1.0, "peak": 2.0})
+        return Result(case, seconds={way: [1.0] for way in case.ways}, memory=memory)
+
+    monkeypatch.setattr(suite, "measure", measured)
+    monkeypatch.setattr(suite, "source_digest", lambda: code[0])
+    words = ["--only", "batch", "--out", str(tmp_path / "bench")]
+    with pytest.raises(KeyboardInterrupt):
+        suite.main(words)
+    assert "Not finished" in (tmp_path / "bench.md").read_text()
+    assert suite.main(words) == 0
+    assert asked == ["batch 2", "batch 8", "batch 8", "batch 32"]
+    assert "Not finished" not in (tmp_path / "bench.md").read_text()
+    cases = json.loads((tmp_path / "bench.json").read_text())["cases"]
+    assert [case["case"]["name"] for case in cases] == ["batch 2", "batch 8", "batch 32"]
+    suite.main(words)
+    assert len(asked) == 7  # it was finished: all of it anew
+    tree = json.loads((tmp_path / "bench.json").read_text())
+    (tmp_path / "bench.json").write_text(json.dumps(tree | {"finished": False}))
+    code[0] = "b"
+    suite.main(words)
+    assert len(asked) == 10
+
+
+def test_what_is_measured_by_default_has_every_target():
+    """And no shape that a target does not ask for but those of growth over rows."""
+    usual = [case for case in shapes.CPU if case.usual]
+    for target in targets.CPU:
+        assert any(case.name.startswith(target.cases) for case in usual), target.name
+    wanted = tuple(name for target in targets.CPU for name in target.cases if name != "triplets ")
+    assert all(case.name.startswith((*wanted, "rows")) for case in usual)
+
+
+@pytest.mark.slow
+def test_what_has_become_slower_is_the_exit_code(tmp_path, monkeypatch, caplog):
+    """By more than 15%, three times; figures of a busy minute are measured again."""
+    out, made = tmp_path / "check.json", iter([])
+    monkeypatch.setattr(check, "WORKS", check.WORKS[:1])
+    assert check.main(["--write", "--out", str(out)]) == 0
+    (name,) = figures = json.loads(out.read_text())
+    assert figures[name] > 0
+    monkeypatch.setattr(check, "compared", lambda work: figures[name] * next(made))
+    for ratios_, code in (([1.1], 0), ([1.3, 1.2, 1.3], 1), ([1.3, 1.0, 1.3], 0), ([0.5], 0)):
+        made = iter(ratios_)
+        assert check.main(["--out", str(out)]) == code and list(made) == []
+    with pytest.raises(SystemExit, match="--write makes it"):
+        check.main(["--out", str(tmp_path / "none.json")])
 
 
 def test_a_word_in_no_case_is_refused():
