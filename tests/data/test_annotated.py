@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.tiny import compose
 
 from tspin.config.shift import ShiftConfig
 from tspin.data import annotated, files
@@ -582,7 +584,7 @@ def test_a_heldout_prompt_keeps_its_other_pairs_out_of_training():
 @pytest.mark.parametrize(
     "size, heldout, reason",
     [
-        (4, 1, "data.size=4, but 3 pairs are left .*4 pairs, .*data.heldout=1 .*use size=all"),
+        (4, 1, "data.size=4, but 3 pairs .*4 pairs, .*data.heldout=1 .*use data.size=null"),
         (None, 4, "data.heldout=4 leaves none of 4 pairs to train on; use a smaller one"),
         (1, 5, "data.heldout=5 exceeds the 4 distinct prompts of 4 pairs"),
     ],
@@ -590,6 +592,20 @@ def test_a_heldout_prompt_keeps_its_other_pairs_out_of_training():
 def test_asking_for_more_than_there_is(size, heldout, reason):
     with pytest.raises(ValueError, match=reason):
         annotated.split_pairs(make_pairs("abcd"), size=size, heldout=heldout, seed=0)
+
+
+@pytest.mark.parametrize("words", [("data.size=70",), ("size=50k",), ("experiment=quick",)])
+def test_the_way_out_of_a_size_that_is_too_large_works_however_it_was_set(words):
+    """The word it suggests is typed behind what set the size: an option, an experiment, a number."""
+    pairs = make_pairs(map(str, range(60)))
+    data = ("data=file", "data.path=pairs.jsonl", *words)
+    size = compose(*data).data.size
+    with pytest.raises(ValueError) as refused:
+        annotated.split_pairs(pairs, size=size, heldout=10, seed=0)
+    way_out = re.search(r"use (\S+) for all of them", str(refused.value))[1]
+    size = compose(*data, way_out).data.size
+    train, _ = annotated.split_pairs(pairs, size=size, heldout=10, seed=0)
+    assert len(train) == 50
 
 
 # Which source is meant
