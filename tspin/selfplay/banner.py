@@ -77,7 +77,8 @@ def rows(
         lines["shift"] = f"{count} parts by {by}; iterations train on {_counts(sizes)} rows"
     cut = []
     if number := facts.get("num_prompts_cut"):
-        cut.append(f"{number} prompts to {run.max_prompt_length} tokens (model.max_prompt_length)")
+        key, value = run.prompt_limit
+        cut.append(f"{number} prompts to {run.max_prompt_length} tokens ({key}={value})")
     if number := facts.get("num_responses_cut"):
         cut.append(f"{number} responses, rows ending at model.max_length={run.model.max_length}")
     if cut:
