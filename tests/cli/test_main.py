@@ -18,9 +18,11 @@ import pytest
 import yaml
 
 import main
+from tspin.cli.arguments import SYNONYMS
 from tspin.cli.command import SWITCHES, VALUED, check
 from tspin.cli.compose import compose
 from tspin.cli.folders import CONF, SWEEPS, root
+from tspin.config.load import keys
 from tspin.selfplay import algorithm
 
 ROOT = root()
@@ -130,7 +132,7 @@ PRESETS = "paper, quick, spin_code, spin_paper"
         ("coef.alhpa=1", ["key coef.alhpa", "did you mean alpha?", "alpha, beta, lambda"]),
         ("+coef.alhpa=1", ["key coef.alhpa", "did you mean alpha?", "alpha, beta, lambda"]),
         ("++coef.alhpa=1", ["key coef.alhpa", "did you mean alpha?", "alpha, beta, lambda"]),
-        ("coef.lam=1", ["key coef.lam", "did you mean lambda?"]),
+        ("coef.lam=1", ["key coef.lam", "did you mean coef.lambda?"]),
         ("model.path.x=1", ["model.path.x", "model.path is a single value"]),
         ("seed=1 coef.alpha=0.3 optim.lrr=1", ["key optim.lrr", "did you mean lr?"]),
         # misspelt groups and options
@@ -600,10 +602,28 @@ def test_values_of_a_list_that_no_iteration_reads_are_named(cli, caplog):
         ("batch_size=4", "optim.batch_size"),
         ("iterations=4", "selfplay.iterations"),
         ("fsdp2=true", "compute=fsdp2"),
+        ("learning_rate=1e-5", "optim.lr"),
+        ("learning-rate=1e-5", "optim.lr"),
+        ("optim.learning_rate=1e-5", "optim.lr"),
+        ("optim.learning=1e-5", "optim.lr"),
+        ("data.batch_size=4", "optim.batch_size"),
+        ("decoding.max_length=40", "model.max_length"),
+        ("evals.max-length=40", "evals.max_length"),
+        ("model.alpha=4", "model.lora.alpha"),
+        ("compute.fsdp2=true", "compute=fsdp2"),
+        ("per_device_train_batch_size=4", "optim.batch_size"),
     ],
 )
 def test_a_key_without_its_section_gets_it(refused, word, meant):
     assert refused(word) == f"unknown key {word.split('=')[0]}; did you mean {meant}?"
+
+
+def test_words_of_other_libraries_lead_to_a_key_or_group_that_is_there():
+    """And none of them is a key here, which `_meant` would find first."""
+    endings = {key.rsplit(".", 1)[-1] for key in keys()}
+    for word, meant in SYNONYMS.items():
+        assert meant in keys() or (CONF / meant).is_dir(), word
+        assert word not in endings
 
 
 def test_wandb_is_a_matter_of_tracking(refused):
