@@ -596,7 +596,7 @@ def test_asking_for_more_than_there_is(size, heldout, reason):
 
 @pytest.mark.parametrize("words", [("data.size=70",), ("size=50k",), ("experiment=quick",)])
 def test_the_way_out_of_a_size_that_is_too_large_works_however_it_was_set(words):
-    """The word it suggests is typed behind what set the size: an option, an experiment, a number."""
+    """What it suggests is typed behind what set the size: an option, an experiment, a number."""
     pairs = make_pairs(map(str, range(60)))
     data = ("data=file", "data.path=pairs.jsonl", *words)
     size = compose(*data).data.size

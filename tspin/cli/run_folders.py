@@ -15,8 +15,6 @@ from tspin.tools.spelling import unknown
 from tspin.tools.terminal import table
 
 LIST, REMOVE = "ls", "rm"
-# Of the states that `status` tells apart; any other has stopped.
-STATES = {"running": "running", "waiting": "running", "complete": "complete"}
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -30,7 +28,7 @@ def list_runs(arguments: Sequence[str]) -> None:
         LIST,
         "[RUNS ...]",
         about="The runs in RUNS: iterations done, the last held-out accuracy or perplexity, size\n"
-        "(what runs share is counted in each), and whether they are complete, running or stopped.",
+        "(what runs share is counted in each), and their state, in the words of `tspin status`.",
         examples="  python -m tspin ls\n  python -m tspin ls runs/paper",
     )
     parser.add_argument(
@@ -53,7 +51,7 @@ def describe(runs: Path) -> str:
                 "iterations": f"{status.complete} of {status.of or '?'}",
                 "last": None if worth is None else f"{worth.name} {worth.value:.4g}",
                 "size": amount(bytes_in(folder.path)),
-                "state": STATES.get(status.state, "stopped"),
+                "state": status.state,
                 "run": status.run,
             }
         )

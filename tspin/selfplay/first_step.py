@@ -11,13 +11,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from tspin.config import auto
-from tspin.config.objective import KEYS_OF_COEF
+from tspin.config.objective import KEYS_OF_COEF, SCALES
 from tspin.config.run import Run
 from tspin.config.schedules import at
 
 LEAST_WEIGHT = 0.1  # mean share of a pair's gradient under which a run is warned of
 MANY_CUT = 0.5  # share of the rows
-SCALES = ("alpha", "lam")  # coefficients that multiply the advantage under the logistic link
 
 
 def warnings(
@@ -68,7 +67,7 @@ def rows_cut(run: Run, facts: Mapping[str, Any]) -> str | None:
     """Names the limits of what is cut. facts: data.json; a row may be in both counts."""
     number = facts["num_train"] + facts["num_heldout"]
     prompts, responses = facts["num_prompts_cut"], facts["num_responses_cut"]
-    limits = {}
+    limits: dict[str, int] = {}
     if prompts > MANY_CUT * number:
         limits |= dict([run.prompt_limit])
     if responses > MANY_CUT * number:
