@@ -441,6 +441,56 @@ def test_a_file_that_is_not_parquet(tmp_path):
         annotated.read_pairs(str(path))
 
 
+PAIR = '[{"prompt": "a", "response": "b"}]'
+UNFIT = {
+    "other columns": (
+        '[{"question": "a", "answer": "b"}]',
+        "do not fit each other: 1.json has pro",
+    ),
+    "other types": ('[{"prompt": {"x": 1}, "response": ["b"]}]', "2.json has prompt .dict., resp"),
+    "a number": ("3", "2.json: neither a list of rows nor"),
+    "broken": ('{"a"', "2.json: broken JSON"),
+}
+
+
+def folder_of(root, texts):
+    """Beside the cache of `datasets`, which is in the working directory of a test."""
+    (root / "rows").mkdir()
+    for name, text in texts.items():
+        (root / "rows" / name).write_text(text)
+    return root / "rows"
+
+
+@pytest.mark.parametrize(("text", "says"), UNFIT.values(), ids=UNFIT)
+def test_a_folder_whose_files_do_not_fit_is_refused_in_our_words(tmp_path, capfd, text, says):
+    """One line that names the file; nothing of what the library says of it."""
+    rows = folder_of(tmp_path, {"1.json": PAIR, "2.json": text})
+    with pytest.raises(ValueError, match=says) as refused:
+        annotated.read_pairs(str(rows))
+    assert not re.search("Arrow|TypeError|cast|\n", str(refused.value))
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("kind", "text"), [("csv", ""), ("jsonl", ""), ("json", "[]")])
+def test_a_folder_of_an_empty_file_names_it(tmp_path, kind, text):
+    rows = folder_of(tmp_path, {f"rows.{kind}": text})
+    with pytest.raises(ValueError, match=f"rows.{kind} has no rows; take it out"):
+        annotated.read_pairs(str(rows))
+
+
+def test_a_json_file_of_texts_is_refused_by_itself_and_in_a_folder(tmp_path):
+    rows = folder_of(tmp_path, {"rows.json": '["a", "b"]'})
+    for path, says in ((rows / "rows.json", "it is not an object but str"), (rows, "text")):
+        with pytest.raises(ValueError, match=f"row 1: {says}"):
+            annotated.read_pairs(str(path))
+
+
+def test_a_folder_of_two_kinds_says_that_one_is_read(tmp_path, caplog):
+    rows = folder_of(tmp_path, {"a.json": PAIR, "b.csv": "prompt,response\nc,d\n"})
+    assert len(annotated.read_pairs(str(rows)).pairs) == 1
+    assert "holds .csv and .json files" in caplog.text
+
+
 def test_a_folder_without_data_files(tmp_path):
     with pytest.raises(ValueError, match="data.split=train: .*; use another data.split, or one of"):
         annotated.read_pairs(str(tmp_path))
