@@ -6,6 +6,7 @@ Errors come from main.main in this process; a few are asked of a real one.
 import logging
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,8 @@ from tspin.cli.arguments import SYNONYMS
 from tspin.cli.command import SWITCHES, VALUED, check
 from tspin.cli.compose import compose
 from tspin.cli.folders import CONF, SWEEPS, root
-from tspin.config.load import keys
+from tspin.config.load import dump, keys
+from tspin.runs.artifacts import RunDir
 from tspin.selfplay import algorithm
 
 ROOT = root()
@@ -490,9 +492,17 @@ def test_no_task_that_we_name_ourselves_looks_like_a_misspelt_option(point):
         ("model=zephyr size=14k", "zephyr-tspin-ultrachat-s0-size=14000"),
         # of one's own what the path ends in
         ("data=file data.path=pairs.csv", "micro-tspin-pairs.csv-s0"),
-        ("data=file data.path=in/pairs.csv", "micro-tspin-pairs_csv.86dbe883-s0"),
-        ("data=file data.path=pairs", "micro-tspin-file-s0-data.path=pairs"),  # a word has no dot
-        ("model=custom data=file data.path=a.csv model.path=me/m", "m.eb895b7a-tspin-a.csv-s0"),
+        ("data=file data.path=/in/pairs.csv", "micro-tspin-pairs.csv-s0"),
+        ("data=file data.path=../my-pairs.csv", "micro-tspin-my-pairs.csv-s0"),
+        ("data=file data.path=in/", "micro-tspin-in-s0"),
+        ("data=file 'data.path=my pairs.csv'", "micro-tspin-my_pairs.csv-s0"),
+        (
+            "model=custom data=file data.path=a.csv model.path=me/SmolLM2-135M",
+            "SmolLM2-135M-tspin-a.csv-s0",
+        ),
+        # where that would be an option's name, nothing, or long: a digest
+        ("data=file data.path=in/micro_open", "micro-tspin-micro_open.2c9e4ae9-s0"),
+        ("data=file data.path=..", "micro-tspin-file-s0-data.path=.."),
         # what is the default anyway does not show
         ("model=micro loss=tspin data=micro coef=paper", "micro-tspin-micro-s0"),
         ("coef.alpha=1", "micro-tspin-micro-s0"),
@@ -510,7 +520,7 @@ def test_no_task_that_we_name_ourselves_looks_like_a_misspelt_option(point):
 )
 def test_a_run_is_named_for_what_it_is(words, name):
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        assert compose(words.split()).name == name
+        assert compose(shlex.split(words)).name == name
 
 
 @pytest.mark.slow
@@ -520,6 +530,28 @@ def test_a_run_that_an_earlier_version_named_goes_on(point, tmp_path):
     assert point(*words).folder.exists()
     (tmp_path / "micro-tspin-pairs.csv-s0").mkdir()
     assert point(*words).name == "micro-tspin-pairs.csv-s0"
+    exact = tmp_path / "micro-tspin-pairs_csv.86dbe883-s0"  # as the version before this named it
+    exact.mkdir()
+    assert point(*words).name == "micro-tspin-pairs.csv-s0"
+    other = ("data=file", "data.path=in/pairs.csv", f"runs_dir={tmp_path}")
+    assert point(*other).folder == exact
+
+
+def test_paths_that_end_alike_never_share_a_folder(point, tmp_path):
+    """One after the other, and in one multirun; each run is found again by its own command."""
+    first, second = (
+        ("data=file", f"data.path={d}/pairs.csv", f"runs_dir={tmp_path}") for d in "ab"
+    )
+    run = point(*first)
+    assert run.name == "micro-tspin-pairs.csv-s0"
+    RunDir(run.folder).claim(dump(run), free=())
+    other = point(*second)
+    assert other.name.startswith("micro-tspin-pairs_csv.")
+    RunDir(other.folder).claim(dump(other), free=())
+    assert (point(*first), point(*second)) == (run, other)
+    apart = check(["-m", "data=c/pairs.csv,d/pairs.csv", f"runs_dir={tmp_path}"]).points
+    assert [point.run.data.path for point in apart] == ["c/pairs.csv", "d/pairs.csv"]
+    assert len({point.run.folder for point in apart}) == 2
 
 
 @pytest.mark.slow
