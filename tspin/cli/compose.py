@@ -9,6 +9,7 @@ from __future__ import annotations
 import textwrap
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any, get_args
 
 import hydra
@@ -122,9 +123,21 @@ def plain(cfg: DictConfig, *, partial: bool = False) -> dict[str, Any]:
         tree = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=not partial)
     except MissingMandatoryValue as error:
         key = str(error.full_key)
-        raise ValueError(f"{key} has to be given: {key}=VALUE") from None
+        missing = f"{key} has to be given: {key}=VALUE"
+        raise ValueError("; ".join([*_no_such_model(cfg), missing])) from None
     assert isinstance(tree, dict)
     return {str(key): value for key, value in tree.items()}
+
+
+def _no_such_model(cfg: DictConfig) -> list[str]:
+    """What is wrong with a folder for model= that is not there: it brings no data of its own, so
+    that this would be said only once some are given."""
+    model = OmegaConf.select(cfg, "model", default={})
+    if model.get("name") != "custom" or OmegaConf.is_missing(model, "path"):
+        return []
+    path = str(model.path)
+    is_there = model_files.is_hub_id(path) or Path(path).expanduser().exists()
+    return [] if is_there else [model_files.no_such(path)]
 
 
 def _apply(override: Override, cfg: DictConfig) -> None:
