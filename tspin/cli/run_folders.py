@@ -10,8 +10,7 @@ from tspin.cli.options import Parser
 from tspin.cli.status import survey
 from tspin.planning.disk import amount, bytes_in
 from tspin.runs import comparison, removal
-from tspin.runs.artifacts import RunDir, run_dirs
-from tspin.tools.spelling import unknown
+from tspin.runs.artifacts import RunDir, no_run
 from tspin.tools.terminal import table
 
 LIST, REMOVE = "ls", "rm"
@@ -88,8 +87,7 @@ def _folder(name: str, runs: Path) -> RunDir:
     for path in (runs / name, Path(name).expanduser()):
         if RunDir(path).config.exists():
             return RunDir(path)
-    names = [folder.path.name for folder in run_dirs(runs)]
-    raise ValueError(unknown(f"run {name} in {runs}", name, names))
+    raise no_run(Path(name) if "/" in name else runs / name)
 
 
 def _agreed(folders: Sequence[RunDir], size: str) -> bool:
