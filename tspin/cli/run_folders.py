@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tspin.cli.options import Parser
+from tspin.cli.options import Parser, is_runs, runs_folder
 from tspin.cli.status import survey
 from tspin.planning.disk import amount, bytes_in
 from tspin.runs import comparison, removal
@@ -31,11 +31,11 @@ def list_runs(arguments: Sequence[str]) -> None:
         examples="  python -m tspin ls\n  python -m tspin ls runs/paper",
     )
     parser.add_argument(
-        "runs", nargs="*", type=Path, default=[Path("runs")], metavar="RUNS",
+        "runs", nargs="*", type=runs_folder, default=[Path("runs")], metavar="RUNS",
         help="folders of runs (default: runs)",
     )  # fmt: skip
     for runs in parser.parse_args(arguments).runs:
-        sys.stdout.write(f"{describe(runs.expanduser())}\n")
+        sys.stdout.write(f"{describe(runs)}\n")
 
 
 def describe(runs: Path) -> str:
@@ -66,9 +66,13 @@ def remove_runs(arguments: Sequence[str]) -> None:
         "  python -m tspin rm NAME NAME --runs runs/paper --yes",
     )
     parser.add_argument("names", nargs="+", metavar="NAME", help="a run in RUNS, or its folder")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="(default: runs)")
+    parser.add_argument(
+        "--runs", "--runs_dir", type=Path, default=Path("runs"), metavar="RUNS",
+        help="where they are, runs=RUNS likewise (default: runs)",
+    )  # fmt: skip
     parser.add_argument("--yes", action="store_true", help="without asking")
-    options = parser.parse_intermixed_args(arguments)
+    words = [f"--{word}" if is_runs(word) else word for word in arguments]
+    options = parser.parse_intermixed_args(words)
     runs = options.runs.expanduser()
     folders = list(dict.fromkeys(_folder(name, runs) for name in options.names))
     removal.check(folders)
