@@ -29,6 +29,9 @@ def test_rows_count_tokens_of_the_trained_ones_and_name_the_limit_that_cuts():
     words = f"(model.max_length={run.model.max_length})"
     assert f"4 prompts to {run.max_prompt_length} tokens {words}" in cut
     assert "responses" not in cut
+    small = compose("optim.batch_size=8", "optim.epochs=1", "selfplay.iterations=1")
+    _, one, cut = banner.rows(small, facts | {"num_prompts_cut": 1}, prompts, {}, CPU).splitlines()
+    assert one.endswith("; 1 step in all") and " 1 prompt to " in cut
     assert len(banner.rows(run, facts | {"num_prompts_cut": 0}, prompts, {}, CPU).splitlines()) == 2
 
 

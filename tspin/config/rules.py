@@ -134,10 +134,11 @@ def _scaled(run: Run) -> Iterator[str]:
     if run.coef.alpha != AUTO:
         return
     if AUTO not in run.loss.coefficients.values():
-        yield f"{ALPHA}={AUTO}: {run.loss.target} has no coefficient that follows it"
+        own = " but a loss.alpha of its own" if "alpha" in run.loss.coefficients else ""
+        yield f"{ALPHA}={AUTO}: loss={run.loss.name} has no {ALPHA}{own}; leave it out"
     if any(run.loss_at(t).per_token for t in range(run.selfplay.iterations)):
         yield (
-            f"{ALPHA}={AUTO} is for sums over a response's tokens, and {run.loss.target} with "
+            f"{ALPHA}={AUTO} is for sums over a response's tokens, and loss={run.loss.name} with "
             f"anchor.average={str(run.anchor.average).lower()} compares means; give it a number"
         )
 
