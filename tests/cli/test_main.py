@@ -23,7 +23,9 @@ from tspin.cli.arguments import SYNONYMS
 from tspin.cli.command import SWITCHES, VALUED, check
 from tspin.cli.compose import compose
 from tspin.cli.folders import CONF, SWEEPS, root
+from tspin.config import rules
 from tspin.config.load import dump, keys
+from tspin.data import annotated
 from tspin.runs.artifacts import RunDir
 from tspin.selfplay import algorithm
 
@@ -625,6 +627,18 @@ def test_values_of_a_list_that_no_iteration_reads_are_named(cli, caplog):
     caplog.clear()
     cli("selfplay.iterations=1")
     assert not [line for line in caplog.messages if "will not be used" in line]
+
+
+def test_pairs_of_ones_own_on_an_embedded_model_are_warned_of_before_anything_runs(cli, caplog):
+    caplog.set_level(logging.INFO)
+    cli("data=doubtful.csv", "--dry-run")
+    (line,) = [line for line in caplog.messages if "knows the language of its own tasks" in line]
+    assert line.startswith("model=micro ") and "model=smollm2" in line and "doubtful.csv" in line
+    caplog.clear()
+    for words in (["model=micro_open"], ["data=other.csv", "model=smollm2"]):
+        cli(*words, "--dry-run")
+    assert "its own tasks" not in caplog.text
+    assert {*rules.BUILT_IN} == {*annotated.BUILT_IN}
 
 
 @pytest.mark.slow

@@ -105,6 +105,8 @@ def check(arguments: Sequence[str]) -> Command:
         for name_of_list, message in rules.unread(point.run):
             if name_of_list in keys:
                 once(message)
+        for message in rules.doubtful(point.run):
+            once(message)
     points = distinct(points, name)
     for folder in {point.run.folder.parent for point in points}:
         nearest = next(p for p in [folder, *folder.absolute().parents] if p.exists())
