@@ -23,7 +23,7 @@ from analysis.reading.rows import found
 from tspin.config import older
 from tspin.objectives.contingency import CELLS
 from tspin.runs import heartbeat
-from tspin.runs.artifacts import SCORES, SHARED, Iteration, RunDir, run_dirs
+from tspin.runs.artifacts import SCORES, SHARED, Iteration, RunDir, no_run, run_dirs
 from tspin.tools.files import flatten, read_json
 
 BASE = -1  # the "iteration" of the initial policy; theta_t+1, what iteration t leaves, is row t
@@ -86,6 +86,8 @@ class Runs:
     @classmethod
     def read_one(cls, folder: Path) -> Runs:
         """The one run in its folder, unfinished or not. ValueError where it cannot be read."""
+        if not RunDir(folder).config.exists():
+            raise no_run(folder)
         files = Files()
         run = files.once(RunDir(folder).config, _run)
         if run is None:

@@ -13,6 +13,8 @@ import pandas
 folder = Path("runs/first")
 iterations = sorted(folder.glob("iter_*"), key=lambda path: int(path.name.split("_")[1]))
 iterations = [path for path in iterations if (path / "done.json").exists()]
+if not iterations:
+    raise SystemExit(f"{folder} has no finished iteration: `python main.py name=first` makes some")
 print(f"{folder}: {len(iterations)} iterations done")
 
 # %% [markdown]

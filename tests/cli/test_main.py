@@ -6,6 +6,7 @@ Errors come from main.main in this process; a few are asked of a real one.
 import logging
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -18,9 +19,14 @@ import pytest
 import yaml
 
 import main
+from tspin.cli.arguments import SYNONYMS
 from tspin.cli.command import SWITCHES, VALUED, check
 from tspin.cli.compose import compose
 from tspin.cli.folders import CONF, SWEEPS, root
+from tspin.config import rules
+from tspin.config.load import dump, keys
+from tspin.data import annotated
+from tspin.runs.artifacts import RunDir
 from tspin.selfplay import algorithm
 
 ROOT = root()
@@ -130,7 +136,7 @@ PRESETS = "paper, quick, spin_code, spin_paper"
         ("coef.alhpa=1", ["key coef.alhpa", "did you mean alpha?", "alpha, beta, lambda"]),
         ("+coef.alhpa=1", ["key coef.alhpa", "did you mean alpha?", "alpha, beta, lambda"]),
         ("++coef.alhpa=1", ["key coef.alhpa", "did you mean alpha?", "alpha, beta, lambda"]),
-        ("coef.lam=1", ["key coef.lam", "did you mean lambda?"]),
+        ("coef.lam=1", ["key coef.lam", "did you mean coef.lambda?"]),
         ("model.path.x=1", ["model.path.x", "model.path is a single value"]),
         ("seed=1 coef.alpha=0.3 optim.lrr=1", ["key optim.lrr", "did you mean lr?"]),
         # misspelt groups and options
@@ -166,6 +172,9 @@ PRESETS = "paper, quick, spin_code, spin_paper"
         ("data=file", ["data.path has to be given: data.path=VALUE"]),
         ("model=custom data.path=x", ["model.path has to be given: model.path=VALUE"]),
         ("model=smollm2", ["data.path has to be given"]),
+        ("model=/not/there", ["model.path=/not/there: no such folder", "data.path has to be gi"]),
+        ("model=~/not-there", ["model.path=~/not-there: no such folder"]),
+        ("model=a/b/c", ["model.path=a/b/c: no such folder, and not a hub id OWNER/NAME; data."]),
         ("tspin", ["tspin is neither GROUP=OPTION nor KEY=VALUE", "--help"]),
         ("~loss", ["~loss"]),
         ("~coef.alpha", ["~coef.alpha"]),
@@ -488,9 +497,17 @@ def test_no_task_that_we_name_ourselves_looks_like_a_misspelt_option(point):
         ("model=zephyr size=14k", "zephyr-tspin-ultrachat-s0-size=14000"),
         # of one's own what the path ends in
         ("data=file data.path=pairs.csv", "micro-tspin-pairs.csv-s0"),
-        ("data=file data.path=in/pairs.csv", "micro-tspin-pairs_csv.86dbe883-s0"),
-        ("data=file data.path=pairs", "micro-tspin-file-s0-data.path=pairs"),  # a word has no dot
-        ("model=custom data=file data.path=a.csv model.path=me/m", "m.eb895b7a-tspin-a.csv-s0"),
+        ("data=file data.path=/in/pairs.csv", "micro-tspin-pairs.csv-s0"),
+        ("data=file data.path=../my-pairs.csv", "micro-tspin-my-pairs.csv-s0"),
+        ("data=file data.path=in/", "micro-tspin-in-s0"),
+        ("data=file 'data.path=my pairs.csv'", "micro-tspin-my_pairs.csv-s0"),
+        (
+            "model=custom data=file data.path=a.csv model.path=me/SmolLM2-135M",
+            "SmolLM2-135M-tspin-a.csv-s0",
+        ),
+        # where that would be an option's name, nothing, or long: a digest
+        ("data=file data.path=in/micro_open", "micro-tspin-micro_open.2c9e4ae9-s0"),
+        ("data=file data.path=..", "micro-tspin-file-s0-data.path=.."),
         # what is the default anyway does not show
         ("model=micro loss=tspin data=micro coef=paper", "micro-tspin-micro-s0"),
         ("coef.alpha=1", "micro-tspin-micro-s0"),
@@ -508,7 +525,7 @@ def test_no_task_that_we_name_ourselves_looks_like_a_misspelt_option(point):
 )
 def test_a_run_is_named_for_what_it_is(words, name):
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        assert compose(words.split()).name == name
+        assert compose(shlex.split(words)).name == name
 
 
 @pytest.mark.slow
@@ -518,6 +535,28 @@ def test_a_run_that_an_earlier_version_named_goes_on(point, tmp_path):
     assert point(*words).folder.exists()
     (tmp_path / "micro-tspin-pairs.csv-s0").mkdir()
     assert point(*words).name == "micro-tspin-pairs.csv-s0"
+    exact = tmp_path / "micro-tspin-pairs_csv.86dbe883-s0"  # as the version before this named it
+    exact.mkdir()
+    assert point(*words).name == "micro-tspin-pairs.csv-s0"
+    other = ("data=file", "data.path=in/pairs.csv", f"runs_dir={tmp_path}")
+    assert point(*other).folder == exact
+
+
+def test_paths_that_end_alike_never_share_a_folder(point, tmp_path):
+    """One after the other, and in one multirun; each run is found again by its own command."""
+    first, second = (
+        ("data=file", f"data.path={d}/pairs.csv", f"runs_dir={tmp_path}") for d in "ab"
+    )
+    run = point(*first)
+    assert run.name == "micro-tspin-pairs.csv-s0"
+    RunDir(run.folder).claim(dump(run), free=())
+    other = point(*second)
+    assert other.name.startswith("micro-tspin-pairs_csv.")
+    RunDir(other.folder).claim(dump(other), free=())
+    assert (point(*first), point(*second)) == (run, other)
+    apart = check(["-m", "data=c/pairs.csv,d/pairs.csv", f"runs_dir={tmp_path}"]).points
+    assert [point.run.data.path for point in apart] == ["c/pairs.csv", "d/pairs.csv"]
+    assert len({point.run.folder for point in apart}) == 2
 
 
 @pytest.mark.slow
@@ -590,6 +629,18 @@ def test_values_of_a_list_that_no_iteration_reads_are_named(cli, caplog):
     assert not [line for line in caplog.messages if "will not be used" in line]
 
 
+def test_pairs_of_ones_own_on_an_embedded_model_are_warned_of_before_anything_runs(cli, caplog):
+    caplog.set_level(logging.INFO)
+    cli("data=doubtful.csv", "--dry-run")
+    (line,) = [line for line in caplog.messages if "knows the language of its own tasks" in line]
+    assert line.startswith("model=micro ") and "model=smollm2" in line and "doubtful.csv" in line
+    caplog.clear()
+    for words in (["model=micro_open"], ["data=other.csv", "model=smollm2"]):
+        cli(*words, "--dry-run")
+    assert "its own tasks" not in caplog.text
+    assert {*rules.BUILT_IN} == {*annotated.BUILT_IN}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("word", "meant"),
@@ -600,10 +651,28 @@ def test_values_of_a_list_that_no_iteration_reads_are_named(cli, caplog):
         ("batch_size=4", "optim.batch_size"),
         ("iterations=4", "selfplay.iterations"),
         ("fsdp2=true", "compute=fsdp2"),
+        ("learning_rate=1e-5", "optim.lr"),
+        ("learning-rate=1e-5", "optim.lr"),
+        ("optim.learning_rate=1e-5", "optim.lr"),
+        ("optim.learning=1e-5", "optim.lr"),
+        ("data.batch_size=4", "optim.batch_size"),
+        ("decoding.max_length=40", "model.max_length"),
+        ("evals.max-length=40", "evals.max_length"),
+        ("model.alpha=4", "model.lora.alpha"),
+        ("compute.fsdp2=true", "compute=fsdp2"),
+        ("per_device_train_batch_size=4", "optim.batch_size"),
     ],
 )
 def test_a_key_without_its_section_gets_it(refused, word, meant):
     assert refused(word) == f"unknown key {word.split('=')[0]}; did you mean {meant}?"
+
+
+def test_words_of_other_libraries_lead_to_a_key_or_group_that_is_there():
+    """And none of them is a key here, which `_meant` would find first."""
+    endings = {key.rsplit(".", 1)[-1] for key in keys()}
+    for word, meant in SYNONYMS.items():
+        assert meant in keys() or (CONF / meant).is_dir(), word
+        assert word not in endings
 
 
 def test_wandb_is_a_matter_of_tracking(refused):

@@ -48,6 +48,16 @@ def test_the_whole_command_takes_such_a_folder(here, monkeypatch):
     assert runs(*command.arguments) == [command.points[0].run]
 
 
+@pytest.mark.parametrize("name", ["pairs.jsonl", "my-pairs.csv", "a/b.csv", "a%b", "20.5", "a b"])
+def test_a_path_is_quoted_only_where_it_would_be_read_as_something_else(here, name):
+    """So that commands which are shown again are what was typed."""
+    (here / name).mkdir(parents=True)
+    for path in (name, str(here / name)):
+        word = as_typed(f"runs_dir={path}", multirun=False)
+        assert (word == f"runs_dir={path}") == (path != "20.5" and " " not in path)
+        assert runs(word)[0].runs_dir == path
+
+
 @pytest.mark.parametrize("form", ["{}", '"{}"', "'{}'", "+{}", "++{}"])
 def test_quotes_of_hydra_and_its_prefixes_keep_their_meaning(here, form):
     prefix = form.removesuffix("{}") if form.startswith("+") else ""

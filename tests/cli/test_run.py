@@ -1,5 +1,6 @@
 """What `tspin run` leaves beside the artifacts when a run ends: report.html."""
 
+import logging
 import sys
 
 import pytest
@@ -54,6 +55,16 @@ def test_a_run_leaves_its_page(runs_dir, launch):
     assert not [path.name for path in folder.path.iterdir() if path.name.startswith(f".{PAGE}")]
     assert {status.state for status in survey(runs_dir)} == {"complete"}
     assert PAGE in files_of(folder) and "run" in describe(runs_dir)
+
+
+def test_the_end_names_the_page_that_was_written_and_no_other(launch, folder, caplog):
+    caplog.set_level(logging.INFO, "tspin")
+    launch()
+    named = [message for message in caplog.messages if message.startswith("page: ")]
+    assert len(named) == 1 and f" {folder.path / PAGE}\n" in named[0] and "tspin watch" in named[0]
+    caplog.clear()
+    launch("track.report=false")
+    assert PAGE not in caplog.text
 
 
 def test_one_that_wants_no_page_gets_none(launch, folder):

@@ -51,7 +51,7 @@ def test_what_is_not_removed(runs, capsys, monkeypatch):
         assert main(["rm", "tspin", "--runs", str(runs), "--yes"]) == 1
     assert "tspin is running" in capsys.readouterr().err
     assert main(["rm", "tspn", "--runs", str(runs), "--yes"]) == 1
-    assert "did you mean tspin?" in capsys.readouterr().err
+    assert f"did you mean {runs / 'tspin'}?" in capsys.readouterr().err
     assert main(["rm", "tspin", "--runs", str(runs)]) == 1
     assert "add --yes" in capsys.readouterr().err
     typed = io.StringIO("n\n")

@@ -17,7 +17,7 @@ from support.tiny import compose, play
 from support.waiting import until
 
 from tspin import __main__ as commands
-from tspin.cli import status
+from tspin.cli import run_folders, status
 from tspin.config.load import dump
 from tspin.runs import heartbeat
 from tspin.runs.artifacts import RunDir, run_dirs
@@ -90,7 +90,9 @@ OWNED = {
 def test_the_state_of_a_run_that_nobody_holds(tmp_path, says, case):
     beat, done, begun = case
     made(tmp_path, "run", done=done, beat=beat, begun=begun)
-    assert says.startswith(of(tmp_path).state)
+    state = of(tmp_path).state
+    assert says.startswith(state)
+    assert re.search(rf" {state} +run\s*$", run_folders.describe(tmp_path))  # as `tspin ls` has it
 
 
 @pytest.mark.parametrize(("says", "case"), OWNED.items(), ids=OWNED)

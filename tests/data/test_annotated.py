@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.tiny import compose
 
 from tspin.config.shift import ShiftConfig
 from tspin.data import annotated, files
@@ -439,6 +441,56 @@ def test_a_file_that_is_not_parquet(tmp_path):
         annotated.read_pairs(str(path))
 
 
+PAIR = '[{"prompt": "a", "response": "b"}]'
+UNFIT = {
+    "other columns": (
+        '[{"question": "a", "answer": "b"}]',
+        "do not fit each other: 1.json has pro",
+    ),
+    "other types": ('[{"prompt": {"x": 1}, "response": ["b"]}]', "2.json has prompt .dict., resp"),
+    "a number": ("3", "2.json: neither a list of rows nor"),
+    "broken": ('{"a"', "2.json: broken JSON"),
+}
+
+
+def folder_of(root, texts):
+    """Beside the cache of `datasets`, which is in the working directory of a test."""
+    (root / "rows").mkdir()
+    for name, text in texts.items():
+        (root / "rows" / name).write_text(text)
+    return root / "rows"
+
+
+@pytest.mark.parametrize(("text", "says"), UNFIT.values(), ids=UNFIT)
+def test_a_folder_whose_files_do_not_fit_is_refused_in_our_words(tmp_path, capfd, text, says):
+    """One line that names the file; nothing of what the library says of it."""
+    rows = folder_of(tmp_path, {"1.json": PAIR, "2.json": text})
+    with pytest.raises(ValueError, match=says) as refused:
+        annotated.read_pairs(str(rows))
+    assert not re.search("Arrow|TypeError|cast|\n", str(refused.value))
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("kind", "text"), [("csv", ""), ("jsonl", ""), ("json", "[]")])
+def test_a_folder_of_an_empty_file_names_it(tmp_path, kind, text):
+    rows = folder_of(tmp_path, {f"rows.{kind}": text})
+    with pytest.raises(ValueError, match=f"rows.{kind} has no rows; take it out"):
+        annotated.read_pairs(str(rows))
+
+
+def test_a_json_file_of_texts_is_refused_by_itself_and_in_a_folder(tmp_path):
+    rows = folder_of(tmp_path, {"rows.json": '["a", "b"]'})
+    for path, says in ((rows / "rows.json", "it is not an object but str"), (rows, "text")):
+        with pytest.raises(ValueError, match=f"row 1: {says}"):
+            annotated.read_pairs(str(path))
+
+
+def test_a_folder_of_two_kinds_says_that_one_is_read(tmp_path, caplog):
+    rows = folder_of(tmp_path, {"a.json": PAIR, "b.csv": "prompt,response\nc,d\n"})
+    assert len(annotated.read_pairs(str(rows)).pairs) == 1
+    assert "holds .csv and .json files" in caplog.text
+
+
 def test_a_folder_without_data_files(tmp_path):
     with pytest.raises(ValueError, match="data.split=train: .*; use another data.split, or one of"):
         annotated.read_pairs(str(tmp_path))
@@ -582,7 +634,7 @@ def test_a_heldout_prompt_keeps_its_other_pairs_out_of_training():
 @pytest.mark.parametrize(
     "size, heldout, reason",
     [
-        (4, 1, "data.size=4, but 3 pairs are left .*4 pairs, .*data.heldout=1 .*use size=all"),
+        (4, 1, "data.size=4, but 3 pairs .*4 pairs, .*data.heldout=1 .*use data.size=null"),
         (None, 4, "data.heldout=4 leaves none of 4 pairs to train on; use a smaller one"),
         (1, 5, "data.heldout=5 exceeds the 4 distinct prompts of 4 pairs"),
     ],
@@ -590,6 +642,20 @@ def test_a_heldout_prompt_keeps_its_other_pairs_out_of_training():
 def test_asking_for_more_than_there_is(size, heldout, reason):
     with pytest.raises(ValueError, match=reason):
         annotated.split_pairs(make_pairs("abcd"), size=size, heldout=heldout, seed=0)
+
+
+@pytest.mark.parametrize("words", [("data.size=70",), ("size=50k",), ("experiment=quick",)])
+def test_the_way_out_of_a_size_that_is_too_large_works_however_it_was_set(words):
+    """What it suggests is typed behind what set the size: an option, an experiment, a number."""
+    pairs = make_pairs(map(str, range(60)))
+    data = ("data=file", "data.path=pairs.jsonl", *words)
+    size = compose(*data).data.size
+    with pytest.raises(ValueError) as refused:
+        annotated.split_pairs(pairs, size=size, heldout=10, seed=0)
+    way_out = re.search(r"use (\S+) for all of them", str(refused.value))[1]
+    size = compose(*data, way_out).data.size
+    train, _ = annotated.split_pairs(pairs, size=size, heldout=10, seed=0)
+    assert len(train) == 50
 
 
 # Which source is meant

@@ -33,6 +33,14 @@ def test_your_objective(capsys):
     assert "loss 1.0000" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("folder", ["runs", "runs/first"])  # no run, and one that has just begun
+def test_reading_a_run_that_is_not_there_says_which_command_makes_it(tmp_path, monkeypatch, folder):
+    (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="^runs/first has .* `python main.py name=first` makes"):
+        runpy.run_path(str(NOTEBOOKS / "reading_a_run.py"))
+
+
 @pytest.mark.runs
 def test_a_run_with_your_objective(forker, tmp_path):
     """The class of the first cell and the YAML of the last one, as files in a new folder."""

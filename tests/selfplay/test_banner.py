@@ -26,8 +26,12 @@ def test_rows_count_tokens_of_the_trained_ones_and_name_the_limit_that_cuts():
     where, rows, cut = banner.rows(run, facts, prompts, {}, CPU).splitlines()
     assert where == "arithmetic: float32 on cpu, weights in float32 (fp32_master)"
     assert "5 to train on (15 tokens of x and y), 1 held out; 18 steps in all" in rows
-    assert f"4 prompts to {run.max_prompt_length} tokens (model.max_prompt_length)" in cut
+    words = f"(model.max_length={run.model.max_length})"
+    assert f"4 prompts to {run.max_prompt_length} tokens {words}" in cut
     assert "responses" not in cut
+    small = compose("optim.batch_size=8", "optim.epochs=1", "selfplay.iterations=1")
+    _, one, cut = banner.rows(small, facts | {"num_prompts_cut": 1}, prompts, {}, CPU).splitlines()
+    assert one.endswith("; 1 step in all") and " 1 prompt to " in cut
     assert len(banner.rows(run, facts | {"num_prompts_cut": 0}, prompts, {}, CPU).splitlines()) == 2
 
 

@@ -7,9 +7,10 @@ import re
 import pytest
 from support.tiny import compose, play
 
-from tspin.selfplay import first_step
+from tspin.selfplay import banner, first_step
 
 DATA = {"num_train": 8, "num_heldout": 2, "num_prompts_cut": 0, "num_responses_cut": 0}
+CPU = {"dtype": "float32", "device": "cpu", "weights": "float32"}
 
 
 @pytest.mark.parametrize(
@@ -46,6 +47,28 @@ def test_most_rows_cut():
     assert first_step.rows_cut(run, DATA | {"num_prompts_cut": 5}) is None
     message = first_step.rows_cut(run, DATA | {"num_prompts_cut": 6})
     assert message.startswith("6 prompts and 0 responses of 10 rows are cut: a larger model.max_l")
+
+
+@pytest.mark.parametrize(
+    ("words", "cut", "named"),
+    [
+        ((), "prompts", {"model.max_length"}),
+        ((), "responses", {"model.max_length"}),
+        (("model.max_prompt_length=8",), "prompts", {"model.max_prompt_length"}),
+        (("model.max_prompt_length=8",), "responses", {"model.max_length"}),
+        (("model.max_prompt_length=8",), "both", {"model.max_prompt_length", "model.max_length"}),
+        (("model.max_length=40", "decoding.max_new_tokens=32", "model.max_prompt_length=8"),
+         "prompts", {"model.max_length"}),
+    ],
+)  # fmt: skip
+def test_the_limit_that_cut_is_named_by_banner_and_warning_alike(words, cut, named):
+    """The last: a prompt may have all that max_length leaves, 40 - 32."""
+    run = compose(*words)
+    counted = {f"num_{what}_cut": 9 for what in ("prompts", "responses") if cut in (what, "both")}
+    message = first_step.rows_cut(run, DATA | counted)
+    assert {*re.findall(r"model\.\w+", message)} == named
+    banner_line = banner.rows(run, DATA | counted, [], {}, CPU).splitlines()[-1]
+    assert {*re.findall(r"model\.\w+", banner_line)} == named
 
 
 @pytest.mark.runs

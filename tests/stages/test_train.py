@@ -167,9 +167,9 @@ def test_a_number_that_is_not_finite_stops_before_it_is_applied(what, tmp_path, 
     else:
         weight = policy.model.model.norm.weight
         weight.register_hook(lambda gradient: gradient * torch.inf)
-    with pytest.raises(FloatingPointError, match="prompts .*optim.lr") as error:
+    with pytest.raises(FloatingPointError, match="lower optim.lr .*prompts") as error:
         run_training(policy, random_triplets(4), Iteration(tmp_path), TSPIN(1.0, 0.1), None)
-    assert all(i in str(error.value) for i in "0123")
+    assert str(error.value).endswith(", 1 more")  # three of the four
     assert not Iteration(tmp_path).checkpoint.exists()
     assert StepLog.read(Iteration(tmp_path).metrics) == []
     for key, value in policy.model.state_dict().items():

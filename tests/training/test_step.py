@@ -19,7 +19,7 @@ from tspin.training import step
 from tspin.training.cut import Cut
 from tspin.training.optimizer import build_optimizer
 from tspin.training.parallel import Strategy
-from tspin.training.recipe import Recipe
+from tspin.training.recipe import Recipe, gentler
 
 CFG = compose("optim.max_grad_norm=1.0")
 
@@ -187,14 +187,30 @@ def test_what_processes_exchange_is_the_same_numbers_in_one_transfer():
             assert all(torch.equal(metrics[k].double(), same_metrics[k]) for k in metrics)
 
 
+class Broken(WithoutHA):
+    def __call__(self, policy, reference=None):
+        return policy.annotated * torch.nan, {}
+
+
 def test_a_step_that_is_not_finite_names_its_prompts():
     triplets, policy = random_triplets(2), random_policy()
     recipe = recipe_of(LOSSES["tspin"], triplets)
-    recipe = replace(recipe, loss=lambda logps, reference: (logps.annotated * torch.nan, {}))
-    recipe.loss.roles, recipe.loss.reference_roles = LOSSES["tspin"].roles, ()
-    recipe.loss.needs_batch = False
+    recipe = replace(recipe, loss=Broken(alpha=1.0))
     optimizer = build_optimizer(policy, CFG.optim)
-    with pytest.raises(FloatingPointError, match="step 3: loss nan .* prompts 0, 1. .* nothing"):
+    with pytest.raises(FloatingPointError, match="step 3: the loss is nan, .* prompts are 0, 1$"):
         step.gradient_step(
             Strategy(policy), optimizer, triplets, recipe, Cut(2, None), where="step 3"
         )
+
+
+@pytest.mark.parametrize("file", sorted((CONF / "loss").glob("*.yaml")), ids=lambda file: file.stem)
+def test_what_diverged_is_told_to_lower_only_what_its_objective_has(file):
+    """coef.alpha where the objective is another with another; clipping where there is none yet."""
+    run = compose(f"loss={file.stem}", "optim.lr=50", "optim.max_grad_norm=1.0")
+    advice = gentler(run.loss_at(1), run.optim, t=1)
+    assert advice.startswith("lower optim.lr (50 here)") and "max_grad_norm" not in advice
+    for key in ("coef.alpha", "coef.lambda"):
+        other = compose(f"loss={file.stem}", f"{key}=0.3")
+        assert (f" or {key}" in advice) == (other.loss_at(1) != run.loss_at(1))
+    free = compose(f"loss={file.stem}", "optim.max_grad_norm=null").optim
+    assert gentler(run.loss_at(1), free, t=1).endswith(", or set optim.max_grad_norm=1.0")

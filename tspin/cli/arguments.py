@@ -27,6 +27,42 @@ OPEN = ("evals.tasks", *ARGUMENTS)  # or the user's
 PLACES = {"data": "file", "model": "custom"}  # group -> option whose path is what was typed
 SECTIONS = ("coef", "optim", "data", "model", "selfplay", "decoding")  # meant first, of one name
 
+SYNONYMS = {  # of transformers and TRL, and usual abbreviations -> what it is called here
+    **dict.fromkeys(("model_name_or_path", "model_name", "base_model"), "model"),
+    **dict.fromkeys(("dataset", "dataset_name", "train_file"), "data"),
+    **dict.fromkeys(("loss_type", "method", "objective"), "loss"),
+    **dict.fromkeys(("learning_rate", "learning"), "optim.lr"),
+    **dict.fromkeys(("num_train_epochs", "num_epochs"), "optim.epochs"),
+    **dict.fromkeys(("per_device_train_batch_size", "train_batch_size"), "optim.batch_size"),
+    **dict.fromkeys(("warmup_ratio", "warmup_steps"), "optim.warmup"),
+    **dict.fromkeys(("lr_scheduler_type", "scheduler"), "optim.schedule"),
+    **dict.fromkeys(("adam_beta1", "adam_beta2"), "optim.betas"),
+    **dict.fromkeys(("adam_epsilon", "epsilon"), "optim.eps"),
+    **dict.fromkeys(("optimizer", "optimiser"), "optim"),
+    "wd": "optim.weight_decay",
+    "gradient_accumulation_steps": "compute.micro_batch",
+    "per_device_eval_batch_size": "compute.score_batch",
+    "attn_implementation": "compute.attention",
+    **dict.fromkeys(("bf16", "fp16", "torch_dtype"), "compute.dtype"),
+    **dict.fromkeys(("max_seq_length", "max_seq_len", "seq_len"), "model.max_length"),
+    **dict.fromkeys(("load_in_4bit", "load_in_8bit"), "model.quantize"),
+    **dict.fromkeys(("peft", "use_peft"), "lora"),
+    **dict.fromkeys(("r", "lora_r"), "model.lora.rank"),
+    "lora_alpha": "model.lora.alpha",
+    "lora_dropout": "model.lora.dropout",
+    **dict.fromkeys(("target_modules", "lora_target_modules"), "model.lora.targets"),
+    **dict.fromkeys(("max_completion_length", "max_gen_len"), "decoding.max_new_tokens"),
+    "do_sample": "decoding.sample",
+    **dict.fromkeys(("n_iter", "num_iter", "num_iterations", "iters"), "selfplay.iterations"),
+    **dict.fromkeys(("max_train_samples", "train_size", "num_train"), "data.size"),
+    **dict.fromkeys(("test_size", "eval_size", "num_heldout"), "data.heldout"),
+    "lam": "coef.lambda",
+    "output_dir": "runs_dir",
+    "run_name": "name",
+    "report_to": "track",
+    "random_seed": "seed",
+}
+
 
 def check(overrides: Iterable[str]) -> None:
     """ValueError for what is no override, or takes something away."""
@@ -251,8 +287,9 @@ def explain(
                 return f"unknown key {name}: {'.'.join(path[:i])} is a single value"
             if part not in node:
                 choices = {*map(str, node)}
-                if i == 0 and (meant := _meant(part, conf)) is not None:
-                    return f"unknown key {part}; did you mean {meant}?"
+                meant = _meant(part, conf, section=path[0])
+                if meant is not None and path[0] != "loss":  # whose keys are those of its class
+                    return f"unknown key {'.'.join(path[: i + 1])}; did you mean {meant}?"
                 if i == 0:  # groups that leave no key, and sweep, may be typed, too
                     choices |= {f.name for f in conf.iterdir() if f.is_dir()} - {"hydra"}
                     choices.add("sweep")
@@ -261,11 +298,15 @@ def explain(
     return message
 
 
-def _meant(word: str, conf: Path) -> str | None:
-    """The key that ends in this word, or GROUP=WORD where it is an option; None for neither."""
-    order = {section: number for number, section in enumerate(SECTIONS)}
+def _meant(word: str, conf: Path, *, section: str) -> str | None:
+    """The key that ends in this word, that of this section first; what SYNONYMS says; or GROUP=WORD
+    where it is an option. None for neither."""
+    word = word.replace("-", "_")
+    order = {name: number for number, name in enumerate(SECTIONS)} | {section: -1}
     endings = [name for name in keys() if name.rsplit(".", 1)[-1] == word]
+    groups = [path.name for path in conf.iterdir() if (path / f"{word}.yaml").is_file()]
     if endings:
         return min(endings, key=lambda name: order.get(name.split(".")[0], len(order)))
-    groups = [path.name for path in conf.iterdir() if (path / f"{word}.yaml").is_file()]
-    return f"{min(groups)}={word}" if groups else None
+    if word in SYNONYMS:
+        return SYNONYMS[word]
+    return f"{section if section in groups else min(groups)}={word}" if groups else None

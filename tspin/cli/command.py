@@ -20,6 +20,7 @@ from tspin.cli.compose import VERSION, compose, parsed
 from tspin.cli.folders import CONF, SWEEPS, torchrun_words
 from tspin.cli.quoting import as_typed, quoted_word
 from tspin.config import rules
+from tspin.config.identity import paths_of
 from tspin.runs.point import Point, distinct, key
 from tspin.tools.log import once
 
@@ -96,6 +97,7 @@ def check(arguments: Sequence[str]) -> Command:
             for line in lines:
                 for chosen in _grid(line, multirun=given.multirun):
                     points.append(Point(tuple(chosen), compose([*of_hydra, *chosen])))
+            points = list(_apart(points, of_hydra))
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(str(error)) from None
     for point in points:  # of what is typed: an option's list may be longer than a short run
@@ -103,6 +105,8 @@ def check(arguments: Sequence[str]) -> Command:
         for name_of_list, message in rules.unread(point.run):
             if name_of_list in keys:
                 once(message)
+        for message in rules.doubtful(point.run):
+            once(message)
     points = distinct(points, name)
     for folder in {point.run.folder.parent for point in points}:
         nearest = next(p for p in [folder, *folder.absolute().parents] if p.exists())
@@ -111,6 +115,17 @@ def check(arguments: Sequence[str]) -> Command:
     common = [override for override in lines[0] if all(override in line for line in lines)]
     name = name or ("multirun" if given.multirun else "run")
     return Command([*common, *flags], points, name, multirun=given.multirun, dry_run=dry_run)
+
+
+def _apart(points: Sequence[Point], of_hydra: Overrides) -> Iterator[Point]:
+    """The points; exactly named where one name is of several paths, which end alike."""
+    paths: dict[Path, set[tuple[str, str]]] = {}
+    for point in points:
+        paths.setdefault(point.run.folder, set()).add(paths_of(point.run))
+    for point in points:
+        if len(paths[point.run.folder]) > 1:
+            point = Point(point.words, compose([*of_hydra, *point.words], exact=True))
+        yield point
 
 
 class _Flags(argparse.ArgumentParser):

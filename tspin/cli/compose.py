@@ -9,7 +9,8 @@ from __future__ import annotations
 import textwrap
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import hydra
 import yaml
@@ -28,10 +29,12 @@ from omegaconf.errors import (
 from tspin.cli import arguments
 from tspin.cli.arguments import Overrides
 from tspin.cli.folders import CONF, SWEEPS, program, run_command, torchrun_words
-from tspin.config.identity import run_name
+from tspin.config.identity import OF_ONES_OWN, Paths, paths_of, run_name
 from tspin.config.load import dump, load
 from tspin.config.run import Run
 from tspin.policy import model_files
+from tspin.runs.artifacts import RunDir
+from tspin.runs.point import stored
 from tspin.tools.log import once
 from tspin.tools.spelling import unknown
 
@@ -43,8 +46,11 @@ _defaulted: dict[str, float] = {}  # objective -> learning rate that its model h
 _shortened: dict[str, int] = {}  # model.path -> its own length, where that is less than the default
 
 
-def compose(overrides: Overrides) -> Run:
-    """One point as a Run, inside a hydra.initialize_*. ValueError says what is misspelt."""
+def compose(overrides: Overrides, *, exact: bool = False) -> Run:
+    """One point as a Run, inside a hydra.initialize_*. ValueError says what is misspelt.
+
+    exact  named so that no other path could have made the name
+    """
     values = [override for override in overrides if arguments.is_value(override)]
     try:
         whole = _composed(tuple(override for override in overrides if override not in values))
@@ -54,7 +60,7 @@ def compose(overrides: Overrides) -> Run:
             _apply(override, cfg)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ValueError(arguments.explain(overrides, str(error), CONF, _unresolved)) from None
-    return typed(cfg, whole.hydra)
+    return typed(cfg, whole.hydra, exact=exact)
 
 
 def parsed(overrides: Overrides) -> list[Override]:
@@ -63,10 +69,11 @@ def parsed(overrides: Overrides) -> list[Override]:
     return OverridesParser.create(loader).parse_overrides(overrides)
 
 
-def typed(cfg: DictConfig, hydra_cfg: Any) -> Run:
+def typed(cfg: DictConfig, hydra_cfg: Any, *, exact: bool = False) -> Run:
     """The composed tree as a Run, named for what differs from its model's, loss's and data's own.
 
     hydra_cfg  Hydra's node of the same composition: which options were chosen, where from
+    exact      see compose
     """
     _defaulted.clear()
     _shortened.clear()
@@ -86,13 +93,28 @@ def typed(cfg: DictConfig, hydra_cfg: Any) -> Run:
     run = load(tree | {"name": "unnamed"})
     own = [o for o in hydra_cfg.overrides.hydra if o.startswith("hydra.searchpath")]
     own += [f"{group}={hydra_cfg.runtime.choices[group]}" for group in NAMED_BY]
-    values, usual = dump(run), _defaults(tuple(own), run.seed)
-    run = replace(run, name=run_name(values, usual))
-    before = run_name(values, usual, earlier=True)
-    if before != run.name and not run.folder.exists():
-        earlier = replace(run, name=before)
-        return earlier if earlier.folder.exists() else run
-    return run
+    return _named(run, _defaults(tuple(own), run.seed), exact=exact)
+
+
+def _named(run: Run, usual: dict[str, Any], *, exact: bool) -> Run:
+    """The run under the name that it has already, an earlier version's too; else by the end of its
+    paths, or exactly where a run of other paths, which end alike, has that name."""
+    values = dump(run)
+    taken = {option for group in OF_ONES_OWN for option in arguments.options(group, CONF)}
+    end, exactly, oldest = (
+        replace(run, name=run_name(values, usual, paths=paths, taken=taken))
+        for paths in get_args(Paths)
+    )
+    for known in (exactly, end, oldest):
+        if known.folder.exists() and (known is not end or _is_of(known)):
+            return known
+    return exactly if exact or end.folder.exists() else end
+
+
+def _is_of(run: Run) -> bool:
+    """Whether the run in its folder, as far as that can be read, is of the same paths."""
+    point = stored(RunDir(run.folder))
+    return point is None or paths_of(point.run) == paths_of(run)
 
 
 def plain(cfg: DictConfig, *, partial: bool = False) -> dict[str, Any]:
@@ -101,9 +123,21 @@ def plain(cfg: DictConfig, *, partial: bool = False) -> dict[str, Any]:
         tree = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=not partial)
     except MissingMandatoryValue as error:
         key = str(error.full_key)
-        raise ValueError(f"{key} has to be given: {key}=VALUE") from None
+        missing = f"{key} has to be given: {key}=VALUE"
+        raise ValueError("; ".join([*_no_such_model(cfg), missing])) from None
     assert isinstance(tree, dict)
     return {str(key): value for key, value in tree.items()}
+
+
+def _no_such_model(cfg: DictConfig) -> list[str]:
+    """What is wrong with a folder for model= that is not there: it brings no data of its own, so
+    that this would be said only once some are given."""
+    model = OmegaConf.select(cfg, "model", default={})
+    if model.get("name") != "custom" or OmegaConf.is_missing(model, "path"):
+        return []
+    path = str(model.path)
+    is_there = model_files.is_hub_id(path) or Path(path).expanduser().exists()
+    return [] if is_there else [model_files.no_such(path)]
 
 
 def _apply(override: Override, cfg: DictConfig) -> None:

@@ -31,12 +31,12 @@ def program() -> str:
 
 def run_command() -> str:
     """What is typed before the overrides of a run."""
-    return f"{program()} run" if _by_verb() else "python main.py"
+    return f"{program()} run" if by_verb() else "python main.py"
 
 
 def torchrun_words() -> str:
     """What is typed behind torchrun --nproc_per_node=N, before the overrides."""
-    return f"-m {SCRIPT} run" if _by_verb() else "main.py"
+    return f"-m {SCRIPT} run" if by_verb() else "main.py"
 
 
 def recorded() -> list[str]:
@@ -44,10 +44,10 @@ def recorded() -> list[str]:
 
     Of the installed command -m tspin run: it means the same, and needs no search path.
     """
-    return [*INSTALLED] if _by_verb() else [sys.argv[0]]
+    return [*INSTALLED] if by_verb() else [sys.argv[0]]
 
 
-def _by_verb() -> bool:
+def by_verb() -> bool:
     """Whether the installed command or python -m tspin was started, and no main.py."""
     started = Path(sys.argv[0])
     return started.stem == SCRIPT or started.parts[-2:] == (SCRIPT, "__main__.py")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from tspin.cli.folders import program
 from tspin.tools.spelling import unknown
 
 BOOLEAN = ("true", "false")
+RUNS = ("runs", "runs_dir")  # a folder of runs: as verbs call it, as a run's own option does
 MODULE = "python -m tspin"  # as examples have it: it works in a checkout too
 
 
@@ -55,6 +57,8 @@ class KeyParser(Parser):
         values = {key: default for key, (_, default, _) in self._options.items()}
         for argument in arguments:
             key, equals, value = argument.removeprefix("--").partition("=")
+            if key in RUNS and RUNS[0] in values:
+                key = RUNS[0]
             if key not in values:
                 known = [f"{key}=" for key in self._options]
                 raise ValueError(unknown(f"option {key}=", f"{key}=", known))
@@ -70,3 +74,14 @@ class KeyParser(Parser):
                 raise ValueError(f"{key}={chosen}: {unknown('value', chosen, choices)}")
             given[key] = chosen
         return given
+
+
+def is_runs(word: str) -> bool:
+    """Whether it is runs=RUNS, or as a run has it runs_dir=RUNS, and no folder of that name."""
+    key, equals, _ = word.partition("=")
+    return bool(equals) and key in RUNS and not Path(word).exists()
+
+
+def runs_folder(word: str) -> Path:
+    """The folder that RUNS or runs=RUNS means."""
+    return Path(word.partition("=")[2] if is_runs(word) else word).expanduser()

@@ -26,6 +26,7 @@ from tspin.runs.point import key
 from tspin.tools.log import first_line
 
 NOTHING = ("", "null")
+PLAIN = re.compile(r"[A-Za-z0-9_./+@%~-]+")  # without what the grammar may read as more
 EXPRESSION = re.compile(r"""["'(\[{]""")  # in what the grammar takes, commas may be part of these
 
 
@@ -85,7 +86,7 @@ def _text(name: str, value: str, *, multirun: bool) -> str:
         return value
     is_path, parts = text_keys()[name], value.split(",")
     if is_path and _exists(value):
-        return _quoted(value.replace("${", "\\${"))
+        return value if _is_plain(name, value) else _quoted(value.replace("${", "\\${"))
     if multirun and len(parts) > 1:
         if (is_path and all(map(_exists, parts))) or not EXPRESSION.search(value):
             return ",".join(_text(name, part, multirun=False) for part in parts)
@@ -102,6 +103,17 @@ def _text(name: str, value: str, *, multirun: bool) -> str:
     if override.is_sweep_override() or _is_meant(value, override.value()):
         return value
     return _quoted(value)
+
+
+def _is_plain(name: str, value: str) -> bool:
+    """Whether the grammar reads exactly this text without quotes: of most paths it does."""
+    if not PLAIN.fullmatch(value):
+        return False
+    try:
+        read = _parsed(f"{name}={value}")
+    except HydraException:
+        return False
+    return not read.is_sweep_override() and read.value() == value
 
 
 def _exists(path: str) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import logging
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ from omegaconf import DictConfig
 from tspin.cli import outcome, sweep
 from tspin.cli.command import check
 from tspin.cli.compose import VERSION, typed
-from tspin.cli.folders import CONF, recorded
+from tspin.cli.folders import CONF, program, recorded
 from tspin.distributed import launcher
 from tspin.selfplay import banner
 from tspin.tools import signals
@@ -57,21 +58,25 @@ def job(cfg: DictConfig) -> None:
         log.info("\n%s\n\nfiles: %s", end, run.folder)
         # a multirun has many, and `tspin report` shows them together
         if run.track.report and (single or any(map(REPORT.fullmatch, words))):
-            write_report(run.folder)
+            page = write_report(run.folder)
+            if page is not None:
+                watch = shlex.join([*program().split(), "watch", str(run.folder.parent)])
+                log.info("page:  %s\nlive:  %s", page, watch)
 
 
-def write_report(folder: Path) -> None:
+def write_report(folder: Path) -> Path | None:
     """report.html of a finished run, by the main process alone. What goes wrong with it is a line
-    of the log: the run is done."""
+    of the log: the run is done. -> the page, or None"""
     rank, _ = launcher.launched()
     if rank != 0:
-        return
+        return None
     try:
         run_page = importlib.import_module("analysis.report.run_page")
     except ImportError as error:
         log.warning("no report.html: %s; track.report=false asks for none", error)
-        return
-    run_page.at_end(folder)
+        return None
+    page: Path | None = run_page.at_end(folder)
+    return page
 
 
 def main(arguments: Sequence[str]) -> None:

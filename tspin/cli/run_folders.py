@@ -6,17 +6,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tspin.cli.options import Parser
+from tspin.cli.options import Parser, is_runs, runs_folder
 from tspin.cli.status import survey
 from tspin.planning.disk import amount, bytes_in
 from tspin.runs import comparison, removal
-from tspin.runs.artifacts import RunDir, run_dirs
-from tspin.tools.spelling import unknown
+from tspin.runs.artifacts import RunDir, no_run
 from tspin.tools.terminal import table
 
 LIST, REMOVE = "ls", "rm"
-# Of the states that `status` tells apart; any other has stopped.
-STATES = {"running": "running", "waiting": "running", "complete": "complete"}
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -30,15 +27,15 @@ def list_runs(arguments: Sequence[str]) -> None:
         LIST,
         "[RUNS ...]",
         about="The runs in RUNS: iterations done, the last held-out accuracy or perplexity, size\n"
-        "(what runs share is counted in each), and whether they are complete, running or stopped.",
+        "(what runs share is counted in each), and their state, in the words of `tspin status`.",
         examples="  python -m tspin ls\n  python -m tspin ls runs/paper",
     )
     parser.add_argument(
-        "runs", nargs="*", type=Path, default=[Path("runs")], metavar="RUNS",
+        "runs", nargs="*", type=runs_folder, default=[Path("runs")], metavar="RUNS",
         help="folders of runs (default: runs)",
     )  # fmt: skip
     for runs in parser.parse_args(arguments).runs:
-        sys.stdout.write(f"{describe(runs.expanduser())}\n")
+        sys.stdout.write(f"{describe(runs)}\n")
 
 
 def describe(runs: Path) -> str:
@@ -53,7 +50,7 @@ def describe(runs: Path) -> str:
                 "iterations": f"{status.complete} of {status.of or '?'}",
                 "last": None if worth is None else f"{worth.name} {worth.value:.4g}",
                 "size": amount(bytes_in(folder.path)),
-                "state": STATES.get(status.state, "stopped"),
+                "state": status.state,
                 "run": status.run,
             }
         )
@@ -69,9 +66,13 @@ def remove_runs(arguments: Sequence[str]) -> None:
         "  python -m tspin rm NAME NAME --runs runs/paper --yes",
     )
     parser.add_argument("names", nargs="+", metavar="NAME", help="a run in RUNS, or its folder")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="(default: runs)")
+    parser.add_argument(
+        "--runs", "--runs_dir", type=Path, default=Path("runs"), metavar="RUNS",
+        help="where they are, runs=RUNS likewise (default: runs)",
+    )  # fmt: skip
     parser.add_argument("--yes", action="store_true", help="without asking")
-    options = parser.parse_intermixed_args(arguments)
+    words = [f"--{word}" if is_runs(word) else word for word in arguments]
+    options = parser.parse_intermixed_args(words)
     runs = options.runs.expanduser()
     folders = list(dict.fromkeys(_folder(name, runs) for name in options.names))
     removal.check(folders)
@@ -90,8 +91,7 @@ def _folder(name: str, runs: Path) -> RunDir:
     for path in (runs / name, Path(name).expanduser()):
         if RunDir(path).config.exists():
             return RunDir(path)
-    names = [folder.path.name for folder in run_dirs(runs)]
-    raise ValueError(unknown(f"run {name} in {runs}", name, names))
+    raise no_run(Path(name) if "/" in name else runs / name)
 
 
 def _agreed(folders: Sequence[RunDir], size: str) -> bool:

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tspin.cli import sweep
-from tspin.cli.options import Parser
+from tspin.cli.options import Parser, runs_folder
 from tspin.cli.sweep import Item, Plan, duration
 from tspin.runs import heartbeat
 from tspin.runs.artifacts import RunDir, run_dirs
@@ -232,13 +232,13 @@ def _text(seconds: float | None) -> str | None:
 def main(arguments: Sequence[str]) -> None:
     parser = Parser("status", "[RUNS ...] [--json]", about=HELP, examples=EXAMPLES)
     parser.add_argument(
-        "runs", nargs="*", type=Path, default=[Path("runs")], metavar="RUNS",
+        "runs", nargs="*", type=runs_folder, default=[Path("runs")], metavar="RUNS",
         help="folders of runs, or single runs (default: runs)",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="one JSON object a run and line")
     options = parser.parse_args(arguments)
     for runs in options.runs:
-        statuses = survey(runs.expanduser())
+        statuses = survey(runs)
         if options.json:
             text = "".join(json.dumps(asdict(status)) + "\n" for status in statuses)
         else:

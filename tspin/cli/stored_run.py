@@ -8,7 +8,7 @@ from pathlib import Path
 from tspin.config.run import Run
 from tspin.data.templates import Rendering
 from tspin.runs import retention
-from tspin.runs.artifacts import Iteration, RunDir, day_of
+from tspin.runs.artifacts import Iteration, RunDir, day_of, no_run
 from tspin.runs.point import stored
 
 RUN = "the folder of a run: runs/NAME"  # as verbs' help has it
@@ -26,12 +26,12 @@ class StoredRun:
         """The run in a folder; ValueError where there is none of this version."""
         folder = RunDir(Path(path).expanduser())
         point = stored(RunDir(folder.path.absolute()))
+        if not folder.config.exists():
+            raise no_run(folder.path)
         if point is None:
-            why = "a run has a config.yaml"
-            if folder.config.exists():
-                why = "its config.yaml is of another name or version"
             raise ValueError(
-                f"run={path} is no run of this version ({why}); python -m tspin status"
+                f"run={path} is no run of this version (its config.yaml is of another name or "
+                "version); python -m tspin status"
             )
         return StoredRun(point.run, folder)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Any, Literal
 
 from tspin.config.load import dump
 from tspin.config.objective import TARGET, key_of
@@ -54,6 +54,8 @@ NOT_OF_METHOD = (
 """Keys or sections in which runs of one method may differ: what analysis compares them without."""
 
 OF_ONES_OWN = {"model": "custom", "data": "file"}  # options whose path says what is chosen
+LONGEST = 40  # characters of the end of a path in a name
+Paths = Literal["end", "exact", "behind"]  # how a name says a path, see run_name
 
 # Of `decoding`: what vLLM alone reads, and of that what decides the samples.
 OF_VLLM = {"vllm_python", "data_parallel", "tensor_parallel", "gpu_memory", "vllm_args"}
@@ -98,22 +100,30 @@ def history(run: Run, t: int) -> list[dict[str, Any]]:
     ]
 
 
-def run_name(tree: dict[str, Any], default: dict[str, Any], *, earlier: bool = False) -> str:
+def run_name(
+    tree: dict[str, Any],
+    default: dict[str, Any],
+    *,
+    paths: Paths = "exact",
+    taken: Collection[str] = (),
+) -> str:
     """MODEL-LOSS-DATA-sSEED and what else changes numbers, e.g. "micro-tspin-micro-s0-alpha=0.3".
 
     MODEL and DATA are the options' names, and of one's own what its path ends in: "pairs.csv".
 
     tree     plain values of the run, as dump gives them
     default  the same with nothing chosen but model, loss, data and seed
-    earlier  as version 0.1.0 named it: paths stand behind
+    paths    how a path of one's own is said: by its end, which two may share; exactly, with a
+             digest where the end alone is not the path; behind, as version 0.1.0 named it
+    taken    names of options, which no end of a path may look like
     """
     usual, left_out = without_copies(flatten(default)), ("name", "seed", *IDENTITY_FREE)
     values = {k: v for k, v in without_copies(flatten(tree)).items() if not k.startswith(left_out)}
     names = {group: tree[group]["name"] for group in ("model", "loss", "data")}
-    for group, option in () if earlier else OF_ONES_OWN.items():
-        end = _short(tree[group]["path"])
-        if names[group] == option and "." in end:  # else it could be the name of an option
-            names[group] = end
+    for group, option in OF_ONES_OWN.items():
+        own = _of_path(tree[group]["path"], paths, taken)
+        if names[group] == option and own is not None:
+            names[group] = own
             del values[f"{group}.path"]
     last = Counter(key.rsplit(".", 1)[-1] for key in (*values, "seed"))
     differs = []
@@ -127,6 +137,11 @@ def run_name(tree: dict[str, Any], default: dict[str, Any], *, earlier: bool = F
     return "-".join([*names.values(), f"s{tree['seed']}", *differs])
 
 
+def paths_of(run: Run) -> tuple[str, str]:
+    """What two runs of one name have to agree on."""
+    return run.model.path, run.data.path
+
+
 def without_copies(values: Mapping[str, Any]) -> dict[str, Any]:
     """Flattened values, without the coefficients of the loss that are those of the group coef."""
     coef = {key[5:]: value for key, value in values.items() if key.startswith("coef.")}
@@ -135,6 +150,17 @@ def without_copies(values: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in values.items()
         if not (key.startswith("loss.") and key_of(key[5:], value, coef) != key)
     }
+
+
+def _of_path(path: str, paths: Paths, taken: Collection[str]) -> str | None:
+    """What a path of one's own adds to a name; None: nothing that could not be an option's name."""
+    if paths == "behind":
+        return None
+    end = re.sub(r"[^A-Za-z0-9_.-]+", "_", path.rstrip("/").rsplit("/", 1)[-1]).strip("._-")
+    if paths == "end" and 0 < len(end) <= LONGEST and end not in taken:
+        return end
+    exact = _short(path)
+    return exact if "." in exact.strip(".") else None
 
 
 def _short(value: Any) -> str:

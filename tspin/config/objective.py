@@ -25,6 +25,7 @@ from tspin.tools.spelling import unknown
 TARGET = "_target_"
 OURS = objectives.__name__
 KEYS_OF_COEF = {"lam": "lambda"}  # in Python lambda is no name for a field
+SCALES = ("alpha", "lam")  # coefficients that multiply the advantage, which the group coef sets
 
 
 @cache

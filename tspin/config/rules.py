@@ -32,6 +32,8 @@ OF_CURRICULUM: dict[str, tuple[str, ...]] = {  # what a way of choosing prompts 
     "band": ("share", "drop"),
     "random": ("share",),
 }
+EMBEDDED = ("micro", "micro_open")  # models that come with tspin, and tasks of that name
+BUILT_IN = (*EMBEDDED, "micro_drift", "verifiable")  # data that does
 COLDEST = 0.01  # temperature: vLLM takes what is below for this
 
 
@@ -68,6 +70,19 @@ def unread(run: Run) -> Iterator[tuple[str, str]]:
             )
 
 
+def doubtful(run: Run) -> Iterator[str]:
+    """A sentence for what may be together, and is seldom meant."""
+    if _is_embedded(run) and run.data.path not in BUILT_IN:
+        yield (
+            f"model={run.model.name} knows the language of its own tasks alone, and little of "
+            f"data.path={run.data.path}: use model=smollm2 or another pretrained model"
+        )
+
+
+def _is_embedded(run: Run) -> bool:
+    return run.model.path.partition(":")[0] in EMBEDDED
+
+
 def _lengths(run: Run) -> Iterator[str]:
     limit = run.model.max_length - run.decoding.max_new_tokens
     if not 1 <= run.max_prompt_length <= limit:
@@ -81,7 +96,7 @@ def _lengths(run: Run) -> Iterator[str]:
 def _task(run: Run) -> Iterator[str]:
     """The embedded policies know the language of their own tasks alone."""
     task = run.model.path.partition(":")[0]
-    if run.data.path == "verifiable" and task in ("micro", "micro_open"):
+    if run.data.path == "verifiable" and _is_embedded(run):
         yield (
             f"data=verifiable is in English, of which model={run.model.name} knows nothing: use "
             f"data={task}, or model=smollm2 or another pretrained model"
@@ -134,10 +149,11 @@ def _scaled(run: Run) -> Iterator[str]:
     if run.coef.alpha != AUTO:
         return
     if AUTO not in run.loss.coefficients.values():
-        yield f"{ALPHA}={AUTO}: {run.loss.target} has no coefficient that follows it"
+        own = " but a loss.alpha of its own" if "alpha" in run.loss.coefficients else ""
+        yield f"{ALPHA}={AUTO}: loss={run.loss.name} has no {ALPHA}{own}; leave it out"
     if any(run.loss_at(t).per_token for t in range(run.selfplay.iterations)):
         yield (
-            f"{ALPHA}={AUTO} is for sums over a response's tokens, and {run.loss.target} with "
+            f"{ALPHA}={AUTO} is for sums over a response's tokens, and loss={run.loss.name} with "
             f"anchor.average={str(run.anchor.average).lower()} compares means; give it a number"
         )
 

@@ -295,6 +295,14 @@ class Run:
         return self.model.max_prompt_length or limit
 
     @property
+    def prompt_limit(self) -> tuple[str, int]:
+        """The key that longer prompts need a larger value of, and its value: that of the whole row
+        where it leaves prompts no more than they may have."""
+        if self.max_prompt_length < self.model.max_length - self.decoding.max_new_tokens:
+            return "model.max_prompt_length", self.max_prompt_length
+        return "model.max_length", self.model.max_length
+
+    @property
     def dtype(self) -> DType:
         """What compute.dtype comes to under optim.precision."""
         return arithmetic_dtype(self.compute, self.optim.precision)

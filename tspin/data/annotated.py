@@ -249,7 +249,7 @@ def split_pairs(
         raise ValueError(
             f"data.size={size}, but {len(train)} pairs are left to "
             f"train on ({len(pairs)} pairs, without those of the data.heldout={heldout} prompts); "
-            f"use size=all or a smaller data.heldout"
+            "use data.size=null for all of them, or a smaller data.heldout"
         )
     return train[:size], [judged[text] for text in prompts[:heldout]]
 

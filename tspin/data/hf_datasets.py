@@ -6,8 +6,9 @@ Its errors are ValueErrors of one line with the way out: what it raises changes 
 from __future__ import annotations
 
 import json
+import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -20,7 +21,9 @@ from tspin.tools.log import kind_and_line
 if TYPE_CHECKING:
     import datasets
 
+log = logging.getLogger("tspin")
 
+DESCRIBING = ("config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json")
 PACKED = (".arrow", ".zip", ".tar", ".bz2", ".xz", ".zst", ".lz4")  # read beside our own kinds
 
 
@@ -107,12 +110,63 @@ def _folder_dataset(path: Path, *, split: str) -> datasets.Dataset:
             return splits[split]
         if (path / "state.json").exists():
             return datasets.load_from_disk(str(path))
-        return datasets.load_dataset(str(path), split=split)
+        rows = datasets.load_dataset(str(path), split=split)
     except Exception as error:  # its own, the HTTP client's, a data set's code
+        cause = _cause(error)
+        if "split" not in cause and (fault := _fault(path)) is not None:
+            raise ValueError(fault) from error
         raise ValueError(
-            f"data.path={path} with data.split={split}: {_cause(error)}; use another data.split, "
+            f"data.path={path} with data.split={split}: {cause}; use another data.split, "
             f"or one of its files as data.path to see which row is at fault"
         ) from error
+    _warn_of_kinds(path)
+    return rows
+
+
+def _warn_of_kinds(path: Path) -> None:
+    kinds = {files.suffix(file) for file in _data_files(path)}
+    if len(kinds) > 1:
+        log.warning(
+            "data.path=%s holds %s files, and a folder is read as one kind alone; use one of its "
+            "files as data.path, or a folder of one kind",
+            path,
+            " and ".join(sorted(kinds)),
+        )
+
+
+def _data_files(path: Path) -> list[Path]:
+    """Files of a folder that our own readers know by name, but for what describes the folder."""
+    return sorted(
+        file
+        for file in path.rglob("*")
+        if files.suffix(file) in files.READERS and file.name not in DESCRIBING
+    )
+
+
+def _fault(path: Path) -> str | None:
+    """What our own readers find in the first rows of a folder's files that `datasets` does not make
+    one table of; None where these are alike."""
+    first: tuple[Path, str] | None = None  # a file, and what its columns hold
+    for file in _data_files(path):
+        try:
+            place, row = next(files.rows(file), ("", None))
+        except ValueError as error:
+            return str(error)
+        if not place:
+            return f"{file} has no rows; take it out of the folder"
+        if isinstance(row, BadRow):
+            return f"{file}, {place}: {row}"
+        if not isinstance(row, Mapping):
+            return f"{file}, {place}: it is not an object but {type(row).__name__}"
+        columns = ", ".join(f"{key} ({type(row[key]).__name__})" for key in sorted(row))
+        first = first or (file, columns)
+        if columns != first[1]:
+            return (
+                f"data.path={path}: its files do not fit each other: {first[0].name} has "
+                f"{first[1]}, {file.name} has {columns}; use one of them as data.path, or write "
+                "the same columns into all"
+            )
+    return None
 
 
 def _hub_dataset(path: str, *, split: str, revision: str | None) -> datasets.Dataset:
@@ -141,9 +195,10 @@ def _hub_dataset(path: str, *, split: str, revision: str | None) -> datasets.Dat
 
 
 def _datasets() -> ModuleType:
-    """The library, without its bars: a run has its own."""
+    """The library, without its bars: a run has its own. What its readers log it raises, too."""
     import datasets
 
+    logging.getLogger("datasets.packaged_modules").setLevel(logging.CRITICAL)
     datasets.disable_progress_bars()
     return datasets
 

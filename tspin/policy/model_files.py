@@ -29,6 +29,16 @@ _PARTS = ("*.safetensors", "*.gguf", "tokenizer.json", "tokenizer.model")
 _DATA = ("*.jsonl", "*.parquet", "*.arrow", "dataset_info.json", "dataset_dict.json")
 
 
+def is_hub_id(path: str) -> bool:
+    """Whether it is spelt as OWNER/NAME, which a folder on this disk may be, too."""
+    return path.count("/") == 1 and not path.startswith(("/", ".", "~"))
+
+
+def no_such(path: str) -> str:
+    """What is said of a path that is neither there nor spelt as a hub id."""
+    return f"model.path={path}: no such folder, and not a hub id OWNER/NAME"
+
+
 def has_part(folder: Path) -> bool:
     """Whether a folder holds a model or a part of one, going by the names of its files."""
     return any(True for pattern in _PARTS for _ in folder.glob(pattern))

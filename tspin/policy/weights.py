@@ -14,7 +14,7 @@ from tspin import micro
 from tspin.config.run import ModelConfig
 from tspin.policy import adapters
 from tspin.policy.loading import strictly
-from tspin.policy.model_files import check_gguf, no_weights, weight_files
+from tspin.policy.model_files import check_gguf, is_hub_id, no_such, no_weights, weight_files
 from tspin.tools import hub
 from tspin.tools.files import atomic, cache, file_digest, owner
 from tspin.tools.log import first_line
@@ -89,8 +89,8 @@ def _local(model: ModelConfig) -> Path | None:
         return path
     if model.package and (spec := importlib.util.find_spec(model.package)) and spec.origin:
         return next(iter(Path(spec.origin).parent.glob("*.gguf")), None)
-    if model.path.count("/") != 1 or model.path.startswith(("/", ".", "~")):
-        raise ValueError(f"model.path={model.path}: no such folder, and not a hub id OWNER/NAME")
+    if not is_hub_id(model.path):
+        raise ValueError(no_such(model.path))
     return None
 
 

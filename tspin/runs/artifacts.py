@@ -32,6 +32,7 @@ from tspin.tools.files import (
     write_text,
 )
 from tspin.tools.parquet import each_row, read_rows
+from tspin.tools.spelling import nearest
 
 # Folders of an iteration. The files of a checkpoint have transformers' names: config.json,
 # model.safetensors (SAFE_WEIGHTS_NAME; above 5 GB parts and an index of them), the tokenizer's;
@@ -369,3 +370,18 @@ def sharing_lock(runs_dir: str, key: str) -> Path:
 def run_dirs(folder: Path) -> list[RunDir]:
     """The runs in `folder`, by name."""
     return [RunDir(config.parent) for config in sorted(folder.glob("*/config.yaml"))]
+
+
+def no_run(folder: Path) -> ValueError:
+    """Of a folder without a run: the nearest of those beside it, and in runs/, or where to look."""
+    what = "it has no config.yaml" if folder.is_dir() else "it is not there"
+    places = [folder.parent, *([Path("runs")] if folder == Path(folder.name) else [])]
+    names = {run.path.name: run.path for place in places for run in run_dirs(place)}
+    near = nearest(folder.name, names)
+    if near is not None:
+        way_out = f"did you mean {names[near]}?"
+    elif names:
+        way_out = f"python -m tspin ls {next(iter(names.values())).parent} lists those that are"
+    else:
+        way_out = f"there are no runs in {' or '.join(map(str, places))}"
+    return ValueError(f"{folder} is no run that can be read: {what}; {way_out}")

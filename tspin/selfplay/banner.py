@@ -69,7 +69,7 @@ def rows(
         "arithmetic": f"{arithmetic['dtype']} on {arithmetic['device']}, weights in "
         f"{arithmetic['weights']} ({run.optim.precision})",
         "rows": f"{facts['num_train']} to train on ({tokens} tokens of x and y), "
-        f"{facts['num_heldout']} held out{chosen}; {at_most}{steps} steps in all",
+        f"{facts['num_heldout']} held out{chosen}; {at_most}{_count(steps, 'step')} in all",
     }
     if run.data.shift.timed:
         by = run.data.shift.column or "order"
@@ -77,9 +77,12 @@ def rows(
         lines["shift"] = f"{count} parts by {by}; iterations train on {_counts(sizes)} rows"
     cut = []
     if number := facts.get("num_prompts_cut"):
-        cut.append(f"{number} prompts to {run.max_prompt_length} tokens (model.max_prompt_length)")
+        key, value = run.prompt_limit
+        cut.append(f"{_count(number, 'prompt')} to {run.max_prompt_length} tokens ({key}={value})")
     if number := facts.get("num_responses_cut"):
-        cut.append(f"{number} responses, rows ending at model.max_length={run.model.max_length}")
+        cut.append(
+            f"{_count(number, 'response')}, rows ending at model.max_length={run.model.max_length}"
+        )
     if cut:
         lines["cut"] = "; ".join(cut)
     if alpha := settled.get(auto.ALPHA):

@@ -11,13 +11,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from tspin.config import auto
-from tspin.config.objective import KEYS_OF_COEF
+from tspin.config.objective import KEYS_OF_COEF, SCALES
 from tspin.config.run import Run
 from tspin.config.schedules import at
 
 LEAST_WEIGHT = 0.1  # mean share of a pair's gradient under which a run is warned of
 MANY_CUT = 0.5  # share of the rows
-SCALES = ("alpha", "lam")  # coefficients that multiply the advantage under the logistic link
 
 
 def warnings(
@@ -65,12 +64,18 @@ def little_gradient(run: Run, row: Mapping[str, Any], mean_tokens: float) -> str
 
 
 def rows_cut(run: Run, facts: Mapping[str, Any]) -> str | None:
-    """facts: data.json; only the larger of the two counts, as a row may be in both."""
+    """Names the limits of what is cut. facts: data.json; a row may be in both counts."""
     number = facts["num_train"] + facts["num_heldout"]
     prompts, responses = facts["num_prompts_cut"], facts["num_responses_cut"]
-    if max(prompts, responses) <= MANY_CUT * number:
+    limits: dict[str, int] = {}
+    if prompts > MANY_CUT * number:
+        limits |= dict([run.prompt_limit])
+    if responses > MANY_CUT * number:
+        limits["model.max_length"] = run.model.max_length
+    if not limits:
         return None
+    larger = " and ".join(f"{key} ({value} here)" for key, value in limits.items())
     return (
-        f"{prompts} prompts and {responses} responses of {number} rows are cut: a larger "
-        f"model.max_length ({run.model.max_length} here) would keep them whole"
+        f"{prompts} prompts and {responses} responses of {number} rows are cut: a larger {larger} "
+        "would keep them whole"
     )

@@ -7,7 +7,6 @@ from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
 from typing import TypeVar
 
-from tspin.config.schedules import at
 from tspin.data.triplets import Key, Triplet, epoch, keyed
 from tspin.objectives import ROLES, Role
 from tspin.policy import weights
@@ -20,7 +19,7 @@ from tspin.tools.files import link, read_json, write_json
 from tspin.tools.parquet import each_row, write_rows
 from tspin.tracking import replay, report
 from tspin.training.cut import Cut
-from tspin.training.recipe import Recipe
+from tspin.training.recipe import Recipe, gentler
 
 T = TypeVar("T")
 log = logging.getLogger("tspin")
@@ -127,10 +126,9 @@ class IterationStages:
         """
         session, folder, out, t = self.session, self.session.folder, self.out, self.t
         if (reason := evaluation.divergence(out)) is not None:
-            lr = at(self.cfg.optim.lr, t)
             raise FloatingPointError(
-                f"diverged at iteration {t}: {reason}; lower optim.lr ({lr:g} here) or coef.alpha, "
-                f"or set optim.max_grad_norm=1.0. Its weights and scores are in {out.path}"
+                f"diverged at iteration {t}: {reason}; {gentler(self.loss, self.cfg.optim, t)}. "
+                f"Its weights and scores are in {out.path}"
             )
         write_contingency(out.contingency, each_row(out.scores))
         report.samples(folder, t, self.inputs.proto(t), count=self.cfg.track.num_samples)

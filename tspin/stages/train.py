@@ -77,7 +77,7 @@ def train(
             started = time.monotonic()
             begin_step(policy, optimizer, recipe, step, per_epoch)
             metrics, cut = gradient_step(
-                strategy, optimizer, batch, recipe, cut, where=f"{label} {step}"
+                strategy, optimizer, batch, recipe, cut, where=f"{label}, step {step}"
             )
             timing = speed.of_step(batch, cut, time.monotonic() - started)
             place = {

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tspin.config.objective import KEYS_OF_COEF, SCALES
 from tspin.config.run import ComputeConfig, OptimConfig
+from tspin.config.schedules import at
 from tspin.data.triplets import Key, Triplet
 from tspin.objectives import Logps, Objective
 
@@ -50,3 +52,12 @@ class Recipe:
             )
             by_role[role] = values.to(like.device, non_blocking=True)
         return Logps(lengths=logps.lengths).with_values(by_role)
+
+
+def gentler(loss: Objective, optim: OptimConfig, t: int) -> str:
+    """What to set where iteration t diverged: only what there is, and is not so already."""
+    _, coefficients = loss.key()
+    scales = [f" or coef.{KEYS_OF_COEF.get(name, name)}" for name in SCALES if name in coefficients]
+    clips = optim.max_grad_norm is not None and optim.max_grad_norm <= 1
+    clipping = "" if clips else ", or set optim.max_grad_norm=1.0"
+    return f"lower optim.lr ({at(optim.lr, t):g} here){''.join(scales)}{clipping}"

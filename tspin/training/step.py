@@ -22,13 +22,14 @@ from tspin.objectives import Logps, Metrics, Role, mean_metrics
 from tspin.policy.out_of_memory import until_it_fits
 from tspin.training.cut import Cut
 from tspin.training.optimizer import Optimizer
-from tspin.training.recipe import Recipe
+from tspin.training.recipe import Recipe, gentler
 from tspin.training.strategy import Strategy, deal
 
 # Of a log-prob's gradient. An optimiser divides by 1e-8 at least: less moves no weight. On its way
 # through the layers it would become numbers below 1e-38, with which a CPU takes up to eighty times
 # as long (benchmarks/far_apart.py): from 70 nats on, where pairs of long responses soon are.
 NEGLIGIBLE = 1e-20
+NUM_IDS = 3  # prompts of a batch that an error lists
 Part = tuple[Tensor, Metrics]  # losses (triplets,) of a part of a micro-batch, and metrics alike
 
 
@@ -64,10 +65,9 @@ def gradient_step(
     loss = means["loss"]
     if not (math.isfinite(loss) and math.isfinite(grad_norm)):
         raise FloatingPointError(
-            f"diverged at {where}: loss {loss} and gradient norm {grad_norm} must be finite; "
-            f"batch of prompts {', '.join(t.id for t in batch)}. Try a smaller optim.lr or "
-            "coef.alpha, optim.max_grad_norm=1.0, or compute.dtype=float32; nothing of this step "
-            "was applied"
+            f"diverged at {where}: the loss is {loss:g}, the norm of its gradient {grad_norm:g}; "
+            f"{gentler(recipe.loss, recipe.optim, recipe.t)}. Nothing of this step was applied; "
+            f"its prompts are {_few([t.id for t in batch])}"
         )
     optimizer.step()
     metrics = {
@@ -77,6 +77,11 @@ def gradient_step(
         "num_tokens": num_tokens(batch, recipe.loss.roles),
     }
     return metrics, cut
+
+
+def _few(ids: Sequence[str]) -> str:
+    more = len(ids) - NUM_IDS
+    return ", ".join([*ids[:NUM_IDS], *([f"{more} more"] if more > 0 else [])])
 
 
 def accumulate(
