@@ -26,7 +26,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def text(folder: Path, *, every: bool = False) -> str:
     """What is printed. ValueError where there is no run that can be read."""
-    from analysis.figures import change  # pandas: not for --help
+    from analysis.figures import change, style  # pandas: not for --help
     from analysis.reading.runs import BASE, Runs
     from analysis.report import run_page
 
@@ -45,7 +45,7 @@ def text(folder: Path, *, every: bool = False) -> str:
     for t in policies:
         for key, value in _numbers(run.folder.base if t == BASE else run.folder.iteration(t)):
             numbers.setdefault(key, {})[t] = value
-    head = ["after iteration", *("initial" if t == BASE else str(t) for t in policies)]
+    head = ["iteration", *map(style.iteration, policies)]
     rows = [[key, *(_shown(of.get(t)) for t in policies)] for key, of in numbers.items()]
     return "\n".join([*lines, "", *_aligned([head, *rows]), ""])
 

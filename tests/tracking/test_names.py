@@ -119,6 +119,20 @@ def test_the_report_says_what_the_console_does(run):
     )
 
 
+def test_margins_of_training_rows_and_of_held_out_ones_have_two_names(run):
+    """The table at the end says whose its own is; pages and `show` call the other held-out."""
+    folder, rows = run
+    own = rows[-1]["rewards_annotated"] - rows[-1]["rewards_synthetic"]
+    text = summary.end_table(folder, rows)
+    assert "margin and misaligned: of the training rows" in text and f"{own:.4g}" in text
+    held = read_json(folder.iteration(1).evaluation)["heldout"]["margin"]["value"]
+    assert f"{held:.4g}" != f"{own:.4g}"
+    runs = Runs.read_one(folder.path)
+    table = run_page.iterations(runs, next(iter(runs)))
+    column = table["head"].index("held-out margin (nats)")
+    assert table["rows"][-1][column].startswith(f"{held:.2f} [")
+
+
 def test_the_axes_of_trackers_are_in_the_docs():
     assert "eval/iterations" in AXES and "`eval/iterations`" in DOCS
 

@@ -15,6 +15,7 @@ from tspin.runs.artifacts import Iteration, RunDir
 from tspin.tools.files import read_json
 from tspin.tools.terminal import benchmark_rows, table
 
+TITLE = "Iterations (log pi, margin and misaligned: of the training rows)"
 WIDTH = 100  # characters of the table, in a terminal and in a pipe
 BASE = "base"
 ITERATIONS = "selfplay.iterations"
@@ -49,7 +50,7 @@ def end_table(folder: RunDir, rows: Sequence[Mapping[str, Any]]) -> str:
     chosen                share of the training prompts, by a curriculum
     minutes               of the iteration's stages
     """
-    return table("Iterations", [_row(folder, row) for row in rows], width=WIDTH)
+    return table(TITLE, [_row(folder, row) for row in rows], width=WIDTH)
 
 
 def sentence(folder: RunDir, rows: Sequence[Mapping[str, Any]]) -> str:
