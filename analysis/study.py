@@ -5,7 +5,8 @@
 of= objectives (docs/objectives.md) or smol (docs/paper-at-135m.md). runs= has a folder for each
 part, as benchmarks/ leaves them: test, tune, ... Tables and figures are saved as `all` saves them.
 page= replaces what stands between the marks of each of these parts in a page, its pictures in a
-folder beside that is called as the page is; a part that is not in runs= stays as it stands there.
+folder beside that is called as the page is; a part that is not in runs=, or of whose runs nothing can be
+said, stays as it stands there.
 """
 
 from __future__ import annotations
@@ -134,6 +135,8 @@ def write(study: Study, folder: Path, out: Path, page: str | None = None) -> Non
             with atomic(Path(page).with_suffix("") / f"{name}.png") as path:
                 path.write_bytes(image["png"])
         for part, runs in parts.items():
+            if not any(_rows(piece) for of in made[part].values() for piece in of):
+                continue  # rates that were taken from an earlier study are not in its runs
             lines = [facts(part, runs), "", *(verdicts(judged) if part == TEST else ())]
             _write_section(Path(page), part, [*lines, *section(made[part], Path(page).stem)])
 
@@ -160,6 +163,13 @@ def target(judged: Sequence[Judged]) -> list[str]:
         result = NOT_ENOUGH
     settings = {str(f.regime) for it in judged for f in it.findings if it.claim.of_variants}
     return [f"T-SPIN mended by an anchor, {' and '.join(sorted(settings))}: {result}."]
+
+
+def _rows(piece: Piece) -> int:
+    """Of a table, or of what is drawn."""
+    from analysis.figures.pieces import Table
+
+    return len(piece.frame if isinstance(piece, Table) else piece.data)
 
 
 # --- the sections of a page ----------------------------------------------------------------------

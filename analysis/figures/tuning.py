@@ -7,7 +7,7 @@ import pandas as pd
 
 from analysis.figures import style
 from analysis.figures.pieces import Column, Drawing, Piece, Table, of_settings
-from analysis.reading import measures, missing
+from analysis.reading import bench, measures, missing
 from analysis.reading.measures import Measure
 from analysis.reading.methods import Setting
 from analysis.reading.runs import Runs
@@ -31,9 +31,10 @@ def build(runs: Runs, name: str = "tuning") -> list[Piece]:
 
 
 def _of_setting(runs: Runs, setting: Setting, name: str) -> list[Piece]:
-    chosen = runs.where(
+    of_rate = runs.where(
         lambda run: run.differs_only_in(KEY) and isinstance(run.values.get(KEY), float)
     )
+    chosen = bench.plain(of_rate)
     main = measures.main_of(chosen)
     data = _means(chosen, main)
     rates = sorted(set(data["lr"]))

@@ -299,6 +299,19 @@ def test_a_section_is_written_between_its_marks_and_the_others_stay(tmp_path, ga
     assert (tmp_path / "report" / "anchors.csv").exists()
 
 
+def test_a_part_without_an_answer_stays_as_it_stands(tmp_path):
+    """Strengths were tuned at one rate, and the rates themselves by an earlier study."""
+    make(tmp_path / "runs" / "tune", "tspin", anchor={"hinge": 1.0}, seeds=[0])
+    for run in Runs.read(tmp_path / "runs" / "tune"):
+        tree = yaml.safe_load(run.folder.config.read_text())
+        tree["data"]["eval_split"] = "validation"
+        write_text(run.folder.config, yaml.safe_dump(tree))
+    page = page_of(tmp_path)
+    before = page.read_text()
+    command.write(STUDY, tmp_path / "runs", tmp_path / "report", str(page))
+    assert page.read_text() == before
+
+
 def test_a_page_without_the_marks_is_left_as_it_is(tmp_path):
     make(tmp_path / "runs" / "test", "spin", seeds=[0])
     (tmp_path / "page.md").write_text("mine\n")
