@@ -1,8 +1,11 @@
 """The paper's objectives on a small language model, with seeds: SmolLM2-135M-Instruct learns to
 follow instructions that a program checks.
 
-    python -m benchmarks.smol [--tuned docs/paper-at-135m] [--pairs FILE] [--tiny] [...] [WORD ...]
+    python -m benchmarks.smol [--tuned docs/paper-at-135m] [--size N] [--pairs FILE] [--tiny]
+                              [...] [WORD ...]
 
+--size   annotated pairs of results (128); tuning has half of them, fewer pairs are a half and a
+         quarter
 --pairs  other pairs, of which the first PAIRS are scored before and after: what is forgotten
 WORD     of every command line, behind the study's own: another model, a card
          (model=zephyr compute=cuda)
@@ -43,29 +46,31 @@ class Study:
 
     sweeps      where they go, and how they are started
     seeds       of results
-    model       and the task; `scale` is that of results, `small` of tuning
+    size        number of annotated pairs of results
+    model       and the task; `iterations` of results, `fewer` of tuning
     objectives  of the paper
     rates       the grid, one for all objectives
     tuning      of runs on validation prompts, with a seed that no result uses
     results     of runs on test prompts
-    sizes       numbers of pairs beside that of `scale`
+    parts       of the pairs, one of so many: of tuning the first, of "fewer pairs" each
     """
 
     sweeps: Sweeps
     seeds: str
+    size: int = 128
     model: tuple[str, ...] = (
         *("model=smollm2", "data=verifiable", "optim.batch_size=16"),
         # Answers have up to 60 tokens; half of the untrained model's are cut there.
         *("decoding.max_new_tokens=64", "decoding.batch_size=32"),
         *("selfplay.keep=last", "track.diagnostics=false", "track.report=false"),
     )
-    scale: tuple[str, ...] = ("data.size=128", "selfplay.iterations=3")
-    small: tuple[str, ...] = ("data.size=64", "selfplay.iterations=2")
+    iterations: str = "selfplay.iterations=3"
+    fewer: str = "selfplay.iterations=2"
     objectives: str = "loss=sft,spin,tspin,tspin_ref,wo_ha"
     rates: str = "optim.lr=1e-6,3e-6,1e-5,3e-5"
     tuning: tuple[str, ...] = ("seed=10", "data.eval_split=validation", "data.heldout=100")
     results: tuple[str, ...] = ("data.heldout=120", "data.eval_cool=0.7")
-    sizes: tuple[int, ...] = (32, 64)
+    parts: tuple[int, ...] = (2, 4)
     words: tuple[str, ...] = ()
     pairs: Path | None = None
 
@@ -75,14 +80,14 @@ def tiny(of: Sweeps, pairs: Path | None = None) -> Study:
     return Study(
         of,
         seeds="seed=0",
+        size=16,
         model=("model=micro",),
-        scale=("data.size=16", "selfplay.iterations=1"),
-        small=("data.size=8", "selfplay.iterations=1"),
+        iterations="selfplay.iterations=1",
+        fewer="selfplay.iterations=1",
         objectives="loss=sft,tspin",
         rates="optim.lr=1e-4,1e-3",
         tuning=("seed=10", "data.eval_split=validation", "data.heldout=16"),
         results=("data.heldout=16", "data.eval_cool=0.7"),
-        sizes=(4,),
         pairs=pairs,
     )
 
@@ -92,13 +97,15 @@ def study(it: Study) -> None:
     out, run = it.sweeps.out, it.sweeps.run
     rates, siblings, sizes = (out / f"{name}.yaml" for name in ("rates", "siblings", "sizes"))
     results = (*it.results, it.seeds, *it.words)
+    whole = (*it.model, f"data.size={it.size}", it.iterations, *results)
+    fewer, *_ = numbers = [it.size // part for part in it.parts]
 
-    tuning = (*it.model, *it.small, *it.tuning, *it.words)
+    tuning = (*it.model, f"data.size={fewer}", it.fewer, *it.tuning, *it.words)
     it.sweeps.tune(rates, ["optim.lr"], it.objectives, it.rates, *tuning)
-    run("test", f"sweep={rates}", *it.model, *it.scale, *results)
+    run("test", f"sweep={rates}", *whole)
     with_siblings(rates, siblings)
-    run("test", f"sweep={siblings}", *it.model, *it.scale, *results)
-    with_sizes(rates, it.sizes, sizes)
+    run("test", f"sweep={siblings}", *whole)
+    with_sizes(rates, numbers, sizes)
     run("test", f"sweep={sizes}", *results)
 
     if it.pairs is not None:
@@ -138,6 +145,7 @@ def score_pairs(pairs: Path, runs: Path, out: Path) -> None:
 
 def main(arguments: Sequence[str]) -> None:
     parser = sweeps.parser("benchmarks.smol")
+    parser.add_argument("--size", type=int, default=Study.size, metavar="N")
     parser.add_argument("--pairs", type=Path, default=None, metavar="FILE")
     parser.add_argument("words", nargs="*", metavar="WORD")
     options = parser.parse_intermixed_args(arguments)
@@ -145,7 +153,8 @@ def main(arguments: Sequence[str]) -> None:
     if options.tiny:
         study(tiny(of, pairs))
     else:
-        study(Study(of, sweeps.seeds(options), words=tuple(options.words), pairs=pairs))
+        words = tuple(options.words)
+        study(Study(of, sweeps.seeds(options), options.size, words=words, pairs=pairs))
     sweeps.report(STUDIES[NAME], of, options, CHOICES)
 
 

@@ -66,7 +66,7 @@ def test_the_tiny_study_from_beginning_to_end(tmp_path, started):
 @pytest.mark.runs
 def test_the_tiny_study_of_a_language_model_from_beginning_to_end(tmp_path, started):
     """Two objectives at two rates on 8 pairs: 4 validation runs. The best of each on 16, T-SPIN's
-    sibling and the control at their rates, both on 4: 2 + 2 + 2 test runs, all on 16 test prompts.
+    sibling and the control at their rates, the two on 8 and 4: 2 + 2 + 4 test runs.
     Other pairs are scored by a process of their own, which is not started here."""
     smol.main(["--tiny", "--out", str(tmp_path), "--pairs", str(tmp_path / "pairs.jsonl")])
     *runs, scored = started
@@ -83,7 +83,7 @@ def test_the_tiny_study_of_a_language_model_from_beginning_to_end(tmp_path, star
     rate = {run.loss.name: run.optim.lr for run in test if run.data.size == 4}
     assert Counter((run.loss.name, run.data.size, run.anchor.hinge, run.optim.lr)
                    for run in test) == Counter([
-        *((loss, size, None, rate[loss]) for loss in ("sft", "tspin") for size in (4, 16)),
+        *((loss, size, None, rate[loss]) for loss in ("sft", "tspin") for size in (4, 8, 16)),
         ("tspin", 16, 1.0, rate["tspin"]), ("ssd", 16, None, rate["sft"]),
     ])  # fmt: skip
     (control,) = (run for run in test if run.loss.name == "ssd")
