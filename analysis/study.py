@@ -5,8 +5,8 @@
 of= objectives (docs/objectives.md) or smol (docs/paper-at-135m.md). runs= has a folder for each
 part, as benchmarks/ leaves them: test, tune, ... Tables and figures are saved as `all` saves them.
 page= replaces what stands between the marks of each of these parts in a page, its pictures in a
-folder beside that is called as the page is; a part that is not in runs=, or of whose runs nothing can be
-said, stays as it stands there.
+folder beside that is called as the page is; a part that is not in runs=, or of whose runs nothing
+can be said, stays as it stands there.
 """
 
 from __future__ import annotations
