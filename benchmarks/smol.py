@@ -30,7 +30,7 @@ PAIRS = 64
 # Beside the paper's objectives, each at the learning rate that was chosen for another: T-SPIN's
 # mended sibling, and the control for sharpening, which learns its own samples.
 SIBLINGS = {
-    "tspin": {"anchor": "anchor=hinge"},
+    "tspin": {"anchor": "anchor=hinge", "anchor.hinge": "anchor.hinge=3"},  # docs/objectives.md
     "sft": {
         "loss": "loss=ssd",
         "decoding.temperature": "decoding.temperature=0.7",

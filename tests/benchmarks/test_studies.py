@@ -84,7 +84,7 @@ def test_the_tiny_study_of_a_language_model_from_beginning_to_end(tmp_path, star
     assert Counter((run.loss.name, run.data.size, run.anchor.hinge, run.optim.lr)
                    for run in test) == Counter([
         *((loss, size, None, rate[loss]) for loss in ("sft", "tspin") for size in (4, 8, 16)),
-        ("tspin", 16, 1.0, rate["tspin"]), ("ssd", 16, None, rate["sft"]),
+        ("tspin", 16, 3.0, rate["tspin"]), ("ssd", 16, None, rate["sft"]),
     ])  # fmt: skip
     (control,) = (run for run in test if run.loss.name == "ssd")
     assert (control.decoding.temperature, control.data.eval_temperature) == (0.7, 1)
