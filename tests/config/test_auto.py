@@ -20,9 +20,9 @@ def test_alpha_times_the_length_is_the_papers(tokens, alpha):
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        ("loss=sft", "coef.alpha=auto: loss=sft has no coef.alpha; leave it out"),
-        ("loss=spin", "coef.alpha=auto: loss=spin has no coef.alpha; leave it out"),
-        ("loss=wo_ha loss.alpha=2", "loss=wo_ha has no coef.alpha but a loss.alpha of its own;"),
+        ("loss=sft", "coef.alpha=auto: SFT has no coef.alpha; leave it out"),
+        ("loss=spin", "coef.alpha=auto: SPIN has no coef.alpha; leave it out"),
+        ("loss=wo_ha loss.alpha=2", "w/o H-A has no coef.alpha but a loss.alpha of its own;"),
         ("anchor=average", "coef.alpha=auto is for sums .* with anchor.average=true compares mean"),
         ("coef.alpha=[auto,1]", "coef.alpha.0='auto' must be a number"),
         ("coef.alpha=1 loss.alpha=auto", "loss.alpha='auto' must be a number"),

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
         (["run=RUN", "to=RUN"], "is there already"),
         (["run=RUN", "to=hub:x"], "write to=hub:OWNER/NAME"),
         (["run=RUN", "to=x", "dtype=int8"], "choices: bfloat16, float32, same"),
-        (["run=nowhere", "to=x"], "run=nowhere is no run"),
+        (["run=nowhere", "to=x"], "nowhere is no run that can be read: it is not there"),
     ],
 )
 def test_mistakes_are_one_line(run, call, words, why, tmp_path, monkeypatch):

@@ -150,10 +150,10 @@ def _scaled(run: Run) -> Iterator[str]:
         return
     if AUTO not in run.loss.coefficients.values():
         own = " but a loss.alpha of its own" if "alpha" in run.loss.coefficients else ""
-        yield f"{ALPHA}={AUTO}: loss={run.loss.name} has no {ALPHA}{own}; leave it out"
+        yield f"{ALPHA}={AUTO}: {run.loss.label} has no {ALPHA}{own}; leave it out"
     if any(run.loss_at(t).per_token for t in range(run.selfplay.iterations)):
         yield (
-            f"{ALPHA}={AUTO} is for sums over a response's tokens, and loss={run.loss.name} with "
+            f"{ALPHA}={AUTO} is for sums over a response's tokens, and {run.loss.label} with "
             f"anchor.average={str(run.anchor.average).lower()} compares means; give it a number"
         )
 
