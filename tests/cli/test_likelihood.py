@@ -192,7 +192,7 @@ def test_iterations_without_weights_are_named_and_the_others_measured(runs, meas
         (["run=RUN", "data=PAIRS", "limit=0"], "limit=0 is no whole number from 1"),
         (["run=RUN", "data=PAIRS", "out=RUN"], "is a folder; write out=FILE.csv"),
         (["run=RUN", "data=nowhere.jsonl"], "nowhere.jsonl: no such file"),
-        (["run=nowhere", "data=PAIRS"], "run=nowhere is no run"),
+        (["run=nowhere", "data=PAIRS"], "nowhere is no run that can be read: it is not there"),
     ],
 )
 def test_mistakes_are_one_line(runs, refused, words, why):
