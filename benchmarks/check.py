@@ -116,4 +116,5 @@ def _read(path: Path) -> dict[str, float]:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    logging.getLogger("tspin").setLevel(logging.ERROR)  # whose hints are for runs
     sys.exit(main(sys.argv[1:]))
