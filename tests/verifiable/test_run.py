@@ -39,7 +39,7 @@ def test_a_run_judges_instruction_by_instruction(tmp_path):
     assert all(f"families.{name}.strict,greedy.value" in lines for name in families)
     runs = Runs.read_one(folder.path)
     table = run_page.instructions(runs, next(iter(runs)))
-    assert table["head"] == ["greedy answers, %", "initial policy", "0"]
+    assert table["head"] == ["greedy answers, %", "base", "0"]
     titles = [row[0] for row in table["rows"]]
     assert titles[0] == "prompts, strict" and {*titles[7:]} == families
     assert "Instructions, family by family" in run_page.write(folder.path).read_text()
