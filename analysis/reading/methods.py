@@ -133,6 +133,9 @@ def finished(runs: Iterable[Run]) -> set[int]:
 def labelled(runs: Sequence[Run], problem: Callable[[Path, str], None]) -> list[Run]:
     """The runs with their variants told apart, in the order of their names.
 
+    An objective's main variant is the one whose name says nothing of it; where all names do, one on
+    the number of pairs that most objectives of the setting have.
+
     problem  is called for a label that a run's name does not say
     """
     result = []
@@ -140,11 +143,17 @@ def labelled(runs: Sequence[Run], problem: Callable[[Path, str], None]) -> list[
     def objective(run: Run) -> tuple[Setting, str]:
         return run.setting, run.loss
 
+    def size(run: Run) -> tuple[Setting, Any]:
+        return run.setting, run.values.get("data.size")
+
+    having = Counter(of for _, of in {(run.loss, size(run)) for run in runs})
+
+    def rank(run: Run) -> tuple[Any, ...]:
+        return not run.is_plain, -having[size(run)], run.is_digest, len(run.name), run.name
+
     for _, group in itertools.groupby(sorted(runs, key=objective), key=objective):
         members = list(group)
-        main = min(
-            members, key=lambda run: (not run.is_plain, run.is_digest, len(run.name), run.name)
-        )
+        main = min(members, key=rank)
         label = main.values["loss.label"]
         variants = [_difference(run.method, main.method) for run in members]
         times = Counter(map(_last, {key for variant in variants for key in variant}))

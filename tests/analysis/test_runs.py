@@ -196,6 +196,20 @@ def test_same_label_another_configuration(runs):
     assert problem.startswith(f"{other.config}: ") and "another alpha" in problem
 
 
+def test_where_every_name_says_something_the_usual_number_of_pairs_is_the_main_variant(tmp_path):
+    """As in a study whose runs all differ from the defaults: not the shortest name."""
+    for loss in ("spin", "sft", "wo_ha"):
+        write_run(tmp_path, loss, apart="-heldout=50-size=128", size=128)
+    for size in (8, 32, 128):
+        write_run(tmp_path, "tspin", apart=f"-heldout=50-size={size}", size=size)
+    found = Runs.read(tmp_path)
+    assert {run.label for run in found if run.is_main} == {"SFT", "SPIN", "T-SPIN", "w/o H-A"}
+    assert {run.values["data.size"] for run in found if run.is_main} == {128}
+    assert {run.label for run in found if run.loss == "tspin"} == {
+        "T-SPIN", "T-SPIN size=8", "T-SPIN size=32"
+    }  # fmt: skip
+
+
 def test_the_same_run_twice_counts_once(runs):
     write_run(runs, "tspin", apart="-again")
     found = Runs.read(runs)
