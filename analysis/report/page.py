@@ -18,7 +18,7 @@ from analysis.claims import claims
 from analysis.figures import responses, results, style
 from analysis.figures.pieces import Drawing, Piece, Table, cells
 from analysis.reading.runs import Runs
-from analysis.report import environment, render
+from analysis.report import catalogue, environment, render
 from analysis.report.environment import data_url
 from analysis.report.overview import lacking
 from tspin.tools.files import write_text
@@ -108,7 +108,11 @@ def _groups(
     groups: dict[str, list[dict[str, Any]]] = {}
     for piece in pieces:
         groups.setdefault(_heading(piece.name), []).append(_view(piece, images, runs))
-    return [{"heading": heading, "pieces": views} for heading, views in groups.items()]
+    paper = {_heading(name) for name in catalogue.OF_PAPER}
+    return [
+        {"heading": heading, "pieces": views, "folded": heading not in paper}
+        for heading, views in groups.items()
+    ]
 
 
 def _view(piece: Piece, images: Mapping[str, render.Images], runs: Runs) -> dict[str, Any]:
