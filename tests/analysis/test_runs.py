@@ -11,6 +11,7 @@ from support.tiny import compose
 
 from analysis.claims import claims
 from analysis.figures import style
+from analysis.reading import commands
 from analysis.reading.methods import Setting, coefficients
 from analysis.reading.runs import BASE, Runs
 from analysis.report import catalogue, overview, site
@@ -334,3 +335,10 @@ def test_a_command_that_another_includes_is_left_to_it():
         (f"{sweep}=figure4c optim.lr=3e-4", ["stress"]),
         (f"{sweep}=table1", ["other"]),
     ]
+
+
+def test_a_sweep_over_numbers_of_pairs_is_suggested_without_one():
+    """A number that was typed would be that of every point."""
+    words = ["experiment=quick", "data.size=32", "model=micro", "seed=1"]
+    assert commands.of_setting(words, "sweep=figure4a").endswith("-m model=micro sweep=figure4a")
+    assert "experiment=quick data.size=32" in commands.of_setting(words, "sweep=seeds")
