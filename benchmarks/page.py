@@ -68,13 +68,9 @@ def measured(out: Path, record: Record, cases: Sequence[Case]) -> tuple[list[Res
         replace(record, seconds=found["seconds"], finished=False)
     ):
         return [], 0.0
-    of_cases = [json.loads(json.dumps(asdict(case))) for case in cases]
-    kept = [
-        Result(**it | {"case": case})
-        for case, of_case, it in zip(cases, of_cases, found["cases"], strict=False)
-        if it["case"] == of_case
-    ]
-    return kept, float(found["seconds"])
+    # The same command on the same code has the same cases.
+    done = zip(cases, found["cases"], strict=False)
+    return [Result(**it | {"case": case}) for case, it in done], float(found["seconds"])
 
 
 def write(

@@ -59,9 +59,8 @@ def main(arguments: Sequence[str]) -> int:
         seconds = before + time.monotonic() - started
         medians = (f"{way} {page.spread(s)} s" for way, s in results[-1].seconds.items())
         log.info("%4.0f s  %s: %s", seconds, case.name, ", ".join(medians))
-        verdicts = list(targets.judge(aims, results))
         done = replace(record, seconds=round(seconds), finished=len(results) == len(todo))
-        page.write(out, done, results, verdicts)
+        page.write(out, done, results, list(targets.judge(aims, results)))
     verdicts = list(targets.judge(aims, results))
     log.info("\n".join(verdict.line() for verdict in verdicts))
     failed = [r.case.name for r in results if FAILED in " ".join(r.skipped.values())]

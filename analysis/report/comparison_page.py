@@ -55,10 +55,7 @@ class Difference:
 
     @property
     def text(self) -> str:
-        form = self.measure.form
-        if form == PERPLEXITY:
-            return form.of_difference(self.over, form.difference_unit)
-        return self._form.of_difference(self.over)
+        return self._form.of_difference(self.over, self._form.difference_unit)
 
     @property
     def verdict(self) -> str:
@@ -70,8 +67,12 @@ class Difference:
 
     @property
     def _form(self) -> Form:
-        """Units stand beside the measure's name; a difference is in that of the measure."""
-        return replace(self.measure.form, unit="", difference="")
+        """Units stand beside the measure's name; a difference is in that of the measure, but where
+        it is relative."""
+        form = self.measure.form
+        if form == PERPLEXITY:
+            return form
+        return replace(form, unit="", difference="", difference_unit="")
 
 
 def side(folder: Path, iteration: str = "") -> Side:

@@ -19,9 +19,8 @@ from tspin.data import annotated
 from tspin.data.files import SOURCES
 from tspin.runs import evaluation
 from tspin.runs.artifacts import RunDir, run_dirs
-from tspin.runs.comparison import per_token
+from tspin.runs.comparison import interval, per_token
 from tspin.tools.files import write_text
-from tspin.tools.intervals import Z
 from tspin.tools.terminal import table
 
 ALL, BASE = "all", "base"
@@ -122,8 +121,7 @@ def _row(
 ) -> dict[str, Any]:
     """A line of out=. The ends of an interval are NaN for a single response."""
     of, num_tokens = evaluation.of_scores(scores), [row["num_tokens"] for row in scores]
-    rate, stderr = of["logp_per_token"]["value"], of["logp_per_token"]["stderr"]
-    reach = math.nan if stderr is None else Z * stderr
+    low, high = interval("logp_per_token", **of["logp_per_token"])
     differences = [row["logp"] - before["logp"] for row, before in zip(scores, base, strict=True)]
     over = per_token(np.array([differences]), np.array(num_tokens, dtype=float))
     assert over is not None
@@ -133,9 +131,9 @@ def _row(
         "n": len(scores),
         "tokens": sum(num_tokens),
         "logp": of["logp"]["value"],
-        "logp_per_token": rate,
-        "logp_per_token_low": rate - reach,
-        "logp_per_token_high": rate + reach,
+        "logp_per_token": of["logp_per_token"]["value"],
+        "logp_per_token_low": low,
+        "logp_per_token_high": high,
         "perplexity": of["perplexity"]["value"],
         "difference": over.mean,
         "difference_low": over.low,
