@@ -278,9 +278,10 @@ class AttentionCalls(TorchFunctionMode):
 
 
 @pytest.mark.parametrize("name", ["llama", "mistral-window", "qwen3"])
-def test_under_autocast_queries_keys_and_values_have_its_dtype(name):
+def test_under_autocast_queries_keys_and_values_have_its_dtype(name, monkeypatch):
     """Rotary embeddings, and norms of queries and keys, leave float32, for which there is no flash
     attention. Forward, and again in the backward pass of a checkpointed layer."""
+    monkeypatch.setattr(attention, "SHORT", 0)
     network = family(name, dtype=torch.float32)
     checkpointed(network)
     policy = policy_of(network, "shared", autocast=torch.bfloat16)
@@ -289,6 +290,23 @@ def test_under_autocast_queries_keys_and_values_have_its_dtype(name):
         policy.loss_sum(awkward(), ROLES, lambda part, logps: logps.annotated).backward()
     assert calls.dtypes == {(torch.bfloat16,) * 3}
     assert policy.kernels == ["sdpa"]  # a CPU has no other
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", ["llama", "mistral-window"])
+def test_two_products_compute_the_attention_of_short_rows(name, layout, monkeypatch):
+    """On a CPU in bfloat16. The law is held in float64, in which the other paths are equal, too."""
+    monkeypatch.setattr(attention, "HALF", (torch.float64,))
+    same_gradient(name, layout, LOSSES["tspin"], awkward(8))
+
+
+def test_which_rows_are_short(monkeypatch):
+    policy = policy_of(family("llama", dtype=torch.float32), "shared", autocast=torch.bfloat16)
+    policy.logps(awkward(), ROLES)
+    assert policy.kernels == ["products"]
+    monkeypatch.setattr(attention, "SHORT", 12 * 12)  # queries of "long" see 11 and 17 tokens
+    policy.logps(awkward(), ROLES)
+    assert policy.kernels == ["products", "sdpa"]
 
 
 def varlen_attn_of(version):

@@ -178,10 +178,8 @@ def packed_attention(
         return output.transpose(1, 2).contiguous(), None
     query, key, value = (_in_autocast(x)[0].transpose(0, 1) for x in (query, key, value))
     chosen = kernel(query.device, query.dtype, key.dtype, value.dtype)
-    if softcap is not None or dropout:
-        chosen = "sdpa"
-    packed_plan.kernels.add(chosen)
-    if chosen == "varlen_attn":
+    if chosen == "varlen_attn" and softcap is None and not dropout:
+        packed_plan.kernels.add(chosen)
         # Flash attention over rows of any length: no padding, and prompts' keys gathered once a
         # row. The kernel aligns a row's last query with its last key.
         varlen_attn = _varlen_attn()
@@ -201,8 +199,12 @@ def packed_attention(
     calls, order = packed_plan.blocks
     for index, block in enumerate(calls):
         mask = packed_plan.mask(index, sliding_window)
-        keys, values = _take(key, block.keys), _take(value, block.keys)
-        output = attend(_take(query, block.queries), keys, values, mask, causal=mask is None)
+        queries, keys, values = (
+            _take(x, places)
+            for x, places in ((query, block.queries), (key, block.keys), (value, block.keys))
+        )
+        packed_plan.kernels.add("products" if _makes_scores(queries, keys, softcap) else "sdpa")
+        output = attend(queries, keys, values, mask, causal=mask is None)
         outputs.append(output.transpose(1, 2).flatten(0, 1))
     return torch.cat(outputs).index_select(0, order)[None], None
 
@@ -222,7 +224,7 @@ def _attend(
 
     softcap  scores s become softcap * tanh(s / softcap) (Gemma 2)
     """
-    if softcap is not None or _short(query, key):
+    if _makes_scores(query, key, softcap):
         return _by_products(query, key, value, mask, causal, scale, dropout, softcap)
     grouped = query.shape[1] != key.shape[1]
     # On CUDA a mask and grouped heads together leave only the slow kernel.
@@ -236,11 +238,14 @@ def _attend(
     )  # fmt: skip
 
 
-def _short(query: Tensor, key: Tensor) -> bool:
-    """Whether two plain products are the faster way: on a CPU in bfloat16, where torch's own kernel
-    takes four times as long forth and back (rows of 45 to 100 tokens, 9 heads of 64)."""
-    scores = query.shape[2] * key.shape[2]
-    return query.device.type == "cpu" and query.dtype in HALF and scores <= SHORT
+def _makes_scores(query: Tensor, key: Tensor, softcap: float | None) -> bool:
+    """Whether the scores are made, in memory: there is no other way (a soft-cap), or it is faster.
+
+    On a CPU torch's own kernel takes four times as long for bfloat16, forth and back (rows of 45 to
+    100 tokens, 9 heads of 64).
+    """
+    fits = query.shape[2] * key.shape[2] <= SHORT
+    return softcap is not None or (fits and query.device.type == "cpu" and query.dtype in HALF)
 
 
 def _by_products(

@@ -9,6 +9,9 @@ import torch
 
 from tspin.config.run import ComputeConfig, ModelConfig, Precision, arithmetic_dtype
 
+LARGE = 50_000_000  # parameters from which products are most of a step on a CPU
+BFLOAT16 = ("avx512_bf16", "amx_bf16")  # of torch.cpu.get_capabilities
+
 
 @dataclass(frozen=True)
 class MixedPrecision:
@@ -40,6 +43,22 @@ def resolve(compute: ComputeConfig, precision: Precision) -> MixedPrecision:
     weights = torch.float32 if dtype == "bfloat16" else products
     return MixedPrecision(
         torch.device(name), products if precision == "bf16_stochastic" else weights, products
+    )
+
+
+def faster(how: MixedPrecision, parameters: int) -> str | None:
+    """What to set where a CPU multiplies bfloat16 several times as fast as the float32 it is given.
+
+    Torch before 2.13 does not say what a CPU has: None.
+    """
+    if how.device.type != "cpu" or how.products != torch.float32 or parameters < LARGE:
+        return None
+    capabilities = getattr(torch.cpu, "get_capabilities", dict[str, bool])()
+    if not any(capabilities.get(name) for name in BFLOAT16):
+        return None
+    return (
+        "compute.dtype=bfloat16 would train about twice as fast: this CPU has products of its own "
+        "for it (weights and optimiser stay float32)"
     )
 
 

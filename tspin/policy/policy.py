@@ -184,6 +184,8 @@ def load(
     base = adapters.base_of(folder)
     # What is not trained needs no more than the products are made in.
     model = read_model(base, how.weights if lora is None else how.products, how, quantize)
+    if hint := dtypes.faster(how, model.num_parameters()):
+        once(hint)
     liger = compute.kernels == "liger"
     kernels.use_liger(model) if liger else kernels.use_torch(model)
     if lora is not None:
