@@ -84,9 +84,8 @@ def measure(case: Case, *, threads: int) -> Result:
     """Runs every way of the case. One that cannot be run, or fails on the way, says why."""
     result = Result(case)
     for way in case.ways:
-        library = NEEDS.get(way)
-        if library and importlib.util.find_spec(library) is None:
-            result.skipped[way] = f"{library} is not installed"
+        if (why := _lacking(way)) is not None:
+            result.skipped[way] = why
     todo = [way for way in case.ways if way not in result.skipped]
     for together in [[way] for way in todo] if case.alone else [todo]:
         with _environment(ENVIRONMENT | {"OMP_NUM_THREADS": str(threads)}):
@@ -123,6 +122,18 @@ def measure(case: Case, *, threads: int) -> Result:
         result.tokens.append(num_tokens(triplets, case.roles))
         result.flops.append(flops(case.model_shape, triplets, case.roles))
     return result
+
+
+def _lacking(way: str) -> str | None:
+    """Why it cannot run here, or would be no measure of it; None: it can."""
+    from tspin.policy.dtypes import cpu_multiplies_bfloat16  # and torch
+
+    library = NEEDS.get(way)
+    if library and importlib.util.find_spec(library) is None:
+        return f"{library} is not installed"
+    if way == "bfloat16" and not cpu_multiplies_bfloat16():
+        return "this CPU has no products for it"
+    return None
 
 
 def is_settled(seconds: Sequence[Sequence[float]]) -> bool:

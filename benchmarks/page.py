@@ -16,7 +16,8 @@ from benchmarks.targets import Verdict, ratios, share
 from tspin.tools.files import atomic
 
 WAYS = {
-    "ours": "ours", "plain": "our plain padded path", "sorted": "plain, sorted by length",
+    "ours": "ours", "bfloat16": "ours with compute.dtype=bfloat16",
+    "plain": "our plain padded path", "sorted": "plain, sorted by length",
     "trl_precomputed": "trl.DPOTrainer, reference precomputed",
     "trl_live": "trl.DPOTrainer, live reference",
     "spin_way": "the official SPIN trainer's way of computing (written by us)",

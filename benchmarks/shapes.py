@@ -181,7 +181,8 @@ def flops(shape: Shape, triplets: Sequence[Triplet], roles: Sequence[Role]) -> f
 PLAIN = ("ours", "plain", "sorted")
 PAIRS = ("ours", "plain", "trl_precomputed", "trl_live", "spin_way")
 CPU = [
-    Case("triplets alpaca smol", "triplets", "smol", "alpaca", ("ours", "plain"), alone=True),
+    Case("triplets alpaca smol", "triplets", "smol", "alpaca", ("ours", "bfloat16", "plain"),
+         alone=True),
     Case("triplets alpaca v2k", "triplets", "v2k", "alpaca", PLAIN, steps=2),
     Case("triplets alpaca v49k", "triplets", "v49k", "alpaca", ("ours", "plain")),
     Case("triplets alpaca v128k", "triplets", "v128k", "alpaca", ("ours", "plain"), batch=2,

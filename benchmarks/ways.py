@@ -106,9 +106,11 @@ def recipe_of(run: Run, loss: Objective, reference: dict[Key, float]) -> Recipe:
 # --- training steps ------------------------------------------------------------------------------
 
 
-def steps(case: Case, *, attention: str, by_length: bool = False) -> Work:
+def steps(
+    case: Case, *, attention: str, by_length: bool = False, words: Sequence[str] = ()
+) -> Work:
     """Optimiser steps of ours. by_length: like goes with like, as a careful user has it."""
-    run, loss = settings(case, attention), LOSSES[case.kind]
+    run, loss = settings(case, attention, *words), LOSSES[case.kind]
     policy = policy_of(case, run)
     policy.model.train(run.compute.gradient_checkpointing)
     optimizer = build_optimizer(policy, run.optim)
@@ -407,6 +409,7 @@ def matmul(case: Case) -> Work:
 
 WAYS: dict[str, Callable[[Case], Work]] = {
     "ours": partial(steps, attention="auto"),
+    "bfloat16": partial(steps, attention="auto", words=("compute.dtype=bfloat16",)),
     "plain": partial(steps, attention="plain"),
     "sorted": partial(steps, attention="plain", by_length=True),
     "trl_precomputed": partial(trl, live=False),

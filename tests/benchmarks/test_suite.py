@@ -242,7 +242,8 @@ def test_a_quick_run_measures_everything_and_says_that_it_is_no_result(tmp_path)
     assert ways(found) == {(case.kind, way) for case in shapes.CPU for way in case.ways}
     for case in found["cases"]:
         assert set(case["seconds"]) | set(case["skipped"]) == set(case["case"]["ways"])
-        assert set(case["skipped"]) <= (set() if find_spec("trl") else set(NEEDS))
+        lacking = set() if find_spec("trl") else set(NEEDS)
+        assert set(case["skipped"]) <= lacking | {"bfloat16"}  # of which not every CPU has products
         assert all(min(seconds) > 0 for seconds in case["seconds"].values())
     assert "None of it is a result" in page and "has not been measured" in page
     assert all(f"| {case['case']['name']} |" in page for case in found["cases"])

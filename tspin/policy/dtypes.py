@@ -46,15 +46,17 @@ def resolve(compute: ComputeConfig, precision: Precision) -> MixedPrecision:
     )
 
 
-def faster(how: MixedPrecision, parameters: int) -> str | None:
-    """What to set where a CPU multiplies bfloat16 several times as fast as the float32 it is given.
+def cpu_multiplies_bfloat16() -> bool:
+    """Whether this CPU has products of its own for it. Torch before 2.13 does not say: False."""
+    capabilities = getattr(torch.cpu, "get_capabilities", dict[str, bool])()
+    return any(capabilities.get(name) for name in BFLOAT16)
 
-    Torch before 2.13 does not say what a CPU has: None.
-    """
+
+def faster(how: MixedPrecision, parameters: int) -> str | None:
+    """What to set where a CPU is given float32 and multiplies bfloat16 several times as fast."""
     if how.device.type != "cpu" or how.products != torch.float32 or parameters < LARGE:
         return None
-    capabilities = getattr(torch.cpu, "get_capabilities", dict[str, bool])()
-    if not any(capabilities.get(name) for name in BFLOAT16):
+    if not cpu_multiplies_bfloat16():
         return None
     return (
         "compute.dtype=bfloat16 would train about twice as fast: this CPU has products of its own "
