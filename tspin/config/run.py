@@ -33,6 +33,7 @@ Attention = Literal["auto", "shared", "separate", "plain"]
 Precision = Literal["fp32_master", "bf16_stochastic", "fp32"]
 Quantize = Literal["8bit", "4bit"]
 DType = Literal["auto", "float32", "bfloat16", "float64"]
+Products = Literal["auto", "torch", "onednn"]
 Parallel = Literal["auto", "ddp", "fsdp2"]
 ZeroStage = Literal[1, 2, 3]
 TemplateName = Literal["alpaca", "alpaca_space", "chat", "none"]
@@ -193,6 +194,7 @@ class ComputeConfig:
     gradient_checkpointing: bool
     compile: bool  # each decoder layer, by torch.compile, to train and to score
     kernels: Literal["torch", "liger"]  # of norms, rotary embeddings and SwiGLU
+    products: Products  # what multiplies the float32 matrices of large layers on a CPU
     deterministic: bool  # on CUDA operations that repeat, or none
     parallel: Parallel  # of several processes, as a launcher started them
     zero_stage: ZeroStage | Literal["auto"]  # of fsdp2: what is whole while a step lasts

@@ -29,6 +29,8 @@ WIDE_DEVICES = ("cuda",)
 LossFunction = Callable[[Sequence[Triplet], Logps], Tensor]
 """Triplets and their log-probs, each (batch,) -> losses (batch,), differentiable in the log-probs.
 May be called with a micro-batch in parts: a triplet's loss must not depend on another's."""
+Product = Callable[[Tensor, Tensor], Tensor]
+"""(m, k), (n, k) -> their product a b^T (m, n)"""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Head:
     scale: float
     softcap: float | None
     dtype: torch.dtype  # of the products
+    product: Product | None = None  # None: torch's own
 
     @property
     def weight(self) -> Tensor:
@@ -54,7 +57,7 @@ class Head:
         if wide_products(hidden.device, self.dtype):
             logits = torch.mm(hidden, weight.T, out_dtype=wide)
         else:
-            logits = hidden @ weight.T
+            logits = self.times(hidden, weight)
         if self.bias is not None:
             logits += self.bias.to(self.dtype)
         if self.scale != 1:
@@ -62,6 +65,10 @@ class Head:
         if self.softcap is not None:
             logits.div_(self.softcap).tanh_().mul_(self.softcap)
         return logits.to(wide)
+
+    def times(self, a: Tensor, b: Tensor) -> Tensor:
+        """(m, k), (n, k) -> (m, n), in their dtype"""
+        return a @ b.T if self.product is None else self.product(a, b)
 
 
 @cache
@@ -80,7 +87,7 @@ def wide_products(device: torch.device, dtype: torch.dtype) -> bool:
     return True
 
 
-def head(model: PreTrainedModel, dtype: torch.dtype | None) -> Head:
+def head(model: PreTrainedModel, dtype: torch.dtype | None, product: Product | None = None) -> Head:
     """The model's head; `dtype` of its products, None for that of its weights.
 
     Raises ValueError for one that is more than a linear map, scale and soft-cap.
@@ -91,7 +98,7 @@ def head(model: PreTrainedModel, dtype: torch.dtype | None) -> Head:
     config = model.config.get_text_config().to_dict()
     scale = float(config.get("logit_scale") or 1.0) / float(config.get("logits_scaling") or 1.0)
     cap = config.get("final_logit_softcapping")
-    return Head(layer, scale, cap, dtype or layer.weight.dtype)
+    return Head(layer, scale, cap, dtype or layer.weight.dtype, product)
 
 
 @torch.no_grad()
@@ -205,11 +212,12 @@ class _Chunk:
             logits *= self.head.scale
         logits = logits.to(self.weight.dtype)
         if into.hidden is not None:
-            into.hidden[self.tokens] = logits @ self.weight
-        if into.weight is not None and into.weight.dtype == logits.dtype:
-            into.weight.addmm_(logits.T, self.hidden)
-        elif into.weight is not None:
-            into.weight += logits.T @ self.hidden
+            into.hidden[self.tokens] = self.head.times(logits, self.weight.T)
+        if into.weight is not None:
+            if self.head.product is None and into.weight.dtype == logits.dtype:
+                into.weight.addmm_(logits.T, self.hidden)
+            else:
+                into.weight += self.head.times(logits.T, self.hidden.T)
         if into.bias is not None:
             into.bias += logits.sum(0)
 

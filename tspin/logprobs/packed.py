@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tspin.data.triplets import Triplet, collate
 from tspin.logprobs import attention, fused_head
-from tspin.logprobs.fused_head import LossFunction
+from tspin.logprobs.fused_head import LossFunction, Product
 from tspin.logprobs.packing import Layout, Stream, cheaper, pack
 from tspin.logprobs.padded import sequence_logps
 from tspin.objectives import Logps, Role
@@ -74,14 +74,18 @@ def packed(
     model: PreTrainedModel,
     autocast: torch.dtype | None,
     arithmetic: Callable[[], contextlib.AbstractContextManager[Any]],
+    product: Product | None = None,
 ) -> Packed | str:
-    """The model's packed path, or in words why it has none: then the model is as it was."""
+    """The model's packed path, or in words why it has none: then the model is as it was.
+
+    product  of the head, see fused_head.Head
+    """
     before = model.config._attn_implementation
     try:
-        exact = Packed(model, fused_head.head(model, None), contextlib.nullcontext)
+        exact = Packed(model, fused_head.head(model, None, product), contextlib.nullcontext)
     except ValueError as error:
         return str(error)
-    path = Packed(model, fused_head.head(model, autocast), arithmetic)
+    path = Packed(model, fused_head.head(model, autocast, product), arithmetic)
     half = model.dtype in attention.HALF  # then nothing can be compared more closely
     reason = attention.install(model) or _differs(exact, tolerance=2e-2 if half else 1e-4)
     if reason is None and autocast is not None:

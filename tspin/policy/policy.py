@@ -28,7 +28,7 @@ from tspin.logprobs.packed import Packed, packed
 from tspin.logprobs.packing import Layout
 from tspin.logprobs.padded import response_logps
 from tspin.objectives import Logps, Role
-from tspin.policy import adapters, dtypes, kernels
+from tspin.policy import adapters, dtypes, kernels, products
 from tspin.policy.dtypes import MixedPrecision
 from tspin.policy.inference import narrow
 from tspin.policy.loading import read_config, read_model, read_tokenizer
@@ -51,6 +51,8 @@ class Policy:
     dropout: bool = False  # in training, of what goes into adapters
     liger: bool = False  # some of its layers' kernels are Liger's
     compiled: kernels.Compiled | None = None  # None: no layer is
+    onednn: bool = False  # large linear layers are multiplied by it
+    packs: bool = False  # their weights are packed to sample
 
     @property
     def products(self) -> torch.dtype:
@@ -62,6 +64,14 @@ class Policy:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=self.autocast)
 
+    def to_sample(self, rows: int) -> contextlib.AbstractContextManager[Any]:
+        """`arithmetic` for passes of one token a row, `rows` rows in all."""
+        stack = contextlib.ExitStack()
+        stack.enter_context(self.arithmetic())
+        if self.packs and rows >= products.FEWEST_ROWS:
+            stack.enter_context(products.packed(self.model, self.products))
+        return stack
+
     @cached_property
     def packed(self) -> Packed | None:
         """The packed path; None where the plain one is chosen, or under `auto` has to do.
@@ -70,7 +80,8 @@ class Policy:
         """
         if self.attention == "plain":
             return None
-        path = packed(self.model, self.autocast, self.arithmetic)
+        product = products.times_transposed if self.onednn else None
+        path = packed(self.model, self.autocast, self.arithmetic, product)
         if isinstance(path, Packed):
             return path
         name = type(self.model).__name__
@@ -90,6 +101,7 @@ class Policy:
         else:
             names = set(self.packed.kernels)
         names |= {"liger"} if self.liger else set()
+        names |= {"onednn"} if self.onednn else set()
         return sorted(names | {*(self.compiled.facts if self.compiled is not None else [])})
 
     def layout(self, triplets: Sequence[Triplet], roles: Sequence[Role]) -> Layout | None:
@@ -201,11 +213,21 @@ def load(
     )
     if compute.gradient_checkpointing:
         checkpoint(model)
+    cpu = how.device.type == "cpu"
     model.eval()  # train() alone turns training mode on, for checkpointing
     dropout = lora is not None and lora.dropout > 0
     compiled = kernels.Compiled() if compute.compile else None
     policy = Policy(
-        model, text, how.device, how.autocast, compute.attention, dropout, liger, compiled
+        model,
+        text,
+        how.device,
+        how.autocast,
+        compute.attention,
+        dropout,
+        liger,
+        compiled,
+        onednn=cpu and how.products == torch.float32 and products.use(compute, model),
+        packs=cpu and products.packs(compute),
     )
     _ = policy.packed  # an architecture that cannot do what was asked for is known now
     if lora is not None:
@@ -222,7 +244,8 @@ def load_to_infer(
     from: in the memory that this takes, its layers as they are. What makes training fast may not
     be here.
     """
-    plain = replace(compute, compile=False, kernels="torch")
+    same = products.resolve(compute)  # auto depends on compile
+    plain = replace(compute, compile=False, kernels="torch", products=same)
     policy = load(folder, template=template, compute=plain, precision=precision)
     narrow(policy.model, policy.autocast)
     return policy

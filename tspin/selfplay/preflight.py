@@ -13,7 +13,15 @@ from tspin.config.load import dump
 from tspin.config.run import Run
 from tspin.data import annotated, schemas, shift
 from tspin.data.annotated import Dataset
-from tspin.policy import dtypes, inspection, kernels, model_files, quantization, weights
+from tspin.policy import (
+    dtypes,
+    inspection,
+    kernels,
+    model_files,
+    products,
+    quantization,
+    weights,
+)
 from tspin.runs import benchmarks, mirror, start
 from tspin.runs.artifacts import RunDir
 from tspin.runs.start import first_iteration, start_from
@@ -90,6 +98,7 @@ def check_reachable(cfg: Run) -> None:
         partial(engines.check, cfg),
         partial(quantization.check, cfg.model, cfg.compute),
         partial(kernels.check, cfg.compute),
+        partial(products.resolve, cfg.compute),
         partial(_check_data, cfg),
     ):
         try:

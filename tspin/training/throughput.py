@@ -13,6 +13,7 @@ from torch import nn
 
 from tspin.data.triplets import Triplet, num_padding, num_tokens, num_useful
 from tspin.objectives import Role
+from tspin.policy import products
 from tspin.policy.policy import Policy
 from tspin.training.cut import Cut
 
@@ -113,7 +114,8 @@ def _pairs(triplet: Triplet, roles: Sequence[Role]) -> float:
 
 @cache
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations a second of the fastest matrix product there: of SIZES, by one thread and by all.
+    """Operations a second of the fastest matrix product there: of SIZES, by one thread and by all,
+    on a CPU by torch's library and by oneDNN.
 
     Measured once a process (tenths of a second), so after the number of threads is set.
     """
@@ -126,5 +128,10 @@ def _rate(size: int, num_threads: int, device: torch.device, dtype: torch.dtype)
 
     generator = torch.Generator(device).manual_seed(0)  # nobody else's random numbers are used up
     a = torch.randn(size, size, generator=generator, dtype=torch.float32, device=device).to(dtype)
-    timer = Timer("a @ a", globals={"a": a}, num_threads=num_threads)
-    return 2 * size**3 / min(timer.timeit(1).mean for _ in range(REPEATS))
+    ways = [torch.mm]
+    if device.type == "cpu" and products.is_here():
+        ways.append(products.times_transposed)
+    timers = [
+        Timer("way(a, a)", globals={"a": a, "way": way}, num_threads=num_threads) for way in ways
+    ]
+    return 2 * size**3 / min(timer.timeit(1).mean for timer in timers for _ in range(REPEATS))

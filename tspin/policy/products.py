@@ -1,0 +1,157 @@
+"""compute.products: what multiplies the float32 matrices of a large model on a CPU.
+
+torch calls MKL, which keeps to the kernels of older processors where one is not Intel's. torch has
+oneDNN too, which asks the processor what it can do: on an AMD with AVX-512 its products take less
+than half the time, forth and back, and are the same up to rounding. The operator is the one that
+torch's own compiler calls for a linear layer (since 2.0); its arguments may lie transposed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from tspin.config.run import ComputeConfig, Products
+
+LEAST = 2**18  # numbers in a matrix of weights: below, kernels for each new length cost too much
+ROWS = 48  # for which weights are packed; other numbers of rows are multiplied as well
+FEWEST_ROWS = 8  # below, packing costs more than it saves
+
+
+def resolve(compute: ComputeConfig) -> Products:
+    """What `auto` comes to on this machine, in training and scoring.
+
+    ValueError for onednn where torch lacks it.
+    """
+    if compute.products == "onednn" and not is_here():
+        raise ValueError("compute.products=onednn: this torch lacks it; use compute.products=auto")
+    if compute.products != "auto":
+        return compute.products
+    return "onednn" if is_here() and is_slow_with_mkl() and not compute.compile else "torch"
+
+
+def is_here() -> bool:
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+@cache
+def is_slow_with_mkl() -> bool:
+    """Whether this processor has AVX-512 and MKL does not use it: whether it is an AMD."""
+    info = Path("/proc/cpuinfo")
+    text = info.read_text(encoding="utf-8", errors="replace") if info.exists() else ""
+    first, _, _ = text.partition("\n\n")
+    return torch.backends.mkl.is_available() and "AuthenticAMD" in first and "avx512f" in first
+
+
+def use(compute: ComputeConfig, model: nn.Module) -> bool:
+    """What compute.products says, in the model's linear layers. -> whether oneDNN multiplies any
+
+    Those with large weights: weights and modules stay what they are.
+    """
+    if resolve(compute) != "onednn":
+        return False
+    layers = _large(model)
+    for layer in layers:
+        layer.forward = partial(_forward, layer)
+    return bool(layers)
+
+
+def packs(compute: ComputeConfig) -> bool:
+    """Whether weights are packed to sample on a CPU: on Intel's it pays, too."""
+    return compute.products != "torch" and is_here()
+
+
+@contextmanager
+def packed(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    """To sample: large weights also lie as oneDNN reads them, once instead of at every token.
+
+    dtype  of the products
+    """
+    layers = {layer: layer.__dict__.get("forward") for layer in _large(model)}
+    try:
+        for layer in layers:
+            weight = layer.weight.detach().to(dtype)
+            if _fits(weight, weight, torch.float32, torch.bfloat16):
+                layer.forward = partial(_forward_packed, layer, dtype, _pack(weight))
+        yield
+    finally:
+        for layer, forward in layers.items():
+            layer.__dict__.pop("forward", None)
+            if forward is not None:
+                layer.forward = forward
+
+
+def _large(model: nn.Module) -> list[Any]:
+    return [
+        module
+        for module in model.modules()
+        if type(module) is nn.Linear and module.weight.numel() >= LEAST
+    ]
+
+
+def _forward(layer: nn.Linear, x: Tensor) -> Tensor:
+    if torch.is_autocast_enabled(x.device.type) or not _fits(x, layer.weight):
+        return functional.linear(x, layer.weight, layer.bias)
+    product = times_transposed(x.reshape(-1, x.shape[-1]), layer.weight)
+    if layer.bias is not None:
+        product = product + layer.bias
+    return product.view(*x.shape[:-1], -1)
+
+
+def _forward_packed(layer: nn.Linear, dtype: torch.dtype, weight: Tensor, x: Tensor) -> Tensor:
+    bias = None if layer.bias is None else layer.bias.to(dtype)
+    product = _product(x.reshape(-1, x.shape[-1]).to(dtype), weight, bias)
+    return product.view(*x.shape[:-1], -1)
+
+
+def _pack(weight: Tensor) -> Tensor:
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
+    return packed
+
+
+def times_transposed(a: Tensor, b: Tensor) -> Tensor:
+    """a b^T, differentiable, by oneDNN where both are float32 on a CPU. (m, k), (n, k) -> (m, n)"""
+    if not _fits(a, b):
+        return a @ b.T
+    if torch.is_grad_enabled() and (a.requires_grad or b.requires_grad):
+        product: Tensor = _TimesTransposed.apply(a, b)
+        return product
+    return _product(a, b)
+
+
+def _fits(a: Tensor, b: Tensor, *dtypes: torch.dtype) -> bool:
+    """Whether they are plain tensors on the CPU, of one of these dtypes; none: of float32."""
+    # Weights in shards (DTensor) and quantised ones are tensors of other kinds.
+    plain = {type(a), type(b)} <= {Tensor, nn.Parameter}
+    of_dtype = a.dtype == b.dtype and a.dtype in (dtypes or (torch.float32,))
+    return plain and a.device.type == "cpu" and of_dtype
+
+
+def _product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
+    return product
+
+
+class _TimesTransposed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(a, b)
+        return _product(a, b)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        a, b = ctx.saved_tensors
+        of_a, of_b = ctx.needs_input_grad
+        return (
+            _product(gradient, b.T) if of_a else None,
+            _product(gradient.T, a.T) if of_b else None,
+        )
