@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tspin.data.triplets import Triplet, num_padding, num_tokens, num_useful
 from tspin.objectives import Role
@@ -128,7 +128,7 @@ def _rate(size: int, num_threads: int, device: torch.device, dtype: torch.dtype)
 
     generator = torch.Generator(device).manual_seed(0)  # nobody else's random numbers are used up
     a = torch.randn(size, size, generator=generator, dtype=torch.float32, device=device).to(dtype)
-    ways = [torch.mm]
+    ways: list[Callable[[Tensor, Tensor], Tensor]] = [torch.mm]
     if device.type == "cpu" and products.is_here():
         ways.append(products.times_transposed)
     timers = [
