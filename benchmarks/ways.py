@@ -33,7 +33,7 @@ from tspin.data import annotated
 from tspin.data.tokens import Renderer
 from tspin.data.triplets import Key, Triplet, collate, join, keyed, micro_batches
 from tspin.objectives import SFT, SPIN, TSPIN, Objective
-from tspin.policy import dtypes
+from tspin.policy import dtypes, products
 from tspin.policy.policy import Policy
 from tspin.runs.artifacts import Iteration, RunDir
 from tspin.sampling import native
@@ -86,7 +86,9 @@ def policy_of(case: Case, run: Run) -> Policy:
     if run.compute.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     renderer = Renderer(case.model_shape.tokenizer(), "none")
-    return Policy(model, renderer, how.device, how.autocast, run.compute.attention)
+    library = products.use(run.compute, how, model)
+    attention = run.compute.attention
+    return Policy(model, renderer, how.device, how.autocast, attention, library=library)
 
 
 def timed(case: Case, work: Callable[[], object]) -> Spent:

@@ -3,7 +3,8 @@
 from support.tiny import compose
 
 from tspin.planning import shapes
-from tspin.planning.memory import PROCESS, PROMPT_TOKENS, host, memory
+from tspin.planning.memory import PACKED, PROCESS, PROMPT_TOKENS, host, memory
+from tspin.policy import products
 from tspin.sampling import decode
 
 RUN = compose(
@@ -13,9 +14,25 @@ RUN = compose(
 PLAN = memory(shapes.KNOWN[RUN.model.path], RUN, device="cuda")
 
 
-def test_prompts_are_read_by_as_many_tokens_as_the_plan_says():
-    """Said twice so that the plan need not import torch."""
+def test_what_is_said_twice_so_that_the_plan_need_not_import_torch():
     assert PROMPT_TOKENS == decode.PROMPT_TOKENS
+    assert PACKED == products.LEAST
+
+
+def test_to_sample_on_a_cpu_large_weights_lie_there_twice():
+    shape = shapes.KNOWN["HuggingFaceTB/SmolLM2-135M-Instruct"]
+    plans = {
+        words: memory(
+            shape,
+            compose("model=smollm2", "data=verifiable", "compute.device=cpu", *words),
+            device="cpu",
+        )
+        for words in [(), ("compute.products=torch",), ("compute.dtype=bfloat16",)]
+    }
+    auto, torchs, bfloat16 = (plan.sampled for plan in plans.values())
+    narrow_maps = 30 * 2 * 576 * 192  # keys and values
+    assert auto - torchs == 4 * (shape.linear + shape.head - narrow_maps)
+    assert bfloat16 < auto
 
 
 def test_what_samples_is_whole_and_narrow_under_shards():

@@ -20,6 +20,7 @@ Device = Literal["cpu", "cuda"]
 Sharding = Literal["ddp", "fsdp2"]
 CHUNK = {"cpu": 2**23, "cuda": 2**27}  # logits at a time: fused.CHUNK, unread here: it needs torch
 PROMPT_TOKENS = {"cpu": None, "cuda": 2**14}  # decode.PROMPT_TOKENS, unread here as well
+PACKED = 2**18  # products.LEAST, unread here as well
 BLOCK = 256  # scales of a 4-bit base with one scale of their own
 CONTEXT = {"cpu": 0, "cuda": 2**30}  # assumed: CUDA's own, and what its allocator cannot use
 PROCESS = 4e9  # assumed: of the host, what Python, torch and CUDA's libraries take beside a card
@@ -40,7 +41,8 @@ class Memory:
     loading      weights as they are read: whole in every process, before they are narrow or cut
                  into shards
     cache        keys and values of sampling
-    sampled      on top of them: a pass that reads prompts, or one that draws a token for each row
+    sampled      on top of them: a pass that reads prompts, or one that draws a token for each row;
+                 on a CPU the weights once more, as its products read them
     scored       of the largest batch that is scored: its forward pass and its logits
     """
 
@@ -278,7 +280,15 @@ def _sampled(shape: Shape, run: Run, held: str, products: str, device: Device) -
     columns = prompt + run.decoding.max_new_tokens
     keys = 2 * columns * shape.heads * shape.head_dim * BYTES[products]
     drawing = slots * max(keys, shape.vocab * (4 + 8 + 8))
-    return max(reading, drawing)
+    return max(reading, drawing) + _packed(shape, run, products, device)
+
+
+def _packed(shape: Shape, run: Run, products: str, device: Device) -> float:
+    if device != "cpu" or run.compute.products == "torch" or products == "float64":
+        return 0.0
+    sizes = [a * b for a, b in shape.matrices.values()]
+    layers = shape.layers * sum(size for size in sizes if size >= PACKED)
+    return BYTES[products] * float(layers + (shape.head if shape.head >= PACKED else 0))
 
 
 def _scored(shape: Shape, run: Run, held: str, products: str, device: Device) -> float:

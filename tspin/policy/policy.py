@@ -51,8 +51,7 @@ class Policy:
     dropout: bool = False  # in training, of what goes into adapters
     liger: bool = False  # some of its layers' kernels are Liger's
     compiled: kernels.Compiled | None = None  # None: no layer is
-    onednn: bool = False  # large linear layers are multiplied by it
-    packs: bool = False  # their weights are packed to sample
+    library: products.Library = products.Library()
 
     @property
     def products(self) -> torch.dtype:
@@ -68,7 +67,7 @@ class Policy:
         """`arithmetic` for passes of one token a row, `rows` rows in all."""
         stack = contextlib.ExitStack()
         stack.enter_context(self.arithmetic())
-        if self.packs and rows >= products.FEWEST_ROWS:
+        if self.library.packs and rows >= products.FEWEST_ROWS:
             stack.enter_context(products.packed(self.model, self.products))
         return stack
 
@@ -80,7 +79,7 @@ class Policy:
         """
         if self.attention == "plain":
             return None
-        product = products.times_transposed if self.onednn else None
+        product = products.times_transposed if self.library.onednn else None
         path = packed(self.model, self.autocast, self.arithmetic, product)
         if isinstance(path, Packed):
             return path
@@ -101,7 +100,7 @@ class Policy:
         else:
             names = set(self.packed.kernels)
         names |= {"liger"} if self.liger else set()
-        names |= {"onednn"} if self.onednn else set()
+        names |= {"onednn"} if self.library.onednn else set()
         return sorted(names | {*(self.compiled.facts if self.compiled is not None else [])})
 
     def layout(self, triplets: Sequence[Triplet], roles: Sequence[Role]) -> Layout | None:
@@ -213,21 +212,12 @@ def load(
     )
     if compute.gradient_checkpointing:
         checkpoint(model)
-    cpu = how.device.type == "cpu"
+    library = products.use(compute, how, model)
     model.eval()  # train() alone turns training mode on, for checkpointing
     dropout = lora is not None and lora.dropout > 0
     compiled = kernels.Compiled() if compute.compile else None
     policy = Policy(
-        model,
-        text,
-        how.device,
-        how.autocast,
-        compute.attention,
-        dropout,
-        liger,
-        compiled,
-        onednn=cpu and how.products == torch.float32 and products.use(compute, model),
-        packs=cpu and products.packs(compute),
+        model, text, how.device, how.autocast, compute.attention, dropout, liger, compiled, library
     )
     _ = policy.packed  # an architecture that cannot do what was asked for is known now
     if lora is not None:

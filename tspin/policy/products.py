@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from tspin.config.run import ComputeConfig, Products
+from tspin.policy.dtypes import MixedPrecision
 
 LEAST = 2**18  # numbers in a matrix of weights: below, kernels for each new length cost too much
 ROWS = 48  # for which weights are packed; other numbers of rows are multiplied as well
@@ -51,22 +53,28 @@ def is_slow_with_mkl() -> bool:
     return torch.backends.mkl.is_available() and "AuthenticAMD" in first and "avx512f" in first
 
 
-def use(compute: ComputeConfig, model: nn.Module) -> bool:
-    """What compute.products says, in the model's linear layers. -> whether oneDNN multiplies any
+@dataclass(frozen=True)
+class Library:
+    """What multiplies a policy's matrices.
 
-    Those with large weights: weights and modules stay what they are.
+    onednn  large linear layers, in training and scoring; else torch's own
+    packs   their weights are packed to sample
     """
-    if resolve(compute) != "onednn":
-        return False
-    layers = _large(model)
+
+    onednn: bool = False
+    packs: bool = False
+
+
+def use(compute: ComputeConfig, how: MixedPrecision, model: nn.Module) -> Library:
+    """What compute.products says, in the model's large linear layers: weights and modules stay what
+    they are."""
+    if how.device.type != "cpu":
+        return Library()
+    layers = _large(model) if how.products == torch.float32 and resolve(compute) == "onednn" else []
     for layer in layers:
         layer.forward = partial(_forward, layer)
-    return bool(layers)
-
-
-def packs(compute: ComputeConfig) -> bool:
-    """Whether weights are packed to sample on a CPU: on Intel's it pays, too."""
-    return compute.products != "torch" and is_here()
+    # On Intel's processors packing pays, too.
+    return Library(onednn=bool(layers), packs=compute.products != "torch" and is_here())
 
 
 @contextmanager
