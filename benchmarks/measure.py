@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from analysis.reading.stats import mean_interval
+from benchmarks import rivals
 from benchmarks.common import Spent, busy, now, resident
 from benchmarks.shapes import Case, flops
 from tspin.data.triplets import num_tokens
@@ -131,6 +132,8 @@ def _lacking(way: str) -> str | None:
     library = NEEDS.get(way)
     if library and importlib.util.find_spec(library) is None:
         return f"{library} is not installed"
+    if (why := rivals.lacking(way)) is not None:
+        return why
     if way == "bfloat16" and not cpu_multiplies_bfloat16():
         return "this CPU has no products for it"
     return None

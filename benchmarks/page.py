@@ -22,7 +22,8 @@ WAYS = {
     "trl_live": "trl.DPOTrainer, live reference",
     "spin_way": "the official SPIN trainer's way of computing (written by us)",
     "sample": "ours", "dynamic": "transformers generate, dynamic cache",
-    "static": "transformers generate, static cache", "iterate": "ours",
+    "static": "transformers generate, static cache", "vllm": "vLLM, CPU build",
+    "llama": "llama.cpp, of llama-cpp-python", "iterate": "ours",
     "glued": "glued: generate + trl.DPOTrainer", "files": "data, join, score files",
     "matmul": "a product of two square matrices in bfloat16",
 }  # fmt: skip

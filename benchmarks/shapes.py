@@ -161,6 +161,11 @@ class Case:
         return [max(1, min(round(n), self.longest)) for n in lengths]
 
 
+def ends(triplets: Sequence[Triplet]) -> list[int]:
+    """Tokens of each response: those of the annotated one, so that all ways sample as many."""
+    return [min(len(t.responses["annotated"]), SAMPLED) for t in triplets]
+
+
 def flops(shape: Shape, triplets: Sequence[Triplet], roles: Sequence[Role]) -> float:
     """What a training step cannot do without: every prompt once, no padding, nothing recomputed.
 
@@ -180,6 +185,7 @@ def flops(shape: Shape, triplets: Sequence[Triplet], roles: Sequence[Role]) -> f
 
 PLAIN = ("ours", "plain", "sorted")
 PAIRS = ("ours", "plain", "trl_precomputed", "trl_live", "spin_way")
+SAMPLING = ("sample", "dynamic", "vllm", "llama")
 CPU = [
     Case("triplets alpaca smol", "triplets", "smol", "alpaca", ("ours", "bfloat16", "plain"),
          alone=True),
@@ -194,7 +200,11 @@ CPU = [
     ),
     Case("pairs alpaca v2k", "pairs", "v2k", "alpaca", PAIRS),
     Case("pairs alpaca v49k", "pairs", "v49k", "alpaca", ("ours", "trl_precomputed"), usual=False),
-    Case("generation smol", "generation", "smol", "alpaca", ("sample", "dynamic"), batch=48),
+    *(
+        Case(f"generation smol {n}", "generation", "smol", "alpaca", SAMPLING, batch=n,
+             usual=n in (16, 48))
+        for n in (1, 8, 16, 48)
+    ),
     Case("generation v2k", "generation", "v2k", "alpaca", ("sample", "dynamic", "static"),
          batch=48, usual=False),
     Case("iteration smol", "iteration", "smol", "alpaca", ("iterate", "glued"), batch=3),

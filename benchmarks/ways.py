@@ -26,8 +26,9 @@ from transformers import (
     TrainerCallback,
 )
 
+from benchmarks import rivals
 from benchmarks.common import Spent, now
-from benchmarks.shapes import SAMPLED, Case
+from benchmarks.shapes import SAMPLED, Case, ends
 from tspin.cli.command import check
 from tspin.data import annotated
 from tspin.data.tokens import Renderer
@@ -238,11 +239,6 @@ def dpo(
 # --- generation ----------------------------------------------------------------------------------
 
 
-def ends(triplets: Sequence[Triplet]) -> list[int]:
-    """Tokens of each response: those of the annotated one, so that all ways sample as many."""
-    return [min(len(t.responses["annotated"]), SAMPLED) for t in triplets]
-
-
 def sample(case: Case, run: Run, policy: Policy, triplets: Sequence[Triplet]) -> list[list[int]]:
     """Ours. A number near 1 draws the last id, EOS; below, near-uniform weights never do."""
     numbers = 0.9 * torch.rand(len(triplets), SAMPLED, dtype=torch.double)
@@ -420,6 +416,8 @@ WAYS: dict[str, Callable[[Case], Work]] = {
     "sample": generation,
     "dynamic": partial(generate, cache="dynamic"),
     "static": partial(generate, cache="static"),
+    "vllm": partial(rivals.generation, rival="vllm"),
+    "llama": partial(rivals.generation, rival="llama"),
     "iterate": iterate,
     "glued": glued,
     "files": files,

@@ -309,6 +309,26 @@ def test_which_rows_are_short(monkeypatch):
     assert policy.kernels == ["products", "sdpa"]
 
 
+@pytest.mark.parametrize("heads", [(4, 4), (6, 2)])
+@pytest.mark.parametrize("hidden", [True, False])
+def test_one_token_attends_as_many_do(heads, hidden):
+    """What decodes is computed by another call: heads that share keys together."""
+    torch.manual_seed(0)
+    many, few = heads
+    query = torch.randn(3, many, 2, 16, dtype=torch.float64)
+    key, value = torch.randn(2, 3, few, 9, 16, dtype=torch.float64)
+    mask = torch.rand(3, 1, 2, 9) < 0.7 if hidden else None
+    if mask is not None:
+        mask[..., 0] = True
+    module = torch.nn.Module()
+    module.num_key_value_groups, module.is_causal = many // few, False
+    two, _ = attention.packed_attention(module, query, key, value, mask)
+    one, _ = attention.packed_attention(
+        module, query[:, :, 1:], key, value, None if mask is None else mask[:, :, 1:]
+    )
+    assert one.shape == (3, 1, many, 16) and torch.allclose(one[:, 0], two[:, 1], atol=1e-12)
+
+
 def varlen_attn_of(version):
     """What that version's documentation says it computes, row by row, for calls that it takes."""
     known = signatures.table()["torch"][version]["torch.nn.attention.varlen.varlen_attn"]

@@ -27,6 +27,7 @@ class NoText:
 @pytest.fixture
 def small_is_large(monkeypatch):
     monkeypatch.setattr(products, "LEAST", 64)
+    monkeypatch.setattr(products, "LEAST_PACKED", 64)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import logging
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise, product
 
 import pytest
 import torch
@@ -249,6 +250,39 @@ def test_equal_prompts_are_read_once(passes):
     assert read == {(3, 4, 5): 1, (5, 6): 1, (8,): 1}  # the last token is the first step's
     assert sum(rows for kind, _, *rest in passes if kind == "read" for rows in rest) == 12
     assert together == [respond(POLICY, [question], how)[0] for question in requests]
+
+
+def brute_force(widths, limit, cost):
+    """The least cost of all ways to cut the prompts into passes."""
+    n = len(widths)
+    found = []
+    for ends in product([False, True], repeat=n - 1):
+        cuts = [0, *(i + 1 for i, end in enumerate(ends) if end), n]
+        passes = [widths[a:b] for a, b in pairwise(cuts)]
+        if all(len(p) == 1 or limit is None or len(p) * p[0] <= limit for p in passes):
+            found.append(sum(cost + len(p) * p[0] for p in passes))
+    return min(found)
+
+
+@given(
+    st.lists(st.integers(0, 60), min_size=1, max_size=8),
+    st.none() | st.integers(1, 200),
+    st.integers(0, 80),
+)
+def test_prompts_are_read_in_passes_that_cost_least(widths, limit, cost):
+    widths = sorted(widths, reverse=True)
+    sizes = decode._parts(widths, limit=limit, cost=cost)
+    assert sum(sizes) == len(widths)
+    starts = [sum(sizes[:i]) for i in range(len(sizes))]
+    found = sum(cost + widths[start] * size for start, size in zip(starts, sizes, strict=True))
+    assert found == brute_force(widths, limit, cost)
+
+
+def test_a_long_prompt_does_not_widen_the_others(passes):
+    """One of 400 tokens and eight of 5: two passes, not one of nine times 400."""
+    prompts = [[9] * 400] + [[10 + i, 3, 4, 5, 6] for i in range(8)]
+    decode.decode(MODEL, prompts, Forced([2] * 9), max_new_tokens=3, stop=[1], cut=Cut(9))
+    assert [len(found) for kind, found, *_ in passes if kind == "read"] == [1, 8]
 
 
 # --- odd shapes ----------------------------------------------------------------------------------

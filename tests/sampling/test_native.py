@@ -85,8 +85,11 @@ def one_by_one():
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["native", "transformers"])
 @pytest.mark.parametrize(("tokens", "size"), [(100, 5), (30, 2), (13, 1)])
-def test_where_memory_runs_out_half_the_rows_are_sampled(engine, tokens, size, one_by_one, caplog):
-    """Twenty rows; the longest prompt has 13 tokens. 20, 10, 5, 2, 1 rows."""
+def test_where_memory_runs_out_half_the_rows_are_sampled(
+    engine, tokens, size, one_by_one, caplog, monkeypatch
+):
+    """Twenty rows, read together; the longest prompt has 13 tokens. 20, 10, 5, 2, 1 rows."""
+    monkeypatch.setitem(decode.PASS_TOKENS, "cpu", 10**6)
     policy = random_policy(scale=0.4)
     device, ended = Device(policy, tokens), []
     how = replace(compose().decoding, max_new_tokens=12, batch_size=64, engine=engine)

@@ -23,7 +23,9 @@ from torch.nn import functional
 from tspin.config.run import ComputeConfig, Products
 from tspin.policy.dtypes import MixedPrecision
 
-LEAST = 2**18  # numbers in a matrix of weights: below, kernels for each new length cost too much
+# Numbers in a matrix of weights. Below, kernels for each new length cost too much: in training, and
+# in sampling, where lengths are numbers of rows and come again at every token.
+LEAST, LEAST_PACKED = 2**18, 2**16
 ROWS = 48  # for which weights are packed; other numbers of rows are multiplied as well
 FEWEST_ROWS = 8  # below, packing costs more than it saves
 
@@ -70,7 +72,8 @@ def use(compute: ComputeConfig, how: MixedPrecision, model: nn.Module) -> Librar
     they are."""
     if how.device.type != "cpu":
         return Library()
-    layers = _large(model) if how.products == torch.float32 and resolve(compute) == "onednn" else []
+    onednn = how.products == torch.float32 and resolve(compute) == "onednn"
+    layers = _large(model, LEAST) if onednn else []
     for layer in layers:
         layer.forward = partial(_forward, layer)
     # On Intel's processors packing pays, too.
@@ -83,7 +86,7 @@ def packed(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
 
     dtype  of the products
     """
-    layers = {layer: layer.__dict__.get("forward") for layer in _large(model)}
+    layers = {layer: layer.__dict__.get("forward") for layer in _large(model, LEAST_PACKED)}
     try:
         for layer in layers:
             weight = layer.weight.detach().to(dtype)
@@ -97,11 +100,11 @@ def packed(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
                 layer.forward = forward
 
 
-def _large(model: nn.Module) -> list[Any]:
+def _large(model: nn.Module, least: int) -> list[Any]:
     return [
         module
         for module in model.modules()
-        if type(module) is nn.Linear and module.weight.numel() >= LEAST
+        if type(module) is nn.Linear and module.weight.numel() >= least
     ]
 
 

@@ -31,8 +31,11 @@ if TYPE_CHECKING:
 
 REFILL = 4  # prompts wait until one slot in REFILL is free: reading them is a pass of its own
 # Tokens of prompts at most in a pass that reads them, by device. CUDA is busy from far fewer on; on
-# the CPU all waiting prompts are read together.
+# the CPU any number of waiting prompts may be read together.
 PROMPT_TOKENS: dict[str, int | None] = {"cpu": None, "cuda": 2**14}
+# Tokens that cost as much as one more pass does by reading all weights: for fewer, prompts are
+# padded to one length. Measured on a CPU (SmolLM2, float32); assumed for CUDA.
+PASS_TOKENS = {"cpu": 32, "cuda": 2**10}
 # implementations that build a mask for rows of different lengths
 ATTENTION = ("sdpa", "eager", attention.NAME)
 
@@ -202,18 +205,41 @@ def _read(
     start: int,
     tokens: int | None,
 ) -> None:
-    """Reads a prompt of each group into the slots from `start` on, `tokens` at a time.
+    """Reads a prompt of each group into the slots from `start` on, `tokens` at most at a time.
 
     A prompt's last token is left for the next step, which all rows make together: so there is one
     place where a token is chosen, and a prompt of one token needs no reading.
     """
-    while groups:
-        width = len(prompts[groups[0][0]]) - 1  # that of the longest
-        count = len(groups) if tokens is None else max(1, tokens // max(width, 1))
+    widths = [len(prompts[group[0]]) - 1 for group in groups]
+    cost = PASS_TOKENS.get(table.model.device.type, PASS_TOKENS["cuda"])
+    for count in _parts(widths, limit=tokens, cost=cost):
         part, groups = groups[:count], groups[count:]
         owner = [i for i, group in enumerate(part) for _ in group]
         table.read([prompts[group[0]][:-1] for group in part], owner, start=start)
         start += len(owner)
+
+
+def _parts(widths: Sequence[int], *, limit: int | None, cost: int) -> list[int]:
+    """How many prompts each pass reads, so that padding and passes cost least together.
+
+    widths  of the prompts, the longest first: a pass is as wide as its first
+    limit   tokens at most in a pass, but for one prompt alone
+    cost    of a pass, in tokens
+    """
+    least, sizes = [0.0], [0]  # of the first prompts: the least cost, and the last pass of that
+    for end in range(1, len(widths) + 1):
+        costs = {
+            end - first: least[first] + cost + widths[first] * (end - first)
+            for first in range(end)
+            if first == end - 1 or limit is None or widths[first] * (end - first) <= limit
+        }
+        sizes.append(min(costs, key=lambda size: costs[size]))
+        least.append(costs[sizes[-1]])
+    parts, end = [], len(widths)
+    while end > 0:
+        parts.append(sizes[end])
+        end -= sizes[end]
+    return parts[::-1]
 
 
 def _compact(table: _Table, rows: list[_Row], ended: list[bool]) -> list[_Row]:
