@@ -26,6 +26,7 @@ from pathlib import Path
 import yaml
 
 from analysis import choose
+from analysis.reading.runs import Runs
 from analysis.study import Study, write
 from tspin.cli import outcome
 from tspin.cli.arguments import read_sweep
@@ -55,12 +56,15 @@ class Sweeps:
     tuned: Path | None = None
 
     def run(self, part: str, *words: str) -> None:
-        """One multirun. SystemExit where it was stopped or refused."""
+        """One multirun. SystemExit where it was stopped or refused, or points of it failed for
+        another reason than that they diverged: nothing is chosen between runs that lack."""
         command = ["main.py", "-m", *words, f"runs_dir={self.out / part}", *self.launcher]
         log.info("\npython %s", shlex.join(command))
         code = start(command)
         if code not in (0, SOME_FAILED):
             raise SystemExit(code)
+        if code == SOME_FAILED and (undone := unfinished(self.out / part)):
+            raise SystemExit(f"neither complete nor diverged: {', '.join(undone)}")
 
     def tune(self, chosen: Path, over: Sequence[str], *words: str) -> None:
         """A multirun on validation prompts, and the sweep `chosen` of the best of each."""
@@ -82,6 +86,17 @@ def start(command: Sequence[str]) -> int:
             return process.wait()
         except KeyboardInterrupt:  # it was typed to the sweep, too, which ends in order
             continue
+
+
+def unfinished(folder: Path) -> list[str]:
+    """Names of the runs that are neither complete nor diverged."""
+    runs = Runs.read(folder)
+    return [
+        run.folder.path.name
+        for run in runs
+        if not all(run.folder.iteration(t).done.exists() for t in range(run.iterations))
+        and not runs.diverged(run)
+    ]
 
 
 def points(sweep: Path) -> list[dict[str, str]]:

@@ -1,5 +1,6 @@
 """The studies: a tiny one of each from beginning to end, and what makes the whole ones."""
 
+import json
 import sys
 from collections import Counter
 
@@ -9,6 +10,7 @@ import yaml
 import main
 from analysis.study import BEGIN, END, STUDIES
 from benchmarks import objectives, smol, sweeps
+from benchmarks.sweeps import Sweeps
 from tspin.cli import sweep
 from tspin.cli.arguments import read_sweep
 from tspin.cli.command import check
@@ -16,6 +18,7 @@ from tspin.cli.folders import CONF, SWEEPS
 from tspin.config.load import load
 from tspin.config.objective import built_in
 from tspin.runs.artifacts import run_dirs
+from tspin.tools.files import read_json
 
 
 @pytest.fixture
@@ -37,6 +40,25 @@ def started(monkeypatch):
     monkeypatch.setattr(sweeps, "start", start)
     monkeypatch.setattr(objectives, "BY_NAME", ())
     return commands
+
+
+@pytest.mark.parametrize(
+    ("why", "stops"), [("diverged at step 3: the loss is nan", False), ("no space left", True)]
+)
+def test_nothing_is_chosen_between_runs_that_lack(finished_copy, why, stops, monkeypatch):
+    """Points that diverged are a result; others that failed end the study."""
+    run = finished_copy
+    monkeypatch.setattr(sweeps, "start", lambda command: sweeps.SOME_FAILED)
+    study = Sweeps(run.path.parent.parent, ())
+    study.run(run.path.parent.name)
+    run.iteration(0).done.unlink()
+    beat = read_json(run.heartbeat) | {"ended": "failed", "why": why}
+    run.heartbeat.write_text(json.dumps(beat))
+    if stops:
+        with pytest.raises(SystemExit, match=f"neither complete nor diverged: {run.path.name}"):
+            study.run(run.path.parent.name)
+    else:
+        study.run(run.path.parent.name)
 
 
 @pytest.mark.runs
