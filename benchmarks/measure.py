@@ -12,7 +12,7 @@ import math
 import os
 import re
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -24,10 +24,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from analysis.reading.stats import mean_interval
-from benchmarks import rivals
+from benchmarks import parts, rivals
 from benchmarks.common import Spent, busy, now, resident
-from benchmarks.shapes import Case, flops
-from tspin.data.triplets import num_tokens
+from benchmarks.shapes import ROLES, Case, flops
+from tspin.data.triplets import Triplet, num_tokens
 
 ENVIRONMENT = {
     # Where glibc's own thresholds end up after some steps. Fixed from the start, times do not
@@ -42,6 +42,7 @@ ENVIRONMENT = {
     "PYTHONWARNINGS": "ignore::FutureWarning",
 }
 NEEDS = {"trl_precomputed": "trl", "trl_live": "trl", "glued": "trl"}  # ways -> libraries
+TAKEN_APART = {"ours": "float32", "bfloat16": "bfloat16"}  # ways -> dtype of their products
 LIBRARIES = ("torch", "transformers", "trl", "accelerate", "numpy")
 MIB = 2**20
 FEWEST, NARROW = 3, 0.05  # rounds at least; how far a ratio's interval may reach
@@ -66,6 +67,7 @@ class Result:
     others   cores that other processes kept busy, of every round and way
     memory   way -> MiB: "extra" above what model and optimiser take before the first step, "peak"
              of the process (CUDA: of what torch allocated there)
+    parts    way -> seconds of each part of a step (parts.PARTS), and of its products alone
     skipped  way -> why
     tokens   of every round, as triplets.num_tokens counts them
     flops    of every round, see shapes.flops
@@ -76,6 +78,7 @@ class Result:
     cpu: dict[str, list[float]] = field(default_factory=dict)
     others: list[float] = field(default_factory=list)
     memory: dict[str, dict[str, float]] = field(default_factory=dict)
+    parts: dict[str, dict[str, float]] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     tokens: list[int] = field(default_factory=list)
     flops: list[float] = field(default_factory=list)
@@ -105,7 +108,8 @@ def measure(case: Case, *, threads: int) -> Result:
                     workers.pop(way).stop()
                     continue
                 if question == LAST:
-                    result.memory[way] = answer
+                    result.memory[way], apart = answer
+                    result.parts |= {way: apart} if apart else {}
                     workers.pop(way).stop()
                 elif question != WARM_UP:
                     spent[way].append(answer)
@@ -193,7 +197,7 @@ class _Worker:
         theirs.close()  # else nobody would see that the process has ended
 
     def ask(self, question: int) -> Any:
-        """The Round with that number; memory for LAST. Raises RuntimeError."""
+        """The Round with that number; memory and parts for LAST. Raises RuntimeError."""
         try:
             self.pipe.send(question)
             answer = self.pipe.recv()
@@ -232,11 +236,25 @@ def _serve(pipe: Connection, case: Case, way: str) -> None:
             pipe.send(Round(spent, max(0.0, of_all - whole.cpu) / whole.wall))
             question = pipe.recv()
         peak = _memory(case, peak=True)
-        pipe.send({"extra": peak - rest, "peak": peak})
+        pipe.send(({"extra": peak - rest, "peak": peak}, _parts(case, way, work)))
     except EOFError:
         pass  # the parent has closed its end
     except Exception:
         pipe.send(traceback.format_exc())
+
+
+def _parts(case: Case, way: str, work: Callable[[list[Triplet]], Spent]) -> dict[str, float]:
+    """Where the time of ours goes; of other ways and other work nothing."""
+    if way not in TAKEN_APART or case.kind not in ROLES or case.device != "cpu":
+        return {}
+    import torch
+
+    from tspin.training.throughput import matmul_rate
+
+    triplets = case.triplets(0)
+    found = parts.of(lambda: work(triplets))
+    rate = matmul_rate(torch.device("cpu"), getattr(torch, TAKEN_APART[way]))
+    return found | {parts.FLOOR: flops(case.model_shape, triplets, case.roles) / rate}
 
 
 def _memory(case: Case, *, peak: bool) -> float:

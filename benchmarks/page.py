@@ -11,6 +11,7 @@ from statistics import median
 
 from benchmarks.common import row
 from benchmarks.measure import Result
+from benchmarks.parts import FLOOR, PARTS
 from benchmarks.shapes import GROWTH, Case
 from benchmarks.targets import Verdict, ratios, share
 from tspin.tools.files import atomic
@@ -39,6 +40,9 @@ those of the plain path, to 1e-12 in float64, is held by `tests/logprobs/test_pa
 """
 QUICK = "**A quick run on tiny shapes: it shows that the suite works. None of it is a result.**\n"
 UNFINISHED = "**Not finished: the same command goes on.**\n"
+APART = """One step under torch's profiler, which counts what an operation takes itself; on one
+thread the parts are the whole, on more they overlap.
+"""
 BUSY = 0.3  # cores, from which on the page says that the machine had other work
 UNMEASURED = "`make bench-gpu`, the same on one CUDA card, has not been measured so far.\n"
 
@@ -95,6 +99,7 @@ def write(
         parts += [UNMEASURED]
     parts += ["## Targets\n", *(f"- {v.line()}" for v in verdicts), ""]
     parts += [f"![times over ours]({out.name}.png)\n", "## All of it\n", *table(results), ""]
+    parts += [*apart(results)]
     parts += ["## Growth\n", *growth(results), ""]
     out.with_suffix(".md").write_text("\n".join(parts))
 
@@ -135,6 +140,24 @@ def table(results: Sequence[Result]) -> Iterator[str]:
             )
         for way, reason in result.skipped.items():
             yield row([result.case.name, WAYS[way], reason.replace("|", "/"), *[""] * 5])
+
+
+def apart(results: Sequence[Result]) -> Iterator[str]:
+    """Where the time of a step goes, a column for each case and way that was taken apart."""
+    columns = {(r.case.name, way): found for r in results for way, found in r.parts.items()}
+    if not columns:
+        return
+    yield from ("## Where the time of a step goes\n", APART)
+    yield row(["seconds (share)", *(f"{case}: {WAYS[way]}" for case, way in columns)])
+    yield row(["---"] * (1 + len(columns)))
+    for name in (*PARTS, FLOOR):
+        wholes = [sum(found[part] for part in PARTS) for found in columns.values()]
+        cells = [
+            f"{found[name]:.3g} ({found[name] / whole:.0%})"
+            for found, whole in zip(columns.values(), wholes, strict=True)
+        ]
+        yield row([name, *cells])
+    yield ""
 
 
 def growth(results: Sequence[Result]) -> Iterator[str]:

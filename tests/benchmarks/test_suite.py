@@ -7,9 +7,10 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
+import torch
 from support.tiny import triplet
 
-from benchmarks import check, page, rivals, shapes, suite, targets
+from benchmarks import check, page, parts, rivals, shapes, suite, targets
 from benchmarks.measure import NEEDS, Result, is_settled, measure
 from benchmarks.shapes import Case, Llama, flops
 from benchmarks.targets import Target, judge, ratios
@@ -230,6 +231,30 @@ def quick(tmp_path, *words):
     return json.loads(out.with_suffix(".json").read_text()), out.with_suffix(".md").read_text()
 
 
+def test_a_step_is_taken_apart_by_what_its_operations_are():
+    class Head(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return (x @ x).exp()
+
+    Head.__name__ = "_LossSum"
+    x = torch.randn(64, 64, requires_grad=True)
+    weight = torch.nn.Parameter(torch.randn(64, 64))
+    weight.grad = torch.randn(64, 64)
+    optimizer = torch.optim.SGD([weight], lr=1e-3)
+    layers, head, attention, moved, rest, losses, step, _ = parts.PARTS
+
+    def found(work):
+        return {name for name, seconds in parts.of(work).items() if seconds > 0}
+
+    everything = found(lambda: (Head.apply(x @ x), optimizer.step()))
+    assert everything >= {layers, head, losses, step} and attention not in everything
+    heads = x.detach().view(1, 1, 64, 64)
+    attend = torch.nn.functional.scaled_dot_product_attention
+    assert attention in found(lambda: attend(heads, heads, heads))
+    assert found(lambda: x.detach().clone().tanh()) >= {moved, rest}
+
+
 def ways(found):
     """Each kind of work and each way of doing it that a suite had a case of."""
     cases = [case["case"] for case in found["cases"]]
@@ -246,6 +271,7 @@ def test_a_quick_run_measures_everything_and_says_that_it_is_no_result(tmp_path)
         lacking |= {"bfloat16", *rivals.PYTHON}  # by the CPU, and without their environments
         assert set(case["skipped"]) <= lacking
         assert all(min(seconds) > 0 for seconds in case["seconds"].values())
+    assert "## Where the time of a step goes" in page and parts.FLOOR in page
     assert "None of it is a result" in page and "has not been measured" in page
     assert all(f"| {case['case']['name']} |" in page for case in found["cases"])
     assert page.count("gate") == len(targets.CPU) and "rows 10 to 100" in page
