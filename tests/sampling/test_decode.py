@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.tiny import compose, random_model, random_policy
+from support.tiny import compose, random_model, random_policy, random_triplets, triplet
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -25,9 +25,11 @@ from transformers import (
 
 from tspin.logprobs import attention
 from tspin.micro import folder
+from tspin.policy import products
+from tspin.policy.products import Library
 from tspin.sampling import decode
 from tspin.sampling.decode import Cut
-from tspin.sampling.native import _until, respond
+from tspin.sampling.native import _Choice, _until, respond
 from tspin.sampling.requests import Request, sample_seed
 from tspin.tools.log import once
 
@@ -283,6 +285,46 @@ def test_a_long_prompt_does_not_widen_the_others(passes):
     prompts = [[9] * 400] + [[10 + i, 3, 4, 5, 6] for i in range(8)]
     decode.decode(MODEL, prompts, Forced([2] * 9), max_new_tokens=3, stop=[1], cut=Cut(9))
     assert [len(found) for kind, found, *_ in passes if kind == "read"] == [1, 8]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "library", "tolerance"),
+    [
+        (torch.float64, Library(), 1e-6),  # rotary embeddings are made in float32
+        (torch.float32, Library(), 1e-4),
+        (torch.float32, Library(onednn=True, packs=True), 1e-4),
+    ],
+)
+def test_the_sampler_draws_from_what_the_scorer_scores(dtype, library, tolerance, monkeypatch):
+    """Token by token: their log-probs differ by rounding alone, of rows of any lengths beside each
+    other."""
+    monkeypatch.setattr(products, "LEAST_PACKED", 64)
+    policy = random_policy(scale=0.4, dtype=dtype)
+    policy = replace(policy, library=library)
+    requests = [
+        Request(t.prompt_ids, sample_seed(0, 1, t.id), 1.0) for t in random_triplets(12, high=30)
+    ]
+    found: dict[int, list[float]] = {}
+    honest = _Choice.__call__
+
+    def choose(self, logits, rows, steps):
+        tokens = honest(self, logits, rows, steps)
+        of_tokens = logits.log_softmax(-1).gather(1, tokens[:, None])[:, 0].tolist()
+        for row, logp in zip(rows, of_tokens, strict=True):
+            found.setdefault(row, []).append(logp)
+        return tokens
+
+    monkeypatch.setattr(_Choice, "__call__", choose)
+    responses = respond(policy, requests, replace(DECODING, max_new_tokens=9, batch_size=5))
+    triplets = [
+        triplet(i, request.prompt, response)
+        for i, (request, response) in enumerate(zip(requests, responses, strict=True))
+    ]
+    _, tokens = policy.token_logps(triplets, ("annotated",))
+    scored = torch.cat(list(tokens)).double()
+    sampled = torch.tensor([logp for row in range(12) for logp in found[row]]).double()
+    assert len(scored) == len(sampled) > 12
+    assert float((scored - sampled).abs().max()) < tolerance
 
 
 # --- odd shapes ----------------------------------------------------------------------------------
