@@ -127,6 +127,20 @@ def test_packed_weights_give_the_same_tokens_and_go(autocast, small_is_large, ca
     assert not any("forward" in vars(module) for module in model.modules())
 
 
+def test_bfloat16_is_left_to_torch_where_the_processor_has_nothing_for_it(
+    small_is_large, calls, monkeypatch
+):
+    monkeypatch.setattr(products, "_packable", lambda: [torch.float32])
+    policy = Policy(
+        random_model(dtype=torch.float32),
+        *(NoText(), CPU, torch.bfloat16, "auto"),
+        library=Library(packs=True),
+    )
+    requests = [Request([5, 6, 7 + i], None, 1.0) for i in range(products.FEWEST_ROWS)]
+    respond(policy, requests, compose("decoding.max_new_tokens=4").decoding)
+    assert not calls
+
+
 def test_for_a_few_rows_nothing_is_packed(small_is_large, calls):
     library = Library(packs=True)
     policy = Policy(random_model(dtype=torch.float32), NoText(), CPU, None, "auto", library=library)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -63,13 +63,13 @@ class Policy:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=self.autocast)
 
-    def to_sample(self, rows: int) -> contextlib.AbstractContextManager[Any]:
+    @contextlib.contextmanager
+    def to_sample(self, rows: int) -> Iterator[None]:
         """`arithmetic` for passes of one token a row, `rows` rows in all."""
-        stack = contextlib.ExitStack()
-        stack.enter_context(self.arithmetic())
-        if self.library.packs and rows >= products.FEWEST_ROWS:
-            stack.enter_context(products.packed(self.model, self.products))
-        return stack
+        packs = self.library.packs and rows >= products.FEWEST_ROWS
+        packed = products.packed(self.model, self.products)
+        with self.arithmetic(), packed if packs else contextlib.nullcontext():
+            yield
 
     @cached_property
     def packed(self) -> Packed | None:

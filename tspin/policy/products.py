@@ -26,6 +26,7 @@ from tspin.policy.dtypes import MixedPrecision
 # Numbers in a matrix of weights. Below, kernels for each new length cost too much: in training, and
 # in sampling, where lengths are numbers of rows and come again at every token.
 LEAST, LEAST_PACKED = 2**18, 2**16
+OPERATORS = torch.ops.mkldnn
 ROWS = 48  # for which weights are packed; other numbers of rows are multiplied as well
 FEWEST_ROWS = 8  # below, packing costs more than it saves
 
@@ -43,7 +44,8 @@ def resolve(compute: ComputeConfig) -> Products:
 
 
 def is_here() -> bool:
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    names = ("_linear_pointwise", "_reorder_linear_weight")
+    return torch.backends.mkldnn.is_available() and all(hasattr(OPERATORS, it) for it in names)
 
 
 @cache
@@ -90,7 +92,7 @@ def packed(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     try:
         for layer in layers:
             weight = layer.weight.detach().to(dtype)
-            if _fits(weight, weight, torch.float32, torch.bfloat16):
+            if _fits(weight, weight, *_packable()):
                 layer.forward = partial(_forward_packed, layer, dtype, _pack(weight))
         yield
     finally:
@@ -123,8 +125,14 @@ def _forward_packed(layer: nn.Linear, dtype: torch.dtype, weight: Tensor, x: Ten
     return product.view(*x.shape[:-1], -1)
 
 
+def _packable() -> list[torch.dtype]:
+    """Not bfloat16 on processors that have nothing for it: there torch multiplies it itself."""
+    bfloat16 = getattr(OPERATORS, "_is_mkldnn_bf16_supported", lambda: False)()
+    return [torch.float32, *([torch.bfloat16] if bfloat16 else [])]
+
+
 def _pack(weight: Tensor) -> Tensor:
-    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
+    packed: Tensor = OPERATORS._reorder_linear_weight(weight, ROWS)
     return packed
 
 
@@ -147,7 +155,7 @@ def _fits(a: Tensor, b: Tensor, *dtypes: torch.dtype) -> bool:
 
 
 def _product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
-    product: Tensor = torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
+    product: Tensor = OPERATORS._linear_pointwise(a, b, bias, "none", [], "")
     return product
 
 
