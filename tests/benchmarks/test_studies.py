@@ -151,6 +151,7 @@ def test_what_was_tuned_before_is_not_tuned_again(tmp_path, monkeypatch):
 def test_a_sweep_that_was_stopped_stops_the_study(tmp_path, monkeypatch):
     """A point that diverged does not; Ctrl-C and a refused word do."""
     it = sweeps.Sweeps(tmp_path, sweeps.TINY)
+    monkeypatch.setattr(sweeps, "unfinished", lambda folder: [])
     for code in (0, 1):
         monkeypatch.setattr(sweeps, "start", lambda command, code=code: code)
         it.run("tune", "loss=spin")

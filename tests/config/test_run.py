@@ -602,6 +602,7 @@ FREE = {
     "compute.zero_stage": 2,
     "compute.deterministic": True,
     "evals.template": "run",
+    "compute.products": "torch",
     **dict.fromkeys(("track.tensorboard", "track.mlflow", "track.trackio"), True),
     **dict.fromkeys(("evals.batch_size", "evals.limit", "evals.max_length"), 3),
 }

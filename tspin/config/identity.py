@@ -28,6 +28,7 @@ IDENTITY_FREE = (
     "evals.",
     "compute.deterministic",
     "compute.parallel",
+    "compute.products",
     "compute.save_seconds",
     "compute.grace_seconds",
     "compute.threads",
@@ -42,8 +43,8 @@ IDENTITY_FREE = (
     "runs_dir",
 )
 """Keys or sections that a relaunch may set otherwise: none changes what is trained (threads,
-parallel, zero_stage, deterministic and tensor_parallel: its last bits). A benchmark is of a policy,
-not of its training, and its file says how it was made."""
+parallel, products, zero_stage, deterministic and tensor_parallel: its last bits). A benchmark is of
+a policy, not of its training, and its file says how it was made."""
 
 NOT_OF_METHOD = (
     *IDENTITY_FREE,

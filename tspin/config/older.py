@@ -26,7 +26,7 @@ ADDED: dict[str, Any] = {
     "compute.zero_stage": "auto",
     "compute.compile": False,
     "compute.kernels": "torch",
-    "compute.products": "torch",
+    "compute.products": "auto",
     "data.columns": {},
     "data.eval_temperature": None,
     "data.rounds": "first",

@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
 
 from tspin.config.run import ComputeConfig, Products
 from tspin.policy.dtypes import MixedPrecision
@@ -112,7 +111,7 @@ def _large(model: nn.Module, least: int) -> list[Any]:
 
 def _forward(layer: nn.Linear, x: Tensor) -> Tensor:
     if torch.is_autocast_enabled(x.device.type) or not _fits(x, layer.weight):
-        return functional.linear(x, layer.weight, layer.bias)
+        return nn.Linear.forward(layer, x)
     product = times_transposed(x.reshape(-1, x.shape[-1]), layer.weight)
     if layer.bias is not None:
         product = product + layer.bias
