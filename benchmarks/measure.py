@@ -26,7 +26,7 @@ import numpy as np
 from analysis.reading.stats import mean_interval
 from benchmarks import parts, rivals
 from benchmarks.common import Spent, busy, now, resident
-from benchmarks.shapes import ROLES, Case, flops
+from benchmarks.shapes import Case, flops
 from tspin.data.triplets import Triplet, num_tokens
 
 ENVIRONMENT = {
@@ -245,7 +245,7 @@ def _serve(pipe: Connection, case: Case, way: str) -> None:
 
 def _parts(case: Case, way: str, work: Callable[[list[Triplet]], Spent]) -> dict[str, float]:
     """Where the time of ours goes; of other ways and other work nothing."""
-    if way not in TAKEN_APART or case.kind not in ROLES or case.device != "cpu":
+    if way not in TAKEN_APART or not case.apart:
         return {}
     import torch
 

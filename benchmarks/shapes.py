@@ -104,6 +104,7 @@ class Case:
     batch    examples of an optimiser step, in one micro-batch; rows at a time in generation
     alone    ways one after the other: together they would not fit into memory
     usual    whether it is measured without being asked for by name
+    apart    whether a step of ours is taken apart (benchmarks.parts)
     """
 
     name: str
@@ -118,6 +119,7 @@ class Case:
     device: str = "cpu"
     longest: int = 4096  # no prompt or response is longer
     usual: bool = True
+    apart: bool = False
 
     @cached_property
     def model_shape(self) -> Llama:
@@ -188,7 +190,7 @@ PAIRS = ("ours", "plain", "trl_precomputed", "trl_live", "spin_way")
 SAMPLING = ("sample", "dynamic", "vllm", "llama")
 CPU = [
     Case("triplets alpaca smol", "triplets", "smol", "alpaca", ("ours", "bfloat16", "plain"),
-         alone=True),
+         alone=True, apart=True),
     Case("triplets alpaca v2k", "triplets", "v2k", "alpaca", PLAIN, steps=2),
     Case("triplets alpaca v49k", "triplets", "v49k", "alpaca", ("ours", "plain")),
     Case("triplets alpaca v128k", "triplets", "v128k", "alpaca", ("ours", "plain"), batch=2,
