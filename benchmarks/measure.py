@@ -131,15 +131,15 @@ def measure(case: Case, *, threads: int) -> Result:
 
 def _lacking(way: str) -> str | None:
     """Why it cannot run here, or would be no measure of it; None: it can."""
-    from tspin.policy.dtypes import cpu_multiplies_bfloat16  # and torch
-
     library = NEEDS.get(way)
     if library and importlib.util.find_spec(library) is None:
         return f"{library} is not installed"
     if (why := rivals.lacking(way)) is not None:
         return why
-    if way == "bfloat16" and not cpu_multiplies_bfloat16():
-        return "this CPU has no products for it"
+    if way == "bfloat16":
+        from tspin.policy.dtypes import cpu_multiplies_bfloat16  # and torch
+
+        return None if cpu_multiplies_bfloat16() else "this CPU has no products for it"
     return None
 
 

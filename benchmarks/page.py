@@ -99,7 +99,7 @@ def write(
         parts += [UNMEASURED]
     parts += ["## Targets\n", *(f"- {v.line()}" for v in verdicts), ""]
     parts += [f"![times over ours]({out.name}.png)\n", "## All of it\n", *table(results), ""]
-    parts += [*apart(results)]
+    parts += apart(results)
     parts += ["## Growth\n", *growth(results), ""]
     out.with_suffix(".md").write_text("\n".join(parts))
 
@@ -150,8 +150,8 @@ def apart(results: Sequence[Result]) -> Iterator[str]:
     yield from ("## Where the time of a step goes\n", APART)
     yield row(["seconds (share)", *(f"{case}: {WAYS[way]}" for case, way in columns)])
     yield row(["---"] * (1 + len(columns)))
+    wholes = [sum(found[part] for part in PARTS) for found in columns.values()]
     for name in (*PARTS, FLOOR):
-        wholes = [sum(found[part] for part in PARTS) for found in columns.values()]
         cells = [
             f"{found[name]:.3g} ({found[name] / whole:.0%})"
             for found, whole in zip(columns.values(), wholes, strict=True)

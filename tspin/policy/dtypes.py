@@ -53,14 +53,14 @@ def cpu_multiplies_bfloat16() -> bool:
 
 
 def faster(how: MixedPrecision, parameters: int) -> str | None:
-    """What to set where a CPU is given float32 and multiplies bfloat16 several times as fast."""
+    """What to set where a CPU is given float32 and has products for bfloat16."""
     if how.device.type != "cpu" or how.products != torch.float32 or parameters < LARGE:
         return None
     if not cpu_multiplies_bfloat16():
         return None
     return (
-        "compute.dtype=bfloat16 would train about twice as fast: this CPU has products of its own "
-        "for it (weights and optimiser stay float32)"
+        "compute.dtype=bfloat16 would train faster, SmolLM2 1.6 times: this CPU has products of its "
+        "own for it (weights and optimiser stay float32)"
     )
 
 

@@ -13,15 +13,7 @@ from tspin.config.load import dump
 from tspin.config.run import Run
 from tspin.data import annotated, schemas, shift
 from tspin.data.annotated import Dataset
-from tspin.policy import (
-    dtypes,
-    inspection,
-    kernels,
-    model_files,
-    products,
-    quantization,
-    weights,
-)
+from tspin.policy import dtypes, inspection, kernels, model_files, products, quantization, weights
 from tspin.runs import benchmarks, mirror, start
 from tspin.runs.artifacts import RunDir
 from tspin.runs.start import first_iteration, start_from
