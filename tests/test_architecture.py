@@ -68,7 +68,7 @@ NO_TORCH = (
     "export.checkpoint export.pairs export.opening micro "
     "micro.open_task micro.task planning.disk runs.artifacts runs.benchmarks runs.evaluation "
     "runs.comparison runs.heartbeat runs.metrics runs.mirror runs.point runs.retention runs.start "
-    "runs.store sampling.requests sampling.vllm sampling.vllm_worker.__main__ selfplay.banner "
+    "runs.store sampling.requests sampling.vllm sampling.vllm_worker selfplay.banner "
     "stages.benchmark stages.evaluate stages.generate tools.activity tools.files "
     "tools.intervals tools.parquet tools.run_progress tools.seeds tools.signals tools.terminal "
     "tracking.health tracking.replay tracking.summary tracking.wandb verifiable.task"
@@ -250,7 +250,7 @@ def test_analysis_reads_files_and_no_model(module):
             "pydantic",
             {f"tspin.config.{name}" for name in ("run", "load", "objective", "shift", "strict")},
         ),
-        ("vllm", {"tspin.sampling.vllm_worker.__main__"}),
+        ("vllm", {"tspin.sampling.vllm_worker"}),
         ("peft", {"tspin.policy.adapters"}),
         ("liger_kernel", {"tspin.policy.kernels"}),
         (
@@ -470,7 +470,7 @@ def test_every_import_is_a_declared_dependency():
         used, declared = third_party(module), always | brought if module in extra else set(always)
         if module in extra:
             declared |= {canonicalize_name(Requirement(d).name) for d in EXTRAS[extra[module]]}
-        if module == "tspin.sampling.vllm_worker.__main__":
+        if module == "tspin.sampling.vllm_worker":
             declared.add("vllm")  # of an environment of its own: it excludes our transformers
         needed = {canonicalize_name(IMPORTED_AS[n] if n in IMPORTED_AS else n) for n in used}
         assert needed <= declared, f"{module} imports {needed - declared}"

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.common import Spent
 from benchmarks.shapes import Case, ends
 from tspin.data.triplets import Triplet
-from tspin.tools.child import Child, started
+from tspin.tools.child import Child, serving, started
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -53,7 +53,7 @@ def generation(case: Case, *, rival: str) -> Callable[[list[Triplet]], Spent]:
     log = stack.enter_context((folder / "log").open("wb"))
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     child = stack.enter_context(
-        started([os.environ[PYTHON[rival]], str(script)], log=log, environment=environment)
+        started(serving(os.environ[PYTHON[rival]], str(script)), log=log, environment=environment)
     )
     messages = child.messages()
     ask(child, messages, request)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
 from typing import Any
 
 FLOAT32 = 0  # of ggml's types
@@ -87,17 +85,3 @@ def _add(batch: Any, token: int, position: int, sequence: int, *, logits: bool) 
 def _decode(llama: Any, context: Any, batch: Any) -> None:
     if (status := llama.llama_decode(context, batch)) != 0:
         raise RuntimeError(f"llama_decode ended with {status}")
-
-
-def _child() -> Any:
-    """tspin/tools/child.py, without a path on which `import` would find our packages."""
-    file = Path(__file__).resolve().parents[2] / "tspin" / "tools" / "child.py"
-    spec = spec_from_file_location("child", file)
-    assert spec is not None and spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-if __name__ == "__main__":
-    _child().serve(respond)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
 from typing import Any
 
 SETTINGS = {
@@ -42,17 +40,3 @@ def respond(receive: Callable[[], Any], send: Callable[[Any], None]) -> None:
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
         lengths = [len(output.outputs[0].token_ids) for output in outputs]
         send({"wall": wall, "cpu": cpu, "lengths": lengths})
-
-
-def _child() -> Any:
-    """tspin/tools/child.py, without a path on which `import` would find our packages."""
-    file = Path(__file__).resolve().parents[2] / "tspin" / "tools" / "child.py"
-    spec = spec_from_file_location("child", file)
-    assert spec is not None and spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-if __name__ == "__main__":
-    _child().serve(respond)

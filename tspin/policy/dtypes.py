@@ -59,8 +59,8 @@ def faster(how: MixedPrecision, parameters: int) -> str | None:
     if not cpu_multiplies_bfloat16():
         return None
     return (
-        "compute.dtype=bfloat16 would train faster, SmolLM2 1.6 times: this CPU has products of its "
-        "own for it (weights and optimiser stay float32)"
+        "compute.dtype=bfloat16 would train faster, SmolLM2 1.6 times: this CPU has products of "
+        "its own for it (weights and optimiser stay float32)"
     )
 
 

@@ -25,10 +25,10 @@ from typing import Any
 from tspin.config.run import DecodingConfig
 from tspin.data.tokens import Renderer
 from tspin.sampling.requests import Batches, Done, Request, check_response
-from tspin.tools.child import Child, started, without_ranks
+from tspin.tools.child import Child, serving, started, without_ranks
 from tspin.tools.files import remove, room_for
 
-WORKER = Path(__file__).resolve().parent / "vllm_worker" / "__main__.py"
+WORKER = Path(__file__).resolve().with_name("vllm_worker.py")
 # Without the working folder on the path; loading it would take seconds.
 CHECK = """import sys
 from importlib.util import find_spec
@@ -108,7 +108,7 @@ class VLLM:
         with ExitStack() as stack:
             log = stack.enter_context(self.log.open("ab"))
             request = self._request(stack.enter_context(self._whole_model()), by_key, how)
-            command = [_python(how), str(WORKER)]
+            command = serving(_python(how), str(WORKER))
             for device in self.devices[:left]:
                 environment = _environment(how, device)
                 child = stack.enter_context(started(command, log=log, environment=environment))

@@ -1,6 +1,7 @@
 """A process of this or of another interpreter that talks in messages: both ends of its pipes.
 
-The parent has `started`, the child `serve`. Messages are JSON lines on the child's standard input
+The parent has `started`, the child `serve`; or this file is the child's program, and serves the
+`respond` of a script (`serving`). Messages are JSON lines on the child's standard input
 and output; whatever its libraries print goes to standard error, a log. The child ends when its
 standard input does: with the parent, however that ends. The standard library alone is imported:
 the child may live in an environment that has nothing of ours.
@@ -11,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import runpy
 import signal
 import subprocess
 import sys
@@ -105,6 +107,11 @@ def started(
             process.stdin = None  # may hold what a dead process never read
 
 
+def serving(python: str, script: str) -> list[str]:
+    """The command of a process that serves the script's respond(receive, send)."""
+    return [python, __file__, script]
+
+
 def serve(work: Callable[[Receive, Send], None]) -> None:
     """The child's end. A failure of `work` is its last message, {"failed": sentence}."""
     stream = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -133,3 +140,9 @@ def _receive(messages: queue.SimpleQueue[Any]) -> None:
     if os.getpgrp() == os.getpid():
         os.killpg(os.getpgrp(), signal.SIGKILL)
     os._exit(1)
+
+
+if __name__ == "__main__":
+    own = os.path.dirname(os.path.abspath(__file__))
+    sys.path[:] = [path for path in sys.path if path != own]  # where `import` would find ours
+    serve(runpy.run_path(sys.argv[1])["respond"])

@@ -1,6 +1,6 @@
 """vLLM, child side: a script for any interpreter that has vLLM, which needs nothing of ours.
 
-Messages (tools/child.py, loaded by its path). It receives a request, what to load and how to
+Messages (tools/child.py, which serves it). It receives a request, what to load and how to
 sample, then batches, each when the last one is answered, and null. It sends {"ready": facts},
 {"done": n} as responses end, and {"responses": [[id, ...], ...]} for each batch.
 """
@@ -11,8 +11,6 @@ import os
 import time
 from collections.abc import Callable
 from importlib.metadata import packages_distributions, version
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
 from typing import Any
 
 SETTINGS = {
@@ -72,17 +70,3 @@ def _version() -> str | None:
     """Of whichever distribution brings the module: vllm, or a build of it under another name."""
     names = packages_distributions().get("vllm")
     return version(names[0]) if names else None  # None: a source tree on the path
-
-
-def _child() -> Any:
-    """tools/child.py, without a path on which `import` would find our other packages."""
-    file = Path(__file__).resolve().parents[2] / "tools" / "child.py"
-    spec = spec_from_file_location("child", file)
-    assert spec is not None and spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-if __name__ == "__main__":
-    _child().serve(respond)
