@@ -59,8 +59,7 @@ several names are counted once. Weights come on top of all of it.
 
 In memory are: texts, while the data are read, split and encoded (`data`); from then on ids, 2 bytes
 each where they are below 65536 and 4 elsewhere, with 1 KB of objects a triplet; log-probabilities
-where they are counted. Files are read and written 2048 rows at a time. A .json file is read whole:
-many rows are better given as .jsonl or parquet.
+where they are counted. Files are read and written 2048 rows at a time, a .json file, too.
 """
 
 

@@ -14,12 +14,13 @@ import reprlib
 import sys
 import zlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tspin.data import json_stream
 from tspin.data.cells import BadRow
 from tspin.data.schemas import COLUMNS, SCHEMAS, nearest
 from tspin.tools.log import kind_and_line
@@ -97,25 +98,19 @@ def _stripped(line: bytes) -> str:
 
 def _json_rows(path: Path) -> Rows:
     with _opened(path) as file:
-        rows = _parse_json(_text(file, newline="").read())
-    if isinstance(rows, BadRow):
-        raise ValueError(f"{path}: {rows}; if each line is a row of its own, name it .jsonl")
-    if isinstance(rows, Mapping):
-        rows = rows.get("data")
-    if not isinstance(rows, list):
-        raise ValueError(
-            f'{path}: neither a list of rows nor {{"data": [rows]}}; write one of both'
-        )
-    yield from ((f"row {number}", row) for number, row in enumerate(rows, start=1))
+        rows = json_stream.rows(_text(file, newline=""))
+        try:
+            yield from ((f"row {number}", row) for number, row in enumerate(rows, start=1))
+        except json_stream.Unreadable as error:
+            raise ValueError(f"{path}: {error}") from error
 
 
 def _parse_json(text: str) -> object:
-    """The value of a JSON text, or BadRow."""
+    """The value of a line, or BadRow."""
     try:
         return json.loads(text.removeprefix("\ufeff"))
     except json.JSONDecodeError as error:
-        line = f"line {error.lineno}, " if error.lineno > 1 else ""
-        return BadRow(f"broken JSON ({error.msg} at {line}column {error.colno})")
+        return BadRow(f"broken JSON ({error.msg} at column {error.colno})")
     except (ValueError, RecursionError) as error:  # an integer of 5000 digits, 5000 open brackets
         return BadRow(f"JSON out of bounds ({error})")
 
