@@ -35,10 +35,23 @@ def test_a_cpu_with_bfloat16_products_is_pointed_out_to_large_models(
     assert said == (hint is not None and "compute.dtype=bfloat16" in hint)
 
 
-@pytest.mark.parametrize("known", [{}, {"avx512_bf16": False}])
-def test_nothing_is_said_of_other_cpus(known, monkeypatch):
+@pytest.mark.parametrize(
+    ("dtype", "parameters", "said"),
+    [("bfloat16", SMOLLM2, True), ("float32", SMOLLM2, False), ("bfloat16", 460_000, False)],
+)
+def test_a_cpu_without_them_too_where_bfloat16_is_asked_for(monkeypatch, dtype, parameters, said):
+    known = {"avx2": True, "avx512_f": False, "avx512_bf16": False}
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known, raising=False)
-    how = dtypes.resolve(replace(COMPUTE, device="cpu"), "fp32_master")
+    how = dtypes.resolve(replace(COMPUTE, device="cpu", dtype=dtype), "fp32_master")
+    hint = dtypes.faster(how, parameters)
+    assert said == (hint is not None and "compute.dtype=float32" in hint)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("known", [{}, {"avx512_bf16": False}, {"avx2": True, "avx512_f": True}])
+def test_nothing_is_said_of_other_cpus(known, dtype, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known, raising=False)
+    how = dtypes.resolve(replace(COMPUTE, device="cpu", dtype=dtype), "fp32_master")
     assert dtypes.faster(how, SMOLLM2) is None
     monkeypatch.delattr(torch.cpu, "get_capabilities")
     assert dtypes.faster(how, SMOLLM2) is None

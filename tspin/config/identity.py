@@ -27,6 +27,7 @@ IDENTITY_FREE = (
     "track.num_token_logps",
     "evals.",
     "compute.deterministic",
+    "compute.overlap",
     "compute.parallel",
     "compute.products",
     "compute.save_seconds",

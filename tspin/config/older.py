@@ -27,6 +27,7 @@ ADDED: dict[str, Any] = {
     "compute.compile": False,
     "compute.kernels": "torch",
     "compute.products": "auto",
+    "compute.overlap": False,
     "data.columns": {},
     "data.eval_temperature": None,
     "data.rounds": "first",

@@ -199,6 +199,7 @@ class ComputeConfig:
     parallel: Parallel  # of several processes, as a launcher started them
     zero_stage: ZeroStage | Literal["auto"]  # of fsdp2: what is whole while a step lasts
     threads: int | None = Field(ge=1)
+    overlap: bool  # on a CPU: scores and evaluation by a second process, beside the next iteration
     save_seconds: float = Field(ge=0)  # between two saves of the training state; 0: every step
     grace_seconds: float = Field(ge=0)  # from a signal to stop to the end of a step or part
 

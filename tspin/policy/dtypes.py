@@ -46,22 +46,32 @@ def resolve(compute: ComputeConfig, precision: Precision) -> MixedPrecision:
     )
 
 
-def cpu_multiplies_bfloat16() -> bool:
-    """Whether this CPU has products of its own for it. Torch before 2.13 does not say: False."""
+def cpu_multiplies_bfloat16() -> bool | None:
+    """Whether this CPU has products of its own for it; False where it has to do without AVX-512
+    even. None: torch before 2.13 does not say, and what others do is not known."""
     capabilities = getattr(torch.cpu, "get_capabilities", dict[str, bool])()
-    return any(capabilities.get(name) for name in BFLOAT16)
+    if any(capabilities.get(name) for name in BFLOAT16):
+        return True
+    without = capabilities.get("avx2") and not capabilities.get("avx512_f")
+    return False if without else None
 
 
 def faster(how: MixedPrecision, parameters: int) -> str | None:
-    """What to set where a CPU is given float32 and has products for bfloat16."""
-    if how.device.type != "cpu" or how.products != torch.float32 or parameters < LARGE:
+    """The dtype to set where a CPU would train a large model faster in the other one."""
+    if how.device.type != "cpu" or parameters < LARGE:
         return None
-    if not cpu_multiplies_bfloat16():
-        return None
-    return (
-        "compute.dtype=bfloat16 would train faster, SmolLM2 1.6 times: this CPU has products of "
-        "its own for it (weights and optimiser stay float32)"
-    )
+    native = cpu_multiplies_bfloat16()
+    if how.products == torch.float32 and native:
+        return (
+            "compute.dtype=bfloat16 would train faster, SmolLM2 1.6 times: this CPU has products "
+            "of its own for it (weights and optimiser stay float32)"
+        )
+    if how.products == torch.bfloat16 and native is False:
+        return (
+            "compute.dtype=float32 would train faster, SmolLM2 ten times: this CPU has no products "
+            "of its own for bfloat16"
+        )
+    return None
 
 
 def facts(compute: ComputeConfig, precision: Precision, model: ModelConfig) -> dict[str, Any]:

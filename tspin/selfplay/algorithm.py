@@ -15,8 +15,6 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from tspin.config.load import dump
 from tspin.config.run import Run
 from tspin.data import annotated
@@ -25,7 +23,6 @@ from tspin.data.templates import Rendering
 from tspin.distributed.failure import stopping_together
 from tspin.distributed.world import World, join
 from tspin.policy import determinism, dtypes, policy
-from tspin.policy.policy import Policies
 from tspin.runs import comparison, heartbeat, mirror, provenance, retention, start
 from tspin.runs.artifacts import Iteration, RunDir
 from tspin.runs.start import first_iteration
@@ -33,8 +30,9 @@ from tspin.selfplay import banner, preflight
 from tspin.selfplay.base_evaluation import base_evaluation
 from tspin.selfplay.inputs import Inputs
 from tspin.selfplay.iteration import IterationStages
+from tspin.selfplay.overlap import Overlap, overlapping, set_threads
 from tspin.selfplay.proto_synthetic import proto_synthetic
-from tspin.selfplay.session import Session
+from tspin.selfplay.session import Session, policies_of
 from tspin.selfplay.twin import linked_or
 from tspin.stages.prepare import prepare
 from tspin.tools.files import check_sums, read_json, remove
@@ -51,26 +49,36 @@ def play(session: Session) -> None:
     """Algorithm 1: theta_1 .. theta_T from theta_0."""
     cfg, folder, world = session.cfg, session.folder, session.world
     first, total = first_iteration(cfg), cfg.selfplay.iterations
-    with run_progress(total, initial=first, show=world.is_main) as progress:
+
+    def conclude(t: int, *, played: bool, fresh: bool = True) -> None:
+        """Once iteration t is done. fresh: it was not before this launch"""
+        out = folder.iteration(t)
+        label = f"iteration {t}: benchmarks"
+        if session.benchmark(out.checkpoint, out, label=label) or fresh:
+            replay.evaluation(out, t + 1, session.tracker)
+        progress.finish_iteration(played=played)
+        world.main(_show, progress, out, f"iteration {t}")
+        world.main(retention.prune, cfg, folder)
+        world.main(session.push)
+
+    with (
+        run_progress(total, initial=first, show=world.is_main) as progress,
+        overlapping(session, conclude) as overlap,
+    ):
         if cfg.samples:
             proto_synthetic(session)  # y0 ~ pi_theta_0, once
         base_evaluation(session)
         world.main(_show, progress, folder.base, "base")
         world.main(session.push)
         for t in range(first, total):
-            out = folder.iteration(t)
-            fresh = not world.exists(out.done)
-            played = fresh and linked_or(play_iteration, session, t)
-            label = f"iteration {t}: benchmarks"
-            if session.benchmark(out.checkpoint, out, label=label) or fresh:
-                replay.evaluation(out, t + 1, session.tracker)
-            progress.finish_iteration(played=played)
-            world.main(_show, progress, out, f"iteration {t}")
-            world.main(retention.prune, cfg, folder)
-            world.main(session.push)
+            fresh = not world.exists(folder.iteration(t).done)
+            played = fresh and linked_or(partial(play_iteration, overlap), session, t)
+            if overlap.behind != t:
+                overlap.settle()
+                conclude(t, played=played, fresh=fresh)
 
 
-def play_iteration(session: Session, t: int) -> None:
+def play_iteration(overlap: Overlap, session: Session, t: int) -> None:
     """One turn of Algorithm 1's loop: theta_t+1 from theta_t."""
     iteration, exists = IterationStages(session, t), session.world.exists
     out = iteration.out
@@ -86,10 +94,9 @@ def play_iteration(session: Session, t: int) -> None:
         session.world.main(remove, out.removed)
         iteration.train(triplets)  # theta_t+1 minimises the objective
     session.world.main(out.clear_train_state)
-    if not exists(out.scores):
-        iteration.score(triplets)  # log pi_theta_t+1
-    if session.inputs.heldout and not exists(out.evaluation):
-        iteration.evaluate()
+    if overlap.takes(t):  # the rest is made beside iteration t + 1
+        return
+    iteration.judge()  # log pi_theta_t+1, and what it answers to held-out prompts
     session.world.main(iteration.finish)
 
 
@@ -171,8 +178,7 @@ def _session(
     alone: bool,
 ) -> Iterator[Session]:
     """The run, ready to be played: prompts prepared, the beginning checked, the launch recorded."""
-    if cfg.compute.threads is not None:
-        torch.set_num_threads(cfg.compute.threads)
+    set_threads(cfg, world)
     preflight.check_same_folder(cfg, folder)
     fresh = not (world.exists(folder.prompts) and world.exists(folder.data))
     cfg, initial = _prepared(cfg, folder, world, fresh=fresh)
@@ -181,16 +187,7 @@ def _session(
     if alone:
         data, chosen = read_json(folder.data), start.settled(folder)
         log.info("%s", banner.rows(cfg, data, inputs.prompts, chosen, arithmetic))
-    load = partial(
-        policy.load,
-        template=Rendering.of(cfg),
-        compute=cfg.compute,
-        precision=cfg.optim.precision,
-        lora=cfg.model.lora,
-        quantize=cfg.model.quantize,
-        seed=cfg.seed,
-    )
-    policies = Policies(load, check=lambda weights: world.main(check_sums, weights))
+    policies = policies_of(cfg, lambda weights: world.main(check_sums, weights))
     if fresh:
         policies(initial)  # weights that cannot be loaded are no run
     world.main(preflight.check_same_beginning, cfg, folder, inputs)

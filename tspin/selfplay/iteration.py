@@ -84,6 +84,13 @@ class IterationStages:
             start, label = self.inputs.start_of(self.t), self._label("train")
             session.train(start, self._trained(triplets), self.out, recipe, label=label)
 
+    def judge(self) -> None:
+        """Scores and evaluation of theta_t+1, as far as they are not there."""
+        if not self.world.exists(self.out.scores):
+            self.score(self.inputs.triplets(self.t))  # log pi_theta_t+1
+        if self.inputs.heldout and not self.world.exists(self.out.evaluation):
+            self.evaluate()
+
     def score(self, triplets: Sequence[Triplet]) -> None:
         """log pi_theta_t+1 of all roles there are; y0 that is y' needs no third pass."""
         session, label = self.session, self._label("score")

@@ -10,16 +10,18 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from tspin.config import identity
 from tspin.config.run import Run
+from tspin.data.templates import Rendering
 from tspin.data.triplets import Triplet, micro_batches
 from tspin.distributed.world import World
 from tspin.objectives import Role
-from tspin.policy import determinism, dtypes, finite
+from tspin.policy import determinism, dtypes, finite, policy
 from tspin.policy.policy import Policies
 from tspin.runs import benchmarks, evaluation, provenance, sharing
 from tspin.runs.artifacts import Iteration, Responses, RunDir
@@ -40,6 +42,20 @@ from tspin.tracking.tracker import Tracker
 from tspin.training.recipe import Recipe
 
 log = logging.getLogger("tspin")
+
+
+def policies_of(cfg: Run, check: Callable[[Path], None] = check_sums) -> Policies:
+    """Where the policies of a run come from. check: see Policies"""
+    load = partial(
+        policy.load,
+        template=Rendering.of(cfg),
+        compute=cfg.compute,
+        precision=cfg.optim.precision,
+        lora=cfg.model.lora,
+        quantize=cfg.model.quantize,
+        seed=cfg.seed,
+    )
+    return Policies(load, check=check)
 
 
 class Session:
@@ -122,7 +138,7 @@ class Session:
             scores = score(
                 held, batches, roles, label=label, with_tokens=with_tokens, world=self.world
             )
-        self.world.main(provenance.add_kernels, self.folder, held.kernels)
+        self.note_kernels(held.kernels)
         return scores
 
     def score_batches(
@@ -166,7 +182,7 @@ class Session:
                 after_save=self.push if self.cfg.sync.train_state else None,
                 after_first=self._warn_early if recipe.t == first_iteration(self.cfg) else None,
             )
-        self.world.main(provenance.add_kernels, self.folder, policy.kernels)
+        self.note_kernels(policy.kernels)
         if self.world.shards:  # what samples and scores has the whole policy
             del policy
             self.policies.forget()
@@ -219,6 +235,10 @@ class Session:
         seconds = read_json(out.stages) if out.stages.exists() else {}
         seconds[stage] = round(seconds.get(stage, 0.0) + time.monotonic() - started, 3)
         write_json(out.stages, seconds)
+
+    def note_kernels(self, kernels: list[str]) -> None:
+        """What has computed attention, for the record of the launch."""
+        self.world.main(provenance.add_kernels, self.folder, kernels)
 
     def _warn_early(self, row: dict[str, Any]) -> None:
         t, data = first_iteration(self.cfg), read_json(self.folder.data)
