@@ -46,6 +46,7 @@ TAKEN_APART = {"ours": "float32", "bfloat16": "bfloat16"}  # ways -> dtype of th
 LIBRARIES = ("torch", "transformers", "trl", "accelerate", "numpy")
 MIB = 2**20
 FEWEST, NARROW = 3, 0.05  # rounds at least; how far a ratio's interval may reach
+LONG = 60.0  # seconds of the rounds of ways that take turns, after which FEWEST are enough
 WARM_UP, LAST = -1, -2  # what a process is asked beside the numbers of rounds
 FAILED = "failed"
 log = logging.getLogger("benchmarks")
@@ -115,8 +116,10 @@ def measure(case: Case, *, threads: int) -> Result:
                     spent[way].append(answer)
             if question == LAST:
                 break
-            settled = is_settled([[it.spent.wall for it in spent[way]] for way in workers])
-            question = LAST if number == case.rounds or settled else number
+            seconds = [[it.spent.wall for it in spent[way]] for way in workers]
+            long = number >= FEWEST and sum(map(sum, seconds)) >= LONG
+            enough = number == case.rounds or long or is_settled(seconds)
+            question = LAST if enough else number
         measured = {way: rounds for way, rounds in spent.items() if way in result.memory}
         result.seconds |= {way: [it.spent.wall for it in of] for way, of in measured.items()}
         result.cpu |= {way: [it.spent.cpu for it in of] for way, of in measured.items()}

@@ -8,7 +8,6 @@ from unittest.mock import patch
 import hydra
 import pytest
 import torch
-from omegaconf import OmegaConf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -152,9 +151,7 @@ def play(root, loss, *overrides, name=None):
 def compose(*overrides: str) -> Run:
     """A Run as the command line makes it, named "test" and tracked nowhere; one object for equal
     words, as it is frozen."""
-    from tspin.cli.compose import typed
+    from tspin.cli import compose as cli
 
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = hydra.compose("config", ["name=test", "track=none", "track.report=false", *overrides])
-        OmegaConf.resolve(cfg)
-        return typed(cfg, None)
+    with hydra.initialize_config_dir(str(CONF), version_base=cli.VERSION):
+        return cli.compose(["name=test", "track=none", "track.report=false", *overrides])
