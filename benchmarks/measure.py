@@ -116,10 +116,8 @@ def measure(case: Case, *, threads: int) -> Result:
                     spent[way].append(answer)
             if question == LAST:
                 break
-            seconds = [[it.spent.wall for it in spent[way]] for way in workers]
-            long = number >= FEWEST and sum(map(sum, seconds)) >= LONG
-            enough = number == case.rounds or long or is_settled(seconds)
-            question = LAST if enough else number
+            settled = is_settled([[it.spent.wall for it in spent[way]] for way in workers])
+            question = LAST if number == case.rounds or settled else number
         measured = {way: rounds for way, rounds in spent.items() if way in result.memory}
         result.seconds |= {way: [it.spent.wall for it in of] for way, of in measured.items()}
         result.cpu |= {way: [it.spent.cpu for it in of] for way, of in measured.items()}
@@ -147,14 +145,17 @@ def _lacking(way: str) -> str | None:
 
 
 def is_settled(seconds: Sequence[Sequence[float]]) -> bool:
-    """Whether more rounds would say little more: the 95% intervals of all times over the first
-    way's (of a way alone: of its own) reach at most NARROW to either side.
+    """Whether more rounds would say little more, or those that were have taken LONG: the 95%
+    intervals of all times over the first way's (of a way alone: of its own) reach at most NARROW to
+    either side.
 
     seconds  of each way, one number a round
     """
     logs = [np.log(rounds) for rounds in seconds if len(rounds) >= FEWEST]
     if not logs or len(logs) < len(seconds):
         return False
+    if sum(map(sum, seconds)) >= LONG:
+        return True
     over = [other - logs[0] for other in logs[1:]] or logs
     return all(
         (it := mean_interval(ratio)).high - it.low <= 2 * math.log1p(NARROW) for ratio in over

@@ -110,6 +110,8 @@ def test_rounds_end_where_they_say_little_more():
     assert is_settled([[1.0, 1.01, 1.0]])
     assert not is_settled([[1.0, 2.0], [2.0, 4.0]])  # too few
     assert not is_settled([[1.0, 2.0, 4.0], [2.0, 4.0, 12.0]])
+    assert is_settled([[10.0, 20.0, 40.0], [20.0, 40.0, 120.0]])  # long enough
+    assert not is_settled([[100.0, 200.0], [20.0, 40.0]])
     assert not is_settled([[1.0, 2.0, 4.0]]) and not is_settled([])
 
 

@@ -29,6 +29,7 @@ class NoText:
 def small_is_large(monkeypatch):
     monkeypatch.setattr(products, "LEAST", 64)
     monkeypatch.setattr(products, "LEAST_PACKED", 64)
+    monkeypatch.setattr(products, "FEWEST_TOKENS", 2)
 
 
 @pytest.fixture
@@ -120,11 +121,11 @@ def test_packed_weights_give_the_same_tokens_and_go(autocast, small_is_large, ca
     model = random_model(dtype=torch.float32)
     plain = Policy(model, NoText(), CPU, autocast, "auto")
     how = compose("decoding.max_new_tokens=12").decoding
-    requests = [Request(t.prompt_ids, None, 1.0) for t in random_triplets(products.FEWEST_ROWS)]
+    requests = [Request(t.prompt_ids, None, 1.0) for t in random_triplets(8)]
     expected = respond(plain, requests, how)
     assert not calls
     assert respond(replace(plain, library=Library(packs=True)), requests, how) == expected
-    assert calls
+    assert bool(calls) == ((autocast or torch.float32) in products._packable())
     assert not any("forward" in vars(module) for module in model.modules())
 
 
@@ -137,12 +138,19 @@ def test_bfloat16_is_left_to_torch_where_the_processor_has_nothing_for_it(
         *(NoText(), CPU, torch.bfloat16, "auto"),
         library=Library(packs=True),
     )
-    requests = [Request([5, 6, 7 + i], None, 1.0) for i in range(products.FEWEST_ROWS)]
+    requests = [Request([5, 6, 7 + i], None, 1.0) for i in range(2)]
     respond(policy, requests, compose("decoding.max_new_tokens=4").decoding)
     assert not calls
 
 
-def test_for_a_few_rows_nothing_is_packed(small_is_large, calls):
+@pytest.mark.parametrize(
+    ("rows", "tokens", "pays"), [(1, 4096, False), (2, 128, True), (8, 16, False), (48, 8, True)]
+)
+def test_packing_pays_where_many_tokens_are_to_come(rows, tokens, pays):
+    assert products.packing_pays(rows, tokens) == pays
+
+
+def test_for_a_single_row_nothing_is_packed(small_is_large, calls):
     library = Library(packs=True)
     policy = Policy(random_model(dtype=torch.float32), NoText(), CPU, None, "auto", library=library)
     respond(policy, [Request([5, 6, 7], None, 1.0)], compose("decoding.max_new_tokens=4").decoding)

@@ -299,6 +299,7 @@ def test_the_sampler_draws_from_what_the_scorer_scores(dtype, library, tolerance
     """Token by token: their log-probs differ by rounding alone, of rows of any lengths beside each
     other."""
     monkeypatch.setattr(products, "LEAST_PACKED", 64)
+    monkeypatch.setattr(products, "FEWEST_TOKENS", 2)
     policy = random_policy(scale=0.4, dtype=dtype)
     policy = replace(policy, library=library)
     requests = [

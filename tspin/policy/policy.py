@@ -64,9 +64,9 @@ class Policy:
         return torch.autocast(self.device.type, dtype=self.autocast)
 
     @contextlib.contextmanager
-    def to_sample(self, rows: int) -> Iterator[None]:
-        """`arithmetic` for passes of one token a row, `rows` rows in all."""
-        packs = self.library.packs and rows >= products.FEWEST_ROWS
+    def to_sample(self, rows: int, tokens: int) -> Iterator[None]:
+        """`arithmetic` for passes of one token a row, of so many rows and tokens each at most."""
+        packs = self.library.packs and products.packing_pays(rows, tokens)
         packed = products.packed(self.model, self.products)
         with self.arithmetic(), packed if packs else contextlib.nullcontext():
             yield

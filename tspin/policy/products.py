@@ -27,7 +27,9 @@ from tspin.policy.dtypes import MixedPrecision
 LEAST, LEAST_PACKED = 2**18, 2**16
 OPERATORS = torch.ops.mkldnn
 ROWS = 48  # for which weights are packed; other numbers of rows are multiplied as well
-FEWEST_ROWS = 8  # below, packing costs more than it saves
+# Packing takes as long as twenty tokens of all rows at a time. A product with one row alone is as
+# fast without it, and a second row costs it as much as the first where weights are not packed.
+FEWEST_ROWS, FEWEST_TOKENS = 2, 256
 
 
 def resolve(compute: ComputeConfig) -> Products:
@@ -79,6 +81,11 @@ def use(compute: ComputeConfig, how: MixedPrecision, model: nn.Module) -> Librar
         layer.forward = partial(_forward, layer)
     # On Intel's processors packing pays, too.
     return Library(onednn=bool(layers), packs=compute.products != "torch" and is_here())
+
+
+def packing_pays(rows: int, tokens: int) -> bool:
+    """tokens: of each row, at most"""
+    return rows >= FEWEST_ROWS and rows * tokens >= FEWEST_TOKENS
 
 
 @contextmanager

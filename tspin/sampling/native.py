@@ -123,7 +123,7 @@ def _respond(
     responses: list[list[int]] = [[] for _ in requests]
 
     def sample(cut: Cut) -> None:
-        with policy.to_sample(len(requests)):
+        with policy.to_sample(len(requests), how.max_new_tokens):
             if how.engine == "transformers" or refusal is not None:
                 left = [i for i, response in enumerate(responses) if not response]
                 for rows in _batches(requests, left, cut.slots):
