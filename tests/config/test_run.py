@@ -591,6 +591,7 @@ FREE = {
     "compute.save_seconds": 7.0,
     "compute.grace_seconds": 3.0,
     "compute.threads": 3,
+    "compute.overlap": True,
     "track.report": False,
     "track.num_token_logps": 0,
     "track.tags": ["x"],

@@ -45,9 +45,9 @@ def here(monkeypatch):
     """The iterations that this process has scored."""
     score, scored = IterationStages.score, []
 
-    def recorded(self, triplets):
+    def recorded(self):
         scored.append(self.t)
-        score(self, triplets)
+        score(self)
 
     monkeypatch.setattr(IterationStages, "score", recorded)
     return scored

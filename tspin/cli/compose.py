@@ -53,7 +53,7 @@ def compose(overrides: Overrides, *, exact: bool = False) -> Run:
     """
     values = [override for override in overrides if arguments.is_value(override)]
     try:
-        whole = _composed(tuple(override for override in overrides if override not in values))
+        whole = _composed(tuple(sorted(set(overrides) - set(values))))
         cfg = _ours(whole)
         OmegaConf.set_struct(cfg, True)
         for override in parsed(values):
@@ -93,7 +93,7 @@ def typed(cfg: DictConfig, hydra_cfg: Any, *, exact: bool = False) -> Run:
     run = load(tree | {"name": "unnamed"})
     own = [o for o in hydra_cfg.overrides.hydra if o.startswith("hydra.searchpath")]
     own += [f"{group}={hydra_cfg.runtime.choices[group]}" for group in NAMED_BY]
-    return _named(run, _defaults(tuple(own), run.seed), exact=exact)
+    return _named(run, _defaults(tuple(sorted(own)), run.seed), exact=exact)
 
 
 def _named(run: Run, usual: dict[str, Any], *, exact: bool) -> Run:
@@ -166,7 +166,8 @@ def _defaults(options: tuple[str, ...], seed: int) -> dict[str, Any]:
 def _composed(options: tuple[str, ...]) -> DictConfig:
     """What these overrides make, Hydra's node included.
 
-    It is most of the time a point takes, so once for all points that differ in values alone.
+    It is most of the time a point takes, so once for all points that differ in values alone: the
+    order of options is nothing to Hydra, and so they come in one order.
     """
     return hydra.compose(PRIMARY, list(options), return_hydra_config=True)
 

@@ -86,13 +86,12 @@ def play_iteration(overlap: Overlap, session: Session, t: int) -> None:
         iteration.choose()  # the prompts that get a new y', where not all do
     if session.cfg.samples and not exists(out.synthetic):
         iteration.synthesise()  # y' ~ pi_theta_t
-    triplets = session.inputs.triplets(t)  # x, y, y', y0
     if iteration.loss.reference_roles and not exists(out.ref_scores):
-        iteration.score_reference(triplets)  # log pi_theta_t
+        iteration.score_reference()  # log pi_theta_t
     if not (exists(out.checkpoint) and exists(out.metrics)):
         # The note of a twin, where a kill came before its done.json.
         session.world.main(remove, out.removed)
-        iteration.train(triplets)  # theta_t+1 minimises the objective
+        iteration.train()  # theta_t+1 minimises the objective
     session.world.main(out.clear_train_state)
     if overlap.takes(t):  # the rest is made beside iteration t + 1
         return

@@ -4,7 +4,8 @@ What follows a training reads files and leaves files, so whoever has the folder 
 process of this machine (selfplay/judge.py). An iteration is finished, here, before the next one is
 handed over, so that at most one is behind. With as many threads the files are those of a run that
 does one after the other, bit for bit, and a kill leaves what a kill leaves there: stages to be
-made again, by either process.
+made again, by either process. A run that waits for the same iteration (twin.py) waits for its
+training alone, and makes the rest itself.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from tspin.runs.start import first_iteration
 from tspin.selfplay.iteration import IterationStages
 from tspin.selfplay.session import Session
 from tspin.tools import activity
-from tspin.tools.child import Child, started
+from tspin.tools.child import Child, started, without_ranks
 from tspin.tools.log import once
 
 log = logging.getLogger("tspin")
@@ -115,7 +116,8 @@ def overlapping(session: Session, conclude: Conclude) -> Iterator[Overlap]:
         yield Overlap(session, conclude)
         return
     # All that can be imported here, a user's own objective too, can be there.
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    environment = without_ranks(os.environ)
+    environment |= {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     with (
         tempfile.TemporaryFile() as bars,
         started(COMMAND, log=bars, environment=environment) as child,
@@ -146,8 +148,8 @@ def _cannot(cfg: Run, world: World) -> str | None:
         return "several processes share all stages"
     if dtypes.resolve(cfg.compute, cfg.optim.precision).device.type != "cpu":
         return "two processes would share one device's memory, and its time"
-    if cfg.decoding.engine != "native":
-        return f"decoding.engine={cfg.decoding.engine} has processes of its own"
+    if cfg.decoding.engine == "vllm":
+        return "decoding.engine=vllm has processes of its own"
     return None
 
 
