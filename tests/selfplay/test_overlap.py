@@ -12,6 +12,7 @@ from tspin.runs.artifacts import RunDir
 from tspin.selfplay import overlap
 from tspin.selfplay.iteration import IterationStages
 from tspin.tools.files import read_json
+from tspin.tools.threads import threads
 
 pytestmark = [pytest.mark.runs, pytest.mark.process]
 
@@ -117,12 +118,12 @@ def test_where_it_cannot_be_the_reason_is_known(words, size, why):
     assert found is None if why is None else why in found
 
 
-def test_two_processes_share_the_threads_of_the_machine(monkeypatch):
-    asked = []
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
-    monkeypatch.setattr(torch, "set_num_threads", asked.append)
-    alone = SimpleNamespace(size=1)
-    for words in (("threads=4",), ("threads=4", "overlap=true"), ("overlap=true",), ()):
-        keys = [f"compute.{word}" for word in ("device=cpu", "threads=null", *words)]
-        overlap.set_threads(compose(*keys), alone)
-    assert asked == [4, 4, 3]
+def test_two_processes_share_the_threads_of_the_machine():
+    """One run after the other in one process, each with its own."""
+    alone, found = SimpleNamespace(size=1), []
+    with threads(6):
+        for words in (("threads=4",), ("threads=4", "overlap=true"), ("overlap=true",), ()) * 2:
+            keys = [f"compute.{word}" for word in ("device=cpu", "threads=null", *words)]
+            with threads(overlap.num_threads(compose(*keys), alone)):
+                found.append(torch.get_num_threads())
+    assert found == [4, 4, 3, 6] * 2

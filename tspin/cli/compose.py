@@ -53,7 +53,8 @@ def compose(overrides: Overrides, *, exact: bool = False) -> Run:
     """
     values = [override for override in overrides if arguments.is_value(override)]
     try:
-        whole = _composed(tuple(sorted(set(overrides) - set(values))))
+        options = sorted(override for override in overrides if override not in values)
+        whole = _composed(tuple(options))
         cfg = _ours(whole)
         OmegaConf.set_struct(cfg, True)
         for override in parsed(values):

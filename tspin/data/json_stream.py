@@ -26,14 +26,13 @@ class Unreadable(ValueError):
 def rows(text: TextIO) -> Iterator[object]:
     """Every row. Unreadable where the text cannot be read on: rows before it are good."""
     window = _Window(text)
-    first = window.peek()
     lists = 0
-    if first == "[":
+    if window.passes("["):
         lists = 1
         yield from _elements(window)
-    elif first == "{":
+    elif window.passes("{"):
         for key in _keys(window):
-            if key == "data" and window.peek() == "[":
+            if key == "data" and window.passes("["):
                 lists += 1
                 yield from _elements(window)
             else:
@@ -48,31 +47,30 @@ def rows(text: TextIO) -> Iterator[object]:
 
 
 def _elements(window: _Window) -> Iterator[object]:
-    """Of a list that begins here; the window stands behind it at the end."""
-    window.take("[", "Expecting value")
-    if window.peek() == "]":
-        window.take("]", "")
-        return
-    while True:
+    """Of a list whose bracket is passed."""
+    for _ in _parts(window, "]"):
         yield window.value()
-        if window.take(",]", "Expecting ',' delimiter") == "]":
-            return
 
 
 def _keys(window: _Window) -> Iterator[object]:
-    """Of an object that begins here; who reads on takes the value first."""
-    window.take("{", "Expecting value")
-    if window.peek() == "}":
-        window.take("}", "")
-        return
-    while True:
+    """Of an object whose bracket is passed; who reads on takes the value first."""
+    for _ in _parts(window, "}"):
         if window.peek() != '"':
             raise window.broken("Expecting property name enclosed in double quotes")
         key = window.value()
-        window.take(":", "Expecting ':' delimiter")
+        window.expect(":")
         yield key
-        if window.take(",}", "Expecting ',' delimiter") == "}":
+
+
+def _parts(window: _Window, end: str) -> Iterator[None]:
+    """Stops at each part, which who reads on passes; behind the bracket that ends them at last."""
+    if window.passes(end):
+        return
+    while True:
+        yield
+        if window.passes(end):
             return
+        window.expect(",")
 
 
 class _Window:
@@ -90,13 +88,16 @@ class _Window:
             if self.at < len(self.characters) or not self._grow():
                 return self.characters[self.at : self.at + 1]
 
-    def take(self, characters: str, message: str) -> str:
-        """The same, passed. message: what is wrong where it is none of these"""
-        found = self.peek()
-        if not found or found not in characters:
-            raise self.broken(message)
+    def passes(self, character: str) -> bool:
+        """Whether that is the next one, which is passed then."""
+        if self.peek() != character:
+            return False
         self.at += 1
-        return found
+        return True
+
+    def expect(self, delimiter: str) -> None:
+        if not self.passes(delimiter):
+            raise self.broken(f"Expecting '{delimiter}' delimiter")
 
     def value(self) -> object:
         """The value that begins here, passed."""

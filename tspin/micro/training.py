@@ -24,6 +24,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 from tspin.micro import tokenizer
 from tspin.tools.files import atomic, file_digest
 from tspin.tools.terminal import progress
+from tspin.tools.threads import threads as torch_threads
 
 log = logging.getLogger("tspin")
 
@@ -60,14 +61,9 @@ def reproducible(*, seed: int, threads: int) -> Iterator[None]:
 
     Rounding, and so the weights, depend on the number of threads.
     """
-    before = torch.get_num_threads()
-    with torch.random.fork_rng(devices=[]):
-        torch.set_num_threads(threads)
+    with torch_threads(threads), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
+        yield
 
 
 def build(

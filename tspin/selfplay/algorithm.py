@@ -30,7 +30,7 @@ from tspin.selfplay import banner, preflight
 from tspin.selfplay.base_evaluation import base_evaluation
 from tspin.selfplay.inputs import Inputs
 from tspin.selfplay.iteration import IterationStages
-from tspin.selfplay.overlap import Overlap, overlapping, set_threads
+from tspin.selfplay.overlap import Overlap, num_threads, overlapping
 from tspin.selfplay.proto_synthetic import proto_synthetic
 from tspin.selfplay.session import Session, policies_of
 from tspin.selfplay.twin import linked_or
@@ -38,6 +38,7 @@ from tspin.stages.prepare import prepare
 from tspin.tools.files import check_sums, read_json, remove
 from tspin.tools.log import once
 from tspin.tools.run_progress import RunProgress, run_progress
+from tspin.tools.threads import threads
 from tspin.tracking import backends, replay, report, sessions
 from tspin.tracking.tracker import Tracker
 from tspin.training import throughput
@@ -127,7 +128,10 @@ def run(cfg: Run, *, command: list[str], alone: bool = False) -> list[dict[str, 
                         once(banner.beginning(asked))  # where nobody has (banner.is_plain)
                     else:
                         log.info("%s", folder.path)
-                    with _session(cfg, folder, world, command, push, alone=alone) as session:
+                    with (
+                        threads(num_threads(cfg, world)),
+                        _session(cfg, folder, world, command, push, alone=alone) as session,
+                    ):
                         play(session)
             return world.main(report.results, folder)
 
@@ -177,7 +181,6 @@ def _session(
     alone: bool,
 ) -> Iterator[Session]:
     """The run, ready to be played: prompts prepared, the beginning checked, the launch recorded."""
-    set_threads(cfg, world)
     preflight.check_same_folder(cfg, folder)
     fresh = not (world.exists(folder.prompts) and world.exists(folder.data))
     cfg, initial = _prepared(cfg, folder, world, fresh=fresh)

@@ -38,12 +38,12 @@ log = logging.getLogger("tspin")
 COMMAND = [sys.executable, "-m", "tspin.selfplay.judge"]
 
 
-def set_threads(cfg: Run, world: World) -> None:
+def num_threads(cfg: Run, world: World) -> int:
     """compute.threads of each process; not given, two processes share the machine's."""
     if cfg.compute.threads is not None:
-        torch.set_num_threads(cfg.compute.threads)
-    elif cfg.compute.overlap and _cannot(cfg, world) is None:
-        torch.set_num_threads(max(1, torch.get_num_threads() // 2))
+        return cfg.compute.threads
+    own = torch.get_num_threads()
+    return max(1, own // 2) if cfg.compute.overlap and _cannot(cfg, world) is None else own
 
 
 class Conclude(Protocol):
