@@ -108,7 +108,7 @@ def study(it: Study) -> None:
     with_siblings(rates, siblings)
     run("test", f"sweep={siblings}", *whole)
     with_sizes(rates, numbers, sizes)
-    run("test", f"sweep={sizes}", *results)
+    run("test", f"sweep={sizes}", *it.model, *results)
 
     if it.pairs is not None:
         score_pairs(it.pairs, out / "test", out / LIKELIHOOD)
