@@ -63,7 +63,9 @@ def main(arguments: Sequence[str]) -> int:
             report.add(line)
             outcome = line.outcome
             shown = f"{time.monotonic() - began:5.0f} s  {outcome.status:7}  {check.name}: "
-            log.info("%s%s%s", shown, outcome.name, f" ({outcome.reason})" * bool(outcome.reason))
+            why = [outcome.reason, outcome.in_words if outcome.status == "fail" else ""]
+            behind = "; ".join(filter(None, why))
+            log.info("%s%s%s", shown, outcome.name, f" ({behind})" if behind else "")
     counts = ", ".join(f"{number} {status}" for status, number in report.counts.items())
     log.info("%s; %s", counts, folder / "table.md")
     return int(report.counts["fail"] > 0)

@@ -39,6 +39,11 @@ class Outcome:
     reason: str = ""
     details: Sequence[str] = ()
 
+    @property
+    def in_words(self) -> str:
+        """The figures in words."""
+        return ", ".join(f"{name} {_short(value)}" for name, value in self.figures.items())
+
 
 @dataclass(frozen=True)
 class Line:
@@ -111,8 +116,7 @@ class Report:
 
 def _cells(line: Line) -> str:
     outcome = line.outcome
-    figures = ", ".join(f"{name} {_short(value)}" for name, value in outcome.figures.items())
-    cells = (line.check, outcome.name, outcome.status, f"{line.seconds:.1f}", figures)
+    cells = (line.check, outcome.name, outcome.status, f"{line.seconds:.1f}", outcome.in_words)
     return row(str(cell).replace("|", "/").replace("\n", " ") for cell in (*cells, outcome.reason))
 
 

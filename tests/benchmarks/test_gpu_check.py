@@ -4,6 +4,7 @@ import ast
 import importlib
 import inspect
 import json
+import logging
 import os
 import re
 import subprocess
@@ -43,7 +44,7 @@ def lines(name, tmp_path, *, seconds=60.0):
 def test_a_check_runs_in_a_process_of_its_own_and_a_line_that_fails_ends_nothing(tmp_path):
     one, two = lines("passes", tmp_path)
     assert one.outcome.figures["pid"] != os.getpid() and one.check == "passes"
-    assert two.outcome == Outcome("two", "fail", reason="2 is not 1") and two.seconds >= 0
+    assert two.outcome == Outcome("two", "fail", {"nats": 0.5}, "2 is not 1") and two.seconds >= 0
 
 
 @pytest.mark.process
@@ -118,10 +119,13 @@ def test_the_process_that_forks_has_no_torch():
 
 @pytest.mark.process
 @pytest.mark.parametrize(("name", "code"), [("passes", 1), ("skips", 0)])
-def test_a_line_that_failed_is_the_exit_code(name, code, tmp_path, monkeypatch):
+def test_a_line_that_failed_is_the_exit_code(name, code, tmp_path, monkeypatch, caplog):
+    """And says there what it measured: often the screen is all that is passed on."""
+    caplog.set_level(logging.INFO, "benchmarks")
     checks = (Check(name, f"support.gpu_checks:{name}", 60.0),)
     monkeypatch.setattr(command, "CHECKS", checks)
     assert command.main(["--tiny", "--out", str(tmp_path / "out")]) == code
+    assert ("passes: two (2 is not 1; nats 0.5)" in caplog.text) == (name == "passes")
 
 
 def test_a_word_in_no_check_is_refused():

@@ -528,6 +528,27 @@ def test_a_run_is_named_for_what_it_is(words, name):
         assert compose(shlex.split(words)).name == name
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("loss=sft", "loss=tspin"),
+        ("model=micro", "model=zephyr"),
+        ("data=micro", "data=micro_open"),
+        ("anchor=hinge", "anchor=none"),
+        ("compute=auto", "compute=cuda"),
+        ("coef.alpha=0.1", "coef.alpha=0.3"),
+        ("seed=1", "seed=2"),
+    ],
+)
+def test_of_what_is_said_twice_the_last_holds(one, other):
+    """As of a list of words that is put before a user's own."""
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        for first, last in ((one, other), (other, one)):
+            between = ["track=none", "optim=adamw"]
+            assert compose([first, *between, last]) == compose([*between, last])
+        assert compose([one]) != compose([other])
+
+
 @pytest.mark.slow
 def test_a_run_that_an_earlier_version_named_goes_on(point, tmp_path):
     words = ["data=file", "data.path=pairs.csv", f"runs_dir={tmp_path}"]

@@ -11,7 +11,7 @@ from benchmarks.gpu_check.results import Outcome, Skip
 
 def passes(setting):
     yield Outcome("one", "pass", {"pid": os.getpid()})
-    yield Outcome("two", "fail", reason="2 is not 1")
+    yield Outcome("two", "fail", {"nats": 0.5}, "2 is not 1")
 
 
 def raises(setting):

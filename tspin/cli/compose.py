@@ -34,7 +34,7 @@ from tspin.config.load import dump, load
 from tspin.config.run import Run
 from tspin.policy import model_files
 from tspin.runs.artifacts import RunDir
-from tspin.runs.point import stored
+from tspin.runs.point import key, stored
 from tspin.tools.log import once
 from tspin.tools.spelling import unknown
 
@@ -53,7 +53,7 @@ def compose(overrides: Overrides, *, exact: bool = False) -> Run:
     """
     values = [override for override in overrides if arguments.is_value(override)]
     try:
-        options = sorted(override for override in overrides if override not in values)
+        options = sorted((o for o in overrides if o not in values), key=key)
         whole = _composed(tuple(options))
         cfg = _ours(whole)
         OmegaConf.set_struct(cfg, True)
@@ -167,8 +167,8 @@ def _defaults(options: tuple[str, ...], seed: int) -> dict[str, Any]:
 def _composed(options: tuple[str, ...]) -> DictConfig:
     """What these overrides make, Hydra's node included.
 
-    It is most of the time a point takes, so once for all points that differ in values alone: the
-    order of options is nothing to Hydra, and so they come in one order.
+    It is most of the time a point takes, so once for all points that differ in values alone. The
+    order of groups is nothing to Hydra, so they come in one; of each the last option holds.
     """
     return hydra.compose(PRIMARY, list(options), return_hydra_config=True)
 
