@@ -95,3 +95,19 @@ def test_a_training_state_passes_through_the_host():
     assert host(shape, never, device="cuda", gpus=1) == PROCESS + 4 * shape.parameters
     m = memory(shape, run, device="cpu", gpus=2)
     assert host(shape, run, device="cpu", gpus=2) == 2 * m.peak
+
+
+def test_an_overlapped_iteration_is_judged_beside_the_next_one():
+    """By one more process, where there is one and the engine is not one itself (overlap._cannot)."""
+    shape = shapes.KNOWN["HuggingFaceTB/SmolLM2-135M-Instruct"]
+    words = ("model=smollm2", "data=verifiable", "compute.device=cpu")
+    run, overlapped = compose(*words), compose(*words, "compute.overlap=true")
+    m = memory(shape, run, device="cpu")
+    more = max(m.sampling, m.scoring)
+    assert host(shape, run, device="cpu", gpus=1) == m.peak < m.peak + more
+    assert host(shape, overlapped, device="cpu", gpus=1) == m.peak + more
+    for device, gpus in [("cpu", 2), ("cuda", 1)]:
+        alike = [host(shape, each, device=device, gpus=gpus) for each in (run, overlapped)]
+        assert alike[0] == alike[1]
+    vllm = compose(*words, "compute.overlap=true", "decoding.engine=vllm")
+    assert host(shape, vllm, device="cpu", gpus=1) == m.peak

@@ -154,10 +154,12 @@ def host(shape: Shape, run: Run, *, device: Device, gpus: int) -> float:
 
     To a card weights are read tensor by tensor, the largest at once in every process; a training
     state passes through the host whole, in one process or in the parts of all. On the CPU a process
-    has nothing else.
+    has nothing else; under compute.overlap a second one scores and evaluates beside it.
     """
     if device == "cpu":
-        return gpus * memory(shape, run, device=device, gpus=gpus).peak
+        each = memory(shape, run, device=device, gpus=gpus)
+        overlaps = run.compute.overlap and gpus == 1 and run.decoding.engine != "vllm"
+        return gpus * each.peak + overlaps * max(each.sampling, each.scoring)
     trained = shape.trained(run.model.lora)
     saved = disk.sizes(run, parameters=trained, train=0, heldout=0)
     own = BYTES[weights_dtype(run)]
