@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 # Of the matrices that are multiplied to measure the machine: one that fits its caches, a large one.
 SIZES = {"cpu": (256, 1024), "cuda": (4096, 8192)}
 REPEATS = 3  # of which the best counts: others may be disturbed
+# Seconds of a product, at the best rate of smaller ones, that is not tried: a CPU that knows no
+# bfloat16 takes over a second for each large one, and is no faster at it.
+LONG = 0.1
 
 
 class Speed:
@@ -120,7 +123,11 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     Measured once a process (tenths of a second), so after the number of threads is set.
     """
     threads = {1, torch.get_num_threads()} if device.type == "cpu" else {torch.get_num_threads()}
-    return max(_rate(size, n, device, dtype) for size in SIZES[device.type] for n in threads)
+    best = 0.0
+    for size in SIZES[device.type]:
+        if 2 * size**3 <= LONG * best or not best:
+            best = max(best, *(_rate(size, n, device, dtype) for n in threads))
+    return best
 
 
 def _rate(size: int, num_threads: int, device: torch.device, dtype: torch.dtype) -> float:
