@@ -11,7 +11,6 @@ training alone, and makes the rest itself.
 from __future__ import annotations
 
 import logging
-import os
 import queue
 import sys
 import tempfile
@@ -31,7 +30,7 @@ from tspin.runs.start import first_iteration
 from tspin.selfplay.iteration import IterationStages
 from tspin.selfplay.session import Session
 from tspin.tools import activity
-from tspin.tools.child import Child, started, without_ranks
+from tspin.tools.child import Child, as_here, started
 from tspin.tools.log import once
 
 log = logging.getLogger("tspin")
@@ -115,12 +114,9 @@ def overlapping(session: Session, conclude: Conclude) -> Iterator[Overlap]:
     if not wanted:
         yield Overlap(session, conclude)
         return
-    # All that can be imported here, a user's own objective too, can be there.
-    environment = without_ranks(os.environ)
-    environment |= {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     with (
         tempfile.TemporaryFile() as bars,
-        started(COMMAND, log=bars, environment=environment) as child,
+        started(COMMAND, log=bars, environment=as_here()) as child,
     ):
         child.send(
             {

@@ -22,7 +22,7 @@ from tspin.config.run import EvalsConfig, Run
 from tspin.runs.artifacts import Iteration, RunDir, day_of
 from tspin.runs.benchmarks import files, path, places, rendering, tasks
 from tspin.tools import hub
-from tspin.tools.child import Child, started, without_ranks
+from tspin.tools.child import Child, as_here, started
 from tspin.tools.files import digest
 from tspin.tools.terminal import progress
 
@@ -112,9 +112,7 @@ def benchmark(checkpoint: Path, out: Iteration, run: Run, *, label: str) -> None
 @contextmanager
 def _harness(request: dict[str, Any], log: IO[bytes]) -> Iterator[Child]:
     """A harness process that works on a request; it ends with this block."""
-    ours, theirs = str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH")
-    environment = without_ranks(os.environ) | {
-        "PYTHONPATH": os.pathsep.join(filter(None, [ours, theirs])),
+    environment = as_here() | {
         "TQDM_MININTERVAL": "60",  # seconds between two lines of a bar in the log
         "TOKENIZERS_PARALLELISM": "false",
     }

@@ -55,6 +55,12 @@ def without_ranks(environment: Mapping[str, str]) -> dict[str, str]:
     }
 
 
+def as_here() -> dict[str, str]:
+    """The environment of a process of this interpreter that is alone and finds every module that
+    this one does, a user's own too."""
+    return without_ranks(os.environ) | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+
+
 class Child:
     """A process, seen by its parent."""
 
