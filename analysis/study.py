@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("tspin")
 BEGIN, END = "<!-- {}: written by `python -m analysis study` -->", "<!-- end of {} -->"
 TEST = "test"  # the part whose runs are judged
+LOWEST = "lowest"  # beside it, T-SPIN at the lowest of the rates that were tuned
 LIKELIHOOD = "likelihood.csv"  # beside the parts: python -m tspin likelihood, of their runs
 MANY = 4  # parts of a claim, beyond which their table has to do
 
@@ -80,6 +81,7 @@ STUDIES = {
                 "figure7": "Where do the likelihoods go?",
                 "answers": "How long are the answers?",
             },
+            LOWEST: {"table1": "And at the lowest rate?"},
             "tune": {"tuning": "What was tuned, on what?"},
         },
         claims=("gains", "above_spin", "steady", "history", "quarter", "misaligned",
@@ -103,7 +105,7 @@ def write(study: Study, folder: Path, out: Path, page: str | None = None) -> Non
     from analysis.claims import claims  # pandas and matplotlib: not for --help
     from analysis.figures import likelihood, pieces
     from analysis.reading.runs import Runs
-    from analysis.report import catalogue, render
+    from analysis.report import render
 
     if page is not None:
         _check_marks(study, Path(page))
@@ -111,11 +113,7 @@ def write(study: Study, folder: Path, out: Path, page: str | None = None) -> Non
     if not parts:
         names = ", ".join(study.questions)
         raise ValueError(f"runs={folder} has no folder {names}; `{study.make}` makes them")
-    made = {
-        part: {question: catalogue.build(runs, [name])
-               for name, question in study.questions[part].items()}
-        for part, runs in parts.items()
-    }  # fmt: skip
+    made = {part: _answers(study, part, runs) for part, runs in parts.items()}
     if TEST in parts and (folder / LIKELIHOOD).exists():
         made[TEST]["What is forgotten?"] = likelihood.build(parts[TEST], folder / LIKELIHOOD)
     every = [piece for of_part in made.values() for of in of_part.values() for piece in of]
@@ -163,6 +161,18 @@ def target(judged: Sequence[Judged]) -> list[str]:
         result = NOT_ENOUGH
     settings = {str(f.regime) for it in judged for f in it.findings if it.claim.of_variants}
     return [f"T-SPIN mended by an anchor, {' and '.join(sorted(settings))}: {result}."]
+
+
+def _answers(study: Study, part: str, runs: Runs) -> dict[str, Sequence[Piece]]:
+    """By question. Each piece is a file: of what the judged part has too, the name says the part"""
+    from analysis.report import catalogue
+
+    answers: dict[str, Sequence[Piece]] = {}
+    for name, question in study.questions[part].items():
+        answers[question] = catalogue.build(runs, [name])
+        if part != TEST and name in study.questions[TEST]:
+            answers[question] = [replace(it, name=f"{part}-{it.name}") for it in answers[question]]
+    return answers
 
 
 def _rows(piece: Piece) -> int:
