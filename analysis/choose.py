@@ -6,14 +6,16 @@
 Of runs that differ in the keys of over= (with commas between) and the seed alone, the best: by the
 mean of the main number after the last iteration, over the same seeds; of equal ones the smaller
 value. A line of the file has the words that the best run was started with, but for what belongs to
-tuning: seed, name, folder, trackers, held-out prompts.
+tuning: seed, name, folder, trackers, held-out prompts. Values that these prompts and seeds do not
+tell from the best are named beside it: more of both do, or the cheaper value is as good a choice.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +25,7 @@ import yaml
 from analysis.options import command
 from analysis.reading.commands import key, values_of
 from tspin.tools.files import digest, write_text
+from tspin.tools.intervals import Z
 
 if TYPE_CHECKING:
     from analysis.reading.measures import Measure
@@ -40,15 +43,17 @@ class Choice:
 
     words   of a command line: the method, and its value
     values  of the keys in question
-    mean    of the main number, over the seeds
+    means   of the main number, over the seeds, by the values that were run to the end
     of      how many values there were to choose from
+    alike   of those, the values whose difference from the best has an interval that includes 0
     """
 
     words: tuple[str, ...]
     values: tuple[Any, ...]
     measure: Measure
-    mean: float
+    means: Mapping[tuple[Any, ...], float]
     of: int
+    alike: Sequence[tuple[Any, ...]]
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -77,8 +82,23 @@ def write(folder: Path, over: Sequence[str], to: Path) -> None:
     head = f"# python -m analysis choose runs={here} over={','.join(over)} to={there}\n"
     write_text(to, head + yaml.safe_dump(tree, sort_keys=False, width=1000))
     for line, choice in zip(lines, chosen, strict=True):
-        numbers = f"{choice.measure.axis} {choice.mean:.{choice.measure.digits}f}"
+        numbers = f"{choice.measure.axis} {_shown(choice, choice.values)}"
         log.info("%s  (%s, best of %d)", line, numbers, choice.of)
+        if choice.alike:
+            others = ", ".join(
+                f"{' '.join(_typed(over, values))} ({_shown(choice, values)})"
+                for values in choice.alike
+            )
+            log.info("  not told from the best by these prompts and seeds: %s", others)
+
+
+def _shown(choice: Choice, values: tuple[Any, ...]) -> str:
+    return f"{choice.means[values]:.{choice.measure.digits}f}"
+
+
+def _typed(over: Sequence[str], values: tuple[Any, ...]) -> list[str]:
+    """As words of a command line."""
+    return values_of(dict(zip(over, values, strict=True)), *over)
 
 
 def _from_here(path: Path) -> Path:
@@ -119,24 +139,39 @@ def _best(runs: Runs, members: Sequence[Run], over: Sequence[str]) -> Choice | N
 
     names = {run.name for run in members}
     main = measures.main_of(runs.where(lambda run: run.name in names))
-    frame = measures.values(runs, [main]).set_index(["run", "iteration"])["value"]
+    frame = measures.values(runs, [main]).set_index(["run", "iteration"])
+    numbers, errors = frame["value"], frame["stderr"] * main.factor
     candidates: dict[tuple[Any, ...], list[Run]] = {}
     for run in members:
         values = tuple(run.values.get(name) for name in over)
         candidates.setdefault(values, []).append(run)
-    means, seeds = {}, {run.seed for run in members}
+    means, stderrs, seeds = {}, {}, {run.seed for run in members}
     for values, of_value in candidates.items():
-        ends = {run.seed: frame.get((run.name, run.iterations - 1)) for run in of_value}
-        if {seed for seed, end in ends.items() if end is not None} == seeds:
-            means[values] = float(sum(ends.values())) / len(ends)
+        ends = {run.seed: (run.name, run.iterations - 1) for run in of_value}
+        if {seed for seed, end in ends.items() if end in frame.index} == seeds:
+            means[values] = float(sum(numbers[end] for end in ends.values())) / len(ends)
+            stderrs[values] = math.hypot(*(errors[end] for end in ends.values())) / len(ends)
         else:
-            shown = " ".join(values_of(dict(zip(over, values, strict=True)), *over))
+            shown = " ".join(_typed(over, values))
             log.warning("%s %s: not finished with every seed; left out", of_value[0].label, shown)
     if not means:
         return None
     best = min(means, key=lambda values: (-main.better * means[values], _order(values)))
     words = _words(runs, candidates[best][0], over)
-    return Choice(words, best, main, means[best], len(candidates))
+    alike = _alike(means, stderrs, best)
+    return Choice(words, best, main, means, len(candidates), sorted(alike, key=_order))
+
+
+def _alike(
+    means: Mapping[tuple[Any, ...], float],
+    stderrs: Mapping[tuple[Any, ...], float],
+    best: tuple[Any, ...],
+) -> Iterable[tuple[Any, ...]]:
+    """By their errors over prompts, as if each value had prompts of its own: rather too many."""
+    for values, mean in means.items():
+        reach = Z * math.hypot(stderrs[values], stderrs[best])
+        if values != best and abs(mean - means[best]) <= reach:  # never where one is NaN
+            yield values
 
 
 def _order(values: tuple[Any, ...]) -> list[Any]:
