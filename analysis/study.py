@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("tspin")
 BEGIN, END = "<!-- {}: written by `python -m analysis study` -->", "<!-- end of {} -->"
 TEST = "test"  # the part whose runs are judged
-LOWEST = "lowest"  # beside it, T-SPIN at the lowest of the rates that were tuned
+LOWEST = "lowest"  # beside it, T-SPIN and w/o H-A at the lowest of the rates that were tuned
 LIKELIHOOD = "likelihood.csv"  # beside the parts: python -m tspin likelihood, of their runs
 MANY = 4  # parts of a claim, beyond which their table has to do
 
@@ -81,7 +81,10 @@ STUDIES = {
                 "figure7": "Where do the likelihoods go?",
                 "answers": "How long are the answers?",
             },
-            LOWEST: {"table1": "And at the lowest rate?"},
+            LOWEST: {
+                "table1": "And at the lowest rate?",
+                "comparison": "Does the historical advantage help there?",
+            },
             "tune": {"tuning": "What was tuned, on what?"},
         },
         claims=("gains", "above_spin", "steady", "history", "quarter", "misaligned",

@@ -111,8 +111,8 @@ def study(it: Study) -> None:
     with_sizes(rates, numbers, sizes)
     run("test", f"sweep={sizes}", *it.model, *results)
     # Beside what was chosen: one seed chooses within noise, and T-SPIN's rate may be one at which
-    # three iterations leave nothing of the policy.
-    run(LOWEST, "loss=tspin", it.rates.partition(",")[0], *whole)
+    # three iterations leave nothing of the policy. Of w/o H-A it shares the first.
+    run(LOWEST, "loss=tspin,wo_ha", it.rates.partition(",")[0], *whole)
 
     if it.pairs is not None:
         score_pairs(it.pairs, out / "test", out / LIKELIHOOD)

@@ -88,8 +88,8 @@ def test_the_tiny_study_from_beginning_to_end(tmp_path, started):
 @pytest.mark.runs
 def test_the_tiny_study_of_a_language_model_from_beginning_to_end(tmp_path, started):
     """Two objectives at two rates on 8 pairs: 4 validation runs. The best of each on 16, T-SPIN's
-    sibling and the control at their rates, the two on 8 and 4: 2 + 2 + 4 test runs. T-SPIN once
-    more, at the lower rate. Other pairs are scored by a process that is not started here."""
+    sibling and the control at their rates, the two on 8 and 4: 2 + 2 + 4 test runs. T-SPIN and
+    w/o H-A at the lower rate. Other pairs are scored by a process that is not started here."""
     smol.main(["--tiny", "--out", str(tmp_path), "--pairs", str(tmp_path / "pairs.jsonl")])
     *runs, scored = started
     assert len(runs) == 5 and scored[:3] == ["-m", "tspin", "likelihood"]
@@ -98,7 +98,7 @@ def test_the_tiny_study_of_a_language_model_from_beginning_to_end(tmp_path, star
         load(yaml.safe_load(folder.config.read_text())) for folder in run_dirs(tmp_path / "tune")
     ]
     assert [(run.data.size, run.data.eval_split) for run in tuned] == [(8, "validation")] * 4
-    test, (lowest,) = (
+    test, lowest = (
         [load(yaml.safe_load(folder.config.read_text())) for folder in run_dirs(tmp_path / part)]
         for part in ("test", "lowest")
     )
@@ -111,7 +111,9 @@ def test_the_tiny_study_of_a_language_model_from_beginning_to_end(tmp_path, star
     ])  # fmt: skip
     (control,) = (run for run in test if run.loss.name == "ssd")
     assert (control.decoding.temperature, control.data.eval_temperature) == (0.7, 1)
-    assert (lowest.loss.name, lowest.data.size, lowest.optim.lr) == ("tspin", 16, 1e-4)
+    assert [(run.loss.name, run.data.size, run.optim.lr) for run in lowest] == [
+        ("tspin", 16, 1e-4), ("wo_ha", 16, 1e-4),
+    ]  # fmt: skip
     made = {path.name for path in (tmp_path / "report").iterdir()}
     assert {"table1.md", "comparison.md", "figure4a.png", "answers.md", "claims.md"} <= made
     assert "lowest-table1.md" in made
