@@ -134,7 +134,8 @@ def labelled(runs: Sequence[Run], problem: Callable[[Path, str], None]) -> list[
     """The runs with their variants told apart, in the order of their names.
 
     An objective's main variant is the one whose name says nothing of it; where all names do, one on
-    the number of pairs that most objectives of the setting have.
+    the number of pairs that most objectives of the setting have, and the one to which the least is
+    added: an anchor, adapters.
 
     problem  is called for a label that a run's name does not say
     """
@@ -149,7 +150,9 @@ def labelled(runs: Sequence[Run], problem: Callable[[Path, str], None]) -> list[
     having = Counter(of for _, of in {(run.loss, size(run)) for run in runs})
 
     def rank(run: Run) -> tuple[Any, ...]:
-        return not run.is_plain, -having[size(run)], run.is_digest, len(run.name), run.name
+        added = sum(value is not None and value is not False for value in run.method.values())
+        alike = -having[size(run)], run.is_digest, added
+        return not run.is_plain, *alike, len(run.name), run.name
 
     for _, group in itertools.groupby(sorted(runs, key=objective), key=objective):
         members = list(group)

@@ -188,6 +188,15 @@ def test_an_unfinished_iteration_is_named_with_the_command_that_goes_on(runs):
     assert set(found.evaluation[found.evaluation["label"] == "T-SPIN"]["iteration"]) == {BASE, 0}
 
 
+@pytest.mark.parametrize("digests", [("1" * 8, "2" * 8), ("2" * 8, "1" * 8)])
+def test_what_is_added_to_an_objective_is_the_variant(digests, tmp_path):
+    """Where both names are digests, whichever comes first: an anchor is not what T-SPIN is."""
+    for hinge, name in zip((None, 3.0), digests, strict=True):
+        write_run(tmp_path, "tspin", apart=f"-{name}", hinge=hinge)
+    by_hinge = {run.values.get("anchor.hinge"): run.label for run in Runs.read(tmp_path)}
+    assert by_hinge == {None: "T-SPIN", 3.0: "T-SPIN hinge=3.0"}
+
+
 def test_same_label_another_configuration(runs):
     """Shown apart, and said: the name does not tell."""
     other = write_run(runs, "tspin", apart="-mine", alpha=0.3)
