@@ -74,6 +74,8 @@ STUDIES = {
         questions={
             TEST: {
                 "table1": "What does an iteration gain?",
+                "table2": "And without the historical advantage?",
+                "figure4b": "And with a reference?",
                 "comparison": "Which objective ends above which?",
                 "figure4a": "How much do more pairs help?",
                 "contingency": "Does the reward agree with the likelihood?",
@@ -82,7 +84,7 @@ STUDIES = {
                 "answers": "How long are the answers?",
             },
             LOWEST: {
-                "table1": "And at the lowest rate?",
+                "table2": "And at the lowest rate?",
                 "comparison": "Does the historical advantage help there?",
             },
             "tune": {"tuning": "What was tuned, on what?"},

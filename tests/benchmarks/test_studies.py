@@ -116,7 +116,7 @@ def test_the_tiny_study_of_a_language_model_from_beginning_to_end(tmp_path, star
     ]  # fmt: skip
     made = {path.name for path in (tmp_path / "report").iterdir()}
     assert {"table1.md", "comparison.md", "figure4a.png", "answers.md", "claims.md"} <= made
-    assert "lowest-table1.md" in made
+    assert "lowest-table2.md" in made
     assert (tmp_path / "report" / "problems.txt").read_text() == ""
     for command in runs[::3]:
         points = check(command[1:]).points
