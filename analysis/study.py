@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("tspin")
 BEGIN, END = "<!-- {}: written by `python -m analysis study` -->", "<!-- end of {} -->"
 TEST = "test"  # the part whose runs are judged
-LOWEST = "lowest"  # beside it, T-SPIN and w/o H-A at the lowest of the rates that were tuned
 LIKELIHOOD = "likelihood.csv"  # beside the parts: python -m tspin likelihood, of their runs
 MANY = 4  # parts of a claim, beyond which their table has to do
 
@@ -83,10 +82,6 @@ STUDIES = {
                 "figure7": "Where do the likelihoods go?",
                 "answers": "How long are the answers?",
             },
-            LOWEST: {
-                "table2": "And at the lowest rate?",
-                "comparison": "Does the historical advantage help there?",
-            },
             "tune": {"tuning": "What was tuned, on what?"},
         },
         claims=("gains", "above_spin", "steady", "history", "quarter", "misaligned",
@@ -110,7 +105,7 @@ def write(study: Study, folder: Path, out: Path, page: str | None = None) -> Non
     from analysis.claims import claims  # pandas and matplotlib: not for --help
     from analysis.figures import likelihood, pieces
     from analysis.reading.runs import Runs
-    from analysis.report import render
+    from analysis.report import catalogue, render
 
     if page is not None:
         _check_marks(study, Path(page))
@@ -118,7 +113,11 @@ def write(study: Study, folder: Path, out: Path, page: str | None = None) -> Non
     if not parts:
         names = ", ".join(study.questions)
         raise ValueError(f"runs={folder} has no folder {names}; `{study.make}` makes them")
-    made = {part: _answers(study, part, runs) for part, runs in parts.items()}
+    made = {
+        part: {question: catalogue.build(runs, [name])
+               for name, question in study.questions[part].items()}
+        for part, runs in parts.items()
+    }  # fmt: skip
     if TEST in parts and (folder / LIKELIHOOD).exists():
         made[TEST]["What is forgotten?"] = likelihood.build(parts[TEST], folder / LIKELIHOOD)
     every = [piece for of_part in made.values() for of in of_part.values() for piece in of]
@@ -166,18 +165,6 @@ def target(judged: Sequence[Judged]) -> list[str]:
         result = NOT_ENOUGH
     settings = {str(f.regime) for it in judged for f in it.findings if it.claim.of_variants}
     return [f"T-SPIN mended by an anchor, {' and '.join(sorted(settings))}: {result}."]
-
-
-def _answers(study: Study, part: str, runs: Runs) -> dict[str, Sequence[Piece]]:
-    """By question. Each piece is a file: of what the judged part has too, the name says the part"""
-    from analysis.report import catalogue
-
-    answers: dict[str, Sequence[Piece]] = {}
-    for name, question in study.questions[part].items():
-        answers[question] = catalogue.build(runs, [name])
-        if part != TEST and name in study.questions[TEST]:
-            answers[question] = [replace(it, name=f"{part}-{it.name}") for it in answers[question]]
-    return answers
 
 
 def _rows(piece: Piece) -> int:

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from analysis.study import LIKELIHOOD, LOWEST, STUDIES
+from analysis.study import LIKELIHOOD, STUDIES
 from benchmarks import sweeps
 from benchmarks.sweeps import Sweeps
 
@@ -95,8 +95,7 @@ def tiny(of: Sweeps, pairs: Path | None = None) -> Study:
 
 
 def study(it: Study) -> None:
-    """Tune and choose, judge on other seeds and prompts, with siblings, fewer pairs and the lowest
-    rate."""
+    """Tune and choose, judge on other seeds and prompts, with siblings and fewer pairs."""
     out, run = it.sweeps.out, it.sweeps.run
     rates, siblings, sizes = (out / f"{name}.yaml" for name in ("rates", "siblings", "sizes"))
     results = (*it.results, it.seeds, *it.words)
@@ -110,9 +109,6 @@ def study(it: Study) -> None:
     run("test", f"sweep={siblings}", *whole)
     with_sizes(rates, numbers, sizes)
     run("test", f"sweep={sizes}", *it.model, *results)
-    # Beside what was chosen: one seed chooses within noise, and T-SPIN's rate may be one at which
-    # three iterations leave nothing of the policy. Of w/o H-A it shares the first.
-    run(LOWEST, "loss=tspin,wo_ha", it.rates.partition(",")[0], *whole)
 
     if it.pairs is not None:
         score_pairs(it.pairs, out / "test", out / LIKELIHOOD)
