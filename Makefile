@@ -11,7 +11,7 @@
 #             both built-in tasks, into runs/objectives and docs/objectives.md; about three hours, goes
 #             on where it was stopped (OBJECTIVES="--tiny": all of it in a minute, to see that it runs)
 # make paper-smol  the paper's objectives on SmolLM2-135M-Instruct, into runs/smol and
-#             docs/paper-at-135m.md; two to three hours, goes on where it was stopped
+#             docs/paper-at-135m.md; three hours, goes on where it was stopped
 #             (PAPER_SMOL="--tiny": all of it in a minute, to see that it runs)
 # make tune   the sweep that chose the learning rates of the built-in models
 # make bench  time and memory side by side with what people would use instead, on the CPU, into

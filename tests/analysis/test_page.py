@@ -6,6 +6,7 @@ The renewal of pages and the switch of settings are in test_live.py.
 import json
 import re
 import shlex
+from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
@@ -46,6 +47,7 @@ PHONE, DESKTOP = 390, 1280
 HOSTILE = "<img src=x onerror=window.ran=1>"  # no slash: it is part of a folder's name
 MARKUP = "<b id='bold'>b</b><script>window.ran = 1</script></script>"
 TSPIN, SPIN = "micro-tspin-micro-s0", "micro-spin-micro-s0"
+ROOT = Path(__file__).resolve().parents[2]
 EVERY = ("index.html", f"runs/{TSPIN}.html", "paper.html", "../two/compare.html")
 
 
@@ -148,6 +150,13 @@ def test_nothing_stands_twice_and_no_axis_is_empty(folder, pages):
                      "table4-paper",
                      "figure4a-paper", "comparison", "comparison-figure"}  # fmt: skip
     assert "not enough data" not in html and "no runs" not in html
+
+
+def test_the_claims_name_the_studies_that_judged_them(pages):
+    named = set(re.findall(r"docs/(paper-[\w-]+\.md)", pages["paper.html"]))
+    assert named == {"paper-in-miniature.md", "paper-at-135m.md"}
+    for name in named:
+        assert "\n## Verdicts\n" in (ROOT / "docs" / name).read_text(encoding="utf-8")
 
 
 def test_what_has_no_runs_is_a_list_of_commands_that_compose(pages, monkeypatch, tmp_path):
