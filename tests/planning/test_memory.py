@@ -98,7 +98,7 @@ def test_a_training_state_passes_through_the_host():
 
 
 def test_an_overlapped_iteration_is_judged_beside_the_next_one():
-    """By one more process, on a CPU that all of a run is alone on (overlap._cannot)."""
+    """By one more process, on a CPU that all of a run is alone on (Run.cannot_overlap)."""
     shape = shapes.KNOWN["HuggingFaceTB/SmolLM2-135M-Instruct"]
     words = ("model=smollm2", "data=verifiable", "compute.device=cpu")
     run, overlapped = compose(*words), compose(*words, "compute.overlap=true")

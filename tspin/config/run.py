@@ -340,6 +340,19 @@ class Run:
         anchor = self.anchor
         return Anchors(anchor.nll, anchor.hinge, anchor.cap, anchor.average).on(objective)
 
+    def cannot_overlap(self, *, processes: int, device: str) -> str | None:
+        """Why compute.overlap has no second process; None: it has, where it is asked for.
+
+        device  the kind that was chosen: cpu, cuda
+        """
+        if processes > 1:
+            return "several processes share all stages"
+        if device != "cpu":
+            return "two processes would share one device's memory, and its time"
+        if self.decoding.engine == "vllm":
+            return "decoding.engine=vllm has processes of its own"
+        return None
+
     def curriculum_at(self, t: int) -> CurriculumConfig | None:
         """How the prompts of iteration t are chosen; None where all are: so it is at iteration 0,
         where y' is y0 and nothing was scored before."""

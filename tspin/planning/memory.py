@@ -158,7 +158,7 @@ def host(shape: Shape, run: Run, *, device: Device, gpus: int) -> float:
     """
     if device == "cpu":
         each = memory(shape, run, device=device, gpus=gpus)
-        overlaps = run.compute.overlap and gpus == 1 and run.decoding.engine != "vllm"
+        overlaps = run.compute.overlap and run.cannot_overlap(processes=gpus, device=device) is None
         return gpus * each.peak + overlaps * max(each.sampling, each.scoring)
     trained = shape.trained(run.model.lora)
     saved = disk.sizes(run, parameters=trained, train=0, heldout=0)

@@ -140,13 +140,8 @@ def may_be_behind(cfg: Run, t: int) -> bool:
 
 
 def _cannot(cfg: Run, world: World) -> str | None:
-    if world.size > 1:
-        return "several processes share all stages"
-    if dtypes.resolve(cfg.compute, cfg.optim.precision).device.type != "cpu":
-        return "two processes would share one device's memory, and its time"
-    if cfg.decoding.engine == "vllm":
-        return "decoding.engine=vllm has processes of its own"
-    return None
+    device = dtypes.resolve(cfg.compute, cfg.optim.precision).device.type
+    return cfg.cannot_overlap(processes=world.size, device=device)
 
 
 def _listen(child: Child, answers: queue.SimpleQueue[dict[str, Any]]) -> None:
