@@ -110,7 +110,7 @@ def _from_here(path: Path) -> Path:
 def choices(runs: Runs, over: Sequence[str]) -> list[Choice]:
     """One of each method that has values to choose from, in the order of settings and labels."""
     tuned = runs.where(
-        lambda run: run.setting.split == "validation" and any(_is_set(run, name) for name in over)
+        lambda run: run.setting.split == "validation" and any(run.has(name) for name in over)
     )
     families = tuned.grouped(lambda run: _family(run, over))
     return [
@@ -120,16 +120,10 @@ def choices(runs: Runs, over: Sequence[str]) -> list[Choice]:
     ]
 
 
-def _is_set(run: Run, name: str) -> bool:
-    """A switch that is off is not."""
-    value = run.values.get(name)
-    return value is not None and value is not False
-
-
 def _family(run: Run, over: Sequence[str]) -> tuple[Any, ...]:
     """What the runs of a method share, whatever the values; which keys are set is part of it."""
     rest = {name: value for name, value in run.method.items() if name not in over}
-    is_set = tuple(_is_set(run, name) for name in over)
+    is_set = tuple(run.has(name) for name in over)
     return run.setting, str(run.values["loss.label"]), is_set, digest(rest)
 
 
@@ -189,4 +183,4 @@ def _words(runs: Runs, run: Run, over: Sequence[str]) -> tuple[str, ...]:
         and key(word).split(".")[0].split("/")[0] not in OF_TUNING_SECTIONS
         and not word.startswith("-")
     ]
-    return (*kept, *values_of(run.values, *(name for name in over if _is_set(run, name))))
+    return (*kept, *values_of(run.values, *(name for name in over if run.has(name))))

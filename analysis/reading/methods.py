@@ -25,6 +25,11 @@ from tspin.runs.artifacts import RunDir
 NO_COEFFICIENTS = (TARGET, "name", "label", "link")  # of the section of an objective
 
 
+def _is_set(value: Any) -> bool:
+    """Whether a setting adds something: a switch that is off does not."""
+    return value is not None and value is not False
+
+
 def coefficients(values: Mapping[str, Any]) -> dict[str, Any]:
     """The coefficients that a run's objective contains: name -> number, or one per iteration.
 
@@ -116,6 +121,10 @@ class Run:
         method |= {f"coef.{key}": value for key, value in coefficients(self.values).items()}
         return method | {key: self.values[key] for key in ("loss.link",) if key in self.values}
 
+    def has(self, name: str) -> bool:
+        """Whether that key adds something to the run."""
+        return _is_set(self.values.get(name))
+
     def differs_only_in(self, *keys: str) -> bool:
         return set(self.variant) <= set(keys)
 
@@ -150,7 +159,7 @@ def labelled(runs: Sequence[Run], problem: Callable[[Path, str], None]) -> list[
     having = Counter(of for _, of in {(run.loss, size(run)) for run in runs})
 
     def rank(run: Run) -> tuple[Any, ...]:
-        added = sum(value is not None and value is not False for value in run.method.values())
+        added = sum(map(_is_set, run.method.values()))
         alike = -having[size(run)], run.is_digest, added
         return not run.is_plain, *alike, len(run.name), run.name
 
