@@ -138,9 +138,13 @@ def _lacking(way: str) -> str | None:
     if (why := rivals.lacking(way)) is not None:
         return why
     if way == "bfloat16":
-        from tspin.policy.dtypes import cpu_multiplies_bfloat16  # and torch
+        import torch
 
-        return None if cpu_multiplies_bfloat16() else "this CPU has no products for it"
+        from tspin.policy.rates import matmul_rate
+
+        ours, other = (matmul_rate(torch.device("cpu"), dtype)
+                       for dtype in (torch.bfloat16, torch.float32))  # fmt: skip
+        return None if ours > other else "this CPU multiplies float32 faster"
     return None
 
 
@@ -253,7 +257,7 @@ def _parts(case: Case, way: str, work: Callable[[list[Triplet]], Spent]) -> dict
         return {}
     import torch
 
-    from tspin.training.throughput import matmul_rate
+    from tspin.policy.rates import matmul_rate
 
     triplets = case.triplets(0)
     found = parts.of(lambda: work(triplets))

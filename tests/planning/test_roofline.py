@@ -11,12 +11,12 @@ from tspin.planning import cards, roofline, shapes
 from tspin.planning.cards import CARDS, Card
 from tspin.planning.roofline import Lengths
 from tspin.planning.shapes import Shape
+from tspin.policy.rates import matmul_rate
 from tspin.training.cut import Cut
 from tspin.training.optimizer import build_optimizer
 from tspin.training.parallel import Strategy
 from tspin.training.recipe import Recipe
 from tspin.training.step import gradient_step
-from tspin.training.throughput import matmul_rate
 
 # A layer's matrices: 4 x 4 twice, 4 x 2 twice, 4 x 8 three times: 144.
 SMALL = Shape(10, 4, 8, layers=2, heads=2, kv_heads=1, head_dim=2, tied=False)

@@ -206,9 +206,9 @@ def serve() -> None:
     from tspin import micro
     from tspin.cli.command import check
     from tspin.micro import task
+    from tspin.policy.rates import matmul_rate
     from tspin.selfplay import algorithm  # noqa: F401
     from tspin.tools import terminal  # noqa: F401
-    from tspin.training.throughput import matmul_rate
 
     for words in ([], *([f"loss={loss}"] for loss in LOSSES)):
         check([*TINY, *words])

@@ -32,6 +32,7 @@ from tspin.distributed.failure import stopping_together
 from tspin.distributed.world import join
 from tspin.objectives import IRIS
 from tspin.policy.policy import load
+from tspin.policy.rates import matmul_rate
 from tspin.runs.artifacts import Iteration, Responses
 from tspin.sampling.native import Native
 from tspin.sampling.requests import Draws
@@ -45,7 +46,6 @@ from tspin.training import shards, step
 from tspin.training.cut import Cut
 from tspin.training.parallel import strategy_of
 from tspin.training.recipe import Recipe
-from tspin.training.throughput import matmul_rate
 
 LOSSES = OF_PAPER | {"iris": IRIS(0.5)}  # which compares with the whole batch
 RUN = compose("compute.device=cpu")

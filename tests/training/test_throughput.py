@@ -85,37 +85,6 @@ def test_no_step_uses_more_than_there_is():
     assert shares == [1, 0.5, 1, 0.5]
 
 
-def test_the_peak_is_the_best_of_sizes_and_of_numbers_of_threads(monkeypatch):
-    monkeypatch.undo()
-    rates = {(256, 1): 40e9, (1024, 1): 30e9, (256, 2): 4e9, (1024, 2): 60e9}
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    monkeypatch.setattr(throughput, "_rate", lambda size, threads, *_: rates[size, threads])
-    assert throughput.matmul_rate.__wrapped__(torch.device("cpu"), torch.float32) == 60e9
-    rates[256, 1] = 80e9  # two threads that wait for each other are slower than one
-    assert throughput.matmul_rate.__wrapped__(torch.device("cpu"), torch.float32) == 80e9
-
-
-def test_a_product_that_takes_long_is_not_tried(monkeypatch):
-    """bfloat16 on a CPU that has no instruction for it: 1.4e9 a second, 28 s were spent on it."""
-    monkeypatch.undo()
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    tried = []
-    monkeypatch.setattr(throughput, "_rate", lambda size, *_: tried.append(size) or rate)
-    for rate, sizes in [(1.4e9, [256]), (60e9, [256, 1024])]:
-        tried.clear()
-        peak = throughput.matmul_rate.__wrapped__(torch.device("cpu"), torch.bfloat16)
-        assert peak == rate and tried == sizes
-
-
-def test_a_peak_is_measured_once(monkeypatch):
-    monkeypatch.undo()
-    monkeypatch.setitem(throughput.SIZES, "cpu", (32, 64))
-    state = torch.get_rng_state()
-    one, two = (throughput.matmul_rate(torch.device("cpu"), torch.float32) for _ in range(2))
-    assert one == two > 0
-    assert torch.equal(torch.get_rng_state(), state)  # nobody else's numbers are used up
-
-
 def test_means_are_over_the_time_and_of_what_every_step_has():
     """100 tokens in 1 s and 100 in 3 s: 50 tokens a second."""
     rows = [{"seconds": s, "tokens_per_second": 100 / s, "padding_share": 0.0} for s in (1, 3)]

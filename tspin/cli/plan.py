@@ -230,7 +230,7 @@ def _measured_rate(run: Run) -> float:
     """Of matrix products on this machine, in tenths of a second."""
     import torch
 
-    from tspin.training.throughput import matmul_rate
+    from tspin.policy.rates import matmul_rate
 
     _, products = dtypes(run, "cpu")
     return matmul_rate(torch.device("cpu"), getattr(torch, products))

@@ -9,9 +9,6 @@ import torch
 
 from tspin.config.run import ComputeConfig, ModelConfig, Precision, arithmetic_dtype
 
-LARGE = 50_000_000  # parameters from which products are most of a step on a CPU
-BFLOAT16 = ("avx512_bf16", "amx_bf16")  # of torch.cpu.get_capabilities
-
 
 @dataclass(frozen=True)
 class MixedPrecision:
@@ -44,34 +41,6 @@ def resolve(compute: ComputeConfig, precision: Precision) -> MixedPrecision:
     return MixedPrecision(
         torch.device(name), products if precision == "bf16_stochastic" else weights, products
     )
-
-
-def cpu_multiplies_bfloat16() -> bool | None:
-    """Whether this CPU has products of its own for it; False where it has to do without AVX-512
-    even. None: torch before 2.13 does not say, and what others do is not known."""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict[str, bool])()
-    if any(capabilities.get(name) for name in BFLOAT16):
-        return True
-    without = capabilities.get("avx2") and not capabilities.get("avx512_f")
-    return False if without else None
-
-
-def faster(how: MixedPrecision, parameters: int) -> str | None:
-    """The dtype to set where a CPU would train a large model faster in the other one."""
-    if how.device.type != "cpu" or parameters < LARGE:
-        return None
-    native = cpu_multiplies_bfloat16()
-    if how.products == torch.float32 and native:
-        return (
-            "compute.dtype=bfloat16 would train faster, SmolLM2 1.6 times: this CPU has products "
-            "of its own for it (weights and optimiser stay float32)"
-        )
-    if how.products == torch.bfloat16 and native is False:
-        return (
-            "compute.dtype=float32 would train faster, SmolLM2 ten times: this CPU has no products "
-            "of its own for bfloat16"
-        )
-    return None
 
 
 def facts(compute: ComputeConfig, precision: Precision, model: ModelConfig) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from tspin.logprobs.packed import Packed, packed
 from tspin.logprobs.packing import Layout
 from tspin.logprobs.padded import response_logps
 from tspin.objectives import Logps, Role
-from tspin.policy import adapters, dtypes, kernels, products
+from tspin.policy import adapters, dtypes, kernels, products, rates
 from tspin.policy.dtypes import MixedPrecision
 from tspin.policy.inference import narrow
 from tspin.policy.loading import read_config, read_model, read_tokenizer
@@ -195,7 +195,7 @@ def load(
     base = adapters.base_of(folder)
     # What is not trained needs no more than the products are made in.
     model = read_model(base, how.weights if lora is None else how.products, how, quantize)
-    if hint := dtypes.faster(how, model.num_parameters()):
+    if hint := rates.faster(how, model.num_parameters()):
         once(hint)
     liger = compute.kernels == "liger"
     kernels.use_liger(model) if liger else kernels.use_torch(model)

@@ -23,6 +23,7 @@ from tspin.data.templates import Rendering
 from tspin.distributed.failure import stopping_together
 from tspin.distributed.world import World, join
 from tspin.policy import determinism, dtypes, policy
+from tspin.policy.rates import matmul_rate
 from tspin.runs import comparison, heartbeat, mirror, provenance, retention, start
 from tspin.runs.artifacts import Iteration, RunDir
 from tspin.runs.start import first_iteration
@@ -41,7 +42,6 @@ from tspin.tools.run_progress import RunProgress, run_progress
 from tspin.tools.threads import threads
 from tspin.tracking import backends, replay, report, sessions
 from tspin.tracking.tracker import Tracker
-from tspin.training import throughput
 
 log = logging.getLogger("tspin")
 
@@ -239,7 +239,7 @@ def _record(cfg: Run, folder: RunDir, world: World, command: list[str]) -> None:
         **read_json(folder.initial),
         data=read_json(folder.data),
         arithmetic=dtypes.facts(cfg.compute, cfg.optim.precision, cfg.model),
-        matmul_rate=throughput.matmul_rate(arithmetic.device, arithmetic.products),
+        matmul_rate=matmul_rate(arithmetic.device, arithmetic.products),
         **(processes if world.size > 1 else {}),
         **({"settled": chosen} if chosen else {}),
     )

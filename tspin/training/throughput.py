@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tspin.data.triplets import Triplet, num_padding, num_tokens, num_useful
 from tspin.objectives import Role
-from tspin.policy import products
 from tspin.policy.policy import Policy
+from tspin.policy.rates import matmul_rate
 from tspin.training.cut import Cut
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-# Of the matrices that are multiplied to measure the machine: one that fits its caches, a large one.
-SIZES = {"cpu": (256, 1024), "cuda": (4096, 8192)}
-REPEATS = 3  # of which the best counts: others may be disturbed
-# Seconds of a product, at the best rate of smaller ones, that is not tried: a CPU that knows no
-# bfloat16 takes over a second for each large one, and is no faster at it.
-LONG = 0.1
 
 
 class Speed:
@@ -113,32 +104,3 @@ def _pairs(triplet: Triplet, roles: Sequence[Role]) -> float:
     prompt = len(triplet.prompt_ids)
     responses = [len(triplet.responses[role]) for role in roles]
     return prompt * prompt / 2 + sum(prompt * n + n * n / 2 for n in responses)
-
-
-@cache
-def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations a second of the fastest matrix product there: of SIZES, by one thread and by all,
-    on a CPU by torch's library and by oneDNN.
-
-    Measured once a process (tenths of a second), so after the number of threads is set.
-    """
-    threads = {1, torch.get_num_threads()} if device.type == "cpu" else {torch.get_num_threads()}
-    best = 0.0
-    for size in SIZES[device.type]:
-        if 2 * size**3 <= LONG * best or not best:
-            best = max(best, *(_rate(size, n, device, dtype) for n in threads))
-    return best
-
-
-def _rate(size: int, num_threads: int, device: torch.device, dtype: torch.dtype) -> float:
-    from torch.utils.benchmark import Timer  # it imports compilers' tools: a third of a second
-
-    generator = torch.Generator(device).manual_seed(0)  # nobody else's random numbers are used up
-    a = torch.randn(size, size, generator=generator, dtype=torch.float32, device=device).to(dtype)
-    ways: list[Callable[[Tensor, Tensor], Tensor]] = [torch.mm]
-    if device.type == "cpu" and products.is_here():
-        ways.append(products.times_transposed)
-    timers = [
-        Timer("way(a, a)", globals={"a": a, "way": way}, num_threads=num_threads) for way in ways
-    ]
-    return 2 * size**3 / min(timer.timeit(1).mean for timer in timers for _ in range(REPEATS))
