@@ -13,9 +13,8 @@ tell from the best are named beside it: more of both do, or the cheaper value is
 from __future__ import annotations
 
 import logging
-import math
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +24,6 @@ import yaml
 from analysis.options import command
 from analysis.reading.commands import key, values_of
 from tspin.tools.files import digest, write_text
-from tspin.tools.intervals import Z
 
 if TYPE_CHECKING:
     from analysis.reading.measures import Measure
@@ -130,21 +128,23 @@ def _family(run: Run, over: Sequence[str]) -> tuple[Any, ...]:
 def _best(runs: Runs, members: Sequence[Run], over: Sequence[str]) -> Choice | None:
     """None where no value was run to the end with all seeds."""
     from analysis.reading import measures
+    from analysis.reading.stats import error_of_mean, not_told_from
 
     names = {run.name for run in members}
     main = measures.main_of(runs.where(lambda run: run.name in names))
     frame = measures.values(runs, [main]).set_index(["run", "iteration"])
-    numbers, errors = frame["value"], frame["stderr"] * main.factor
+    numbers, stderrs = frame["value"], frame["stderr"] * main.factor
     candidates: dict[tuple[Any, ...], list[Run]] = {}
     for run in members:
         values = tuple(run.values.get(name) for name in over)
         candidates.setdefault(values, []).append(run)
-    means, stderrs, seeds = {}, {}, {run.seed for run in members}
+    means, errors, seeds = {}, {}, {run.seed for run in members}
     for values, of_value in candidates.items():
         ends = {run.seed: (run.name, run.iterations - 1) for run in of_value}
         if {seed for seed, end in ends.items() if end in frame.index} == seeds:
-            means[values] = float(sum(numbers[end] for end in ends.values())) / len(ends)
-            stderrs[values] = math.hypot(*(errors[end] for end in ends.values())) / len(ends)
+            of_seeds = [float(numbers[end]) for end in ends.values()]
+            means[values] = sum(of_seeds) / len(ends)
+            errors[values] = error_of_mean(of_seeds, [stderrs[end] for end in ends.values()])
         else:
             shown = " ".join(_typed(over, values))
             log.warning("%s %s: not finished with every seed; left out", of_value[0].label, shown)
@@ -152,20 +152,8 @@ def _best(runs: Runs, members: Sequence[Run], over: Sequence[str]) -> Choice | N
         return None
     best = min(means, key=lambda values: (-main.better * means[values], _order(values)))
     words = _words(runs, candidates[best][0], over)
-    alike = _alike(means, stderrs, best)
+    alike = not_told_from(best, means, errors)
     return Choice(words, best, main, means, len(candidates), sorted(alike, key=_order))
-
-
-def _alike(
-    means: Mapping[tuple[Any, ...], float],
-    stderrs: Mapping[tuple[Any, ...], float],
-    best: tuple[Any, ...],
-) -> Iterable[tuple[Any, ...]]:
-    """By their errors over prompts, as if each value had prompts of its own: rather too many."""
-    for values, mean in means.items():
-        reach = Z * math.hypot(stderrs[values], stderrs[best])
-        if values != best and abs(mean - means[best]) <= reach:  # never where one is NaN
-            yield values
 
 
 def _order(values: tuple[Any, ...]) -> list[Any]:

@@ -11,7 +11,7 @@ from analysis.reading import bench, measures, missing
 from analysis.reading.measures import Measure
 from analysis.reading.methods import Setting
 from analysis.reading.runs import Runs
-from analysis.reading.stats import bands
+from analysis.reading.stats import bands, error_of_mean, not_told_from
 
 NAMES = ("tuning",)
 KEY = "optim.lr"
@@ -43,20 +43,26 @@ def _of_setting(runs: Runs, setting: Setting, name: str) -> list[Piece]:
         lines.append(f"fewer than three learning rates{missing.command('tune', runs, setting)}")
     caption = (
         f"{main.opening} after the last iteration for each learning rate, "
-        f"{setting}: mean over seeds; best, and how far it is above its better neighbour."
+        f"{setting}: mean over seeds; best, and how far it is above its better neighbour; rates "
+        "that these prompts and seeds do not tell from the best."
     )
     table = _table(name, caption, data, rates, main, lines)
     return [table, Drawing(f"{name}-figure", caption, _drawn(data, main), data)]
 
 
 def _means(runs: Runs, main: Measure) -> pd.DataFrame:
-    """objective, lr, mean, low, high, n: after the last iteration that each run was to do."""
+    """objective, lr, mean, low, high, n: after the last iteration that each run was to do; error:
+    of the mean, over seeds and prompts."""
     values = runs.described(
         measures.values(runs, [main]), objective=lambda run: run.values["loss.label"],
         lr=lambda run: run.values[KEY], end=lambda run: run.iterations - 1,
     )  # fmt: skip
-    values = values[values["iteration"] == values["end"]]
-    return bands(values, BY)
+    values = values[values["iteration"] == values["end"]].dropna(subset=["value"])
+    errors = [
+        error_of_mean(group["value"].tolist(), (group["stderr"] * main.factor).tolist())
+        for _, group in values.groupby(BY, sort=False)
+    ]
+    return bands(values, BY).assign(error=errors)
 
 
 def _table(
@@ -68,7 +74,7 @@ def _table(
         Column("label", "method"), Column("seeds", "seeds"),
         *(Column(f"{rate:g}", f"{rate:g}", main.digits) for rate in rates),
         Column("best", "best"), Column("above", "above its neighbour", main.digits, signed=True),
-        Column("where", "in the grid"),
+        Column("where", "in the grid"), Column("alike", "not told from the best"),
     )  # fmt: skip
     rows = []
     for objective in style.in_order(data["objective"]):
@@ -78,7 +84,9 @@ def _table(
         best = values.idxmax()
         above = values[best] - np.fmax(values.shift(1), values.shift(-1))[best]
         where = "on the edge: widen the grid" if best in (rates[0], rates[-1]) else "inside"
-        rows.append([objective, int(own["n"].max()), *means, f"{best:g}", above, where])
+        alike = not_told_from(best, own["mean"].to_dict(), own["error"].to_dict())
+        others = ", ".join(f"{rate:g}" for rate in sorted(alike)) or "none"
+        rows.append([objective, int(own["n"].max()), *means, f"{best:g}", above, where, others])
     frame = pd.DataFrame(rows, columns=[column.key for column in columns])
     return Table(name, caption, columns, frame, missing=lines)
 

@@ -7,13 +7,16 @@ that two methods are compared pair by pair, resampling seeds and prompts both (t
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 from scipy.special import stdtr, stdtrit
 
-from tspin.tools.intervals import LEVEL, Interval
+from tspin.tools.intervals import LEVEL, Interval, Z
+
+Name = TypeVar("Name", bound=Hashable)
 
 
 def mean_interval(values: Sequence[float] | np.ndarray) -> Interval:
@@ -58,6 +61,26 @@ def within(banded: pd.DataFrame, low: float, high: float) -> pd.DataFrame:
 def paired(a: Mapping[int, float], b: Mapping[int, float]) -> Interval:
     """`mean_interval` of a - b over the seeds that both have."""
     return mean_interval([a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())])
+
+
+def error_of_mean(values: Sequence[float], stderrs: Sequence[float]) -> float:
+    """Of a mean over seeds, by the spread of seeds and the error of each over its prompts."""
+    n = len(values)
+    of_seeds = float(np.std(values, ddof=1)) / math.sqrt(n) if n > 1 else 0.0
+    return math.hypot(of_seeds, *(stderr / n for stderr in stderrs))
+
+
+def not_told_from(
+    best: Name, means: Mapping[Name, float], errors: Mapping[Name, float]
+) -> list[Name]:
+    """Names whose difference from the best mean has an interval that includes 0; as if each had
+    prompts of its own: rather too many than too few."""
+    return [
+        name
+        for name, mean in means.items()
+        if name != best  # and never where one is NaN
+        and abs(mean - means[best]) <= Z * math.hypot(errors[name], errors[best])
+    ]
 
 
 def holm(p: Sequence[float]) -> list[float]:

@@ -289,6 +289,7 @@ def test_learning_rates_by_hand(tmp_path, monkeypatch):
     table, drawing = catalogue.build(runs, ["tuning"])
     rows = table.frame.set_index("label")
     right = [100 * (20 + 2 * gain + 10.5) / 50 for gain in (3, 5, 4)]
+    assert rows.loc["SPIN", "alike"] == "1e-05, 0.0001"  # by 1 and 2 of 50 prompts
     assert rows.loc["SPIN", ["1e-05", "3e-05", "0.0001"]].tolist() == pytest.approx(right)
     assert rows.loc["SPIN", ["best", "above", "where", "seeds"]].tolist() == [
         "3e-05", pytest.approx(4), "inside", 2

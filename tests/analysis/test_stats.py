@@ -8,8 +8,10 @@ import pytest
 
 from analysis.reading.stats import (
     bands,
+    error_of_mean,
     holm,
     mean_interval,
+    not_told_from,
     paired,
 )
 
@@ -50,3 +52,16 @@ def test_holm():
     nan = math.nan
     assert holm([0.5, nan, 0.01, 0.02]) == pytest.approx([0.5, nan, 0.03, 0.04], nan_ok=True)
     assert holm([0.03, 0.02]) == [0.04, 0.04]  # never smaller than a smaller one's
+
+
+def test_a_mean_over_seeds_is_told_from_another_by_the_spread_of_seeds_too():
+    """Seeds that agree leave the error over prompts, 3 each; 50, 60, 70 add 10 by root 3."""
+    quiet = error_of_mean([60, 60, 60], [3, 3, 3])
+    noisy = error_of_mean([50, 60, 70], [3, 3, 3])
+    assert quiet == pytest.approx(3 / 3**0.5)
+    assert noisy == pytest.approx((100 / 3 + 3) ** 0.5)
+    assert error_of_mean([60], [3]) == 3
+    means = {"best": 60.0, "near": 50.0, "far": 20.0, "unknown": 59.0}
+    for error, alike in ((quiet, []), (noisy, ["near"])):
+        errors = dict.fromkeys(means, error) | {"unknown": math.nan}
+        assert not_told_from("best", means, errors) == alike
