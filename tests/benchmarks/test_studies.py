@@ -88,7 +88,7 @@ def test_the_tiny_study_from_beginning_to_end(tmp_path, started):
 @pytest.mark.runs
 def test_the_tiny_study_of_a_language_model_from_beginning_to_end(tmp_path, started):
     """Two objectives at two rates on 8 pairs: 4 validation runs. The best of each on 16, T-SPIN's
-    sibling and the control at their rates, the two on 8 and 4: 2 + 2 + 4 test runs.
+    siblings and the control at their rates, the two on 8 and 4: 2 + 3 + 4 test runs.
     Other pairs are scored by a process of their own, which is not started here."""
     smol.main(["--tiny", "--out", str(tmp_path), "--pairs", str(tmp_path / "pairs.jsonl")])
     *runs, scored = started
@@ -106,7 +106,8 @@ def test_the_tiny_study_of_a_language_model_from_beginning_to_end(tmp_path, star
     assert Counter((run.loss.name, run.data.size, run.anchor.hinge, run.optim.lr)
                    for run in test) == Counter([
         *((loss, size, None, rate[loss]) for loss in ("sft", "tspin") for size in (4, 8, 16)),
-        ("tspin", 16, 3.0, rate["tspin"]), ("ssd", 16, None, rate["sft"]),
+        ("wo_ha", 16, None, rate["tspin"]), ("tspin", 16, 3.0, rate["tspin"]),
+        ("ssd", 16, None, rate["sft"]),
     ])  # fmt: skip
     (control,) = (run for run in test if run.loss.name == "ssd")
     assert (control.decoding.temperature, control.data.eval_temperature) == (0.7, 1)
