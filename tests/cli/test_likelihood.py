@@ -4,6 +4,7 @@ import csv
 import json
 import logging
 import re
+from functools import partial
 from math import exp
 
 import pytest
@@ -52,7 +53,7 @@ def measure(tmp_path, capsys, caplog):
         assert code == 0, printed.err
         with out.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
-        names = ("run", "iteration")
+        names = ("run", "key", "iteration")
         numbers = [{k: v if k in names else float(v) for k, v in row.items()} for row in rows]
         return numbers, printed.out, caplog.messages
 
@@ -132,11 +133,41 @@ def test_runs_that_begin_alike_have_one_base_and_nothing_is_left_in_them(
     assert [(row["run"], row["iteration"]) for row in rows] == [
         ("one", "base"), ("one", "0"), ("two", "base"), ("two", "1"),
     ]  # fmt: skip
-    assert bases == ["one"] and {**rows[0], "run": ""} == {**rows[2], "run": ""}
+    of_base = [{**row, "run": "", "key": ""} for row in (rows[0], rows[2])]
+    assert bases == ["one"] and of_base[0] == of_base[1]
     assert {path: path.stat().st_mtime_ns for path in runs.rglob("*")} == before
     assert {row["n"] for row in rows} == {6} and text.count("log pi(y) of other.jsonl") == 2
     assert any("2 rows left out" in line and "line 1" in line for line in messages)
     assert "columns not used: note" in messages
+
+
+def test_out_is_written_after_each_run_and_gone_on_with(
+    runs, measure, refused, tmp_path, monkeypatch
+):
+    """The second run's weights are lacking at first; what the first one has is not scored again."""
+    data, out, scored = write(tmp_path / "other.jsonl", OTHER), tmp_path / "out.csv", []
+    score = likelihood._rows
+
+    def counted(policies, folder, triplets, cfg, name, *, fails=("two",)):
+        scored.append((cfg.name, name))
+        if cfg.name in fails:
+            raise ValueError("no such file")
+        return score(policies, folder, triplets, cfg, name)
+
+    monkeypatch.setattr(likelihood, "_rows", counted)
+    assert refused(f"run={runs}", f"data={data}", f"out={out}") == "no such file\n"
+    assert [line.split(",")[0] for line in out.read_text().splitlines()] == ["run", "one", "one"]
+    monkeypatch.setattr(likelihood, "_rows", partial(counted, fails=()))
+    scored.clear()
+    first, text, _ = measure(runs, data)
+    assert scored == [("two", "base"), ("two", "iteration 1")]
+    assert text.count("log pi(y) of other.jsonl") == 2
+    scored.clear()
+    assert measure(runs, data)[:2] == (first, text) and scored == []
+    fewer, _, _ = measure(runs, data, "limit=3")  # other pairs
+    assert len(scored) == 3 and {row["n"] for row in fewer} == {3}
+    out.write_text("a,b\n1,2\n")  # a file of another kind
+    assert measure(runs, data)[0] == first
 
 
 def test_the_first_pairs_alone_and_one_has_no_interval(runs, measure):

@@ -25,6 +25,14 @@ from tspin.tools.terminal import table
 
 ALL, BASE = "all", "base"
 WIDTH = 100  # characters of a table
+# Columns of out=. key: of what decides the numbers of a run
+WORDS, COUNTS = ("run", "key", "iteration"), ("n", "tokens")
+NUMBERS = (
+    *("logp", "logp_per_token", "logp_per_token_low", "logp_per_token_high", "perplexity"),
+    *("difference", "difference_low", "difference_high"),
+)
+Score = dict[str, Any]  # of a response, as evaluation.of_scores takes it
+Row = dict[str, Any]  # a line of out=
 
 log = logging.getLogger("tspin")
 
@@ -36,7 +44,7 @@ def parser() -> KeyParser:
         "initial policy\n(base) and under policies of the run, in its own template: in nats a "
         "response and a token, as\nperplexity, and the difference from base, paired by response, "
         "with 95% intervals. Rows that cannot\nbe used are named and left out. Nothing is written "
-        "into the run's folder.",
+        "into the run's folder.\nout= is written after each run, and goes on behind those it has.",
         examples="  python -m tspin likelihood run=runs/NAME data=other.jsonl\n"
         "  python -m tspin likelihood run=runs/NAME data=other.jsonl iteration=all limit=500\n"
         "  python -m tspin likelihood run=runs data=other.jsonl out=forgotten.csv",
@@ -68,21 +76,44 @@ def main(arguments: Sequence[str]) -> None:
     from tspin.selfplay.likelihood import Likelihoods  # torch: not for --help
 
     likelihoods = Likelihoods(source.pairs[: int(limit)] if limit else source.pairs)
-    rows: list[dict[str, Any]] = []
-    for run, checkpoints in chosen:
-        base, *others = likelihoods.of_run(run.cfg, run.folder, run.rendering, checkpoints)
-        of_run = [_row(run.name, BASE, base, base)]
-        of_run += [_row(run.name, t, of, base) for t, of in zip(checkpoints, others, strict=True)]
-        text = _text(run.name, Path(data).name, of_run)
-        sys.stdout.write(f"\n{text}" if rows else text)
-        rows += of_run
+    keys = {run.name: likelihoods.key(run.folder, checkpoints) for run, checkpoints in chosen}
+    before = _read(out) if options["out"] else {}
+    done = {name: before[name, key] for name, key in keys.items() if (name, key) in before}
+    for i, (run, checkpoints) in enumerate(chosen):
+        if run.name not in done:
+            base, *others = likelihoods.of_run(run.cfg, run.folder, run.rendering, checkpoints)
+            policies: list[int | str] = [BASE, *checkpoints]
+            done[run.name] = [
+                _row(run.name, keys[run.name], policy, scores, base)
+                for policy, scores in zip(policies, (base, *others), strict=True)
+            ]
+            if options["out"]:
+                _write(out, [row for name in keys for row in done.get(name, ())])
+        sys.stdout.write("\n" * (i > 0) + _text(run.name, Path(data).name, done[run.name]))
     if options["out"]:
-        file = StringIO()
-        writer = csv.DictWriter(file, [*rows[0]], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_text(out, file.getvalue())
         log.info("%s", out)
+
+
+def _read(out: Path) -> dict[tuple[str, str], list[Row]]:
+    """What an earlier call left there, by run and key; nothing of a file of another kind."""
+    runs: dict[tuple[str, str], list[Row]] = {}
+    if out.exists():
+        with out.open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                if {*row} != {*WORDS, *COUNTS, *NUMBERS}:
+                    return {}
+                counts = {name: int(row[name]) for name in COUNTS}
+                numbers = {name: float(row[name]) for name in NUMBERS}
+                runs.setdefault((row["run"], row["key"]), []).append(row | counts | numbers)
+    return runs
+
+
+def _write(out: Path, rows: Sequence[Row]) -> None:
+    file = StringIO()
+    writer = csv.DictWriter(file, [*WORDS, *COUNTS, *NUMBERS], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(out, file.getvalue())
 
 
 def _chosen(path: str, iteration: str) -> list[tuple[StoredRun, dict[int, Path]]]:
@@ -117,8 +148,8 @@ def _checkpoints(run: StoredRun, iteration: str) -> dict[int, Path]:
 
 
 def _row(
-    run: str, policy: int | str, scores: Sequence[dict[str, Any]], base: Sequence[dict[str, Any]]
-) -> dict[str, Any]:
+    run: str, key: str, policy: int | str, scores: Sequence[Score], base: Sequence[Score]
+) -> Row:
     """A line of out=. The ends of an interval are NaN for a single response."""
     of, num_tokens = evaluation.of_scores(scores), [row["num_tokens"] for row in scores]
     low, high = interval("logp_per_token", **of["logp_per_token"])
@@ -127,6 +158,7 @@ def _row(
     assert over is not None
     return {
         "run": run,
+        "key": key,
         "iteration": policy,
         "n": len(scores),
         "tokens": sum(num_tokens),
@@ -141,7 +173,7 @@ def _row(
     }
 
 
-def _text(run: str, data: str, rows: Sequence[dict[str, Any]]) -> str:
+def _text(run: str, data: str, rows: Sequence[Row]) -> str:
     """A table of the run's policies, and in a sentence what the last one lost or gained."""
     cells = [
         {
@@ -162,7 +194,7 @@ def _text(run: str, data: str, rows: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def _interval(row: dict[str, Any], key: str, sign: str = "") -> str:
+def _interval(row: Row, key: str, sign: str = "") -> str:
     """ "-2.310 [-2.380, -2.240]", the interval where there is one"""
     text, low, high = f"{row[key]:{sign}.3f}", row[f"{key}_low"], row[f"{key}_high"]
     return text if math.isnan(low) else f"{text} [{low:.3f}, {high:.3f}]"

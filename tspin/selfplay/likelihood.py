@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from tspin.policy.policy import Policies
 from tspin.runs.artifacts import RunDir
 from tspin.stages.prepare import encoded
 from tspin.stages.score import score
-from tspin.tools.files import digest, digest_each, read_json
+from tspin.tools.files import digest, digest_each, file_digest, read_json
 
 Rows = list[dict[str, Any]]  # as evaluation.of_scores takes them, in the order of the pairs
 ROLE: Role = "annotated"
@@ -33,7 +33,13 @@ class Likelihoods:
 
     def __init__(self, pairs: Sequence[Pair]) -> None:
         self.pairs = pairs
+        self._digest = digest([pair.id for pair in pairs])  # ids are of the content
         self._bases: dict[str, Rows] = {}  # of initial policies: runs that begin alike share them
+
+    def key(self, folder: RunDir, iterations: Iterable[int]) -> str:
+        """Of what decides the numbers of a run: these pairs, its configuration and its policies."""
+        files = [folder.config, folder.initial, *(folder.iteration(t).done for t in iterations)]
+        return digest([self._digest, *map(file_digest, files)])[:16]
 
     def of_run(
         self, cfg: Run, folder: RunDir, rendering: Rendering, checkpoints: Mapping[int, Path]
