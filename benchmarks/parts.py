@@ -7,7 +7,10 @@ from typing import Any
 
 from benchmarks.common import now
 
-PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "mkldnn::_linear_pointwise")
+PRODUCTS = (
+    *("aten::mm", "aten::addmm", "aten::addmm_", "mkldnn::_linear_pointwise"),
+    *("aten::bmm", "aten::baddbmm", "aten::baddbmm_"),
+)
 ATTENTION = "scaled_dot_product"
 MOVED = (
     *("aten::copy_", "aten::cat", "aten::index_select", "aten::index_add_", "aten::clone"),

@@ -255,6 +255,9 @@ def test_a_step_is_taken_apart_by_what_its_operations_are():
     attend = torch.nn.functional.scaled_dot_product_attention
     assert attention in found(lambda: attend(heads, heads, heads))
     assert found(lambda: x.detach().clone().tanh()) >= {moved, rest}
+    a, batch = x.detach(), x.detach()[None]
+    assert layers in found(lambda: a.addmm_(a, a))  # in place, as the head's gradient is summed
+    assert layers in found(lambda: batch.baddbmm_(batch, batch))
 
 
 def ways(found):
