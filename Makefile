@@ -43,8 +43,9 @@ check: lint
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile \
 		-m "not process and not runs and not browser and not slow"
 
+# On two cores a third worker computes where the others wait for processes and browsers.
 test: $(READY)
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
+	$(VENV)/bin/python -m pytest -n 3 --dist loadfile
 
 chaos: $(READY)
 	PYTHONPATH=.:tests $(VENV)/bin/python -m e2e.chaos $(CHAOS)

@@ -242,6 +242,9 @@ def test_points_are_tagged_with_their_sweep(typed, tags):
         ["data.seed=4"],
         ["evals=gsm8k", "seed=0,1"],
         ["name='a=b,c'"],
+        ["name='inf-nan'"],
+        ["name='1e-5'"],
+        ["name='true'"],
     ],
     ids=str,
 )
@@ -255,6 +258,9 @@ def test_a_point_is_what_hydra_makes_of_its_words(typed):
                 ours = OmegaConf.masked_copy(whole, [key for key in whole if key != "hydra"])
                 made.append(as_run(ours, whole.hydra))
         assert made[1] == point.run
+        name = point.run.name
+        quoted = "=" in name or name in ("1e-5", "true")
+        assert (f"name='{name}'" if quoted else f"name={name}") in point.launch_words
         assert replace(made[0], track=point.run.track) == point.run
 
 

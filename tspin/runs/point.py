@@ -31,6 +31,8 @@ SAMPLING = (
     *("compute.device", "compute.dtype", "optim.precision"),
 )
 
+PLAIN = re.compile(r"[A-Za-z]\w*(-\w+)+")  # a name that Hydra takes as a text without quotes
+
 Kind = tuple[Any, ...]  # (what costs time, objective, whether it samples): iterations alike in time
 
 
@@ -44,7 +46,10 @@ class Point:
     @property
     def launch_words(self) -> list[str]:
         """The words for a launcher, with the name and the tags said: nobody works them out anew."""
-        own = {"name": f"'{self.run.name}'", "track.tags": json.dumps(self.run.track.tags)}
+        name = self.run.name
+        if not PLAIN.fullmatch(name):
+            name = f"'{name}'"
+        own = {"name": name, "track.tags": json.dumps(self.run.track.tags)}
         kept = [word for word in self.words if key(word) not in own]
         return [*kept, *(f"{name}={value}" for name, value in own.items())]
 
