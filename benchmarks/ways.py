@@ -373,9 +373,11 @@ def files(case: Case) -> Work:
         write_jsonl(name, ({"prompt": x, "response": y} for x, y in rows))
 
     def rows(name: Path, folder: RunDir) -> None:
-        run = settings(case, "auto", "data=file", f"data.path={name}", "data.heldout=0")
+        fits = "model.max_length=2048"
+        run = settings(case, "auto", fits, "data=file", f"data.path={name}", "data.heldout=0")
         prepare(run, folder, renderer, annotated.load(run.data))
         prompts = read_rows(folder.prompts)
+        assert all(len(row["prompt_ids"]) < run.max_prompt_length for row in prompts)  # none is cut
         ids = {row["id"]: row["annotated_ids"] for row in prompts}
         triplets = join(prompts, 0, ids, ids)
         keys: list[Key] = [(t.id, 0, role) for t in triplets for role in t.responses]

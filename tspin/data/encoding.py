@@ -56,8 +56,8 @@ class Encoder:
     def _behind(self, text: str, encode: Callable[[str], list[int]] | None = None) -> list[int]:
         """Encoded behind a character that the tokenizer does not merge with the first one."""
         encode = encode or self._unsplit
-        for before in _ANCHORS:
-            anchor, ids = self._unsplit(before), encode(before + text)
+        for before, anchor in self._anchors:
+            ids = encode(before + text)
             if ids[: len(anchor)] == anchor:
                 return ids[len(anchor) :]
         raise BadRow(f"the tokenizer merges what stands before with {text[:100]!r}")
@@ -108,6 +108,10 @@ class Encoder:
     def first_special(self, text: str) -> re.Match[str] | None:
         """The first special token of a text."""
         return self._in_text.search(text)
+
+    @cached_property
+    def _anchors(self) -> list[tuple[str, list[int]]]:
+        return [(before, self._unsplit(before)) for before in _ANCHORS]
 
     @cached_property
     def _in_text(self) -> re.Pattern[str]:
