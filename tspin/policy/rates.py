@@ -54,8 +54,8 @@ def _rate(size: int, num_threads: int, device: torch.device, dtype: torch.dtype)
 def faster(how: MixedPrecision, parameters: int) -> str | None:
     """The dtype to set where a CPU would train a large model faster in the other one.
 
-    Measured, for instructions say little: of two CPUs with AVX512_BF16 one multiplied bfloat16
-    twice as fast as float32, the other half as fast; one of AVX2 alone a tenth as fast.
+    Measured, for instructions say little: of two CPUs with AVX512_BF16 one trained SmolLM2 in
+    bfloat16 in 0.6 of the time of float32, the other in 1.7 of it.
     """
     other = OTHER.get(how.products)
     if how.device.type != "cpu" or parameters < LARGE or other is None:

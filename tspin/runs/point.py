@@ -46,12 +46,10 @@ class Point:
     @property
     def launch_words(self) -> list[str]:
         """The words for a launcher, with the name and the tags said: nobody works them out anew."""
-        name = self.run.name
-        if not PLAIN.fullmatch(name):
-            name = f"'{name}'"
-        own = {"name": name, "track.tags": json.dumps(self.run.track.tags)}
+        name, tags = self.run.name, json.dumps(self.run.track.tags)
+        own = {"name": name if PLAIN.fullmatch(name) else f"'{name}'", "track.tags": tags}
         kept = [word for word in self.words if key(word) not in own]
-        return [*kept, *(f"{name}={value}" for name, value in own.items())]
+        return [*kept, *map("=".join, own.items())]
 
     @property
     def folder(self) -> RunDir:
