@@ -36,7 +36,8 @@ class Study:
     scale       of tuning and results
     objectives  make one run of each, anchors one of each strength
     rates       the grid, one for all objectives
-    tuning      of runs on validation prompts, with seeds that no result uses
+    tuning      of runs on validation prompts
+    rounds      seeds of tuning, which no result uses
     results     of runs on test prompts
     by_name     of the sweeps BY_NAME
     """
@@ -48,7 +49,8 @@ class Study:
     objectives: tuple[str, ...] = ("sweep=objectives",)
     anchors: tuple[str, ...] = ("sweep=anchors",)
     rates: str = "optim.lr=3e-6,1e-5,3e-5,1e-4,3e-4"
-    tuning: tuple[str, ...] = ("seed=10,11", "data.eval_split=validation", "data.heldout=320")
+    tuning: tuple[str, ...] = ("data.eval_split=validation", "data.heldout=320")
+    rounds: tuple[tuple[int, ...], ...] = ((10, 11),)
     results: tuple[str, ...] = ("data.heldout=400", "data.eval_cool=0.7")
     by_name: tuple[str, ...] = ()
 
@@ -63,7 +65,8 @@ def tiny(of: Sweeps) -> Study:
         objectives=("loss=spin,tspin",),
         anchors=("loss=tspin", "anchor=hinge", "anchor.hinge=0.3,1"),
         rates="optim.lr=1e-4,1e-3",
-        tuning=("seed=10", "data.eval_split=validation", "data.heldout=16"),
+        tuning=("data.eval_split=validation", "data.heldout=16"),
+        rounds=((10,),),
         results=("data.heldout=16",),
         by_name=("data.size=16", "data.heldout=16"),
     )
@@ -76,11 +79,11 @@ def study(it: Study) -> None:
     anchors_at_rates = it.sweeps.out / "anchors_at_rates.yaml"
     tuning, results = (*it.scale, *it.tuning), (*it.scale, *it.results, it.seeds)
 
-    tune(rates, ["optim.lr"], *it.objectives, it.tasks, it.rates, *tuning)
+    tune(rates, ["optim.lr"], (*it.objectives, it.tasks, it.rates), tuning, it.rounds)
     run("test", f"sweep={rates}", *results)
     run("test", *it.objectives, it.tasks, STRESS, *results)
 
-    tune(anchors, ANCHORS, *it.anchors, it.tasks, STRESS, *tuning)
+    tune(anchors, ANCHORS, (*it.anchors, it.tasks, STRESS), tuning, it.rounds)
     with_rates(anchors, rates, anchors_at_rates)
     run("test", f"sweep={anchors}", *results)
     run("test", f"sweep={anchors_at_rates}", *results)

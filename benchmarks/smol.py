@@ -54,7 +54,8 @@ class Study:
     model       and the task; `iterations` of results, `fewer` of tuning
     objectives  of the paper; w/o H-A is among SIBLINGS
     rates       the grid, one for all objectives
-    tuning      of runs on validation prompts, with seeds that no result uses
+    tuning      of runs on validation prompts
+    rounds      seeds of tuning, which no result uses: one for the grid, more for the best rates
     results     of runs on test prompts
     parts       of the pairs, one of so many: of tuning the first, of "fewer pairs" each
     """
@@ -67,14 +68,16 @@ class Study:
         # Answers have up to 60 tokens; half of the untrained model's are cut there.
         *("decoding.max_new_tokens=64", "decoding.batch_size=128"),
         # As the paper trains. On a CPU without such products float32 is faster, a word behind.
-        "compute.dtype=bfloat16",
+        # A batch passes whole: the weights are cast once a step, and memory grows by a tenth.
+        *("compute.dtype=bfloat16", "compute.max_tokens=4096"),
         *("selfplay.keep=last", "track.diagnostics=false", "track.report=false"),
     )
     iterations: str = "selfplay.iterations=3"
     fewer: str = "selfplay.iterations=2"
     objectives: str = "loss=sft,spin,tspin,tspin_ref"
-    rates: str = "optim.lr=1e-7,3e-7,1e-6,3e-6,1e-5,3e-5,1e-4"
-    tuning: tuple[str, ...] = ("seed=10,11,12", "data.eval_split=validation", "data.heldout=100")
+    rates: str = "optim.lr=3e-7,1e-6,3e-6,1e-5,3e-5,1e-4"
+    tuning: tuple[str, ...] = ("data.eval_split=validation", "data.heldout=100")
+    rounds: tuple[tuple[int, ...], ...] = ((10,), (10, 11, 12))
     results: tuple[str, ...] = ("data.heldout=120", "data.eval_cool=0.7")
     parts: tuple[int, ...] = (2, 4)
     words: tuple[str, ...] = ()
@@ -92,7 +95,8 @@ def tiny(of: Sweeps, pairs: Path | None = None) -> Study:
         fewer="selfplay.iterations=1",
         objectives="loss=sft,tspin",
         rates="optim.lr=1e-4,1e-3",
-        tuning=("seed=10", "data.eval_split=validation", "data.heldout=16"),
+        tuning=("data.eval_split=validation", "data.heldout=16"),
+        rounds=((10,), (10, 11)),
         results=("data.heldout=16", "data.eval_cool=0.7"),
         pairs=pairs,
     )
@@ -107,7 +111,7 @@ def study(it: Study) -> None:
     fewer, *_ = numbers = [it.size // part for part in it.parts]
 
     tuning = (*it.model, f"data.size={fewer}", it.fewer, *it.tuning, *it.words)
-    it.sweeps.tune(rates, ["optim.lr"], it.objectives, it.rates, *tuning)
+    it.sweeps.tune(rates, ["optim.lr"], (it.objectives, it.rates), tuning, it.rounds)
     run("test", f"sweep={rates}", *whole)
     with_siblings(rates, siblings)
     run("test", f"sweep={siblings}", *whole)

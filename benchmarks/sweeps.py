@@ -38,6 +38,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Of every sweep of a study but a tiny one: runs of one thread each, so many at a time.
 LAUNCHER = ("hydra/launcher=joblib", "hydra.launcher.n_jobs={}", "track=none")
 TINY = ("track=none",)
+SHORTLIST = 2  # values of each method that are run with more seeds before one is chosen
 SOME_FAILED = 1  # the exit code of a sweep with points that failed: they diverged, and it says so
 log = logging.getLogger("benchmarks")
 
@@ -66,14 +67,31 @@ class Sweeps:
         if code == SOME_FAILED and (undone := unfinished(self.out / part)):
             raise SystemExit(f"neither complete nor diverged: {', '.join(undone)}")
 
-    def tune(self, chosen: Path, over: Sequence[str], *words: str) -> None:
-        """A multirun on validation prompts, and the sweep `chosen` of the best of each."""
+    def tune(
+        self, chosen: Path, over: Sequence[str], grid: Sequence[str], words: Sequence[str],
+        rounds: Sequence[Sequence[int]],
+    ) -> None:  # fmt: skip
+        """Multiruns on validation prompts, and the sweep `chosen` of the best of each.
+
+        over    the keys whose values are chosen
+        grid    words of what there is to choose from
+        words   of every run
+        rounds  the seeds of each: the first has the whole grid, one behind it the SHORTLIST best of
+                each by the seeds of the one before
+        """
         earlier = self.tuned / chosen.name if self.tuned is not None else None
         if earlier is not None and earlier.exists():
             log.info("\n%s: as chosen before", earlier)
             write_text(chosen, earlier.read_text(encoding="utf-8"))
             return
-        self.run("tune", *words)
+        before: Sequence[int] = ()
+        for seeds in rounds:
+            if before:
+                shortlist = chosen.with_name(f"shortlist_of_{chosen.name}")
+                choose.write(self.out / "tune", over, shortlist, best=SHORTLIST, seeds=before)
+                grid = (f"sweep={shortlist}",)
+            self.run("tune", *grid, *words, f"seed={','.join(map(str, seeds))}")
+            before = seeds
         choose.write(self.out / "tune", over, chosen)
 
 

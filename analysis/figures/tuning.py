@@ -43,8 +43,8 @@ def _of_setting(runs: Runs, setting: Setting, name: str) -> list[Piece]:
         lines.append(f"fewer than three learning rates{missing.command('tune', runs, setting)}")
     caption = (
         f"{main.opening} after the last iteration for each learning rate, "
-        f"{setting}: mean over seeds; best, and how far it is above its better neighbour; rates "
-        "that these prompts and seeds do not tell from the best."
+        f"{setting}: mean over seeds; best of the rates with the most seeds, and how far it is "
+        "above its better neighbour; rates that these prompts and seeds do not tell from the best."
     )
     table = _table(name, caption, data, rates, main, lines)
     return [table, Drawing(f"{name}-figure", caption, _drawn(data, main), data)]
@@ -81,7 +81,7 @@ def _table(
         own = data[data["objective"] == objective].set_index("lr")
         means = own["mean"].reindex(rates)
         values = means * main.better
-        best = values.idxmax()
+        best = values[own["n"].reindex(rates) == own["n"].max()].idxmax()
         above = values[best] - np.fmax(values.shift(1), values.shift(-1))[best]
         where = "on the edge: widen the grid" if best in (rates[0], rates[-1]) else "inside"
         alike = not_told_from(best, own["mean"].to_dict(), own["error"].to_dict())
@@ -100,7 +100,8 @@ def _drawn(data: pd.DataFrame, main: Measure) -> style.Figure:
         colour = style.colour(objective)
         axes.plot(line["lr"].to_numpy(), line["mean"].to_numpy(), label=objective, color=colour,
                   marker=style.marker(objective))  # fmt: skip
-        best = line.loc[(main.better * line["mean"]).idxmax()]
+        most = line[line["n"] == line["n"].max()]
+        best = most.loc[(main.better * most["mean"]).idxmax()]
         axes.plot(best["lr"], best["mean"], "o", markersize=10, fillstyle="none", color=colour)
     style.logarithmic(axes, data["lr"])
     axes.set(xlabel="learning rate", ylabel=main.axis)

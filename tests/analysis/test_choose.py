@@ -92,6 +92,47 @@ def test_a_value_that_lacks_a_seed_is_left_out(tmp_path, caplog):
     assert "optim.lr=0.001: not finished with every seed; left out" in caplog.text
 
 
+def test_a_shortlist_has_the_best_of_each_and_more_seeds_decide(tmp_path, caplog):
+    """Of 50 prompts 20, 35, 30 and 10 are right with one seed; 24 and 34 with two more of the best
+    two: 27.7 and 32.7."""
+    caplog.set_level("INFO", "tspin")
+    for lr, right in ((1e-5, 20), (3e-5, 35), (1e-4, 30), (3e-4, 10)):
+        tuned(tmp_path / "tune", "spin", right, lr=lr)
+
+    def shortlist():
+        words = [f"runs={tmp_path / 'tune'}", f"to={tmp_path / 'short.yaml'}"]
+        choose.main([*words, "best=2", "seeds=10"])
+        return read_sweep(str(tmp_path / "short.yaml"), SWEEPS)
+
+    best_two = [["loss=spin", "model=micro", f"optim.lr={lr:g}"] for lr in (3e-5, 1e-4)]
+    assert shortlist() == best_two
+    assert "best=2 seeds=10" in (tmp_path / "short.yaml").read_text().splitlines()[0]
+    for seed in (11, 12):
+        for lr, right in ((3e-5, 24), (1e-4, 34)):
+            tuned(tmp_path / "tune", "spin", right, lr=lr, seed=seed)
+    assert shortlist() == best_two  # the same where a study goes on
+    caplog.clear()
+    mean = pytest.approx(100 * (30 + 34 + 34) / 3 / HELDOUT)
+    assert chosen(tmp_path / "tune") == [("loss=spin model=micro optim.lr=0.0001", mean, 4)]
+    left_out = "optim.lr=1e-05, optim.lr=0.0003: not finished with every seed; left out"
+    assert left_out in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("word", "line"),
+    [
+        ("best=0", "best=0: one number, 1 at least"),
+        ("best=1,2", "best=1,2: one number, 1 at least"),
+        ("best=two", "best=two: whole numbers, with commas between"),
+        ("seeds=10-12", "seeds=10-12: whole numbers, with commas between"),
+    ],
+)
+def test_a_number_that_is_none_is_one_line(word, line, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        choose.main(["to=rates.yaml", word])
+    assert stopped.value.code == 1 and f"error: {line}\n" == capsys.readouterr().err
+
+
 def test_strengths_are_chosen_within_their_kind(tmp_path):
     """nll 0.3 of two, hinge 1 of one, a switch as it is; a run without any has none to choose."""
     tuned(tmp_path, "tspin", 50, lr=3e-4)

@@ -300,6 +300,21 @@ def test_learning_rates_by_hand(tmp_path, monkeypatch):
     assert table.missing == []
 
 
+def test_the_best_rate_is_one_of_those_with_the_most_seeds(tmp_path, monkeypatch):
+    """One seed of 32 right at 3e-5, and three of 28 on average at 1e-5, as `choose` has it."""
+    for lr, gain, seeds in ((1e-5, 3, (10, 11, 12)), (3e-5, 6, (10,)), (1e-4, 2, (10, 11, 12))):
+        for seed in seeds:
+            monkeypatch.setitem(GAIN, "spin", gain - 1)
+            apart = f"-eval_split=validation-lr={lr:g}"
+            write_run(tmp_path, "spin", seed=seed, split="validation", apart=apart, lr=lr)
+    table, drawing = catalogue.build(Runs.read(tmp_path), ["tuning"])
+    (row,) = table.frame.to_dict("records")
+    assert row["3e-05"] > row["1e-05"] and (row["best"], row["seeds"]) == ("1e-05", 3)
+    assert lines(drawing.figure.axes[0])["SPIN"][0] == [1e-5, 3e-5, 1e-4]
+    (circled,) = (line for line in drawing.figure.axes[0].lines if line.get_fillstyle() == "none")
+    assert [*circled.get_xdata()] == [1e-5]
+
+
 def test_without_validation_runs_there_is_nothing_tuned(tmp_path):
     write_run(tmp_path, "tspin")
     (table,) = catalogue.build(Runs.read(tmp_path), ["tuning"])

@@ -87,17 +87,19 @@ def test_the_tiny_study_from_beginning_to_end(tmp_path, started):
 
 @pytest.mark.runs
 def test_the_tiny_study_of_a_language_model_from_beginning_to_end(tmp_path, started):
-    """Two objectives at two rates on 8 pairs: 4 validation runs. The best of each on 16, T-SPIN's
+    """Two objectives at two rates on 8 pairs, and the best two of each, all, with a second seed: 8
+    validation runs. The best of each on 16, T-SPIN's
     siblings and the control at their rates, the two on 8 and 4: 2 + 3 + 4 test runs.
     Other pairs are scored by a process of their own, which is not started here."""
     smol.main(["--tiny", "--out", str(tmp_path), "--pairs", str(tmp_path / "pairs.jsonl")])
     *runs, scored = started
-    assert len(runs) == 4 and scored[:3] == ["-m", "tspin", "likelihood"]
+    assert len(runs) == 5 and scored[:3] == ["-m", "tspin", "likelihood"]
     assert f"data={tmp_path / 'pairs.jsonl'}" in scored and f"run={tmp_path / 'test'}" in scored
     tuned = [
         load(yaml.safe_load(folder.config.read_text())) for folder in run_dirs(tmp_path / "tune")
     ]
-    assert [(run.data.size, run.data.eval_split) for run in tuned] == [(8, "validation")] * 4
+    assert [(run.data.size, run.data.eval_split) for run in tuned] == [(8, "validation")] * 8
+    assert Counter(run.seed for run in tuned) == {10: 4, 11: 4}
     test = [
         load(yaml.safe_load(folder.config.read_text())) for folder in run_dirs(tmp_path / "test")
     ]
@@ -114,7 +116,7 @@ def test_the_tiny_study_of_a_language_model_from_beginning_to_end(tmp_path, star
     made = {path.name for path in (tmp_path / "report").iterdir()}
     assert {"table1.md", "comparison.md", "figure4a.png", "answers.md", "claims.md"} <= made
     assert (tmp_path / "report" / "problems.txt").read_text() == ""
-    for command in runs[::3]:
+    for command in (runs[0], runs[1], runs[-1]):
         points = check(command[1:]).points
         assert points and sweep.plan("again", points).to_run() == []
 
@@ -123,15 +125,15 @@ def test_words_behind_a_study_are_of_every_command_line(tmp_path, monkeypatch):
     """Another model, a card: not of a flag's value."""
     commands = []
     monkeypatch.setattr(sweeps, "start", lambda command: commands.append(command) or 0)
-    monkeypatch.setattr(sweeps.choose, "write", lambda *_: None)
+    monkeypatch.setattr(sweeps.choose, "write", lambda *_, **__: None)
     monkeypatch.setattr(sweeps, "report", lambda *_: None)
     sweeps.write_text(tmp_path / "rates.yaml", "points: [loss=tspin optim.lr=1e-6]\n")
     smol.main(["--out", str(tmp_path), "--seeds", "2", "model=zephyr", "compute=cuda"])
-    assert len(commands) == 4
+    assert len(commands) == 5
     for command in commands:
         own = command.index("model=smollm2") if "model=smollm2" in command else -1
         assert own < command.index("model=zephyr") < command.index("compute=cuda")
-    assert ["seed=0,1" in command for command in commands] == [False, True, True, True]
+    assert ["seed=0,1" in command for command in commands] == [False] * 2 + [True] * 3
 
 
 def test_what_was_tuned_before_is_not_tuned_again(tmp_path, monkeypatch):
@@ -143,7 +145,7 @@ def test_what_was_tuned_before_is_not_tuned_again(tmp_path, monkeypatch):
     it = sweeps.Sweeps(out, sweeps.TINY, tuned=before)
     sweeps.write_text(before / "rates.yaml", "points: [loss=spin optim.lr=1e-4]\n")
     for name in objectives.CHOICES:
-        it.tune(out / name, ["optim.lr"], "loss=spin", "optim.lr=1e-4,1e-3")
+        it.tune(out / name, ["optim.lr"], ["loss=spin"], ["optim.lr=1e-4,1e-3"], [(10, 11)])
     assert (out / "rates.yaml").read_text() == (before / "rates.yaml").read_text()
     assert len(commands) == 1
     assert written == [(out / "tune", ["optim.lr"], out / "anchors.yaml")]
