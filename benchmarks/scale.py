@@ -1,8 +1,11 @@
 """Memory, time and disk of a run on many rows, with everything real but the model's arithmetic.
 
-    python -m benchmarks.scale [--rows N ...] [--iterations N] [--loss NAME] [--out NAME]
+    python -m benchmarks.scale [--rows N ...] [--mixed N ...] [--iterations N] [--loss NAME]
+                               [--out NAME]
 
 --rows        sizes of the data, each a run of its own (default: 10000 50000 200000)
+--mixed       sizes with what takes most: data.mix_last_two=true, and a vocabulary beyond 65,536,
+              whose ids take 4 bytes (default: 200000)
 --iterations  of self-play (default: 5)
 --loss        default: tspin_ref, which reads the most: three responses and reference log-probs
 --out         NAME.md and NAME.json are written (default: docs/scale)
@@ -29,6 +32,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import wraps
 from importlib import metadata
+from itertools import pairwise
 from pathlib import Path
 from platform import python_version
 from typing import TYPE_CHECKING, Any
@@ -44,10 +48,13 @@ if TYPE_CHECKING:
 GATE, GATED = 2000, 200_000  # MB of a process; rows
 LENGTHS = (50, 450), (50, 500)  # tokens of a prompt and of a response, uniform: 250 and 275
 HELDOUT = 512
+ROWS, MIXED = (10_000, 50_000, 200_000), (200_000,)
+SHAPE, SHAPE_MIXED = "smol", "v128k"  # of shapes.SHAPES, for their vocabularies
 LIBRARIES = ("torch", "transformers", "pyarrow", "pandas")
 MB = 10**6
 READING = f"""Everything is the package's own but the model: its samples are drawn from a seed, its
 log-probabilities are made up from lengths, and a training step walks its micro-batches to the loss.
+"Mixed" is with data.mix_last_two=true and a vocabulary of 128,256.
 Prompts have {sum(LENGTHS[0]) // 2} tokens and responses {sum(LENGTHS[1]) // 2} on average, like
 UltraChat's; a token is a word of six characters, half as long again as English has them.
 {HELDOUT} prompts are held out.
@@ -72,7 +79,26 @@ class Stage:
     disk: float = 0.0
 
 
-Sizes = dict[int, dict[str, Stage]]  # rows of the data -> name of a stage -> what it took
+@dataclass(frozen=True)
+class Size:
+    """Of the data: a run of its own."""
+
+    rows: int
+    mixed: bool = False
+
+    @property
+    def shape(self) -> str:
+        return SHAPE_MIXED if self.mixed else SHAPE
+
+    @property
+    def is_gated(self) -> bool:
+        return self.rows <= GATED
+
+    def __str__(self) -> str:
+        return f"{self.rows} rows{', mixed' if self.mixed else ''}"
+
+
+Sizes = dict[Size, dict[str, Stage]]  # size -> name of a stage -> what it took
 
 
 class Meter:
@@ -116,7 +142,7 @@ def bytes_in(folder: Path) -> int:
 # --- the process that is measured ----------------------------------------------------------------
 
 
-def measured(rows: int, iterations: int, loss: str, folder: Path) -> dict[str, Stage]:
+def measured(size: Size, iterations: int, loss: str, folder: Path) -> dict[str, Stage]:
     """A run of self-play in folder/runs."""
     from tspin.policy.policy import Policy
     from tspin.runs import evaluation
@@ -126,8 +152,8 @@ def measured(rows: int, iterations: int, loss: str, folder: Path) -> dict[str, S
     from tspin.stages import evaluate, generate, prepare, score, train
     from tspin.tracking import report
 
-    write_pairs(folder / "pairs.jsonl", rows + min(HELDOUT, rows))
-    write_model(folder / "model")
+    write_pairs(folder / "pairs.jsonl", size.rows + min(HELDOUT, size.rows), size.shape)
+    write_model(folder / "model", size.shape)
     meter = Meter(folder / "runs")
     stages: dict[str, Callable] = {
         "data": prepare.prepare,
@@ -147,18 +173,19 @@ def measured(rows: int, iterations: int, loss: str, folder: Path) -> dict[str, S
     Policy.token_logps = made_up_tokens  # type: ignore[method-assign, assignment]
     put(train.gradient_step, walk)
     put(engines.engine_of, lambda start, policies, cfg, log: Drawn(policies(start).renderer))
-    algorithm.run(settings(rows, iterations, loss, folder), command=sys.argv)
+    algorithm.run(settings(size, iterations, loss, folder), command=sys.argv)
     meter.close()
     return meter.stages
 
 
-def settings(rows: int, iterations: int, loss: str, folder: Path) -> Any:
+def settings(size: Size, iterations: int, loss: str, folder: Path) -> Any:
     from tspin.cli.command import check
 
     words = (
         "model=custom", f"model.path={folder}/model", "model.name=none", "model.template=none",
         "model.max_length=2048", "data=file", f"data.path={folder}/pairs.jsonl",
-        f"data.size={rows}", f"data.heldout={min(HELDOUT, rows)}", f"loss={loss}", "track=none",
+        f"data.size={size.rows}", f"data.heldout={min(HELDOUT, size.rows)}",
+        f"data.mix_last_two={str(size.mixed).lower()}", f"loss={loss}", "track=none",
         f"selfplay.iterations={iterations}", "optim.batch_size=64",
         "compute=cpu", "compute.micro_batch=16", "compute.score_batch=64", "compute.threads=1",
         "decoding.max_new_tokens=512", f"runs_dir={folder}/runs",
@@ -184,13 +211,13 @@ def in_stage(meter: Meter, name: str, function: Callable) -> Callable:
     return work
 
 
-def write_pairs(path: Path, rows: int) -> None:
+def write_pairs(path: Path, rows: int, shape: str) -> None:
     import numpy as np
 
     from benchmarks.shapes import SHAPES
     from tspin.tools.files import atomic
 
-    random, vocab = np.random.default_rng(0), SHAPES["smol"].vocab
+    random, vocab = np.random.default_rng(0), SHAPES[shape].vocab
 
     def text(low: int, high: int) -> str:
         ids = random.integers(2, vocab - 1, random.integers(low, high))
@@ -203,14 +230,14 @@ def write_pairs(path: Path, rows: int) -> None:
             file.write(json.dumps({"prompt": prompt, "response": response}) + "\n")
 
 
-def write_model(path: Path) -> None:
+def write_model(path: Path, shape: str) -> None:
     """The vocabulary of a real one, and hardly any weights."""
     from benchmarks.shapes import SHAPES, Llama
 
-    vocab = SHAPES["smol"].vocab
-    shape = Llama(vocab, 8, 8, layers=1, heads=1, kv_heads=1, head_dim=8, tied=True)
-    shape.model("cpu").save_pretrained(path)
-    shape.tokenizer().save_pretrained(path)
+    vocab = SHAPES[shape].vocab
+    small = Llama(vocab, 8, 8, layers=1, heads=1, kv_heads=1, head_dim=8, tied=True)
+    small.model("cpu").save_pretrained(path)
+    small.tokenizer().save_pretrained(path)
 
 
 class Drawn:
@@ -250,17 +277,27 @@ def made_up(policy: Any, triplets: Sequence[Triplet], roles: Sequence[Role]) -> 
 
 def made_up_tokens(
     policy: Any, triplets: Sequence[Triplet], roles: Sequence[Role]
-) -> tuple[Logps, list[Any]]:
+) -> tuple[Logps, EqualParts]:
     """The same, in equal parts for the tokens."""
-    import torch
-
     logps = made_up(policy, triplets, roles)
-    tokens = []
-    for i, triplet in enumerate(triplets):
-        for role in roles:
-            length = len(triplet.responses[role])
-            tokens.append(torch.full((length,), float(logps[role][i]) / length))
-    return logps, tokens
+    return logps, EqualParts(logps, [(x, role) for x in triplets for role in roles], len(roles))
+
+
+@dataclass(frozen=True)
+class EqualParts:
+    """Log-probabilities of the tokens of each response, made where they are asked for: the few that
+    are kept take the time of a model, and no other does here."""
+
+    logps: Logps
+    responses: Sequence[tuple[Triplet, Role]]
+    num_roles: int
+
+    def __getitem__(self, i: int) -> Any:
+        import torch
+
+        triplet, role = self.responses[i]
+        length = len(triplet.responses[role])
+        return torch.full((length,), float(self.logps[role][i // self.num_roles]) / length)
 
 
 def walk(
@@ -288,24 +325,28 @@ def walk(
 
 def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
+    sizes = [*map(Size, options.rows), *(Size(rows, mixed=True) for rows in options.mixed)]
     if options.folder:
         logging.disable(logging.INFO)
-        stages = measured(options.rows[0], options.iterations, options.loss, Path(options.folder))
+        (size,) = sizes
+        stages = measured(size, options.iterations, options.loss, Path(options.folder))
         sys.stdout.write(json.dumps({name: asdict(stage) for name, stage in stages.items()}))
         return 0
-    by_rows: Sizes = {}
-    for rows in options.rows:
-        by_rows[rows] = size(rows, options)
+    found: Sizes = {}
+    for size in sizes:
+        found[size] = processes(size, options)
         words = " ".join(["python -m benchmarks.scale", *arguments])
-        write(options, dict(sorted(by_rows.items())), words)
-    return int(any(missed(rows, stages) for rows, stages in by_rows.items()))
+        write(options, found, words)
+    return int(any(missed(size, stages) for size, stages in found.items()))
 
 
-def size(rows: int, options: argparse.Namespace) -> dict[str, Stage]:
+def processes(size: Size, options: argparse.Namespace) -> dict[str, Stage]:
     """A run and its analysis in processes of their own."""
     with tempfile.TemporaryDirectory() as temporary:
-        words = (f"--rows={rows}", f"--iterations={options.iterations}", f"--loss={options.loss}")
-        run = [sys.executable, "-m", "benchmarks.scale", *words, "--folder", temporary]
+        own, others = ("--mixed", "--rows") if size.mixed else ("--rows", "--mixed")
+        words = [own, str(size.rows), others, f"--iterations={options.iterations}"]
+        words += [f"--loss={options.loss}", f"--folder={temporary}"]
+        run = [sys.executable, "-m", "benchmarks.scale", *words]
         done = subprocess.run(run, stdout=subprocess.PIPE, check=True, text=True)
         stages = {name: Stage(**facts) for name, facts in json.loads(done.stdout).items()}
         began, out = time.monotonic(), Path(temporary) / "report"
@@ -316,7 +357,7 @@ def size(rows: int, options: argparse.Namespace) -> dict[str, Stage]:
             raise SystemExit(f"{' '.join(command)} ended with {code}")
         peak, seconds = 1024 * used.ru_maxrss / MB, time.monotonic() - began
         stages["analysis all"] = Stage(peak, seconds, bytes_in(out) / MB)
-        sys.stderr.write(f"{verdict(rows, stages)}\n")
+        sys.stderr.write(f"{verdict(size, stages)}\n")
         return stages
 
 
@@ -326,36 +367,38 @@ def whole(stages: dict[str, Stage]) -> Stage:
     return Stage(max(x.peak for x in each), sum(x.seconds for x in each), sum(x.disk for x in each))
 
 
-def missed(rows: int, stages: dict[str, Stage]) -> bool:
-    return rows <= GATED and whole(stages).peak >= GATE
+def missed(size: Size, stages: dict[str, Stage]) -> bool:
+    return size.is_gated and whole(stages).peak >= GATE
 
 
-def verdict(rows: int, stages: dict[str, Stage]) -> str:
-    judged = ("MISSED" if missed(rows, stages) else "ok") if rows <= GATED else "not judged"
-    return f"{rows} rows: {whole(stages).peak:.0f} MB, gate {GATE}: {judged}"
+def verdict(size: Size, stages: dict[str, Stage]) -> str:
+    judged = ("MISSED" if missed(size, stages) else "ok") if size.is_gated else "not judged"
+    return f"{size}: {whole(stages).peak:.0f} MB, gate {GATE}: {judged}"
 
 
 def write(options: argparse.Namespace, sizes: Sizes, command: str) -> None:
     """OUT.md and OUT.json."""
     facts = {"python": python_version()} | {name: metadata.version(name) for name in LIBRARIES}
-    rows = {n: {name: asdict(x) for name, x in stages.items()} for n, stages in sizes.items()}
+    tree = {
+        str(size): {name: asdict(x) for name, x in stages.items()} for size, stages in sizes.items()
+    }
     known = {"command": command, "loss": options.loss, "iterations": options.iterations}
     out = Path(options.out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(known | facts | {"rows": rows}, indent=1)
+    text = json.dumps(known | facts | {"sizes": tree}, indent=1)
     out.with_suffix(".json").write_text(f"{text}\n")
     origin = f"Made by `{command}`: `loss={options.loss}`, {options.iterations} iterations.\n"
     versions = ", ".join(f"{name} {value}" for name, value in facts.items())
-    verdicts = [f"- {verdict(rows, stages)}" for rows, stages in sizes.items()]
+    verdicts = [f"- {verdict(size, stages)}" for size, stages in sizes.items()]
     lines = ["# Many rows\n", origin, READING, f"{versions}.\n", *table(sizes), ""]
-    lines += [*verdicts, *on_paper(sizes), ""]
+    lines += [*verdicts, *growth(sizes), ""]
     out.with_suffix(".md").write_text("\n".join(lines))
 
 
 def table(sizes: Sizes) -> Iterator[str]:
     """A row for each stage: peak in MB / seconds / MB on disk, at every size."""
     columns = [stages | {"all": whole(stages)} for stages in sizes.values()]
-    yield row(["peak MB / s / MB on disk", *(f"{rows} rows" for rows in sizes)])
+    yield row(["peak MB / s / MB on disk", *map(str, sizes)])
     yield row(["---"] * (1 + len(sizes)))
     for name in columns[0]:
         cells = (stages[name] for stages in columns)
@@ -363,21 +406,21 @@ def table(sizes: Sizes) -> Iterator[str]:
         yield row([name, *shown])
 
 
-def on_paper(sizes: Sizes) -> Iterator[str]:
-    """A million rows, on the straight line through the last two sizes."""
-    if len(sizes) > 1:
-        (a, before), (b, after) = list(sizes.items())[-2:]
-        slope = (whole(after).peak - whole(before).peak) / (b - a)
-        peak = whole(after).peak + slope * (10**6 - b)
+def growth(sizes: Sizes) -> Iterator[str]:
+    """What a row more takes between two sizes that follow one another."""
+    plain = sorted((size.rows, whole(stages)) for size, stages in sizes.items() if not size.mixed)
+    for (fewer, before), (more, after) in pairwise(plain):
+        memory, seconds = after.peak - before.peak, after.seconds - before.seconds
         yield (
-            f"- a million rows, on paper, by the straight line through the last two: {peak:.0f} MB "
-            f"({1000 * slope:.1f} KB for each row more)"
+            f"- from {fewer} to {more} rows: {1000 * memory / (more - fewer):.1f} KB and "
+            f"{1000 * seconds / (more - fewer):.1f} ms for each row more"
         )
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("benchmarks.scale", allow_abbrev=False)
-    parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 50_000, 200_000])
+    parser.add_argument("--rows", type=int, nargs="*", default=list(ROWS))
+    parser.add_argument("--mixed", type=int, nargs="*", default=list(MIXED))
     parser.add_argument("--iterations", type=int, default=5)
     parser.add_argument("--loss", default="tspin_ref")
     parser.add_argument("--out", default="docs/scale")

@@ -126,7 +126,8 @@ def share(result: Result, way: str, results: Sequence[Result]) -> list[float]:
 def judge(targets: Sequence[Target], results: Sequence[Result]) -> Iterator[Verdict]:
     for target in targets:
         cases = [r for r in results if r.case.name.startswith(target.cases)]
-        why = {reason for r in cases for way, reason in r.skipped.items() if way in target.theirs}
+        ways = {target.ours, *target.theirs}
+        why = {reason for r in cases for way, reason in r.skipped.items() if way in ways}
         if target.of == "share":
             values = [share(r, target.ours, results) for r in cases]
         else:

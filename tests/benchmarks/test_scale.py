@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from support.tiny import compose
 
-from benchmarks.scale import GATE, GATED, Stage, missed, on_paper, whole, write
+from benchmarks.scale import GATE, GATED, Size, Stage, growth, missed, whole, write
 from tspin.data.triplets import join, keyed
 from tspin.objectives import TSPIN
-from tspin.runs.artifacts import PROMPTS, RESPONSES, SCORES, RunDir
+from tspin.runs.artifacts import PROMPTS, RESPONSES, SCORES, RunDir, run_dirs
 from tspin.selfplay.inputs import Inputs
 from tspin.stages.score import summarise, write_scores
 from tspin.tools import parquet
@@ -223,11 +224,16 @@ def test_readable_samples_are_the_first_of_all(folder):
 
 @pytest.mark.process
 def test_the_benchmark_meets_every_stage_of_a_run(tmp_path):
-    words = [sys.executable, "-m", "benchmarks.scale", "--rows=40", "--iterations=1"]
+    """Also where rows of two iterations are mixed."""
+    words = [sys.executable, "-m", "benchmarks.scale", "--rows", "--mixed=40", "--iterations=2"]
     done = subprocess.run(
         [*words, f"--folder={tmp_path}"], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+    (run,) = run_dirs(tmp_path / "runs")
+    cfg = yaml.safe_load(run.config.read_text())
+    assert cfg["data"]["mix_last_two"] and cfg["data"]["size"] == 40
+    assert max(id for row in read_rows(run.prompts) for id in row["annotated_ids"]) > 2**16
     stages = json.loads(done.stdout)
     assert set(stages) == {
         *("begin", "rest", "data", "samples", "join", "score", "score files", "train"),
@@ -238,23 +244,32 @@ def test_the_benchmark_meets_every_stage_of_a_run(tmp_path):
 
 
 def test_the_table_has_a_line_for_each_stage(tmp_path):
-    found = {10: {"a": Stage(1, 2, 3), "b": Stage(4, 5, -1e-9)}, 20: {"a": Stage(), "b": Stage()}}
+    found = {
+        Size(10): {"a": Stage(1, 2, 3), "b": Stage(4, 5, -1e-9)},
+        Size(20, mixed=True): {"a": Stage(), "b": Stage()},
+    }
     options = Namespace(loss="tspin", iterations=5, out=tmp_path / "scale")
     write(options, found, "the command")
     text = (tmp_path / "scale.md").read_text()
     assert "| a | 1 / 2 / 3 | 0 / 0 / 0 |\n| b | 4 / 5 / 0 |" in text
     assert "| all | 4 / 7 / 3 |" in text and "the command" in text
-    assert json.loads((tmp_path / "scale.json").read_text())["rows"]["10"]["a"]["disk"] == 3
+    assert "| 10 rows | 20 rows, mixed |" in text
+    assert json.loads((tmp_path / "scale.json").read_text())["sizes"]["10 rows"]["a"]["disk"] == 3
 
 
 def test_a_gate_is_for_sizes_up_to_its_own():
     stages = {"a": Stage(GATE, 1, 2), "b": Stage(5, 3, 4)}
     assert whole(stages) == Stage(GATE, 4, 6)
-    assert missed(GATED, stages) and not missed(GATED + 1, stages)
-    assert not missed(GATED, {"b": stages["b"]})
+    assert missed(Size(GATED), stages) and missed(Size(GATED, mixed=True), stages)
+    assert not missed(Size(GATED + 1), stages) and not missed(Size(GATED), {"b": stages["b"]})
 
 
-def test_a_million_rows_lie_on_the_line_of_the_last_two_sizes():
-    found = {n: {"a": Stage(peak=1 + 2 * n / 1000)} for n in (10, 1000, 3000)}
-    (line,) = on_paper(found)
-    assert "2001 MB (2.0 KB" in line and not list(on_paper({10: found[10]}))
+def test_what_a_row_more_takes_between_two_sizes():
+    """2 KB and 3 ms; mixed ones are on no line with the others."""
+    found = {Size(n): {"a": Stage(1 + 2 * n / 1000, 3 * n / 1000)} for n in (1000, 10, 3000)}
+    found[Size(3000, mixed=True)] = {"a": Stage(99, 99)}
+    assert [*growth(found)] == [
+        "- from 10 to 1000 rows: 2.0 KB and 3.0 ms for each row more",
+        "- from 1000 to 3000 rows: 2.0 KB and 3.0 ms for each row more",
+    ]
+    assert not [*growth({Size(10): found[Size(10)]})]

@@ -101,6 +101,9 @@ def test_what_was_skipped_says_why():
     result = made_up([1])
     result.skipped["plain"] = "trl is not installed"
     assert status(result) == "not measured (trl is not installed)"
+    ours = made_up([1])
+    ours.skipped["bfloat16"] = "slower here"
+    assert status(ours, replace(TARGET, ours="bfloat16")) == "not measured (slower here)"
     assert [v.status for v in judge([TARGET], [])] == ["not measured (not run)"]
 
 
