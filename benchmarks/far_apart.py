@@ -16,7 +16,8 @@ import time
 import torch
 
 from benchmarks.shapes import Case
-from benchmarks.ways import policy_of, recipe_of, settings
+from benchmarks.ways import recipe_of
+from benchmarks.work import policy_of, settings
 from tspin.data.triplets import Key
 from tspin.objectives import SPIN
 from tspin.training import step

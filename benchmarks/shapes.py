@@ -187,7 +187,7 @@ def flops(shape: Shape, triplets: Sequence[Triplet], roles: Sequence[Role]) -> f
 
 PLAIN = ("ours", "plain", "sorted")
 PAIRS = ("ours", "plain", "trl_precomputed", "trl_live", "spin_way")
-SAMPLING = ("sample", "dynamic", "vllm", "llama")
+SAMPLING = ("sample", "dynamic", "products", "vllm", "llama")
 CPU = [
     Case("triplets alpaca smol", "triplets", "smol", "alpaca", ("ours", "bfloat16", "plain"),
          alone=True, apart=True),

@@ -87,6 +87,11 @@ CPU = (
         for rival, name in (("vllm", "vLLM"), ("llama", "llama.cpp"))
         for n in (16, 48)
     ),
+    *(
+        Target(f"generation, smol, {n} rows, its products alone", (f"generation smol {n}",),
+               ("products",), 0.0, 0.85, ours="sample", source=ISSUE)
+        for n in (16, 48)
+    ),
     Target("a whole iteration, smol", ("iteration smol",), ("glued",), 2.2, 3.0, ours="iterate",
            source=ISSUE),
 )  # fmt: skip

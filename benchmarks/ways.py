@@ -12,33 +12,22 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from unittest.mock import patch
 
 import torch
 from datasets import Dataset
 from torch import Tensor
 from torch.nn.functional import logsigmoid
-from transformers import (
-    GenerationConfig,
-    LogitsProcessor,
-    LogitsProcessorList,
-    PrinterCallback,
-    TrainerCallback,
-)
+from transformers import PrinterCallback, TrainerCallback
 
-from benchmarks import rivals
-from benchmarks.common import Spent, now
-from benchmarks.shapes import SAMPLED, Case, ends
-from tspin.cli.command import check
+from benchmarks import decoding, rivals
+from benchmarks.common import Spent
+from benchmarks.shapes import SAMPLED, Case
+from benchmarks.work import LR, Work, batches, clock, policy_of, settings, timed
 from tspin.data import annotated
 from tspin.data.tokens import Renderer
 from tspin.data.triplets import Key, Triplet, collate, join, keyed, micro_batches
 from tspin.objectives import SFT, SPIN, TSPIN, Objective
-from tspin.policy import dtypes, products
-from tspin.policy.policy import Policy
 from tspin.runs.artifacts import Iteration, RunDir
-from tspin.sampling import native
-from tspin.sampling.requests import Request
 from tspin.stages.prepare import prepare
 from tspin.stages.score import score, write_scores
 from tspin.stages.train import train
@@ -56,50 +45,12 @@ if TYPE_CHECKING:
 
     from tspin.config.run import Run
 
-Work = Callable[[list[Triplet]], Spent]
-LR, LAMBDA = 1e-6, 0.1
+LAMBDA = 0.1
 LOSSES: dict[str, Objective] = {
     "sft": SFT(),
     "pairs": SPIN(lam=LAMBDA),
     "triplets": TSPIN(alpha=1.0, beta=0.1),
 }
-
-
-def settings(case: Case, attention: str, *words: str) -> Run:
-    """Of a run as a user would start it, without a warm-up."""
-    n = case.batch
-    mine = (f"compute={case.device}", f"compute.attention={attention}", f"compute.score_batch={n}")
-    rows = n if case.kind == "generation" else n * case.steps
-    cut = (f"compute.micro_batch={n}", f"optim.batch_size={n}", f"decoding.batch_size={rows}")
-    once = ("optim.epochs=1", "optim.warmup=0", f"optim.lr={LR}")
-    return check(["model=micro", "track=none", *mine, *cut, *once, *words]).points[0].run
-
-
-def clock(case: Case) -> Spent:
-    if case.device == "cuda":
-        torch.cuda.synchronize()
-    return now()
-
-
-def policy_of(case: Case, run: Run) -> Policy:
-    model = case.model_shape.model(case.device)
-    how = dtypes.resolve(run.compute, run.optim.precision)
-    if run.compute.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    renderer = Renderer(case.model_shape.tokenizer(), "none")
-    library = products.use(run.compute, how, model)
-    attention = run.compute.attention
-    return Policy(model, renderer, how.device, how.autocast, attention, library=library)
-
-
-def timed(case: Case, work: Callable[[], object]) -> Spent:
-    started = clock(case)
-    work()
-    return clock(case).since(started)
-
-
-def batches(case: Case, triplets: Sequence[Triplet]) -> list[Sequence[Triplet]]:
-    return [triplets[i : i + case.batch] for i in range(0, len(triplets), case.batch)]
 
 
 def recipe_of(run: Run, loss: Objective, reference: dict[Key, float]) -> Recipe:
@@ -236,77 +187,6 @@ def dpo(
     return trainer
 
 
-# --- generation ----------------------------------------------------------------------------------
-
-
-def sample(case: Case, run: Run, policy: Policy, triplets: Sequence[Triplet]) -> list[list[int]]:
-    """Ours. A number near 1 draws the last id, EOS; below, near-uniform weights never do."""
-    numbers = 0.9 * torch.rand(len(triplets), SAMPLED, dtype=torch.double)
-    for row, end in zip(numbers, ends(triplets), strict=True):
-        row[end - 1] = 1 - 1e-12
-    requests = [Request(t.prompt_ids, number, 1.0) for number, t in enumerate(triplets)]
-    with patch.object(native, "uniforms", lambda seed, length: numbers[seed]):
-        return native.respond(policy, requests, run.decoding)
-
-
-def generation(case: Case) -> Work:
-    run = settings(case, "auto", f"decoding.max_new_tokens={SAMPLED}", "model.max_length=4096")
-    policy = policy_of(case, run)
-    return checked(case, partial(sample, case, run, policy))
-
-
-def checked(case: Case, respond: Callable[[list[Triplet]], list[list[int]]]) -> Work:
-    """Sampling, and that every response is as long as it has to be."""
-
-    def work(triplets: list[Triplet]) -> Spent:
-        responses: list[list[int]] = []
-        spent = timed(case, lambda: responses.extend(respond(triplets)))
-        assert list(map(len, responses)) == ends(triplets)
-        return spent
-
-    return work
-
-
-class _EndAt(LogitsProcessor):
-    """EOS as a row's given token, and not before."""
-
-    def __init__(self, ends: Tensor, prompt_length: int, eos: int) -> None:
-        self.ends, self.before, self.eos = ends, prompt_length, eos
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        now = input_ids.shape[1] - self.before + 1 >= self.ends
-        scores[:, self.eos] = torch.where(now, 1e4, -torch.inf)
-        return scores
-
-
-def generated(case: Case, model: Any, triplets: Sequence[Triplet], cache: str) -> list[list[int]]:
-    """transformers' generate, padded on the left, batch by batch in the order of the data."""
-    eos, responses = case.model_shape.vocab - 1, []
-    for batch in batches(case, triplets) if case.kind == "generation" else [triplets]:
-        width = max(len(t.prompt_ids) for t in batch)
-        rows = [[0] * (width - len(t.prompt_ids)) + list(t.prompt_ids) for t in batch]
-        ids = torch.tensor(rows, device=case.device)
-        until = torch.tensor(ends(batch), device=case.device)
-        with torch.autocast(case.device, torch.bfloat16, enabled=case.device == "cuda"):
-            output = model.generate(
-                ids,
-                attention_mask=(ids != 0).long(),
-                logits_processor=LogitsProcessorList([_EndAt(until, width, eos)]),
-                generation_config=GenerationConfig(
-                    do_sample=True, top_k=0, max_new_tokens=SAMPLED, eos_token_id=eos,
-                    pad_token_id=0, cache_implementation=cache,
-                ),
-            )  # fmt: skip
-        rows = output[:, width:].tolist()
-        responses += [row[:end] for row, end in zip(rows, ends(batch), strict=True)]
-    return responses
-
-
-def generate(case: Case, *, cache: str) -> Work:
-    model = case.model_shape.model(case.device)
-    return checked(case, lambda triplets: generated(case, model, triplets, cache))
-
-
 # --- an iteration of self-play on pairs: sample, score the reference, train, score, save ----------
 
 
@@ -315,7 +195,7 @@ def iterate(case: Case) -> Work:
     policy, loss, roles = policy_of(case, run), LOSSES["pairs"], case.roles
 
     def iteration(triplets: list[Triplet], out: Iteration) -> None:
-        sampled = sample(case, run, policy, triplets)
+        sampled = decoding.sample(case, run, policy, triplets)
         pairs = [
             replace(t, responses={"annotated": t.responses["annotated"], "synthetic": ids})
             for t, ids in zip(triplets, sampled, strict=True)
@@ -345,7 +225,7 @@ def glued(case: Case) -> Work:
 
     def iteration(triplets: list[Triplet], folder: str) -> None:
         model.eval()
-        sampled = generated(case, model, triplets, "dynamic")
+        sampled = decoding.generated(case, model, triplets, "dynamic")
         pairs = list(zip(triplets, sampled, strict=True))
         trainer = dpo(case, model, None, tokenizer, pairs, folder)
         trainer.train()
@@ -415,9 +295,10 @@ WAYS: dict[str, Callable[[Case], Work]] = {
     "trl_precomputed": partial(trl, live=False),
     "trl_live": partial(trl, live=True),
     "spin_way": spin_way,
-    "sample": generation,
-    "dynamic": partial(generate, cache="dynamic"),
-    "static": partial(generate, cache="static"),
+    "sample": decoding.generation,
+    "dynamic": partial(decoding.generate, cache="dynamic"),
+    "static": partial(decoding.generate, cache="static"),
+    "products": decoding.products_alone,
     "vllm": partial(rivals.generation, rival="vllm"),
     "llama": partial(rivals.generation, rival="llama"),
     "iterate": iterate,
