@@ -117,7 +117,7 @@ def _shown(choice: Choice, values: tuple[Any, ...]) -> str:
     return f"{choice.means[values]:.{choice.measure.digits}f}"
 
 
-def _typed(over: Sequence[str], values: tuple[Any, ...]) -> list[str]:
+def _typed(over: Sequence[str], values: Sequence[Any]) -> list[str]:
     """As words of a command line."""
     return values_of(dict(zip(over, values, strict=True)), *over)
 
@@ -136,7 +136,7 @@ def choices(
     tuned = runs.where(
         lambda run: (
             run.setting.split == "validation"
-            and any(run.has(name) for name in over)
+            and any(run.value(name) is not None for name in over)
             and (not seeds or run.seed in seeds)
         )
     )
@@ -148,7 +148,7 @@ def choices(
 def _family(run: Run, over: Sequence[str]) -> tuple[Any, ...]:
     """What the runs of a method share, whatever the values; which keys are set is part of it."""
     rest = {name: value for name, value in run.method.items() if name not in over}
-    is_set = tuple(run.has(name) for name in over)
+    is_set = tuple(run.value(name) is not None for name in over)
     return run.setting, str(run.values["loss.label"]), is_set, digest(rest)
 
 
@@ -163,7 +163,7 @@ def _ranked(runs: Runs, members: Sequence[Run], over: Sequence[str], best: int) 
     numbers, stderrs = frame["value"], frame["stderr"] * main.factor
     candidates: dict[tuple[Any, ...], list[Run]] = {}
     for run in members:
-        values = tuple(run.values.get(name) for name in over)
+        values = tuple(run.value(name) for name in over)
         candidates.setdefault(values, []).append(run)
     means, errors, seeds = {}, {}, {run.seed for run in members}
     left_out = []
@@ -211,4 +211,4 @@ def _words(runs: Runs, run: Run, over: Sequence[str]) -> tuple[str, ...]:
         and key(word).split(".")[0].split("/")[0] not in OF_TUNING_SECTIONS
         and not word.startswith("-")
     ]
-    return (*kept, *values_of(run.values, *(name for name in over if run.has(name))))
+    return (*kept, *_typed(over, [run.value(name) for name in over]))

@@ -121,9 +121,11 @@ class Run:
         method |= {f"coef.{key}": value for key, value in coefficients(self.values).items()}
         return method | {key: self.values[key] for key in ("loss.link",) if key in self.values}
 
-    def has(self, name: str) -> bool:
-        """Whether that key adds something to the run."""
-        return _is_set(self.values.get(name))
+    def value(self, name: str) -> Any:
+        """Of that key; None where it adds nothing to the run: of a switch that is off, of a
+        coefficient that the objective does not contain."""
+        values = self.method if name.startswith("coef.") else self.values
+        return values[name] if _is_set(values.get(name)) else None
 
     def differs_only_in(self, *keys: str) -> bool:
         return set(self.variant) <= set(keys)

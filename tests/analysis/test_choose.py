@@ -13,7 +13,7 @@ from tspin.tools.files import read_json, write_json, write_text
 HELDOUT = 50
 
 
-def tuned(root, loss, right, *, lr, seed=10, more=(), **sections):
+def tuned(root, loss, right, /, *, lr, seed=10, more=(), **sections):
     """A run on validation prompts of which so many are right after its last iteration."""
     shown = "".join(f"-{k}={v}" for of in sections.values() for k, v in of.items())
     apart = f"-eval_split=validation-lr={lr:g}{shown}"
@@ -146,6 +146,21 @@ def test_strengths_are_chosen_within_their_kind(tmp_path):
         (f"{line} anchor=average anchor.average=True", 10, 1),
         (f"{line} anchor=hinge anchor.hinge=1.0", 20, 1),
         (f"{line} anchor=nll anchor.nll=0.3", 60, 2),
+    ]
+
+
+def test_a_coefficient_is_chosen_where_the_objective_contains_it(tmp_path):
+    """T-SPIN's alpha with its learning rate; SFT has none, whatever its configuration says."""
+    for alpha, lr, right in ((1.0, 1e-5, 20), (1.0, 1e-4, 30), (0.02, 1e-5, 40), (0.02, 1e-4, 10)):
+        more = (f"coef.alpha={alpha}",)
+        tuned(
+            tmp_path, "tspin", right, lr=lr, more=more, coef={"alpha": alpha}, loss={"alpha": alpha}
+        )
+    for lr, right in ((1e-5, 25), (1e-4, 20)):
+        tuned(tmp_path, "sft", right, lr=lr)
+    assert chosen(tmp_path, "optim.lr", "coef.alpha") == [
+        ("loss=sft model=micro optim.lr=1e-05", 50, 2),
+        ("loss=tspin model=micro optim.lr=1e-05 coef.alpha=0.02", 80, 4),
     ]
 
 
