@@ -32,7 +32,10 @@ def build(runs: Runs, name: str = "tuning") -> list[Piece]:
 
 def _of_setting(runs: Runs, setting: Setting, name: str) -> list[Piece]:
     of_rate = runs.where(
-        lambda run: run.differs_only_in(KEY) and isinstance(run.values.get(KEY), float)
+        lambda run: (
+            all(key == KEY or key.startswith("coef.") for key in run.variant)
+            and isinstance(run.values.get(KEY), float)
+        )
     )
     chosen = bench.plain(of_rate)
     main = measures.main_of(chosen)
@@ -53,8 +56,9 @@ def _of_setting(runs: Runs, setting: Setting, name: str) -> list[Piece]:
 def _means(runs: Runs, main: Measure) -> pd.DataFrame:
     """objective, lr, mean, low, high, n: after the last iteration that each run was to do; error:
     of the mean, over seeds and prompts."""
+    labels = _labels(runs)
     values = runs.described(
-        measures.values(runs, [main]), objective=lambda run: run.values["loss.label"],
+        measures.values(runs, [main]), objective=lambda run: labels[run.name],
         lr=lambda run: run.values[KEY], end=lambda run: run.iterations - 1,
     )  # fmt: skip
     values = values[values["iteration"] == values["end"]].dropna(subset=["value"])
@@ -63,6 +67,20 @@ def _means(runs: Runs, main: Measure) -> pd.DataFrame:
         for _, group in values.groupby(BY, sort=False)
     ]
     return bands(values, BY).assign(error=errors)
+
+
+def _labels(runs: Runs) -> dict[str, str]:
+    """Run -> its objective, and coefficients that the objective is tuned in."""
+    labels = {}
+    for label, members in runs.grouped(lambda run: str(run.values["loss.label"])).items():
+        coefficients = {key for run in members for key in run.method if key.startswith("coef.")}
+        tuned = sorted(
+            key for key in coefficients if len({str(run.method.get(key)) for run in members}) > 1
+        )
+        for run in members:
+            words = [f"{key.removeprefix('coef.')}={run.method.get(key)}" for key in tuned]
+            labels[run.name] = " ".join([label, *words])
+    return labels
 
 
 def _table(
@@ -95,11 +113,12 @@ def _drawn(data: pd.DataFrame, main: Measure) -> style.Figure:
     drawn, axes = style.one_panel((4.2, 3.0), empty=data.empty)
     if data.empty:
         return drawn
+    strokes = style.strokes(data["objective"])
     for objective in style.in_order(data["objective"]):
         line = data[data["objective"] == objective].sort_values("lr").astype({"lr": float})
         colour = style.colour(objective)
         axes.plot(line["lr"].to_numpy(), line["mean"].to_numpy(), label=objective, color=colour,
-                  marker=style.marker(objective))  # fmt: skip
+                  marker=style.marker(objective), linestyle=strokes[objective])  # fmt: skip
         most = line[line["n"] == line["n"].max()]
         best = most.loc[(main.better * most["mean"]).idxmax()]
         axes.plot(best["lr"], best["mean"], "o", markersize=10, fillstyle="none", color=colour)

@@ -27,7 +27,7 @@ from analysis.reading.runs import BASE, Runs
 from analysis.report import catalogue, render
 from tspin.cli import command
 from tspin.runs.artifacts import ANSWERS, RunDir
-from tspin.tools.files import read_json, write_json
+from tspin.tools.files import read_json, write_json, write_text
 from tspin.tools.parquet import read_rows, write_rows
 
 pytestmark = pytest.mark.slow  # makes every table and figure
@@ -313,6 +313,23 @@ def test_the_best_rate_is_one_of_those_with_the_most_seeds(tmp_path, monkeypatch
     assert lines(drawing.figure.axes[0])["SPIN"][0] == [1e-5, 3e-5, 1e-4]
     (circled,) = (line for line in drawing.figure.axes[0].lines if line.get_fillstyle() == "none")
     assert [*circled.get_xdata()] == [1e-5]
+
+
+def test_a_coefficient_that_was_tuned_has_rows_of_its_own(tmp_path):
+    """T-SPIN at two alphas and two rates, SFT at two rates."""
+    for lr in (1e-5, 1e-4):
+        for loss, alpha in (("sft", None), ("tspin", 1.0), ("tspin", 0.02)):
+            apart = f"-eval_split=validation-lr={lr:g}-alpha={alpha}"
+            folder = write_run(tmp_path, loss, seed=10, split="validation", apart=apart, lr=lr)
+            if alpha is not None:
+                tree = yaml.safe_load(folder.config.read_text())
+                tree["loss"]["alpha"] = alpha
+                write_text(folder.config, yaml.safe_dump(tree))
+    table, drawing = catalogue.build(Runs.read(tmp_path), ["tuning"])
+    labels = ["SFT", "T-SPIN alpha=0.02", "T-SPIN alpha=1.0"]
+    assert table.frame["label"].tolist() == labels
+    drawn = [line for line in drawing.figure.axes[0].lines if line.get_label() in labels]
+    assert len({(line.get_color(), line.get_linestyle()) for line in drawn}) == 3
 
 
 def test_without_validation_runs_there_is_nothing_tuned(tmp_path):
