@@ -99,7 +99,7 @@ def _table(
         own = data[data["objective"] == objective].set_index("lr")
         means = own["mean"].reindex(rates)
         values = means * main.better
-        best = values[own["n"].reindex(rates) == own["n"].max()].idxmax()
+        best = _best(own, main)
         above = values[best] - np.fmax(values.shift(1), values.shift(-1))[best]
         where = "on the edge: widen the grid" if best in (rates[0], rates[-1]) else "inside"
         alike = not_told_from(best, own["mean"].to_dict(), own["error"].to_dict())
@@ -107,6 +107,12 @@ def _table(
         rows.append([objective, int(own["n"].max()), *means, f"{best:g}", above, where, others])
     frame = pd.DataFrame(rows, columns=[column.key for column in columns])
     return Table(name, caption, columns, frame, missing=lines)
+
+
+def _best(own: pd.DataFrame, main: Measure) -> float:
+    """The best of an objective's rates that were run with the most seeds. own: mean and n, by lr"""
+    most = own[own["n"] == own["n"].max()]
+    return float((main.better * most["mean"]).idxmax())
 
 
 def _drawn(data: pd.DataFrame, main: Measure) -> style.Figure:
@@ -119,9 +125,9 @@ def _drawn(data: pd.DataFrame, main: Measure) -> style.Figure:
         colour = style.colour(objective)
         axes.plot(line["lr"].to_numpy(), line["mean"].to_numpy(), label=objective, color=colour,
                   marker=style.marker(objective), linestyle=strokes[objective])  # fmt: skip
-        most = line[line["n"] == line["n"].max()]
-        best = most.loc[(main.better * most["mean"]).idxmax()]
-        axes.plot(best["lr"], best["mean"], "o", markersize=10, fillstyle="none", color=colour)
+        best = _best(line.set_index("lr"), main)
+        mean = line.loc[line["lr"] == best, "mean"]
+        axes.plot([best], mean, "o", markersize=10, fillstyle="none", color=colour)
     style.logarithmic(axes, data["lr"])
     axes.set(xlabel="learning rate", ylabel=main.axis)
     style.legend(drawn, columns=3)
