@@ -23,7 +23,6 @@ from pathlib import Path
 from analysis.study import LIKELIHOOD, STUDIES
 from benchmarks import sweeps
 from benchmarks.sweeps import Sweeps
-from tspin.runs.point import key
 
 NAME = "smol"
 ALPHA = 0.02  # of T-SPIN, beside the paper's 1
@@ -132,7 +131,7 @@ def study(it: Study) -> None:
 
 def with_objectives(lines: Sequence[str], out: Path) -> Path:
     """A sweep of them, which rates are added to."""
-    points = [{key(word): word for word in line.split()} for line in lines]
+    points = [sweeps.by_key(line.split()) for line in lines]
     sweeps.write_points(out, "The objectives that are tuned", points)
     return out
 

@@ -19,7 +19,7 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,7 +119,11 @@ def unfinished(folder: Path) -> list[str]:
 
 def points(sweep: Path) -> list[dict[str, str]]:
     """Of a sweep that was written: every point's words by their keys."""
-    return [{key(word): word for word in line} for line in read_sweep(str(sweep), SWEEPS)]
+    return [by_key(line) for line in read_sweep(str(sweep), SWEEPS)]
+
+
+def by_key(words: Iterable[str]) -> dict[str, str]:
+    return {key(word): word for word in words}
 
 
 def write_points(sweep: Path, title: str, points: Sequence[dict[str, str]]) -> None:

@@ -88,9 +88,9 @@ def test_the_tiny_study_from_beginning_to_end(tmp_path, started):
 @pytest.mark.runs
 def test_the_tiny_study_of_a_language_model_from_beginning_to_end(tmp_path, started):
     """Two objectives at two rates on 8 pairs, and the best two of each, all, with a second seed: 8
-    validation runs. The best of each on 16, T-SPIN's
-    siblings and the control at their rates, the two on 8 and 4: 2 + 3 + 4 test runs.
-    Other pairs are scored by a process of their own, which is not started here."""
+    validation runs. The best of each on 16, T-SPIN's siblings and the control at their rates, the
+    two on 8 and 4: 2 + 3 + 4 test runs. Other pairs are scored by a process of their own, which is
+    not started here."""
     smol.main(["--tiny", "--out", str(tmp_path), "--pairs", str(tmp_path / "pairs.jsonl")])
     *runs, scored = started
     assert len(runs) == 5 and scored[:3] == ["-m", "tspin", "likelihood"]
