@@ -35,18 +35,14 @@ from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
 from platform import python_version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from benchmarks.common import resident, row
-
-if TYPE_CHECKING:
-    from tspin.data.triplets import Triplet
-    from tspin.objectives import Logps, Role
+from benchmarks.stand_ins import LENGTHS, Drawn, made_up_tokens, walk, write_model, write_pairs
 
 # torch is imported by the process that is measured alone: another's peak begins with its parent's.
 
 GATE, GATED = 2000, 200_000  # MB of a process; rows
-LENGTHS = (50, 450), (50, 500)  # tokens of a prompt and of a response, uniform: 250 and 275
 HELDOUT = 512
 ROWS, MIXED = (10_000, 50_000, 200_000), (200_000,)
 SHAPE, SHAPE_MIXED = "smol", "v128k"  # of shapes.SHAPES, for their vocabularies
@@ -209,115 +205,6 @@ def in_stage(meter: Meter, name: str, function: Callable) -> Callable:
             return function(*args, **kwargs)
 
     return work
-
-
-def write_pairs(path: Path, rows: int, shape: str) -> None:
-    import numpy as np
-
-    from benchmarks.shapes import SHAPES
-    from tspin.tools.files import atomic
-
-    random, vocab = np.random.default_rng(0), SHAPES[shape].vocab
-
-    def text(low: int, high: int) -> str:
-        ids = random.integers(2, vocab - 1, random.integers(low, high))
-        return " ".join(f"w{i}" for i in ids.tolist())
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic(path) as temporary, temporary.open("w") as file:
-        for _ in range(rows):
-            prompt, response = (text(*lengths) for lengths in LENGTHS)
-            file.write(json.dumps({"prompt": prompt, "response": response}) + "\n")
-
-
-def write_model(path: Path, shape: str) -> None:
-    """The vocabulary of a real one, and hardly any weights."""
-    from benchmarks.shapes import SHAPES, Llama
-
-    vocab = SHAPES[shape].vocab
-    small = Llama(vocab, 8, 8, layers=1, heads=1, kv_heads=1, head_dim=8, tied=True)
-    small.model("cpu").save_pretrained(path)
-    small.tokenizer().save_pretrained(path)
-
-
-class Drawn:
-    """A requests.Engine whose responses are functions of their seeds."""
-
-    central = False
-
-    def __init__(self, renderer: Any) -> None:
-        self.renderer, self.facts = renderer, {"engine": "drawn"}
-
-    def respond(
-        self, batches: Any, how: Any, *, done: Callable[[int], object]
-    ) -> Iterator[tuple[int, list[list[int]]]]:
-        for key, requests in batches:
-            yield key, [self._response(request.seed) for request in requests]
-            done(len(requests))
-
-    def _response(self, seed: int) -> list[int]:
-        import numpy as np
-
-        random, eos = np.random.default_rng(seed), self.renderer.eos_id
-        return [*random.integers(2, eos, random.integers(*LENGTHS[1]) - 1).tolist(), eos]
-
-
-def made_up(policy: Any, triplets: Sequence[Triplet], roles: Sequence[Role]) -> Logps:
-    """About 1 nat a token, and something of the ids themselves."""
-    import torch
-
-    from tspin.objectives import Logps
-
-    logps = {}
-    for role in roles:
-        ids = [list(triplet.responses[role]) for triplet in triplets]
-        logps[role] = torch.tensor([-len(x) - x[0] / 1e5 for x in ids], dtype=torch.float64)
-    return Logps().with_values(logps)
-
-
-def made_up_tokens(
-    policy: Any, triplets: Sequence[Triplet], roles: Sequence[Role]
-) -> tuple[Logps, EqualParts]:
-    """The same, in equal parts for the tokens."""
-    logps = made_up(policy, triplets, roles)
-    return logps, EqualParts(logps, [(x, role) for x in triplets for role in roles], len(roles))
-
-
-@dataclass(frozen=True)
-class EqualParts:
-    """Log-probabilities of the tokens of each response, made where they are asked for: the few that
-    are kept take the time of a model, and no other does here."""
-
-    logps: Logps
-    responses: Sequence[tuple[Triplet, Role]]
-    num_roles: int
-
-    def __getitem__(self, i: int) -> Any:
-        import torch
-
-        triplet, role = self.responses[i]
-        length = len(triplet.responses[role])
-        return torch.full((length,), float(self.logps[role][i // self.num_roles]) / length)
-
-
-def walk(
-    strategy: Any, optimizer: Any, batch: Sequence[Triplet], recipe: Any, cut: Any, **_: Any
-) -> tuple[dict[str, float], Any]:
-    """step.gradient_step as far as the loss."""
-    import torch
-
-    from tspin.data.triplets import num_tokens
-    from tspin.objectives import mean_metrics
-
-    losses, metrics, roles = [], [], recipe.loss.roles
-    for triplets in cut.micro_batches(batch, roles):
-        logps = made_up(strategy.policy, triplets, roles)
-        values, facts = recipe.loss(logps, recipe.reference_logps(triplets, logps))
-        losses.append(values)
-        metrics.append(facts)
-    numbers = {"loss": float(torch.cat(losses).mean()), **mean_metrics(metrics), "grad_norm": 0.0}
-    tokens = num_tokens(batch, roles)
-    return numbers | {"num_examples": len(batch), "num_tokens": tokens}, cut
 
 
 # --- the process that asks -----------------------------------------------------------------------
