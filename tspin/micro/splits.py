@@ -8,17 +8,14 @@ from collections.abc import Callable
 # Percent of the contents. "train" and "warm" are equally large and disjoint: a policy can be
 # warm-started on pairs that self-play never sees.
 SPLITS = {"pretrain": 70, "warm": 10, "train": 10, "validation": 4, "test": 6}
+_BY_PERCENTILE = [split for split, percent in SPLITS.items() for _ in range(percent)]
 
 
 def split_of(text: str) -> str:
     """The one split of a content, given as text."""
     # hash() differs between processes; a digest of the text is the same everywhere and always.
-    percentile = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % 100
-    for split, percent in SPLITS.items():
-        if percentile < percent:
-            return split
-        percentile -= percent
-    raise AssertionError("SPLITS must sum to 100")
+    first_bytes = hashlib.sha256(text.encode()).digest()[:8]
+    return _BY_PERCENTILE[int.from_bytes(first_bytes, "big") % 100]
 
 
 def check_available(task: str, split: str, n: int, num_available: Callable[[str], int]) -> None:
