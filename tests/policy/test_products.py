@@ -9,6 +9,7 @@ from torch import nn
 
 from tspin.config.identity import IDENTITY_FREE
 from tspin.config.older import ADDED
+from tspin.logprobs import fused_head
 from tspin.objectives import ROLES
 from tspin.policy import dtypes, products
 from tspin.policy.policy import Policy
@@ -103,7 +104,11 @@ def policies():
         yield Policy(model, NoText(), CPU, None, "auto", library=use(compute, model))
 
 
-def test_losses_and_gradients_are_the_same_and_the_record_names_it(small_is_large, calls):
+@pytest.mark.parametrize("words", [5, fused_head.WORDS])
+def test_losses_and_gradients_are_the_same_and_the_record_names_it(
+    words, small_is_large, calls, monkeypatch
+):
+    monkeypatch.setattr(fused_head, "WORDS", words)
     triplets, found = random_triplets(6), []
     for policy in policies():
         before = len(calls)
@@ -114,6 +119,8 @@ def test_losses_and_gradients_are_the_same_and_the_record_names_it(small_is_larg
         assert ("onednn" in policy.kernels) == (len(calls) > before)
     assert len(found[0]) == len(found[1]) > 10
     assert all(close(a, b, 1e-4) for a, b in zip(*found, strict=True))
+    vocabulary, widths = policy.model.config.vocab_size, {a[0] for a, _ in calls}
+    assert {min(words, vocabulary), vocabulary % words or words} <= widths
 
 
 @pytest.mark.parametrize("autocast", [None, torch.bfloat16])

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 CHUNK = {"cpu": 2**23, "cuda": 2**27}  # logits at a time; at least those of one triplet
+WORDS = 2**12  # of the vocabulary at a time where a Product copies what lies transposed
 WIDE_DEVICES = ("cuda",)
 LossFunction = Callable[[Sequence[Triplet], Logps], Tensor]
 """Triplets and their log-probs, each (batch,) -> losses (batch,), differentiable in the log-probs.
@@ -214,7 +215,11 @@ class _Chunk:
         if into.hidden is not None:
             into.hidden[self.tokens] = self.head.times(logits, self.weight.T)
         if into.weight is not None:
-            if self.head.product is None and into.weight.dtype == logits.dtype:
+            if self.head.product is not None:
+                parts = zip(into.weight.split(WORDS), logits.split(WORDS, dim=1), strict=True)
+                for gradient, of_words in parts:
+                    gradient += self.head.times(of_words.T, self.hidden.T)
+            elif into.weight.dtype == logits.dtype:
                 into.weight.addmm_(logits.T, self.hidden)
             else:
                 into.weight += self.head.times(logits.T, self.hidden.T)
