@@ -38,6 +38,7 @@ from tspin.selfplay.twin import linked_or
 from tspin.stages.prepare import prepare
 from tspin.tools.files import check_sums, read_json, remove
 from tspin.tools.log import once
+from tspin.tools.memory import give_back
 from tspin.tools.run_progress import RunProgress, run_progress
 from tspin.tools.threads import threads
 from tspin.tracking import backends, replay, report, sessions
@@ -61,6 +62,7 @@ def play(session: Session) -> None:
         world.main(_show, progress, out, f"iteration {t}")
         world.main(retention.prune, cfg, folder)
         world.main(session.push)
+        give_back()
 
     with (
         run_progress(total, initial=first, show=world.is_main) as progress,
@@ -184,6 +186,7 @@ def _session(
     preflight.check_same_folder(cfg, folder)
     fresh = not (world.exists(folder.prompts) and world.exists(folder.data))
     cfg, initial = _prepared(cfg, folder, world, fresh=fresh)
+    give_back()  # the texts
     inputs = Inputs(cfg, folder, initial)
     arithmetic = dtypes.facts(cfg.compute, cfg.optim.precision, cfg.model)
     if alone:
