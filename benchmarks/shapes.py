@@ -210,7 +210,7 @@ CPU = [
     Case("generation v2k", "generation", "v2k", "alpaca", ("sample", "dynamic", "static"),
          batch=48, usual=False),
     Case("iteration smol", "iteration", "smol", "alpaca", ("iterate", "glued"), batch=8,
-         rounds=3),
+         alone=True, rounds=3),
     *(
         Case(f"batch {n}", "triplets", "v2k", "128/128", ("ours",), batch=n, usual=False)
         for n in (2, 8, 32)
