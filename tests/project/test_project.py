@@ -1,6 +1,8 @@
 """The files that introduce the project to people and sites agree with the code and each other."""
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,17 @@ import tspin
 
 ROOT = Path(__file__).resolve().parents[2]
 CITATION = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+
+
+@pytest.mark.skipif(
+    shutil.which("git") is None or not (ROOT / ".git").exists(), reason="git lists the files"
+)
+def test_no_file_of_the_project_is_large():
+    """Neither weights nor packages: 2 MB at most."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True)
+    files = [ROOT / name for name in listed.stdout.decode().split("\0") if name]
+    assert len(files) > 100
+    assert not [file for file in files if file.exists() and file.stat().st_size > 2_000_000]
 
 
 def test_one_version():
