@@ -12,6 +12,7 @@ import sys
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from benchmarks.common import resident
 from support.tiny import checkpointed, compose, micro_tokenizer, triplet
 from tspin.data.tokens import Renderer
 from tspin.planning import shapes
@@ -31,12 +32,6 @@ CASES = {  # layers, width, words
     "checkpointing": (12, 192, ["compute.micro_batch=5", "compute.gradient_checkpointing=true"]),
     "lora": (6, 320, ["compute.micro_batch=3", "lora=default", "model.lora.rank=8"]),
 }
-
-
-def resident(word):
-    with open("/proc/self/status") as status:
-        line = next(line for line in status if line.startswith(word))
-    return 1024 * int(line.split()[1])
 
 
 def step(layers, width, words):

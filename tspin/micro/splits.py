@@ -9,6 +9,7 @@ from collections.abc import Callable
 # warm-started on pairs that self-play never sees.
 SPLITS = {"pretrain": 70, "warm": 10, "train": 10, "validation": 4, "test": 6}
 _BY_PERCENTILE = [split for split, percent in SPLITS.items() for _ in range(percent)]
+assert len(_BY_PERCENTILE) == 100, "SPLITS must sum to 100"
 
 
 def split_of(text: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Callable
-from functools import cache
 
 
 def give_back() -> None:
@@ -18,7 +17,6 @@ def give_back() -> None:
         trim(0)
 
 
-@cache
 def _trim() -> Callable[[int], int] | None:
     """glibc's malloc_trim; None: this library has none."""
     if sys.platform != "linux":
