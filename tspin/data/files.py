@@ -20,9 +20,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tspin.data import json_stream
 from tspin.data.cells import BadRow
 from tspin.data.schemas import COLUMNS, SCHEMAS, nearest
+from tspin.tools import json_stream
 from tspin.tools.log import kind_and_line
 from tspin.tools.spelling import unknown
 
