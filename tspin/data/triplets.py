@@ -27,7 +27,7 @@ class Triplet:
     """One prompt and its responses, as ids.
 
     source  iteration whose policy sampled the synthetic response.
-    Ids are in lists, or in arrays of 2 or 4 bytes each (rows.each_row) where there are many.
+    Ids are in lists, or in arrays of 2 or 4 bytes each, of many rows on the disk (tools.spill).
 
     Example: Triplet("9f", "train", 1, [1, 5], {"annotated": [7], "synthetic": [8], "proto": [9]})
     """

@@ -33,6 +33,7 @@ from tspin.tools.files import (
 )
 from tspin.tools.parquet import each_row, read_rows
 from tspin.tools.spelling import nearest
+from tspin.tools.spill import Spill
 
 # Folders of an iteration. The files of a checkpoint have transformers' names: config.json,
 # model.safetensors (SAFE_WEIGHTS_NAME; above 5 GB parts and an index of them), the tokenizer's;
@@ -154,8 +155,10 @@ class Responses:
         return (row for part in self.parts() for row in each_row(part, *columns))
 
     def ids(self) -> dict[str, Sequence[int]]:
-        """Prompt id -> sampled token ids."""
-        return {row["id"]: row["response_ids"] for row in self.each("id", "response_ids")}
+        """Prompt id -> sampled token ids, of many rows in a temporary file (tools.spill)."""
+        spill = Spill()
+        rows = self.each("id", "response_ids")
+        return {row["id"]: spill.keep(row["response_ids"]) for row in rows}
 
     def parts(self) -> list[Path]:
         """The files with its rows, of a set that is there."""

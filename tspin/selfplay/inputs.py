@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from sys import intern
 from typing import Any
 
 from tspin.config.run import Run
@@ -16,6 +17,9 @@ from tspin.runs.start import first_iteration, start_from
 from tspin.stages.evaluate import Grader
 from tspin.tools.files import digest_each
 from tspin.tools.parquet import each_row
+from tspin.tools.spill import Spill
+
+IDS = ("prompt_ids", "annotated_ids")
 
 
 class Inputs:
@@ -26,9 +30,13 @@ class Inputs:
 
     def __init__(self, cfg: Run, folder: RunDir, initial: Path) -> None:
         self.cfg, self.folder, self.initial = cfg, folder, initial
-        columns = ["id", "split", "prompt_ids", "annotated_ids"]  # texts stay on the disk
+        columns = ["id", "split", *IDS]  # texts stay on the disk
         columns += ["part"] if cfg.data.shift.timed else []
-        self.prompts: list[dict[str, Any]] = list(each_row(folder.prompts, *columns))
+        spill = Spill()
+        self.prompts: list[dict[str, Any]] = [
+            row | {"split": intern(row["split"])} | {name: spill.keep(row[name]) for name in IDS}
+            for row in each_row(folder.prompts, *columns)
+        ]
         self.train = [row for row in self.prompts if row["split"] == "train"]
         self.heldout = [row for row in each_row(folder.prompts) if row["split"] == "heldout"]
         check = checker(cfg.data) if self.heldout else None
