@@ -16,6 +16,7 @@ from support.tiny import compose
 
 from tspin.config.shift import ShiftConfig
 from tspin.data import annotated, files
+from tspin.data.pairs import PairsBuilder, digest_of
 from tspin.data.turns import Dialogue
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,10 +43,10 @@ def make_pairs(prompts):
 
 def identified(rows, rounds="first"):
     """(system, prompt, response), or (system, prompt, response, prompt, response, ...) -> pairs"""
-    pairs = annotated._Pairs()
+    pairs = PairsBuilder()
     for system, *turns in rows:
         pairs.add(Dialogue(system, (*zip(turns[::2], turns[1::2], strict=True),)), rounds)
-    return pairs.pairs
+    return pairs.pairs()
 
 
 NUMBERED = [{"prompt": f"p{i}", "response": f"r{i}"} for i in range(5)]
@@ -577,19 +578,22 @@ PROMPTS = st.lists(st.sampled_from("abcdefghij"), min_size=2, max_size=30).filte
 def test_laws_of_split_pairs(prompts, seed, choice):
     pairs = make_pairs(prompts)
     heldout = choice.draw(st.integers(0, len(set(prompts)) - 1))
-    train, judged = annotated.split_pairs(pairs, size=None, heldout=heldout, seed=seed)
+    train, judged, num_prompts = split = annotated.split_pairs(
+        pairs, size=None, heldout=heldout, seed=seed
+    )
 
+    assert num_prompts == len(set(prompts))
     assert len({pair.prompt for pair in judged}) == len(judged) == heldout
     assert not {pair.prompt for pair in judged} & {pair.prompt for pair in train}
     kept = [pair for pair in pairs if pair.prompt not in {other.prompt for other in judged}]
     assert Counter(train) == Counter(kept)  # None is all of the others
 
-    shuffled = choice.draw(st.permutations(pairs))
-    assert annotated.split_pairs(shuffled, size=None, heldout=heldout, seed=seed) == (train, judged)
+    shuffled = pairs.take(choice.draw(st.permutations(range(len(pairs)))))
+    assert annotated.split_pairs(shuffled, size=None, heldout=heldout, seed=seed) == split
 
     size = choice.draw(st.integers(1, len(train)))
     smaller = annotated.split_pairs(pairs, size=size, heldout=heldout, seed=seed)
-    assert smaller == (train[:size], judged)  # nested
+    assert smaller == split._replace(train=train[:size])  # nested
 
 
 def test_file_order_changes_nothing_even_with_repeated_rows(tmp_path):
@@ -608,8 +612,9 @@ def test_file_order_changes_nothing_even_with_repeated_rows(tmp_path):
 
 def test_a_larger_heldout_begins_with_a_smaller_one():
     pairs = make_pairs("abcdefghij")
-    _, few = annotated.split_pairs(pairs, size=1, heldout=3, seed=0)
-    _, many = annotated.split_pairs(pairs, size=1, heldout=6, seed=0)
+    few, many = (
+        annotated.split_pairs(pairs, size=1, heldout=heldout, seed=0).heldout for heldout in (3, 6)
+    )
     assert many[:3] == few
 
 
@@ -626,7 +631,7 @@ def test_the_seed_chooses_both_parts():
 def test_a_heldout_prompt_keeps_its_other_pairs_out_of_training():
     """Prompts a, a, b with two held out leave nothing; with one, the others of its text."""
     pairs = make_pairs("aab")
-    (train, judged) = annotated.split_pairs(pairs, size=None, heldout=1, seed=0)
+    train, judged, _ = annotated.split_pairs(pairs, size=None, heldout=1, seed=0)
     assert len(judged) == 1
     assert len(train) == (1 if judged[0].prompt == "a" else 2)
 
@@ -654,8 +659,7 @@ def test_the_way_out_of_a_size_that_is_too_large_works_however_it_was_set(words)
         annotated.split_pairs(pairs, size=size, heldout=10, seed=0)
     way_out = re.search(r"use (\S+) for all of them", str(refused.value))[1]
     size = compose(*data, way_out).data.size
-    train, _ = annotated.split_pairs(pairs, size=size, heldout=10, seed=0)
-    assert len(train) == 50
+    assert len(annotated.split_pairs(pairs, size=size, heldout=10, seed=0).train) == 50
 
 
 # Which source is meant
@@ -969,7 +973,7 @@ def test_load_reads_splits_and_counts(tmp_path):
     expected = annotated.split_pairs(
         annotated.read_pairs(path, skip_bad_rows=True).pairs, size=3, heldout=2, seed=0
     )
-    assert (loaded.train, loaded.heldout) == expected
+    assert (loaded.train, loaded.heldout, loaded.num_prompts) == expected
     assert loaded.num_skipped == 1 and "line 6: unknown schema" in loaded.reasons[0]
     others = [{"size": 2}, {"heldout": 1}, {"seed": 1}]
     digests = {annotated.load(config(**options | other)).digest for other in others}
@@ -980,7 +984,7 @@ def test_load_reads_splits_and_counts(tmp_path):
 def test_instructions_of_ultrachat():
     source = annotated.read_pairs(str(INSTRUCTIONS))
     assert (len(source.pairs), source.num_skipped) == (999, 0)
-    train, heldout = annotated.split_pairs(source.pairs, size=512, heldout=100, seed=0)
+    train, heldout, _ = annotated.split_pairs(source.pairs, size=512, heldout=100, seed=0)
     assert (len(train), len(heldout)) == (512, 100)
     assert not {pair.prompt for pair in train} & {pair.prompt for pair in heldout}
 
@@ -1006,7 +1010,7 @@ def test_the_first_round_the_last_answer_or_each_answer():
     assert (first.prompt, first.annotated, first.history) == ("x", "y", ())
     assert (last.prompt, last.annotated) == ("x3", "y3")
     assert last.history == (("x", "y"), ("x2", "y2"))
-    assert each == [first, each[1], last] and each[1].history == (("x", "y"),)
+    assert [*each] == [first, each[1], last] and each[1].history == (("x", "y"),)
     assert {pair.system for pair in each} == {"s"}
     assert {pair.opening for pair in each} == {"x"}
 
@@ -1014,7 +1018,7 @@ def test_the_first_round_the_last_answer_or_each_answer():
 def test_an_id_is_of_the_history_too():
     """Without one it is what it was before there were any."""
     (alone,), (_, later) = identified([("s", "x2", "y2")]), identified([THREE[:5]], "all")
-    assert alone.id == annotated._digest("s", "x2", "y2")[:16] != later.id
+    assert alone.id == digest_of("s", "x2", "y2")[:16] != later.id
 
 
 @given(seed=st.integers(0, 5), heldout=st.integers(1, 4))
@@ -1022,7 +1026,7 @@ def test_an_id_is_of_the_history_too():
 def test_a_conversation_is_never_in_both_parts(seed, heldout):
     """Five conversations of three rounds; the later prompts are the same in all of them."""
     rows = [(None, f"x{i}", "y", "go on", "y", "go on", "y") for i in range(5)]
-    train, judged = annotated.split_pairs(
+    train, judged, _ = annotated.split_pairs(
         identified(rows, "all"), size=None, heldout=heldout, seed=seed
     )
     openings = [pair.opening for pair in judged]

@@ -8,20 +8,19 @@ triplets belongs to the stages.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tspin.config import auto
 from tspin.config.auto import AUTO, Auto
 from tspin.data import schemas, shift, sources
 from tspin.data.cells import BadRow, BadRows, printable
-from tspin.data.turns import Dialogue, Round
+from tspin.data.pairs import Pairs, PairsBuilder, Rounds, digest_of
+from tspin.data.turns import Dialogue
 
 if TYPE_CHECKING:
     from tspin.config.run import DataConfig
@@ -37,34 +36,9 @@ NUM_NAMES = 30  # columns not used that the log lists
 
 log = logging.getLogger("tspin")
 
-Rounds = Literal["first", "last", "all"]
 # row of prompts.parquet, response -> right, wrong or unknown
 Check = Callable[[Mapping[str, Any], str], bool | None]
 Canonical = Callable[[str, str], str | None]  # prompt, response -> one spelling of a right answer
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """A prompt x and its annotated response y, with what is before them, if anything.
-
-    system: the system message
-    history: earlier rounds of the conversation, user text and assistant text
-    id: 16 hex digits of the content, so it names the same pair in every file and subset; repeats
-        of a row carry their occurrence, "-1", "-2".
-    part: of the data in order of their time (data.shift), from 0; None where they have none
-    """
-
-    id: str
-    prompt: str
-    annotated: str
-    system: str | None = None
-    history: tuple[Round, ...] = ()
-    part: int | None = None
-
-    @property
-    def opening(self) -> str:
-        """The first prompt of the conversation."""
-        return self.history[0][0] if self.history else self.prompt
 
 
 @dataclass(frozen=True)
@@ -77,7 +51,7 @@ class Source:
     times: of the pairs, where a column with them was asked for
     """
 
-    pairs: list[Pair]
+    pairs: Pairs
     num_skipped: int = 0
     reasons: tuple[str, ...] = ()
     num_undesirable: int = 0
@@ -93,8 +67,8 @@ class Dataset:
     digest: sha256 of the ids of train and heldout, in order.
     """
 
-    train: list[Pair]
-    heldout: list[Pair]
+    train: Pairs
+    heldout: Pairs
     num_prompts: int
     num_skipped: int
     num_undesirable: int
@@ -107,9 +81,10 @@ def load(data: DataConfig) -> Dataset:
 
     The log says which columns were not used, and how many rows have no response to learn from.
     """
-    source = Source([])
+    source = Source(Pairs())
     if data.path in BUILT_IN:
         train, heldout = built_in_pairs(data)
+        num_prompts = 0
     else:
         source = read_pairs(
             data.path,
@@ -121,7 +96,9 @@ def load(data: DataConfig) -> Dataset:
             time=data.shift.column,
         )
         pairs = _in_parts(source, data.shift) if data.shift.timed else source.pairs
-        train, heldout = split_pairs(pairs, size=data.size, heldout=data.heldout, seed=data.seed)
+        train, heldout, num_prompts = split_pairs(
+            pairs, size=data.size, heldout=data.heldout, seed=data.seed
+        )
     if source.unused:
         log.info("columns not used: %s", ", ".join(source.unused))
     if source.num_undesirable:
@@ -129,15 +106,14 @@ def load(data: DataConfig) -> Dataset:
             "%d rows left out: their label is false, so that they have no annotated response",
             source.num_undesirable,
         )
-    digest = _digest([pair.id for pair in train], [pair.id for pair in heldout])
     return Dataset(
         train,
         heldout,
-        len({pair.opening for pair in source.pairs}),
+        num_prompts,
         source.num_skipped,
         source.num_undesirable,
         source.reasons,
-        digest,
+        digest_of(train.ids, heldout.ids),
     )
 
 
@@ -168,7 +144,7 @@ def read_pairs(
     time: a column that says when a row is from, see shift.time_of.
     """
     schemas.check_columns(columns or {})
-    pairs = _Pairs()
+    pairs = PairsBuilder()
     times: list[float] = []
     kinds: dict[str, str] = {}  # kind of time -> place of the first
     bad_rows = BadRows(skip_bad_rows)
@@ -187,15 +163,14 @@ def read_pairs(
             continue
         num_rows += 1
         unused.update(name for name in dialogue.unused if name != time)
-        pairs.add(dialogue, rounds)
         kinds.setdefault(kind, place)
-        times += [moment] * (len(pairs.pairs) - len(times))
+        times += [moment] * pairs.add(dialogue, rounds)
     if len(kinds) > 1:
         told = " and ".join(f"{kind} ({place})" for kind, place in kinds.items())
         raise ValueError(
             f"{path}: data.shift.column={time} holds {told}, which have no order; write one of both"
         )
-    if not pairs.pairs:
+    if not times:
         counts = []
         if bad_rows.number:
             counts.append(f"{bad_rows.number} skipped, the first one {bad_rows.reasons[0]}")
@@ -204,12 +179,18 @@ def read_pairs(
         raise ValueError(f"data.path={path} has no usable row{detail}; a row has {schemas.SCHEMAS}")
     left = _listed(unused, num_rows)
     in_time = None if time is None else tuple(times)
-    return Source(pairs.pairs, bad_rows.number, bad_rows.reasons, num_undesirable, left, in_time)
+    return Source(pairs.pairs(), bad_rows.number, bad_rows.reasons, num_undesirable, left, in_time)
 
 
-def split_pairs(
-    pairs: Sequence[Pair], *, size: int | None, heldout: int | Auto, seed: int
-) -> tuple[list[Pair], list[Pair]]:
+class Split(NamedTuple):
+    """num_prompts: different texts that open a conversation, in both parts and beside them"""
+
+    train: Pairs
+    heldout: Pairs
+    num_prompts: int
+
+
+def split_pairs(pairs: Pairs, *, size: int | None, heldout: int | Auto, seed: int) -> Split:
     """`size` pairs to train on (None = all that are left) and `heldout` to judge on.
 
     Both are drawn by a hash of the seed and the content: the row order of the file does not
@@ -217,9 +198,9 @@ def split_pairs(
     Held out are the TEXTS that open conversations, one pair each; other pairs of a conversation
     that opens with such a text are in neither part. `auto` is auto.num_heldout of them.
     """
-    prompts = sorted(
-        {pair.opening for pair in pairs}, key=lambda text: _digest(seed, "heldout", text)
-    )
+    # The texts' hashes decide their order and tell them apart; texts themselves may be many.
+    openings = [bytes.fromhex(digest_of(seed, "heldout", pair.opening)) for pair in pairs]
+    prompts = sorted({*openings})
     if heldout == AUTO:
         heldout = auto.num_heldout(len(prompts))
         if heldout == 0:
@@ -232,14 +213,14 @@ def split_pairs(
             f"data.heldout={heldout} exceeds the {len(prompts)} distinct prompts of "
             f"{len(pairs)} pairs; use a smaller one"
         )
-    held = set(prompts[:heldout])
-    judged: dict[str, Pair] = {}  # text -> its first pair
-    train: list[Pair] = []
-    for pair in sorted(pairs, key=lambda pair: _digest(seed, "train", pair.id)):
-        if pair.opening in held:
-            judged.setdefault(pair.opening, pair)
+    held, ids = set(prompts[:heldout]), pairs.ids
+    judged: dict[bytes, int] = {}  # hash of a text -> its first pair
+    train: list[int] = []
+    for number in sorted(range(len(ids)), key=lambda i: digest_of(seed, "train", ids[i])):
+        if openings[number] in held:
+            judged.setdefault(openings[number], number)
         else:
-            train.append(pair)
+            train.append(number)
     if not train:
         raise ValueError(
             f"data.heldout={heldout} leaves none of {len(pairs)} pairs to train on; use a smaller "
@@ -251,10 +232,11 @@ def split_pairs(
             f"train on ({len(pairs)} pairs, without those of the data.heldout={heldout} prompts); "
             "use data.size=null for all of them, or a smaller data.heldout"
         )
-    return train[:size], [judged[text] for text in prompts[:heldout]]
+    first = (judged[text] for text in prompts[:heldout])
+    return Split(pairs.take(train[:size]), pairs.take(first), len(prompts))
 
 
-def built_in_pairs(data: DataConfig) -> tuple[list[Pair], list[Pair]]:
+def built_in_pairs(data: DataConfig) -> tuple[Pairs, Pairs]:
     """Train and held-out pairs of a built-in task, whose splits share no prompt.
 
     The seed chooses the train pairs, nested in size. The held-out ones are the first of
@@ -275,7 +257,7 @@ def built_in_pairs(data: DataConfig) -> tuple[list[Pair], list[Pair]]:
             "makes for that; use data.heldout=N"
         )
 
-    def first(split: str, num: int | None, seed: int, option: str) -> list[Pair]:
+    def first(split: str, num: int | None, seed: int, option: str) -> Pairs:
         available = task.num_available(split)
         num = available if num is None else num
         if num > available:
@@ -284,13 +266,13 @@ def built_in_pairs(data: DataConfig) -> tuple[list[Pair], list[Pair]]:
                 f"{split!r}; use a smaller one"
             )
         rows = task.pairs(split, num, seed=seed)
-        pairs = _Pairs()
+        pairs = PairsBuilder()
         for number, (prompt, answer) in enumerate(rows):
             part = None if parts is None else number % parts
             if data.path == MICRO_DRIFT:
                 answer = task.answer(prompt, part)
             pairs.add(Dialogue(None, ((prompt, answer),)), "first", part)
-        return pairs.pairs
+        return pairs.pairs()
 
     return (
         first("train", data.size, data.seed, "data.size"),
@@ -331,34 +313,11 @@ def _built_in(path: str) -> ModuleType:
     return tasks[path]
 
 
-def _in_parts(source: Source, how: ShiftConfig) -> list[Pair]:
+def _in_parts(source: Source, how: ShiftConfig) -> Pairs:
     """The pairs, each with the part that its time is in; without times by their order."""
     times = range(len(source.pairs)) if source.times is None else source.times
     parts = shift.parts_of(times, how.parts)
-    return [replace(pair, part=part) for pair, part in zip(source.pairs, parts, strict=True)]
-
-
-# Identity
-
-
-class _Pairs:
-    """A list of pairs with ids that are unique in it."""
-
-    def __init__(self) -> None:
-        self.pairs: list[Pair] = []
-        self._seen: Counter[str] = Counter()
-
-    def add(self, dialogue: Dialogue, rounds: Rounds, part: int | None = None) -> None:
-        """The round or rounds of a conversation that become pairs; its texts are not copied."""
-        system, turns = dialogue.system, dialogue.rounds
-        last = len(turns) - 1
-        for i in range(last if rounds == "last" else 0, 1 if rounds == "first" else last + 1):
-            prompt, annotated = turns[i]
-            before = turns[:i]
-            content = _digest(system, prompt, annotated, *([before] if before else []))[:16]
-            repeat = f"-{self._seen[content]}" if self._seen[content] else ""
-            self._seen[content] += 1
-            self.pairs.append(Pair(content + repeat, prompt, annotated, system, before, part))
+    return source.pairs.in_parts(parts)
 
 
 def _listed(unused: Counter[str], num_rows: int) -> tuple[str, ...]:
@@ -369,8 +328,3 @@ def _listed(unused: Counter[str], num_rows: int) -> tuple[str, ...]:
     ]
     more = len(unused) - len(names)
     return (*names, f"and {more} more") if more else tuple(names)
-
-
-def _digest(*parts: object) -> str:
-    """sha256, in hex, of the parts as one JSON list; the same on every machine and day."""
-    return hashlib.sha256(json.dumps(parts, separators=(",", ":")).encode()).hexdigest()

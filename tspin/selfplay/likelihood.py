@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tspin.config.run import Run
-from tspin.data.annotated import Pair
 from tspin.data.cells import BadRow, BadRows
+from tspin.data.pairs import Pair
 from tspin.data.templates import Rendering
 from tspin.data.tokens import Renderer
 from tspin.data.triplets import Triplet, micro_batches

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 from tspin.config.run import Run
 from tspin.data import shift
-from tspin.data.annotated import Dataset, Pair
+from tspin.data.annotated import Dataset
 from tspin.data.cells import BadRow, BadRows
+from tspin.data.pairs import Pair
 from tspin.data.templates import Conversation
 from tspin.data.tokens import Renderer
 from tspin.runs.artifacts import PROMPTS, TIMED_PROMPTS, RunDir, settled_day
