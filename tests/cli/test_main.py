@@ -595,6 +595,26 @@ def test_the_papers_spelling_of_without_h_a(point, cli, started):
     assert runs[0] == point("loss=wo_ha")
 
 
+@pytest.mark.parametrize(
+    ("words", "times"),
+    [
+        (["loss=spin", "seed=3"], 1),
+        (["model=micro_open", "loss=wo_ha", "data=micro_open"], 1),
+        (["optim.lr=1e-3"], 1),
+        (["loss=spin", "lora=default"], 2),
+    ],
+)
+def test_a_point_and_what_names_it_are_composed_once(monkeypatch, words, times):
+    """Half of the seconds before a run begins. With an option of another group they differ."""
+    monkeypatch.setattr("tspin.cli.compose._compositions", {})
+    asked = []
+    whole = hydra.compose
+    monkeypatch.setattr(hydra, "compose", lambda *a, **k: asked.append(a) or whole(*a, **k))
+    names = [check(words).points[0].run.name for _ in range(2)]
+    assert len(asked) == times
+    assert names[0] == names[1] == check([*reversed(words)]).points[0].run.name
+
+
 @pytest.mark.slow
 def test_a_sweep_runs_every_combination_once(cli):
     runs = cli("loss=sft,spin", "-m", "seed=range(2)")

@@ -194,6 +194,7 @@ def serve() -> None:
     {"words": [...], "cwd": FOLDER, "environment": {...}, "typed": TEXT, "log": FILE} -> pid
     {"wait": PID} -> exit code, or minus the signal; null where it hangs
     """
+    gc.disable()  # until all is here
     # What a child need not repeat: imports, plugins, the task's contents, the machine's rate.
     import hydra.main  # noqa: F401
     import pandas  # noqa: F401
@@ -222,6 +223,7 @@ def serve() -> None:
     tqdm.set_lock(threading.RLock())
     gc.collect()
     gc.freeze()  # what is here stays, in children too: their collections pass it over
+    gc.enable()
     answer = os.fdopen(os.dup(1), "w")
     alive = set()
     for line in sys.stdin:

@@ -41,7 +41,9 @@ from tspin.tools.spelling import unknown
 VERSION = "1.3"  # of Hydra's behaviour
 PRIMARY = "config"  # the file of conf/ that others are chosen from
 NAMED_BY = ("model", "loss", "data")  # groups whose choice stands in the run's name
+SEARCHPATH = "hydra.searchpath"
 
+_compositions: dict[tuple[str, ...], DictConfig] = {}  # options -> what they make
 _defaulted: dict[str, float] = {}  # objective -> learning rate that its model has for the rest
 _shortened: dict[str, int] = {}  # model.path -> its own length, where that is less than the default
 
@@ -92,9 +94,7 @@ def typed(cfg: DictConfig, hydra_cfg: Any, *, exact: bool = False) -> Run:
     if tree["name"] is not None:
         return load(tree)
     run = load(tree | {"name": "unnamed"})
-    own = [o for o in hydra_cfg.overrides.hydra if o.startswith("hydra.searchpath")]
-    own += [f"{group}={hydra_cfg.runtime.choices[group]}" for group in NAMED_BY]
-    return _named(run, _defaults(tuple(sorted(own)), run.seed), exact=exact)
+    return _named(run, _defaults(_naming(hydra_cfg), run.seed), exact=exact)
 
 
 def _named(run: Run, usual: dict[str, Any], *, exact: bool) -> Run:
@@ -163,14 +163,26 @@ def _defaults(options: tuple[str, ...], seed: int) -> dict[str, Any]:
     return plain(cfg, partial=True)
 
 
-@cache
 def _composed(options: tuple[str, ...]) -> DictConfig:
     """What these overrides make, Hydra's node included.
 
-    It is most of the time a point takes, so once for all points that differ in values alone. The
-    order of groups is nothing to Hydra, so they come in one; of each the last option holds.
+    It is most of the time a point takes, so once for all points that differ in values alone, and
+    once for a point and what names it where it has no option of another group. The order of groups
+    is nothing to Hydra, so they come in one; of each the last option holds.
     """
-    return hydra.compose(PRIMARY, list(options), return_hydra_config=True)
+    if options not in _compositions:
+        whole = hydra.compose(PRIMARY, list(options), return_hydra_config=True)
+        _compositions[options] = whole
+        if all(key(option) in (*NAMED_BY, SEARCHPATH) for option in options):
+            _compositions[_naming(whole.hydra)] = whole
+    return _compositions[options]
+
+
+def _naming(hydra_cfg: Any) -> tuple[str, ...]:
+    """The options, of all that were chosen, that a run is named by."""
+    paths = [o for o in hydra_cfg.overrides.hydra if key(o) == SEARCHPATH]
+    chosen = [f"{group}={hydra_cfg.runtime.choices[group]}" for group in NAMED_BY]
+    return tuple(sorted([*paths, *chosen]))
 
 
 def _ours(whole: DictConfig) -> DictConfig:
