@@ -39,6 +39,7 @@ from typing import Any
 
 from benchmarks.common import resident, row
 from benchmarks.stand_ins import LENGTHS, Drawn, made_up_tokens, walk, write_model, write_pairs
+from tspin.tools.spill import IN_MEMORY
 
 # torch is imported by the process that is measured alone: another's peak begins with its parent's.
 
@@ -60,9 +61,11 @@ are `begin`. A run is one process from its first stage to its last, so that what
 behind counts in the next. Seconds and bytes are sums over the iterations; bytes of a file with
 several names are counted once. Weights come on top of all of it.
 
-In memory are: texts, while the data are read, split and encoded (`data`); from then on ids, 2 bytes
-each where they are below 65536 and 4 elsewhere, with 1 KB of objects a triplet; log-probabilities
-where they are counted. Files are read and written 2048 rows at a time, a .json file, too.
+In memory are: what names a row and where it lies, 1 to 2 KB of objects a triplet, and
+log-probabilities where they are counted. Texts, until they are encoded, and ids of tokens, 2 bytes
+each where they are below 65536 and 4 elsewhere, lie in temporary files ($TMPDIR) beyond the first
+{IN_MEMORY // 2**20} MB of each set. Files are read and written 2048 rows at a time, a .json file
+too.
 """
 
 
