@@ -298,13 +298,15 @@ def table(sizes: Sizes) -> Iterator[str]:
 
 def growth(sizes: Sizes) -> Iterator[str]:
     """What a row more takes between two sizes that follow one another."""
-    plain = sorted((size.rows, whole(stages)) for size, stages in sizes.items() if not size.mixed)
-    for (fewer, before), (more, after) in pairwise(plain):
-        memory, seconds = after.peak - before.peak, after.seconds - before.seconds
-        yield (
-            f"- from {fewer} to {more} rows: {1000 * memory / (more - fewer):.1f} KB and "
-            f"{1000 * seconds / (more - fewer):.1f} ms for each row more"
-        )
+    for mixed in (False, True):
+        alike = sorted((x.rows, whole(stages)) for x, stages in sizes.items() if x.mixed is mixed)
+        for (fewer, before), (more, after) in pairwise(alike):
+            memory, seconds = after.peak - before.peak, after.seconds - before.seconds
+            yield (
+                f"- from {fewer} to {more} rows{', mixed' * mixed}: "
+                f"{1000 * memory / (more - fewer):.1f} KB and "
+                f"{1000 * seconds / (more - fewer):.1f} ms for each row more"
+            )
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -278,9 +278,10 @@ def test_a_gate_is_for_sizes_up_to_its_own():
 def test_what_a_row_more_takes_between_two_sizes():
     """2 KB and 3 ms; mixed ones are on no line with the others."""
     found = {Size(n): {"a": Stage(1 + 2 * n / 1000, 3 * n / 1000)} for n in (1000, 10, 3000)}
-    found[Size(3000, mixed=True)] = {"a": Stage(99, 99)}
+    found |= {Size(n, mixed=True): {"a": Stage(n / 1000, 0)} for n in (3000, 5000)}
     assert [*growth(found)] == [
         "- from 10 to 1000 rows: 2.0 KB and 3.0 ms for each row more",
         "- from 1000 to 3000 rows: 2.0 KB and 3.0 ms for each row more",
+        "- from 3000 to 5000 rows, mixed: 1.0 KB and 0.0 ms for each row more",
     ]
     assert not [*growth({Size(10): found[Size(10)]})]
