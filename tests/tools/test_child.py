@@ -33,7 +33,8 @@ def started(tmp_path):
 
     def start():
         command = [sys.executable, "-S", "-c", SERVE]  # -S: an interpreter that has no packages
-        return child.started(command, log=log.open("ab"), environment=os.environ)
+        plain = os.environ | {"PYTHONUNBUFFERED": ""}  # as a shell is, whoever runs the tests
+        return child.started(command, log=log.open("ab"), environment=plain)
 
     yield start
     assert "libraries print" in log.read_text()

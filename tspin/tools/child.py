@@ -9,6 +9,7 @@ the child may live in an environment that has nothing of ours.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import queue
@@ -122,6 +123,8 @@ def serve(work: Callable[[Receive, Send], None]) -> None:
     """The child's end. A failure of `work` is its last message, {"failed": sentence}."""
     stream = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # the log has what was printed however this ends
+        sys.stdout.reconfigure(line_buffering=True)
     messages: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(messages,), daemon=True).start()
 
