@@ -102,22 +102,33 @@ class PairsBuilder:
 
     def add(self, dialogue: Dialogue, rounds: Rounds, part: int | None = None) -> int:
         """The round or rounds of a conversation that become pairs. -> their number"""
-        system, turns = dialogue.system, dialogue.rounds
-        text = json.dumps((system, turns), ensure_ascii=False).encode("utf-8", "surrogatepass")
-        conversation = self._texts.keep(array("B", text))
-        last = len(turns) - 1
+        last = len(dialogue.rounds) - 1
         chosen = range(last if rounds == "last" else 0, 1 if rounds == "first" else last + 1)
-        for i in chosen:
-            before = turns[:i]
-            content = digest_of(system, *turns[i], *([before] if before else []))[:16]
-            repeat = f"-{self._seen[content]}" if self._seen[content] else ""
-            self._seen[content] += 1
-            self._places.append(_Place(content + repeat, conversation, i, part))
+        names = [self._name(dialogue, i) for i in chosen]  # before there is another copy of it
+        conversation = self._texts.keep(array("B", _written(dialogue)))
+        self._places += [
+            _Place(name, conversation, i, part) for name, i in zip(names, chosen, strict=True)
+        ]
         return len(chosen)
+
+    def _name(self, dialogue: Dialogue, number: int) -> str:
+        """The id of a round's pair."""
+        before = dialogue.rounds[:number]
+        parts = (dialogue.system, *dialogue.rounds[number], *([before] if before else []))
+        content = digest_of(*parts)[:16]
+        repeat = f"-{self._seen[content]}" if self._seen[content] else ""
+        self._seen[content] += 1
+        return content + repeat
 
     def pairs(self) -> Pairs:
         """All of them so far."""
         return Pairs(self._places)
+
+
+def _written(dialogue: Dialogue) -> bytes:
+    """As `Pairs` reads it; half of a character, which no UTF-8 has, too."""
+    text = json.dumps((dialogue.system, dialogue.rounds), ensure_ascii=False)
+    return text.encode("utf-8", "surrogatepass")
 
 
 def digest_of(*parts: object) -> str:
