@@ -21,7 +21,7 @@ import yaml
 import main
 from tspin.cli.arguments import SYNONYMS
 from tspin.cli.command import SWITCHES, VALUED, check
-from tspin.cli.compose import compose
+from tspin.cli.compose import _defaults, compose
 from tspin.cli.folders import CONF, SWEEPS, root
 from tspin.config import rules
 from tspin.config.load import dump, keys
@@ -607,6 +607,7 @@ def test_the_papers_spelling_of_without_h_a(point, cli, started):
 def test_a_point_and_what_names_it_are_composed_once(monkeypatch, words, times):
     """Half of the seconds before a run begins. With an option of another group they differ."""
     monkeypatch.setattr("tspin.cli.compose._compositions", {})
+    monkeypatch.setattr("tspin.cli.compose._defaults", cache(_defaults.__wrapped__))
     asked = []
     whole = hydra.compose
     monkeypatch.setattr(hydra, "compose", lambda *a, **k: asked.append(a) or whole(*a, **k))
