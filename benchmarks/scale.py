@@ -64,8 +64,7 @@ several names are counted once. Weights come on top of all of it.
 In memory are: what names a row and where it lies, 1 to 2 KB of objects a triplet, and
 log-probabilities where they are counted. Texts, until they are encoded, and ids of tokens, 2 bytes
 each where they are below 65536 and 4 elsewhere, lie in temporary files ($TMPDIR) beyond the first
-{IN_MEMORY // 2**20} MB of each set. Files are read and written 2048 rows at a time, a .json file
-too.
+{IN_MEMORY // 2**20} MB of each set. Files are read and written 2048 rows at a time.
 """
 
 
