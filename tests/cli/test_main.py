@@ -605,7 +605,7 @@ def test_the_papers_spelling_of_without_h_a(point, cli, started):
     ],
 )
 def test_a_point_and_what_names_it_are_composed_once(monkeypatch, words, times):
-    """Half of the seconds before a run begins. With an option of another group they differ."""
+    """Half of what composing takes. With an option of another group they differ."""
     monkeypatch.setattr("tspin.cli.compose._compositions", {})
     monkeypatch.setattr("tspin.cli.compose._defaults", cache(_defaults.__wrapped__))
     asked = []
