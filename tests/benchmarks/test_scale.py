@@ -18,15 +18,12 @@ from support.tiny import compose
 from benchmarks.scale import GATE, GATED, Size, Stage, growth, missed, whole, write
 from tspin.data.triplets import join, keyed
 from tspin.objectives import TSPIN
-from tspin.runs import artifacts
 from tspin.runs.artifacts import PROMPTS, RESPONSES, SCORES, RunDir, run_dirs
-from tspin.selfplay import inputs as inputs_module
 from tspin.selfplay.inputs import Inputs
 from tspin.stages.score import summarise, write_scores
-from tspin.tools import parquet
+from tspin.tools import parquet, spill
 from tspin.tools.files import Damaged, digest, digest_each, write_json
 from tspin.tools.parquet import SHAPE, each_row, read_rows, write_rows
-from tspin.tools.spill import Spill
 from tspin.tracking import report
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -88,8 +85,7 @@ def listed(triplet):
 @pytest.mark.slow
 @pytest.mark.parametrize(("in_memory", "most"), [(2**30, BYTES), (0, ON_DISK)])
 def test_a_joined_row_takes_few_bytes(folder, monkeypatch, in_memory, most):
-    for module in (inputs_module, artifacts):
-        monkeypatch.setattr(module, "Spill", lambda: Spill(in_memory))
+    monkeypatch.setattr(spill, "IN_MEMORY", in_memory)
     cfg = compose("loss=tspin")
     tracemalloc.start()
     inputs = Inputs(cfg, folder, folder.path)
@@ -104,8 +100,7 @@ def test_a_joined_row_takes_few_bytes(folder, monkeypatch, in_memory, most):
 @pytest.mark.slow
 @pytest.mark.parametrize("in_memory", [2**30, 10_000, 0])
 def test_the_join_is_that_of_lists(folder, monkeypatch, in_memory):
-    for module in (inputs_module, artifacts):
-        monkeypatch.setattr(module, "Spill", lambda: Spill(in_memory))
+    monkeypatch.setattr(spill, "IN_MEMORY", in_memory)
     found = Inputs(compose("loss=tspin"), folder, folder.path).triplets(1)
     assert list(map(listed, found)) == list(map(listed, naive(folder)))
 

@@ -4,10 +4,9 @@ import tracemalloc
 
 import pytest
 
-from tspin.data import pairs as module
 from tspin.data.pairs import Pair, PairsBuilder
 from tspin.data.turns import Dialogue
-from tspin.tools.spill import Spill
+from tspin.tools import spill
 
 CONVERSATIONS = [
     Dialogue("s", (("x", "y"), ("x2", "y2"), ("x3", "y3"))),
@@ -25,7 +24,7 @@ def made(rounds, conversations=CONVERSATIONS):
 
 @pytest.mark.parametrize("in_memory", [0, 100, 10**6])
 def test_wherever_their_texts_are(monkeypatch, in_memory):
-    monkeypatch.setattr(module, "Spill", lambda: Spill(in_memory))
+    monkeypatch.setattr(spill, "IN_MEMORY", in_memory)
     pairs, numbers = made("all")
     texts = [(pair.system, pair.history, pair.prompt, pair.annotated, pair.part) for pair in pairs]
     first, second = ("x", "y"), ("x2", "y2")
@@ -56,7 +55,7 @@ def test_a_choice_of_them_is_a_list_of_them():
 
 def test_memory_does_not_grow_with_the_texts(monkeypatch):
     """A pair's place and id are half a KB, where its texts here have 20."""
-    monkeypatch.setattr(module, "Spill", lambda: Spill(0))
+    monkeypatch.setattr(spill, "IN_MEMORY", 0)
     tracemalloc.start()
     try:
         pairs, _ = made(

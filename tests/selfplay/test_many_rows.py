@@ -6,15 +6,13 @@ import pytest
 from support.contents import contents
 from support.tiny import play
 
-from tspin.data import pairs
 from tspin.micro import task
-from tspin.runs import artifacts
-from tspin.selfplay import inputs
+from tspin.tools import spill
 from tspin.tools.spill import Spill
 
 HOW = {
-    "mixed": ["loss=tspin_ref", "data.mix_last_two=true"],
-    "curriculum": ["loss=tspin", "curriculum=random", "curriculum.share=0.5"],
+    "mixed": ["tspin_ref", "data.mix_last_two=true"],
+    "curriculum": ["tspin", "curriculum=random", "curriculum.share=0.5"],
 }
 
 
@@ -26,19 +24,13 @@ def test_a_run_whose_rows_are_on_the_disk(tmp_path, monkeypatch, words):
     file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     loss, *others = words
     others += ["data=file", f"data.path={file}"]
-    found = []
+    found, kept, begin = [], [], Spill.__init__
+    monkeypatch.setattr(Spill, "__init__", lambda self: begin(self) or kept.append(self))
     for in_memory in (2**26, 0):
-        kept = []
-
-        class Watched(Spill):
-            def __init__(self, most=in_memory, kept=kept):
-                super().__init__(most)
-                kept.append(self)
-
-        for module in (pairs, artifacts, inputs):
-            monkeypatch.setattr(module, "Spill", Watched)
-        folder, _ = play(tmp_path / str(in_memory), loss.removeprefix("loss="), *others, name="run")
+        monkeypatch.setattr(spill, "IN_MEMORY", in_memory)
+        kept.clear()
+        folder, _ = play(tmp_path / str(in_memory), loss, *others, name="run")
         found.append(contents(folder.path))
-        spilled = [spill for spill in kept if spill._file is not None]
+        spilled = [each for each in kept if each._file is not None]
         assert len(spilled) == (0 if in_memory else len(kept)) and len(kept) > 3
     assert found[0] == found[1] and "iter_1/done.json" in found[0]

@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from tspin.cli import arguments as overrides
 from tspin.cli.arguments import Overrides
-from tspin.cli.compose import VERSION, compose, parsed
+from tspin.cli.compose import SEARCHPATH, VERSION, compose, parsed
 from tspin.cli.folders import CONF, SWEEPS, torchrun_words
 from tspin.cli.quoting import as_typed, quoted_word
 from tspin.config import rules
@@ -90,7 +90,7 @@ def check(arguments: Sequence[str]) -> Command:
             raise ValueError(f"{foreign[0]} has no plan and knows no sweep=NAME: leave it out")
         return Command([*lines[0], *flags], [], "", multirun=True, dry_run=False)
     if given.config_dir:
-        of_hydra.append(f"hydra.searchpath=[file://{Path(given.config_dir).resolve()}]")
+        of_hydra.append(f"{SEARCHPATH}=[file://{Path(given.config_dir).resolve()}]")
     points = []
     try:
         with hydra.initialize_config_dir(str(CONF), version_base=VERSION):

@@ -18,8 +18,9 @@ class Spill:
     is in it. On a disk that is full, arrays stay in memory.
     """
 
-    def __init__(self, in_memory: int = IN_MEMORY) -> None:
-        self._left = in_memory
+    def __init__(self, in_memory: int | None = None) -> None:
+        """in_memory: None: IN_MEMORY"""
+        self._left = IN_MEMORY if in_memory is None else in_memory
         self._file: IO[bytes] | None = None
         self._end = 0  # of the file, in bytes
 
@@ -29,24 +30,19 @@ class Spill:
         if self._left >= size:
             self._left -= size
             return numbers
-        self._left = 0  # what is read again and again must not depend on lengths
-        start = self._end
-        if not self._written(numbers):
-            return numbers
-        assert self._file is not None
-        return _Spilled(self._file, numbers.typecode, start, len(numbers))
-
-    def _written(self, numbers: array[int]) -> bool:
+        self._left = 0  # once it is full, a short one that would fit goes to the file, too
         try:
-            if self._file is None:
-                self._file = tempfile.TemporaryFile(buffering=0)
-            size = len(numbers) * numbers.itemsize
-            if os.pwrite(self._file.fileno(), numbers, self._end) < size:
-                return False
+            return self._to_file(numbers, size)
         except OSError:  # no space, no place for temporary files
-            return False
-        self._end += size
-        return True
+            return numbers
+
+    def _to_file(self, numbers: array[int], size: int) -> Sequence[int]:
+        if self._file is None:
+            self._file = tempfile.TemporaryFile(buffering=0)
+        if os.pwrite(self._file.fileno(), numbers, self._end) < size:
+            return numbers
+        start, self._end = self._end, self._end + size
+        return _Spilled(self._file, numbers.typecode, start, len(numbers))
 
 
 class _Spilled(Sequence[int]):
